@@ -1,0 +1,26 @@
+"""Bone age from a hand radiograph and the child's sex, in months, with an honest error beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from boneage.model import build_model
+    from boneage.pipeline.generator import DataGenerator
+
+__all__ = ["DataGenerator", "build_model"]
+
+
+def __getattr__(name: str) -> Any:
+    # Keras takes seconds to import; `boneage --help` answers at once because nobody asks for it.
+    if name == "DataGenerator":
+        from boneage.pipeline.generator import DataGenerator
+
+        return DataGenerator
+    if name == "build_model":
+        from boneage.model import build_model
+
+        return build_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

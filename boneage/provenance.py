@@ -1,0 +1,93 @@
+"""Commit, versions, device and digests: what stands behind a result."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from boneage import __version__
+
+_PACKAGES = (
+    "tensorflow",
+    "tensorflow-cpu",
+    "jax",
+    "torch",
+    "keras",
+    "numpy",
+    "pandas",
+    "opencv-python-headless",
+    "albumentations",
+)
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result, apart from its recipe and data: JSON-ready.
+
+    `commit` is None where the package does not run from a git checkout and no `BONEAGE_COMMIT` is
+    set (the Docker image sets it). `device` is the processor; training puts an accelerator's name
+    in its place.
+    """
+    commit, dirty = _commit()
+    return {
+        "boneage": __version__,
+        "commit": commit,
+        "uncommitted_changes": dirty,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "versions": _versions(),
+    }
+
+
+def command_line() -> str:
+    """The command this process was started with, its program by name only."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return os.environ.get("BONEAGE_COMMIT") or None, None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):  # no git here, or a broken checkout
+        return None, None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,136 @@
+"""The files of a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boneage.errors import Fault, InputError
+from boneage.recipe import Recipe, read_recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder by its files; none of them need exist yet.
+
+    Attributes:
+        folder: The run's own folder.
+    """
+
+    folder: Path
+
+    @property
+    def recipe_path(self) -> Path:
+        return self.folder / "recipe.json"
+
+    @property
+    def info_path(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def history_path(self) -> Path:
+        return self.folder / "history.csv"
+
+    @property
+    def best_path(self) -> Path:
+        return self.folder / "best.keras"
+
+    @property
+    def last_path(self) -> Path:
+        return self.folder / "last.keras"
+
+    @property
+    def tensorboard_path(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def report_path(self) -> Path:
+        return self.folder / "report.html"
+
+    def predictions_path(self, split: str) -> Path:
+        return self.folder / f"predictions-{split}.csv"
+
+    def metrics_path(self, split: str) -> Path:
+        return self.folder / f"metrics-{split}.json"
+
+    def read_recipe(self) -> Recipe:
+        """The recipe as it was trained, fully resolved."""
+        return read_recipe(self.recipe_path)
+
+    def read_info(self) -> dict[str, Any]:
+        """What `run.json` says of the training: manifest, store, provenance, seconds, outcome.
+
+        Raises:
+            InputError: The file is missing or not JSON.
+        """
+        return read_json(self.info_path)
+
+
+def open_run(folder: Path) -> Run:
+    """Opens a finished run.
+
+    Raises:
+        InputError: There is no such folder, or there is no trained model in it.
+    """
+    run = Run(folder)
+    if not folder.is_dir():
+        raise InputError(
+            Fault(str(folder), "there is no such folder", "a run folder", "Check the path.")
+        )
+    missing = [
+        path.name
+        for path in (run.best_path, run.recipe_path, run.info_path)
+        if not path.exists()
+    ]
+    if missing:
+        raise InputError(
+            Fault(
+                str(folder),
+                f"{', '.join(missing)} missing: this is no finished run",
+                "a folder that `boneage train` wrote, with its model",
+                "Name another folder, or train one: boneage train RECIPE.toml --out RUN.",
+            )
+        )
+    return run
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads one JSON object.
+
+    Raises:
+        InputError: The file is missing, not JSON or not an object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(
+            Fault(str(path), f"can't be read: {error}", "a JSON file", "Was the run interrupted?")
+        ) from None
+    if not isinstance(values, dict):
+        raise InputError(
+            Fault(str(path), "holds no JSON object", "an object", "Was the file edited?")
+        )
+    return values
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes one JSON object whole or not at all."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all: a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)  # mkstemp makes it 0600, and others read results too
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
