@@ -1,0 +1,230 @@
+"""Every rule a manifest keeps, and everything that is wrong with one."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boneage.datasets.delimited import Cells, Finding, missing_column, read_cells
+from boneage.errors import Fault
+
+COLUMNS = ("image_id", "image", "age_months", "sex", "split")
+OPTIONAL = ("patient_id", "chronological_age_months", "source")
+SPLITS = ("train", "val", "test")
+SEXES = ("F", "M")
+MOST_MONTHS = 240.0
+"""Largest bone age accepted; the oldest labels of RSNA and RHPE are 228 and 240 months."""
+YEARS_LOOK = 25.0
+"""A column of ages that never passes this is taken for years, and refused as months."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SYNONYMS = {
+    "image_id": ("id", "case_id", "filename"),
+    "image": ("image_path", "path", "file", "filename"),
+    "age_months": ("boneage", "bone_age", "age", "boneage_months", "bone_age_months"),
+    "sex": ("gender", "male"),
+    "split": ("subset", "set", "partition", "fold"),
+}
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A manifest file as far as it can be read, and everything wrong with it.
+
+    Attributes:
+        cells: The table as text.
+        ages: float64 (n,), NaN where the cell is no number or there is no such column.
+        findings: Every fault of the table, missing image files included.
+        digest: sha256 of the bytes.
+    """
+
+    cells: Cells
+    ages: NDArray[np.float64]
+    findings: tuple[Finding, ...]
+    digest: str
+
+
+def examine(content: bytes, path: Path) -> Examination:
+    """Finds everything wrong with the bytes of a manifest that stands, or will, at `path`.
+
+    Raises:
+        InputError: They are no table at all.
+    """
+    cells = read_cells(content, str(path))
+    ages = numbers(cells, "age_months")
+    findings = (
+        *cells.findings,
+        *_column_findings(cells),
+        *_id_findings(cells),
+        *_image_findings(cells, path.parent.resolve()),
+        *age_findings(cells, "age_months", ages),
+        *_chronological_findings(cells),
+        *_choice_findings(cells, "sex", SEXES, "unknown-sex", "Write F for female, M for male."),
+        *_choice_findings(cells, "split", SPLITS, "unknown-split", "Name one of the three."),
+        *_patient_findings(cells),
+    )
+    return Examination(cells, ages, findings, hashlib.sha256(content).hexdigest())
+
+
+def numbers(cells: Cells, column: str) -> NDArray[np.float64]:
+    """float64 (n,) of a text column; NaN where a cell is no finite number, or no such column."""
+    if column not in cells.table:
+        return np.full(len(cells.table), np.nan)
+    values = [float(c) if _NUMBER.fullmatch(c) else math.nan for c in cells.table[column]]
+    array = np.array(values, np.float64)
+    array[~np.isfinite(array)] = np.nan
+    return array
+
+
+def age_findings(cells: Cells, column: str, ages: NDArray[np.float64]) -> list[Finding]:
+    """Ages that are no months: not a number, outside 0 to 240, or a whole column of years."""
+    if column not in cells.table or not len(ages):
+        return []
+    texts = cells.table[column]
+    findings = cells.row_findings(
+        "bad-age",
+        np.flatnonzero(np.isnan(ages)),
+        lambda row: f"{column} is {texts[row]!r}" if texts[row] else f"{column} is empty",
+        "a number of months",
+        "Write months with a decimal point; an image without an age can't be used.",
+    )
+    findings += cells.row_findings(
+        "impossible-age",
+        np.flatnonzero((ages < 0) | (ages > MOST_MONTHS)),
+        lambda row: f"{column} is {texts[row]}",
+        f"months from 0 to {MOST_MONTHS:g}",
+        "Correct the label, or the unit.",
+    )
+    known = np.where(np.isnan(ages), -np.inf, ages)
+    if 0 < known.max() <= YEARS_LOOK:
+        findings += cells.row_findings(
+            "years-as-months",
+            [int(known.argmax())],
+            lambda row: f"{column} is {texts[row]}, the largest of all",
+            f"months, and this column's median is {np.nanmedian(ages):.4g}",
+            "Is it in years? Pass --age-unit years.",
+        )
+    return findings
+
+
+def _column_findings(cells: Cells) -> list[Finding]:
+    findings = [
+        missing_column(cells, name, _SYNONYMS) for name in COLUMNS if name not in cells.table
+    ]
+    for column in cells.table.columns:
+        close = difflib.get_close_matches(str(column).lower(), OPTIONAL, n=1, cutoff=0.85)
+        if close and column not in OPTIONAL:  # a patient_id misspelt would go unchecked
+            findings.append(
+                Finding(
+                    "unknown-column",
+                    Fault(
+                        cells.where,
+                        f"unknown column {column!r}",
+                        f"{close[0]!r}, or a quite different name",
+                        f"Did you mean {close[0]!r}?",
+                    ),
+                )
+            )
+    return findings
+
+
+def _id_findings(cells: Cells) -> list[Finding]:
+    if "image_id" not in cells.table:
+        return []
+    ids = cells.table["image_id"]
+    first = dict(zip(reversed(ids.tolist()), reversed(cells.rows), strict=True))
+    findings = cells.row_findings(
+        "empty-id",
+        np.flatnonzero(ids == ""),
+        lambda row: "image_id is empty",
+        "a name of its own for every image",
+        "Fill it in.",
+    )
+    return findings + cells.row_findings(
+        "duplicate-id",
+        np.flatnonzero(ids.duplicated() & (ids != "")),
+        lambda row: f"image_id {ids[row]} stands in row {first[ids[row]]} already",
+        "each image_id once",
+        "Remove one of the rows, or rename it.",
+    )
+
+
+def _image_findings(cells: Cells, folder: Path) -> list[Finding]:
+    if "image" not in cells.table:
+        return []
+    images = cells.table["image"]
+    findings = cells.row_findings(
+        "empty-image",
+        np.flatnonzero(images == ""),
+        lambda row: "image is empty",
+        "the image's path, relative to the manifest",
+        "Fill it in.",
+    )
+    absent = [
+        row
+        for row, name in enumerate(images)
+        if name and ("\0" in name or not (folder / name).is_file())
+    ]
+    return findings + cells.row_findings(
+        "missing-file",
+        absent,
+        lambda row: f"there is no image {images[row]}",
+        f"a file of that path, relative to {folder}",
+        "Put the file there, or correct the column image.",
+    )
+
+
+def _chronological_findings(cells: Cells) -> list[Finding]:
+    column = "chronological_age_months"
+    if column not in cells.table:
+        return []
+    ages, texts = numbers(cells, column), cells.table[column]
+    wrong = (texts.to_numpy() != "") & ~((ages >= 0) & (ages <= 2 * MOST_MONTHS))
+    return cells.row_findings(
+        "bad-chronological-age",
+        np.flatnonzero(wrong),
+        lambda row: f"{column} is {texts[row]!r}",
+        f"months from 0 to {2 * MOST_MONTHS:g}, or nothing",
+        "Correct it, or leave it empty.",
+    )
+
+
+def _choice_findings(
+    cells: Cells, column: str, choices: Sequence[str], code: str, fix: str
+) -> list[Finding]:
+    if column not in cells.table:
+        return []
+    values = cells.table[column]
+    return cells.row_findings(
+        code,
+        np.flatnonzero(~values.isin(choices)),
+        lambda row: f"{column} is {values[row]!r}" if values[row] else f"{column} is empty",
+        f"{', '.join(choices[:-1])} or {choices[-1]}",
+        fix,
+    )
+
+
+def _patient_findings(cells: Cells) -> list[Finding]:
+    if not {"patient_id", "split"} <= set(cells.table.columns):
+        return []
+    table = cells.table[cells.table["patient_id"] != ""]
+    splits = table.groupby("patient_id", sort=False)["split"].agg(lambda s: sorted(set(s)))
+    shared = splits[splits.map(len) > 1]
+    first = table.drop_duplicates("patient_id").set_index("patient_id")
+    row_of = dict(zip(first.index, table.index[~table["patient_id"].duplicated()], strict=True))
+    patient_at = {int(row_of[patient]): patient for patient in shared.index}
+    return cells.row_findings(
+        "patient-in-two-splits",
+        patient_at,
+        lambda row: f"patient {patient_at[row]} is in {' and '.join(shared[patient_at[row]])}",
+        "all images of a patient in one split",
+        "Move them to one split.",
+    )
