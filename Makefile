@@ -1,0 +1,86 @@
+# Everything runs from a clean clone with Python 3.11-3.13, pip and make. On a GPU machine:
+#   make train LOCK=requirements-gpu.lock
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+LOCK ?= requirements.lock
+BIN := .venv/bin
+STAMP := .venv/.installed-$(notdir $(LOCK))
+
+.PHONY: help install train test lint types format lock image clean
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+install: $(STAMP) ## make .venv from the lock (only when lock or pyproject.toml changed)
+
+# Two steps, because pip can't check a hash for a folder: first everything locked, then the package.
+$(STAMP): $(LOCK) pyproject.toml
+	@test -x $(BIN)/python || { rm -rf .venv && $(find_python) && "$$python" -m venv .venv; }
+	$(BIN)/python -m pip install --require-hashes --only-binary=:all: -r $(LOCK)
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Sets $python to the first interpreter that really runs and has a version that TensorFlow has
+# wheels for. PYTHON=/path/to/python chooses one.
+define find_python
+{ python=""; \
+for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+  then python="$$candidate"; break; fi; \
+done; \
+if [ -z "$$python" ]; then \
+  echo "make install: no Python 3.11, 3.12 or 3.13 was found on PATH (python3 is $$(python3 --version 2>&1 || true)); TensorFlow 2.21 has wheels for these only. Install one of them, or name it: make install PYTHON=/path/to/python3.12" >&2; \
+  exit 2; \
+fi; }
+endef
+
+train: install ## draw the phantom cohort, check it, train, evaluate and report (minutes on a CPU)
+	$(BIN)/boneage data phantom data/phantom --count 1500 --seed 0 --size 256
+	$(BIN)/boneage data check data/phantom/manifest.csv
+	$(BIN)/boneage train experiments/phantom/recipe.toml --data data/phantom/manifest.csv
+
+test: install ## run the test suite (make test ARGS="-k store")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## mypy, strict
+	$(BIN)/mypy
+
+format: install ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# For maintainers, with uv. The locked CPU environment has tensorflow-cpu, the same module at a
+# third of the size, wherever it has wheels (Linux x86_64); an override drops tensorflow exactly
+# there. One version of everything for every Python ("fewest"), and no index address in the files.
+UV ?= uv
+COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+  --extra dev $(UVARGS)
+WITH_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64'
+WITHOUT_CPU_WHEEL := sys_platform != 'linux' or platform_machine != 'x86_64'
+
+lock: ## remake both locks (UVARGS="--upgrade" takes newer versions)
+	$(COMPILE) -o requirements.lock pyproject.toml \
+	  --override <(echo "tensorflow>=2.21,<2.22 ; $(WITHOUT_CPU_WHEEL)") \
+	  - <<< "tensorflow-cpu>=2.21,<2.22 ; $(WITH_CPU_WHEEL)"
+	$(COMPILE) --extra gpu --extra tensorboard -o requirements-gpu.lock pyproject.toml \
+	  --constraints <(grep -E '^[a-z]' requirements.lock | grep -v '^tensorflow' | tr -d '\\')
+
+ENGINE ?= $(shell command -v docker || command -v podman)
+TARGET ?= cpu
+
+image: ## build the Docker image (TARGET=gpu for the GPU one)
+	@test -n "$(ENGINE)" || { echo "make image: neither docker nor podman was found; install one, or name it: make image ENGINE=/path/to/engine" >&2; exit 2; }
+	$(ENGINE) build --target $(TARGET) -t boneage:$(TARGET) -t boneage:$(if $(filter cpu,$(TARGET)),latest,$(TARGET)) \
+	  --build-arg COMMIT="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
+
+clean: ## remove .venv and every tool's cache; data/ and runs/ stay
+	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find boneage tests -name __pycache__ -type d -prune -exec rm -rf {} +
