@@ -74,6 +74,7 @@ class Model(_Section):
 
     backbone: str = "xception"
     weights: str = "none"  # "none", "imagenet" or the path of a weights file
+    weights_sha256: str | None = None  # of that file; None means the ImageNet one's
     gender: bool = True
     gender_units: int = Field(default=32, ge=1)
     dense_units: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 1000)
