@@ -70,4 +70,4 @@ def _stretch(radiograph: Radiograph, percentiles: tuple[float, float]) -> npt.ND
     table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
     if levels == 256:
         return np.asarray(cv2.LUT(radiograph, table), np.uint8)
-    return table[radiograph]
+    return np.asarray(table[radiograph], np.uint8)

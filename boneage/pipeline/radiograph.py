@@ -32,7 +32,7 @@ _TIFF_OFFSETS, _TIFF_COUNTS = (273, 324), (279, 325)  # strips, tiles
 _TIFF_FORMATS = {1: "B", 3: "H", 4: "I"}
 
 
-class _Broken(Exception):
+class _StructureError(Exception):
     """Why a file's structure is not that of a whole picture."""
 
 
@@ -56,7 +56,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
     data = _read_bytes(path)
     try:
         width, height = _check_structure(data)
-    except _Broken as broken:
+    except _StructureError as broken:
         raise InputError(_fault(path, str(broken))) from None
     _check_dimensions(path, width, height)
     try:
@@ -68,7 +68,9 @@ def read_radiograph(path: str | Path) -> Radiograph:
         raise InputError(_fault(path, f"it can't be decoded ({error.err})")) from None
     if image is None:
         raise InputError(_fault(path, "it can't be decoded"))
-    if image.dtype not in (np.uint8, np.uint16):
+    if image.dtype == np.uint8:
+        return np.asarray(image, np.uint8)
+    if image.dtype != np.uint16:
         raise InputError(
             Fault(
                 str(path),
@@ -77,7 +79,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
                 "Convert it to a 16-bit PNG.",
             )
         )
-    return image
+    return np.asarray(image, np.uint16)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -135,8 +137,12 @@ def _check_structure(data: bytes) -> tuple[int, int]:
         if data.startswith(_BMP):
             return _walk_bmp(data)
     except (struct.error, IndexError):
-        raise _Broken(f"the file is truncated ({len(data)} bytes)") from None
-    raise _Broken(f"it is not a picture (it begins with {data[:8]!r})")
+        raise _StructureError(f"the file is truncated ({len(data)} bytes)") from None
+    raise _StructureError(f"it is not a picture (it begins with {data[:8]!r})")
+
+
+def _truncated(data: bytes, expected: int) -> _StructureError:
+    return _StructureError(f"the file is truncated ({len(data)} of {expected} bytes)")
 
 
 def _walk_png(data: bytes) -> tuple[int, int]:
@@ -148,7 +154,7 @@ def _walk_png(data: bytes) -> tuple[int, int]:
         end = position + 8 + length
         (checksum,) = struct.unpack_from(">I", data, end)
         if zlib.crc32(view[position + 4 : end]) != checksum:
-            raise _Broken(f"the file is damaged (checksum of its {kind!r} chunk)")
+            raise _StructureError(f"the file is damaged (checksum of its {kind!r} chunk)")
         if kind == b"IEND":
             return width, height
         position = end + 4
@@ -161,7 +167,7 @@ def _walk_jpeg(data: bytes) -> tuple[int, int]:
         # A search, not a look: between a scan and its end marker lie entropy-coded bytes.
         marker = _JPEG_MARKER.search(data, position)
         if marker is None:
-            raise _Broken(f"the file is truncated ({len(data)} bytes, no end marker)")
+            raise _StructureError(f"the file is truncated ({len(data)} bytes, no end marker)")
         kind = data[marker.start() + 1]
         if kind == 0xD9:
             return width, height
@@ -188,7 +194,9 @@ def _walk_tiff(data: bytes) -> tuple[int, int]:
     for offsets, counts in zip(_TIFF_OFFSETS, _TIFF_COUNTS, strict=True):
         for offset, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False):
             if offset + count > len(data):
-                raise _Broken(f"the file is truncated ({len(data)} of {offset + count} bytes)")
+                raise _StructureError(
+                    f"the file is truncated ({len(data)} of {offset + count} bytes)"
+                )
     return tags.get(_TIFF_WIDTH, (0,))[0], tags.get(_TIFF_HEIGHT, (0,))[0]
 
 
@@ -202,5 +210,7 @@ def _walk_bmp(data: bytes) -> tuple[int, int]:
     height = abs(height)  # negative when the rows run from the top
     row = (width * bits + 31) // 32 * 4
     if compression == 0 and pixels + row * height > len(data):
-        raise _Broken(f"the file is truncated ({len(data)} of {pixels + row * height} bytes)")
+        raise _StructureError(
+            f"the file is truncated ({len(data)} of {pixels + row * height} bytes)"
+        )
     return width, height
