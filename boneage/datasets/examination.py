@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from boneage.datasets.delimited import Cells, Finding, missing_column, read_cells
@@ -63,15 +65,23 @@ def examine(content: bytes, path: Path) -> Examination:
     findings = (
         *cells.findings,
         *_column_findings(cells),
-        *_id_findings(cells),
+        *id_findings(cells, "image_id"),
         *_image_findings(cells, path.parent.resolve()),
         *age_findings(cells, "age_months", ages),
         *_chronological_findings(cells),
-        *_choice_findings(cells, "sex", SEXES, "unknown-sex", "Write F for female, M for male."),
-        *_choice_findings(cells, "split", SPLITS, "unknown-split", "Name one of the three."),
-        *_patient_findings(cells),
+        *choice_findings(cells, "sex", SEXES, "unknown-sex", "Write F for female, M for male."),
+        *choice_findings(cells, "split", SPLITS, "unknown-split", "Name one of the three."),
+        *patient_findings(cells),
     )
     return Examination(cells, ages, findings, hashlib.sha256(content).hexdigest())
+
+
+def image_path(folder: Path, name: str) -> Path:
+    """Where an `image` of a manifest in `folder` (absolute, links resolved) is.
+
+    `..` is taken out of the path, so that it holds while `folder` itself is still to be made.
+    """
+    return Path(os.path.normpath(folder / name))
 
 
 def numbers(cells: Cells, column: str) -> NDArray[np.float64]:
@@ -136,23 +146,30 @@ def _column_findings(cells: Cells) -> list[Finding]:
     return findings
 
 
-def _id_findings(cells: Cells) -> list[Finding]:
-    if "image_id" not in cells.table:
+def id_findings(cells: Cells, column: str, ids: Sequence[str] | None = None) -> list[Finding]:
+    """Images without a name, and names that stand twice.
+
+    Args:
+        cells: The table.
+        column: Where the names are.
+        ids: The names as they are compared, when that is not as they are written.
+    """
+    if column not in cells.table:
         return []
-    ids = cells.table["image_id"]
-    first = dict(zip(reversed(ids.tolist()), reversed(cells.rows), strict=True))
+    names = cells.table[column] if ids is None else pd.Series(ids, dtype=str)
+    first = dict(zip(reversed(names.tolist()), reversed(cells.rows), strict=True))
     findings = cells.row_findings(
         "empty-id",
-        np.flatnonzero(ids == ""),
-        lambda row: "image_id is empty",
+        np.flatnonzero(names == ""),
+        lambda row: f"{column} is empty",
         "a name of its own for every image",
         "Fill it in.",
     )
     return findings + cells.row_findings(
         "duplicate-id",
-        np.flatnonzero(ids.duplicated() & (ids != "")),
-        lambda row: f"image_id {ids[row]} stands in row {first[ids[row]]} already",
-        "each image_id once",
+        np.flatnonzero(names.duplicated() & (names != "")),
+        lambda row: f"{column} {names[row]} stands in row {first[names[row]]} already",
+        f"each {column} once",
         "Remove one of the rows, or rename it.",
     )
 
@@ -171,7 +188,7 @@ def _image_findings(cells: Cells, folder: Path) -> list[Finding]:
     absent = [
         row
         for row, name in enumerate(images)
-        if name and ("\0" in name or not (folder / name).is_file())
+        if name and ("\0" in name or not image_path(folder, name).is_file())
     ]
     return findings + cells.row_findings(
         "missing-file",
@@ -197,9 +214,10 @@ def _chronological_findings(cells: Cells) -> list[Finding]:
     )
 
 
-def _choice_findings(
+def choice_findings(
     cells: Cells, column: str, choices: Sequence[str], code: str, fix: str
 ) -> list[Finding]:
+    """Cells of a column that are none of the few values it may hold."""
     if column not in cells.table:
         return []
     values = cells.table[column]
@@ -212,7 +230,8 @@ def _choice_findings(
     )
 
 
-def _patient_findings(cells: Cells) -> list[Finding]:
+def patient_findings(cells: Cells) -> list[Finding]:
+    """Patients with images in more than one split."""
     if not {"patient_id", "split"} <= set(cells.table.columns):
         return []
     table = cells.table[cells.table["patient_id"] != ""]

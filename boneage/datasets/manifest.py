@@ -16,7 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from boneage.datasets.delimited import read_bytes
-from boneage.datasets.examination import COLUMNS, OPTIONAL, SPLITS, Examination, examine, numbers
+from boneage.datasets.examination import (
+    COLUMNS,
+    OPTIONAL,
+    SPLITS,
+    Examination,
+    examine,
+    image_path,
+    numbers,
+)
 from boneage.errors import Fault, InputError
 
 __all__ = (
@@ -55,7 +63,7 @@ class Manifest:
     def image_paths(self) -> list[Path]:
         """Absolute path of every image, in row order."""
         folder = self.path.parent.resolve()
-        return [folder / name for name in self.table["image"]]
+        return [image_path(folder, name) for name in self.table["image"]]
 
     def split(self, name: str) -> Manifest:
         """The rows of one split, as a manifest of the same file.
