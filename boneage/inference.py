@@ -1,0 +1,94 @@
+"""A finished run answering for images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from boneage.errors import Fault, InputError
+from boneage.pipeline.framing import frame
+from boneage.pipeline.generator import DataGenerator
+from boneage.pipeline.radiograph import read_radiograph
+from boneage.pipeline.store import Store, StoreView
+from boneage.run import Run
+
+
+def load_model(run: Run) -> keras.Model:
+    """The run's best model, ready to predict.
+
+    Raises:
+        InputError: The file is not a model that this version of Keras can read.
+    """
+    try:
+        return keras.models.load_model(run.best_path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            Fault(
+                str(run.best_path),
+                f"the model can't be read: {str(error).splitlines()[0]}",
+                "a .keras file as training wrote it",
+                "Was the file cut short or copied from elsewhere? Train again.",
+            )
+        ) from None
+
+
+def predict_store(
+    model: keras.Model,
+    images: Store | StoreView | np.ndarray,
+    gender: np.ndarray,
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> np.ndarray:
+    """Predicted ages.
+
+    Args:
+        model: As `load_model` gives it.
+        images: uint8 (n, size, size), framed as the model was trained; an array or a store.
+        gender: float32 (n, 1), 1.0 = male.
+        batch_size: Images at once; it does not change the answers.
+        progress: Whether to show Keras' bar.
+
+    Returns:
+        float64 (n,), months.
+    """
+    batches = DataGenerator(images, gender, None, batch_size=batch_size)
+    answers = model.predict(batches, verbose="auto" if progress else 0)
+    return np.asarray(answers, dtype=np.float64)[:, 0]
+
+
+def predict_radiographs(run: Run, radiographs: Sequence[Path], sex: str) -> pd.DataFrame:
+    """Predicted ages for radiograph files of children of one sex.
+
+    Args:
+        run: A finished run.
+        radiographs: Image files as received; decoded and framed exactly as in training.
+        sex: `"F"` or `"M"`.
+
+    Returns:
+        One row a file: `image`, `sex`, `predicted_age_months`.
+
+    Raises:
+        InputError: Every file that can't be read.
+    """
+    framing = run.read_recipe().framing
+    images, faults = [], []
+    for path in radiographs:
+        try:
+            images.append(frame(read_radiograph(path), framing))
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+    gender = np.full((len(images), 1), float(sex == "M"), dtype=np.float32)
+    return pd.DataFrame(
+        {
+            "image": [str(path) for path in radiographs],
+            "sex": sex,
+            "predicted_age_months": predict_store(load_model(run), np.stack(images), gender),
+        }
+    )

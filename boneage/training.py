@@ -1,0 +1,221 @@
+"""One recipe, one seed, one complete run folder."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from boneage.datasets.manifest import Manifest
+from boneage.errors import Fault, InputError
+from boneage.model import build_model
+from boneage.pipeline.generator import DataGenerator
+from boneage.pipeline.store import Store, prepare
+from boneage.provenance import command_line, provenance
+from boneage.recipe import Recipe, Training
+from boneage.run import Run, write_json
+
+
+def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = True) -> Run:
+    """Trains one recipe on a manifest's train split, choosing by its val split.
+
+    The store is prepared when it is missing. The folder gets `recipe.json` (fully resolved),
+    `run.json`, `history.csv`, `best.keras` (lowest validation MAE) and `last.keras`; nothing is
+    made before every input has been found good. An interrupt keeps what the finished epochs left
+    and is recorded in `run.json`.
+
+    Args:
+        recipe: What to train; its seed rules weights, order and augmentation.
+        manifest: The cohort, with train and val splits.
+        out: The run folder; it must not hold anything yet.
+        progress: Whether to show progress.
+
+    Raises:
+        InputError: The folder is taken, the manifest has no such split, an image can't be read,
+            or the loss is no longer a number.
+        KeyboardInterrupt: As it came, after `run.json` was written.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InputError(
+            Fault(str(out), "the folder is not empty", "a new run folder", "Name another --out.")
+        )
+    train_split, val_split = manifest.split("train"), manifest.split("val")
+    settings = recipe.training
+    keras.utils.set_random_seed(recipe.seed)
+    model = build_model(
+        image_size=recipe.framing.size,
+        precision=settings.precision,
+        **recipe.model.model_dump(),
+    )
+    started = time.perf_counter()
+    store = prepare(manifest, recipe.framing, progress=progress)
+    prepared = time.perf_counter()
+
+    run = Run(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(run.recipe_path, recipe.model_dump(mode="json"))
+    info = _info(recipe, manifest, store, model)
+    info["seconds"]["prepare"] = round(prepared - started, 2)
+    write_json(run.info_path, info)
+
+    training = _generator(store, train_split, recipe, training=True)
+    model.compile(
+        optimizer=_optimizer(settings, len(training)),
+        loss="mae",
+        metrics=["mae"],
+    )
+    history = _History()
+    stopped = "interrupted"
+    try:
+        model.fit(
+            training,
+            validation_data=_generator(store, val_split, recipe, training=False),
+            epochs=settings.epochs,
+            shuffle=False,  # the generator shuffles, by seed and epoch
+            verbose="auto" if sys.stdout.isatty() else 2,
+            callbacks=[history, *_callbacks(run, settings)],
+        )
+        if history.diverged:
+            stopped = "diverged"
+            raise InputError(_divergence(out, settings))
+        stopped = "finished" if len(history.val_mae) == settings.epochs else "early"
+    finally:
+        info["stopped"] = stopped
+        info["epochs"] = len(history.val_mae)
+        if history.val_mae:
+            best = min(range(len(history.val_mae)), key=history.val_mae.__getitem__)
+            info["best_epoch"] = best + 1
+            info["best_val_mae_months"] = history.val_mae[best]
+        info["seconds"]["fit"] = round(time.perf_counter() - prepared, 2)
+        write_json(run.info_path, info)
+    return run
+
+
+def _generator(store: Store, split: Manifest, recipe: Recipe, *, training: bool) -> DataGenerator:
+    return DataGenerator(
+        store.select(list(split.table["image_id"])),
+        split.gender(),
+        split.age_months(),
+        batch_size=recipe.training.batch_size,
+        shuffle=training,
+        augmentation=recipe.augmentation if training else None,
+        seed=recipe.seed,
+        workers=recipe.training.workers,
+    )
+
+
+def _optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        warmup = round(settings.warmup_epochs * steps_per_epoch)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else settings.learning_rate,
+            decay_steps=max(1, settings.epochs * steps_per_epoch - warmup),
+            alpha=settings.minimum_learning_rate / settings.learning_rate,
+            warmup_target=settings.learning_rate if warmup else None,
+            warmup_steps=warmup,
+        )
+    if settings.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+    return keras.optimizers.Adam(rate)
+
+
+class _History(keras.callbacks.Callback):
+    """Puts the learning rate and the seconds of each epoch beside its losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.val_mae: list[float] = []
+        self.diverged = False
+        self._started = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        assert logs is not None  # Keras always gives them; the type is its own
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        logs["seconds"] = round(time.perf_counter() - self._started, 2)
+        self.diverged = not math.isfinite(logs["loss"])
+        self.val_mae.append(float(logs["val_mae"]))
+
+
+def _divergence(out: Path, settings: Training) -> Fault:
+    return Fault(
+        str(out),
+        "the loss is no longer a number",
+        "a finite loss",
+        f"Lower the learning rate: --set training.learning_rate={settings.learning_rate / 3:.1g}.",
+    )
+
+
+def _callbacks(run: Run, settings: Training) -> list[keras.callbacks.Callback]:
+    callbacks: list[keras.callbacks.Callback] = [
+        keras.callbacks.CSVLogger(str(run.history_path)),
+        keras.callbacks.ModelCheckpoint(
+            str(run.best_path), monitor="val_mae", mode="min", save_best_only=True
+        ),
+        keras.callbacks.ModelCheckpoint(str(run.last_path)),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    if settings.schedule == "plateau":
+        callbacks.append(
+            keras.callbacks.ReduceLROnPlateau(
+                monitor="val_mae",
+                mode="min",
+                factor=settings.plateau_factor,
+                patience=settings.plateau_patience,
+                min_lr=settings.minimum_learning_rate,
+            )
+        )
+    if settings.early_stop_patience is not None:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                monitor="val_mae", mode="min", patience=settings.early_stop_patience
+            )
+        )
+    if settings.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(str(run.tensorboard_path)))
+    return callbacks
+
+
+def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) -> dict[str, Any]:
+    splits = manifest.table["split"].value_counts()
+    sources = manifest.table["source"].unique() if "source" in manifest.table else []
+    made_by = provenance()
+    made_by["backend"] = keras.backend.backend()
+    made_by["device"] = _accelerator() or made_by["device"]
+    return {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "command": command_line(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": {},
+        "provenance": made_by,
+        "manifest": {
+            "path": str(manifest.path.resolve()),
+            "digest": manifest.digest,
+            "counts": {str(split): int(count) for split, count in splits.items()},
+            "source": ", ".join(str(source) for source in sources),
+        },
+        "store": {"folder": str(store.folder.resolve()), "digest": store.digest},
+        "model": {"parameters": model.count_params()},
+        "stopped": "running",
+    }
+
+
+def _accelerator() -> str | None:
+    if not keras.distribution.list_devices("gpu"):
+        return None
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        names = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "gpu"
+    return ", ".join(names.split("\n")).strip(", ")
