@@ -1,0 +1,93 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from boneage.errors import InputError
+from boneage.recipe import Recipe, read_recipe
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_the_lineage(tmp_path):
+    recipe = read_recipe(written(tmp_path, 'name = "lineage"'))
+    assert recipe.model.gender_units == 32
+    assert recipe.model.dense_units == (1000, 1000)
+    assert (recipe.training.learning_rate, recipe.training.batch_size) == (1e-4, 9)
+    assert recipe.augmentation.vertical_flip == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nepoch = 3", "unknown key 'training.epoch'"),
+        ("[training]\nepoch = 3", "Did you mean 'epochs'?"),
+        ("[trainin]\nepochs = 3", "Did you mean 'training'?"),
+        ("[augmentation]\nhorizontal_flop = 0.5", "Did you mean 'horizontal_flip'?"),
+        ("[training]\nepochs = 0", "training.epochs is 0; expected greater than or equal to 1"),
+        ("[training]\noptimizer = 'sgd'", "training.optimizer is 'sgd'; expected 'adam' or"),
+        ("[framing]\ncontrast_percentiles = [99, 2]", "contrast_percentiles 99.0, 2.0"),
+        ("[augmentation]\nscale = [1.2, 0.8]", "scale 1.2, 0.8"),
+        ("[augmentation]\nsharpen = 1.5", "less than or equal to 1"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_with_what_was_meant(tmp_path, text, message):
+    with pytest.raises(InputError) as refused:
+        read_recipe(written(tmp_path, f'name = "x"\n{text}'))
+    assert message in str(refused.value)
+
+
+def test_all_faults_of_a_recipe_come_at_once(tmp_path):
+    text = 'name = "x"\n[training]\nepoch = 3\nbatch_size = 0\n[model]\nbackbones = "xception"'
+    with pytest.raises(InputError) as refused:
+        read_recipe(written(tmp_path, text))
+    assert len(refused.value.faults) == 3
+
+
+def test_a_recipe_without_a_name_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'name' is missing"):
+        read_recipe(written(tmp_path, "seed = 1"))
+
+
+def test_text_that_is_no_toml_is_refused_with_its_line(tmp_path):
+    with pytest.raises(InputError, match="not valid TOML.*line 2"):
+        read_recipe(written(tmp_path, 'name = "x"\nseed = = 1'))
+
+
+def test_a_missing_recipe_says_where_recipes_are(tmp_path):
+    with pytest.raises(InputError, match=r"experiments/<name>/recipe.toml"):
+        read_recipe(tmp_path / "absent.toml")
+
+
+def test_overrides_are_read_as_toml_and_checked_like_the_file(tmp_path):
+    path = written(tmp_path, 'name = "x"')
+    overrides = ["training.epochs=3", "model.gender=false", "model.backbone=mini_xception"]
+    recipe = read_recipe(path, overrides, seed=7)
+    assert (recipe.training.epochs, recipe.model.gender, recipe.seed) == (3, False, 7)
+    assert recipe.model.backbone == "mini_xception"
+    with pytest.raises(InputError, match=r"unknown key 'training\.epoch'"):
+        read_recipe(path, ["training.epoch=3"])
+    with pytest.raises(InputError, match="there is no '='"):
+        read_recipe(path, ["training.epochs"])
+    with pytest.raises(InputError, match="'name' is a value, not a section"):
+        read_recipe(path, ["name.first=3"])
+
+
+def test_a_resolved_recipe_reads_back_from_json_unchanged(tmp_path):
+    recipe = read_recipe(written(tmp_path, 'name = "x"\n[training]\nepochs = 3'))
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe.model_dump(mode="json")))
+    assert read_recipe(path) == recipe
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*/recipe.toml")), ids=str)
+def test_every_committed_recipe_is_valid_and_bears_its_folder_s_name(path):
+    recipe = read_recipe(path)
+    assert isinstance(recipe, Recipe)
+    assert recipe.name == path.parent.name
