@@ -1,0 +1,250 @@
+"""The floors of the house: what may import what, what stays cheap, how the packaging is pinned."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from boneage.run import Run, write_json, write_text
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "boneage"
+LINES_IN_A_FILE = 400
+
+# From the ground up; a module imports only from steps above its own in this list, so there can't
+# be a cycle either. The numbers are the design's floors; some have several steps.
+FLOORS = (
+    (0, "errors"),
+    (1, "recipe", "provenance", "evaluation.metrics"),
+    (2, "datasets.delimited", "datasets.ossification", "datasets.phantom_film"),
+    (2, "pipeline.radiograph", "pipeline.augmentation", "run"),
+    (2, "datasets.examination", "datasets.phantom_skeleton", "datasets.phantom_exposure"),
+    (2, "pipeline.framing"),
+    (2, "datasets.manifest", "pipeline.preparation"),
+    (2, "datasets.rsna", "datasets.table", "datasets.phantom", "datasets.audit", "pipeline.store"),
+    (3, "pipeline.generator", "model"),
+    (4, "inference"),
+    (5, "training", "evaluation.scoring"),
+    (6, "evaluation.figures"),
+    (6, "evaluation.page"),
+    (6, "evaluation.report"),
+    (7, "cli"),
+)
+STEP_OF = {f"boneage.{name}": step for step, (_, *names) in enumerate(FLOORS) for name in names}
+
+# Only these may name Keras, anywhere in them: whatever imports one of them waits seconds for it.
+KERAS_MODULES = {f"boneage.{n}" for n in ("pipeline.generator", "model", "inference", "training")}
+# Model and training code is plain Keras; tf.* is for input and export code, which has no need yet.
+TENSORFLOW_MODULES: set[str] = set()
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name, packages by theirs."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+ROOMS = {name: path for name, path in MODULES.items() if path.name != "__init__.py"}
+
+
+def imports(path: Path, *, deferred: bool = True) -> Iterator[str]:
+    """Every module that a file imports; those inside functions only when `deferred`."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else str(node.module)
+        if deferred or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def test_every_module_has_its_floor() -> None:
+    assert sorted(STEP_OF) == sorted(ROOMS), "FLOORS and the files of boneage/ must name the same"
+    floors = [number for number, *_ in FLOORS]
+    assert floors == sorted(floors)
+
+
+@pytest.mark.parametrize("name", sorted(ROOMS))
+def test_a_module_imports_only_from_lower_floors(name: str) -> None:
+    ours = {found for found in imports(ROOMS[name]) if found.partition(".")[0] == "boneage"}
+    # `from boneage import __version__` is the one thing to take from the package itself.
+    wrong = {found for found in ours - {"boneage"} if STEP_OF[found] >= STEP_OF[name]}
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", sorted(ROOMS))
+def test_nothing_but_the_version_is_taken_from_the_package_itself(name: str) -> None:
+    tree = ast.parse(ROOMS[name].read_text(encoding="utf-8"))
+    taken = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "boneage"
+        for alias in node.names
+        if f"boneage.{alias.name}" not in MODULES
+    }
+    assert taken <= {"__version__"}
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - set(ROOMS)))
+def test_importing_a_package_imports_none_of_its_rooms(name: str) -> None:
+    # The top package offers two names, each imported when it is asked for.
+    imported = imports(MODULES[name], deferred=False)
+    lazily = {"boneage.model", "boneage.pipeline.generator"} if name == "boneage" else set()
+    assert {found for found in imported if found.startswith("boneage")} <= lazily
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_keras_and_tensorflow_stay_in_their_rooms(name: str) -> None:
+    used = {found.partition(".")[0] for found in imports(MODULES[name])}
+    assert "keras" not in used or name in KERAS_MODULES
+    assert "tensorflow" not in used or name in TENSORFLOW_MODULES
+
+
+@pytest.mark.parametrize("name", sorted(set(ROOMS) - KERAS_MODULES))
+def test_a_module_outside_those_rooms_does_not_import_them_at_once(name: str) -> None:
+    # Inside a function it may: the verb that calls it knows that it needs Keras.
+    assert not KERAS_MODULES & set(imports(ROOMS[name], deferred=False))
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_file_has_at_most_400_lines(name: str) -> None:
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= LINES_IN_A_FILE
+
+
+def test_no_room_for_leftovers() -> None:
+    leftovers = {"utils", "util", "helpers", "common", "misc"}
+    assert not {path for path in MODULES.values() if path.stem in leftovers}
+
+
+# --- What stays fast, run as a user runs it.
+
+
+def run_verb(folder: Path, *arguments: str | Path) -> tuple[str, set[str]]:
+    """Runs one command in a process of its own; gives its output and what it has imported."""
+    script = """
+import atexit, pathlib, sys
+import boneage.cli
+listing = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: listing.write_text(" ".join(sys.modules)))
+boneage.cli.main()
+"""
+    listing = folder / "modules.txt"
+    command = [sys.executable, "-c", script, str(listing), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, set(listing.read_text().split())
+
+
+def test_help_imports_nothing_slow(tmp_path: Path) -> None:
+    output, loaded = run_verb(tmp_path, "--help")
+    assert "train" in output
+    slow = {"tensorflow", "keras", "albumentations", "cv2", "matplotlib", "numpy", "pandas"}
+    assert not slow & loaded
+
+
+def test_data_check_imports_no_keras(tmp_path: Path) -> None:
+    cohort = tmp_path / "cohort"
+    _, drawing = run_verb(tmp_path, "data", "phantom", cohort, "--count", "10", "--size", "64")
+    _, checking = run_verb(tmp_path, "data", "check", cohort / "manifest.csv")
+    assert not {"tensorflow", "keras"} & (drawing | checking)
+
+
+def test_scoring_predictions_and_reporting_import_no_keras(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    age = np.arange(12.0, 212.0, 10.0)
+    table = pd.DataFrame(
+        {
+            "image_id": [str(number) for number in range(len(age))],
+            "age_months": age,
+            "sex": ["F", "M"] * (len(age) // 2),
+            "predicted_age_months": age + np.resize([4.0, -3.0, 1.0], len(age)),
+        }
+    )
+    write_text(run.predictions_path("test"), table.to_csv(index=False))
+    scores = ("evaluate", "--predictions", run.predictions_path("test"), "--json")
+    output, loaded = run_verb(tmp_path, *scores)
+    assert not {"tensorflow", "keras"} & loaded
+
+    write_json(run.metrics_path("test"), json.loads(output))
+    write_json(run.recipe_path, {"name": "by-hand"})
+    write_json(run.info_path, {"name": "by-hand"})
+    run.best_path.touch()
+    _, loaded = run_verb(tmp_path, "report", run.folder)
+    assert run.report_path.exists()
+    assert not {"tensorflow", "keras"} & loaded
+
+
+# --- What is installed.
+
+LOCKS = ("requirements.lock", "requirements-gpu.lock")
+
+
+def locked(lock: str) -> dict[str, list[str]]:
+    """The versions a lock pins, by name; more than one only where a marker chooses."""
+    versions: dict[str, list[str]] = {}
+    for pin in re.findall(r"^(\S+==\S+)", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE):
+        name, _, version = pin.partition("==")
+        versions.setdefault(name, []).append(version)
+    return versions
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_pins_every_requirement_with_hashes_and_names_no_index(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    assert not re.search(r"://|index|find-links|@ |/work|/tmp|/dev|file:", text)  # no address
+    requirements = re.split(r"\n(?=[a-z0-9])", text.partition("make lock\n")[2])
+    assert len(requirements) > 50
+    for requirement in requirements:
+        assert re.match(
+            r"[a-z0-9.-]+==\S+( ; .+)? \\\n( +--hash=sha256:[0-9a-f]{64}( \\)?\n?)+$", requirement
+        )
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "Makefile", "Dockerfile", ".ci/run"])
+def test_no_file_of_the_packaging_names_an_index(file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert not re.search(r"://|(?<!--no-emit-)index-url|extra-index|trusted-host", text)
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_locks_satisfy_what_pyproject_asks_for(lock: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"]]
+    if lock == "requirements-gpu.lock":
+        wanted += [*extras["gpu"], *extras["tensorboard"]]
+    pinned = locked(lock)
+    if lock == "requirements.lock":  # the same module at a third of the size, on Linux x86_64
+        assert pinned["tensorflow-cpu"] == pinned["tensorflow"]
+    for requirement in map(Requirement, wanted):
+        versions = pinned.get(canonicalize_name(requirement.name), [])
+        assert versions
+        assert all(requirement.specifier.contains(version) for version in versions)
+
+
+def test_both_locks_pin_the_same_versions_of_what_both_have() -> None:
+    cpu, gpu = map(locked, LOCKS)
+    assert {name: cpu[name] for name in cpu.keys() & gpu.keys()} == {
+        name: gpu[name] for name in cpu.keys() & gpu.keys()
+    }
