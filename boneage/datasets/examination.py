@@ -84,6 +84,14 @@ def image_path(folder: Path, name: str) -> Path:
     return Path(os.path.normpath(folder / name))
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False too for a path that no file system would take."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name of 5,000 letters, or with a NUL in it
+        return False
+
+
 def numbers(cells: Cells, column: str) -> NDArray[np.float64]:
     """float64 (n,) of a text column; NaN where a cell is no finite number, or no such column."""
     if column not in cells.table:
@@ -156,7 +164,8 @@ def id_findings(cells: Cells, column: str, ids: Sequence[str] | None = None) -> 
     """
     if column not in cells.table:
         return []
-    names = cells.table[column] if ids is None else pd.Series(ids, dtype=str)
+    texts = cells.table[column]
+    names = texts if ids is None else pd.Series(ids, dtype=str)
     first = dict(zip(reversed(names.tolist()), reversed(cells.rows), strict=True))
     findings = cells.row_findings(
         "empty-id",
@@ -168,7 +177,7 @@ def id_findings(cells: Cells, column: str, ids: Sequence[str] | None = None) -> 
     return findings + cells.row_findings(
         "duplicate-id",
         np.flatnonzero(names.duplicated() & (names != "")),
-        lambda row: f"{column} {names[row]} stands in row {first[names[row]]} already",
+        lambda row: f"{column} {texts[row]} stands in row {first[names[row]]} already",
         f"each {column} once",
         "Remove one of the rows, or rename it.",
     )
@@ -186,9 +195,7 @@ def _image_findings(cells: Cells, folder: Path) -> list[Finding]:
         "Fill it in.",
     )
     absent = [
-        row
-        for row, name in enumerate(images)
-        if name and ("\0" in name or not image_path(folder, name).is_file())
+        row for row, name in enumerate(images) if name and not is_file(image_path(folder, name))
     ]
     return findings + cells.row_findings(
         "missing-file",

@@ -1,0 +1,332 @@
+"""The audit: everything wrong with a manifest and its images, and what the cohort looks like."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from boneage.datasets.delimited import Cells, Finding, read_bytes
+from boneage.datasets.examination import SEXES, SPLITS, Examination, examine, image_path, is_file
+from boneage.errors import Fault, InputError
+from boneage.pipeline.radiograph import read_radiograph
+
+_WARNINGS = frozenset({"blank-image", "shared-image", "empty-split"})
+_NO_SPLIT = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFault:
+    """One thing found.
+
+    Attributes:
+        severity: `error` for what training refuses or must not use, `warning` for what a person
+            should look at.
+        code: Kind of fault, such as `unreadable-image`.
+        image_ids: The images concerned; empty when it is the whole table.
+        message: For people.
+    """
+
+    severity: Literal["error", "warning"]
+    code: str
+    image_ids: tuple[str, ...]
+    message: str
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What one pass over a manifest found.
+
+    Attributes:
+        manifest: The file.
+        digest: sha256 of its bytes; None where it could not be read.
+        faults: In the order of the table, then of its images.
+        images: Rows of the table.
+        decoded: Images that were read whole.
+        counts: For each split, `n`, `F` and `M`.
+        ages: For each split, n, mean, sd, minimum, median and maximum of age_months.
+        sizes: minimum, median and maximum of width and height in pixels, and a count of images
+            for each depth in bits.
+        seconds: How long it took.
+    """
+
+    manifest: Path
+    digest: str | None
+    faults: tuple[AuditFault, ...]
+    images: int
+    decoded: int
+    counts: Mapping[str, Mapping[str, int]]
+    ages: Mapping[str, Mapping[str, float]]
+    sizes: Mapping[str, Mapping[str, float]]
+    seconds: float
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether anything but warnings was found."""
+        return any(fault.severity == "error" for fault in self.faults)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole report as JSON-able values."""
+        values = asdict(self)
+        values["manifest"] = str(self.manifest)
+        values["faults"] = [
+            {**asdict(fault), "image_ids": list(fault.image_ids)} for fault in self.faults
+        ]
+        severities = Counter(fault.severity for fault in self.faults)
+        return {
+            **values,
+            "errors": severities["error"],
+            "warnings": severities["warning"],
+            "has_errors": self.has_errors,
+        }
+
+    def render(self) -> str:
+        """The report as plain text: every fault, then the summary."""
+        return "\n".join([*self._fault_lines(), *self._summary_lines()])
+
+    def _fault_lines(self) -> Iterator[str]:
+        for fault in self.faults:
+            yield f"{fault.severity} [{fault.code}] {fault.message}"
+        if self.faults:
+            yield ""
+
+    def _summary_lines(self) -> Iterator[str]:
+        severities = Counter(fault.severity for fault in self.faults)
+        yield (
+            f"{self.manifest}: {self.images:,} images, {self.decoded:,} read in "
+            f"{self.seconds:.1f} s, {severities['error']} errors, "
+            f"{severities['warning']} warnings"
+        )
+        for split, counts in self.counts.items():
+            age = self.ages.get(split)
+            months = (
+                f"  age {age['mean']:.1f} ± {age['sd']:.1f} months, "
+                f"{age['minimum']:g} to {age['maximum']:g}"
+                if age
+                else ""
+            )
+            yield (f"  {split:<8}{counts['n']:>7,}  {counts['F']:,} F, {counts['M']:,} M{months}")
+        if self.decoded:
+            spans = [
+                f"{side} {span['minimum']:g} to {span['maximum']:g} (median {span['median']:g})"
+                for side in ("width", "height")
+                for span in [self.sizes[side]]
+            ]
+            depths = ", ".join(f"{n:,} of {bits} bits" for bits, n in self.sizes["bits"].items())
+            yield f"  pixels: {', '.join(spans)}; {depths}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What decoding one image told."""
+
+    code: str = ""
+    fault: Fault | None = None
+    height: int = 0
+    width: int = 0
+    bits: int = 0
+
+
+def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
+    """Checks a manifest's table and decodes every image that is there.
+
+    Broken data never ends it: whatever is wrong with table or images is in the report.
+
+    Args:
+        manifest_path: The manifest; it need not be one that `read_manifest` accepts.
+        progress: Show a bar on standard error.
+    """
+    path = Path(manifest_path)
+    started = time.monotonic()
+    try:
+        examination = examine(read_bytes(path), path)
+    except InputError as error:
+        faults = tuple(
+            AuditFault("error", "unreadable-table", (), str(fault)) for fault in error.faults
+        )
+        return AuditReport(path, None, faults, 0, 0, {}, {}, {}, time.monotonic() - started)
+    cells = examination.cells
+    paths = _image_paths(cells, path)
+    looks = _look_at_all(paths, progress=progress)
+    found = [
+        *examination.findings,
+        *_look_findings(cells, paths, looks),
+        *_shared_image_findings(cells, paths),
+        *_empty_split_findings(cells),
+    ]
+    whole = [look for look in looks.values() if look.height]
+    return AuditReport(
+        path,
+        examination.digest,
+        tuple(_audit_fault(finding) for finding in found),
+        images=len(cells.table),
+        decoded=sum(1 for p in paths if p is not None and looks[p].height),
+        counts=_counts(cells),
+        ages=_age_summaries(examination),
+        sizes=_sizes(whole),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _audit_fault(finding: Finding) -> AuditFault:
+    severity: Literal["error", "warning"] = "warning" if finding.code in _WARNINGS else "error"
+    return AuditFault(severity, finding.code, finding.image_ids, str(finding.fault))
+
+
+def _image_paths(cells: Cells, manifest: Path) -> list[Path | None]:
+    """Each row's image; None where there is none, which the table's findings say already."""
+    if "image" not in cells.table:
+        return [None] * len(cells.table)
+    folder = manifest.parent.resolve()
+    paths = [image_path(folder, name) if name else None for name in cells.table["image"]]
+    return [path if path is not None and is_file(path) else None for path in paths]
+
+
+def _look_at_all(paths: Sequence[Path | None], *, progress: bool) -> dict[Path, _Look]:
+    unique = list(dict.fromkeys(path for path in paths if path is not None))
+    # Decoding lets go of the interpreter lock; more threads than cores hide a slow disk.
+    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
+        looks: Iterable[_Look] = pool.map(_look_at, unique)
+        if progress:
+            console = Console(stderr=True)
+            looks = track(looks, "Checking images", total=len(unique), console=console)
+        return dict(zip(unique, looks, strict=True))
+
+
+def _look_at(path: Path) -> _Look:
+    try:
+        radiograph = read_radiograph(path)
+    except InputError as error:
+        empty = is_file(path) and path.stat().st_size == 0
+        return _Look("empty-file" if empty else "unreadable-image", error.faults[0])
+    height, width = radiograph.shape
+    bits = 8 * radiograph.itemsize
+    if radiograph.min() < radiograph.max():
+        return _Look("", None, height, width, bits)
+    blank = Fault(
+        str(path),
+        f"every pixel is {radiograph.flat[0]}",
+        "a picture",
+        "Look at it; leave its row out if there is no hand.",
+    )
+    return _Look("blank-image", blank, height, width, bits)
+
+
+def _look_findings(
+    cells: Cells, paths: Sequence[Path | None], looks: Mapping[Path, _Look]
+) -> list[Finding]:
+    wrong: dict[tuple[str, str, str], dict[int, Fault]] = {}
+    for row, path in enumerate(paths):
+        look = looks[path] if path is not None else _Look()
+        if look.fault is not None:
+            kind = (look.code, look.fault.expected, look.fault.fix)
+            wrong.setdefault(kind, {})[row] = look.fault
+    images = cells.table["image"] if wrong else ()
+    findings: list[Finding] = []
+    for (code, expected, fix), faults in wrong.items():
+        what = {row: f"image {images[row]}: {fault.what}" for row, fault in faults.items()}
+        findings += cells.row_findings(code, what, what.__getitem__, expected, fix)
+    return findings
+
+
+def _shared_image_findings(cells: Cells, paths: Sequence[Path | None]) -> list[Finding]:
+    rows_of: dict[Path, list[int]] = {}
+    for row, path in enumerate(paths):
+        if path is not None:
+            rows_of.setdefault(path, []).append(row)
+    splits = cells.table["split"] if "split" in cells.table else [""] * len(cells.table)
+    within: dict[int, str] = {}
+    across: dict[int, str] = {}
+    for first, *rest in rows_of.values():
+        for row in rest:
+            target = within if splits[row] == splits[first] else across
+            target[row] = (
+                f"image {cells.table['image'][row]} is that of row {cells.rows[first]} too"
+            )
+    fix = "Keep one of the rows."
+    return cells.row_findings(
+        "image-in-two-splits", across, across.__getitem__, "each image in one split", fix
+    ) + cells.row_findings("shared-image", within, within.__getitem__, "each image once", fix)
+
+
+def _empty_split_findings(cells: Cells) -> list[Finding]:
+    if "split" not in cells.table:
+        return []
+    empty = [split for split in SPLITS if not (cells.table["split"] == split).any()]
+    return [
+        Finding(
+            "empty-split",
+            Fault(
+                cells.where,
+                f"no row has split {split!r}",
+                f"images in all of {', '.join(SPLITS)}",
+                "Training needs train and val, evaluation the split it is asked for.",
+            ),
+        )
+        for split in empty
+    ]
+
+
+def _split_of(cells: Cells) -> NDArray[np.str_]:
+    if "split" not in cells.table:
+        return np.full(len(cells.table), _NO_SPLIT)
+    known = cells.table["split"].isin(SPLITS)
+    return np.array(cells.table["split"].where(known, _NO_SPLIT), dtype=str)
+
+
+def _counts(cells: Cells) -> dict[str, dict[str, int]]:
+    splits = _split_of(cells)
+    sexes = np.array(cells.table["sex"], dtype=str) if "sex" in cells.table else splits
+    return {
+        split: {
+            "n": int((splits == split).sum()),
+            **{sex: int(((splits == split) & (sexes == sex)).sum()) for sex in SEXES},
+        }
+        for split in (*SPLITS, _NO_SPLIT)
+        if (splits == split).any()
+    }
+
+
+def _age_summaries(examination: Examination) -> dict[str, dict[str, float]]:
+    splits = _split_of(examination.cells)
+    known = np.isfinite(examination.ages)
+    summaries = {}
+    for split in (*SPLITS, _NO_SPLIT):
+        ages = examination.ages[(splits == split) & known]
+        if len(ages):
+            summaries[split] = {
+                "n": len(ages),
+                "mean": float(ages.mean()),
+                "sd": float(ages.std()),
+                **_span(ages),
+            }
+    return summaries
+
+
+def _sizes(looks: Sequence[_Look]) -> dict[str, dict[str, float]]:
+    if not looks:
+        return {}
+    bits = Counter(look.bits for look in looks)
+    return {
+        "width": _span(np.array([look.width for look in looks])),
+        "height": _span(np.array([look.height for look in looks])),
+        "bits": {str(depth): count for depth, count in sorted(bits.items())},
+    }
+
+
+def _span(values: NDArray[Any]) -> dict[str, float]:
+    return {
+        "minimum": float(values.min()),
+        "median": float(np.median(values)),
+        "maximum": float(values.max()),
+    }
