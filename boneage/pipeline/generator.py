@@ -1,0 +1,277 @@
+"""The dataset that Keras trains from: images, gender and ages, batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from boneage.errors import Fault, InputError
+from boneage.pipeline.augmentation import Augment, ImageFunction
+from boneage.pipeline.sources import ImageSource, image_source
+from boneage.recipe import Augmentation, Framing
+
+if TYPE_CHECKING:
+    import albumentations
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Inputs: TypeAlias = tuple[Floats, Floats] | dict[str, Floats]
+Batch: TypeAlias = tuple[Inputs, Floats] | tuple[Inputs]
+
+MOST_MONTHS = 240.0
+
+# What a random stream is for; with the seed and the epoch it makes the stream's own seed.
+_SHUFFLE, _AUGMENT = 1, 2
+
+
+class DataGenerator(keras.utils.PyDataset):
+    """Serves `(image, gender), age_months` to `fit`, `evaluate` and `predict`.
+
+    | served | array |
+    |---|---|
+    | `image` | float32 `(b, h, w, 1)` in [0, 1]: uint8 / 255, divided after augmentation |
+    | `gender` | float32 `(b, 1)`, 1.0 = male |
+    | `age_months` | float32 `(b, 1)`, months |
+
+    A batch is a pure function of (seed, epoch, index): the same with any number of workers,
+    threads or processes, in any order of access, and after a resume. Every image is served
+    exactly once an epoch; the last batch may be short. The epoch advances with each epoch of
+    `fit` (and with each `evaluate` or `predict` on this same generator), and when `next` has
+    served a last batch. A training that is resumed sets `generator.epoch` first.
+
+    `fit` itself shuffles the *order* of the batches with Python's `random` unless it is told
+    `shuffle=False`; what is in each batch stays as it is. Pass `shuffle=False` to `fit` for a
+    run that can be repeated: this generator's `shuffle` is the thorough one.
+
+    Attributes:
+        epoch: The epoch that batches are served of, from 0; may be set.
+        image_ids: One for each image, in the order given; None if unknown.
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        gender: Any,
+        age_months: Any = None,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        augmentation: Augmentation | ImageFunction | albumentations.Compose | None = None,
+        seed: int = 0,
+        *,
+        image_size: int | None = None,
+        framing: Framing | None = None,
+        named: bool = False,
+        image_ids: Sequence[str] | None = None,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
+        max_queue_size: int = 10,
+    ) -> None:
+        """Checks everything that can be checked without decoding a file.
+
+        Args:
+            images: Array `(n, h, w)`, `(n, h, w, 1)` or RGB `(n, h, w, 3)`, 0-255; or paths of
+                radiographs, decoded and framed each time they are served; or a `Store` or
+                `StoreView`.
+            gender: `n` values: 1 or "M" for male, 0 or "F" for female.
+            age_months: `n` ages in months; None serves `((image, gender),)`, for `predict`.
+            batch_size: Images a batch.
+            shuffle: Whether every epoch has an order of its own.
+            augmentation: Recipe settings, an albumentations transform, or a function of a uint8
+                `(h, w)` array (see `Augment`).
+            seed: Of order and augmentation; not negative.
+            image_size: Side in pixels that paths are framed to; for other images, the side that
+                they are checked to have.
+            framing: How paths are framed, if not as a recipe does by default.
+            named: Whether to serve `{"image": ..., "gender": ...}` in place of the tuple. The ages
+                stay a plain array: Keras refuses named targets for a model of one output.
+            image_ids: `n` names of the images.
+            workers: Threads or processes that `fit` makes batches with.
+            use_multiprocessing: Processes in place of threads: slower here than threads.
+            max_queue_size: Batches that wait to be used, at most.
+
+        Raises:
+            InputError: What is given is no such thing; all faults at once.
+        """
+        super().__init__(workers, use_multiprocessing, max_queue_size)
+        faults: list[Fault] = []
+        self._source: ImageSource | None = None
+        self._augment: Augment | None = None
+        try:
+            self._source = image_source(images, image_size, framing)
+        except InputError as error:
+            faults.extend(error.faults)
+        try:
+            self._augment = None if augmentation is None else Augment(augmentation)
+        except InputError as error:
+            faults.extend(error.faults)
+        count = None if self._source is None else len(self._source)
+        self._gender = _gender(gender, count, faults)
+        self._age_months = None if age_months is None else _ages(age_months, count, faults)
+        self.image_ids = getattr(images, "image_ids", None) if image_ids is None else image_ids
+        if image_ids is not None:
+            _check_length("image_ids", len(image_ids), count, faults)
+        _check_whole_number("batch_size", batch_size, 1, faults)
+        _check_whole_number("seed", seed, 0, faults)
+        if faults:
+            raise InputError(faults)
+        self.batch_size = int(batch_size)
+        self.shuffle = bool(shuffle)
+        self.seed = int(seed)
+        self.named = bool(named)
+        self.epoch = 0
+        self._in_epoch = False
+        self._next_index = 0
+        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(h, w, 1)` of every image."""
+        assert self._source is not None
+        return (*self._source.shape[1:], 1)
+
+    def __len__(self) -> int:
+        """Batches an epoch: all images, the last batch perhaps short."""
+        return math.ceil(len(self._gender) / self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        """Makes the batch of this index in the present epoch; negative ones count from the end."""
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"batch {index} of {count}")
+        index = int(index) % count
+        epoch = self.epoch  # read once: a whole batch is of one epoch
+        rows = self.rows(index, epoch)
+        inputs = (self._images(rows, epoch, index), self._gender[rows])
+        served: Inputs = (
+            dict(zip(("image", "gender"), inputs, strict=True)) if self.named else inputs
+        )
+        if self._age_months is None:
+            return (served,)
+        return served, self._age_months[rows]
+
+    def __next__(self) -> Batch:
+        """Returns the following batch, and after the last one the first of the next epoch."""
+        batch = self[self._next_index]
+        self._next_index += 1
+        if self._next_index == len(self):
+            self._next_index = 0
+            self.epoch += 1
+        return batch
+
+    def rows(self, index: int, epoch: int) -> npt.NDArray[np.int64]:
+        """Returns which images are in a batch: int64 `(b,)`, in the order they are served."""
+        order = self._order  # one read: another thread may replace it
+        if order is None or order[0] != epoch:
+            count = len(self._gender)
+            if self.shuffle:
+                rows = np.random.default_rng([self.seed, _SHUFFLE, epoch, 0]).permutation(count)
+            else:
+                rows = np.arange(count)
+            order = self._order = (epoch, rows)
+        return order[1][index * self.batch_size : (index + 1) * self.batch_size]
+
+    def on_epoch_begin(self) -> None:
+        """Notes that an epoch runs; Keras calls it."""
+        self._in_epoch = True
+
+    def on_epoch_end(self) -> None:
+        """Advances the epoch; Keras calls it, once before the first epoch too."""
+        # Here and not at the beginning, because workers ask for batches before
+        # `on_epoch_begin` is called, and never after this until the next epoch.
+        if self._in_epoch:
+            self.epoch += 1
+        self._in_epoch = False
+
+    def _images(self, rows: npt.NDArray[np.int64], epoch: int, index: int) -> Floats:
+        assert self._source is not None
+        batch = np.empty((len(rows), *self.image_shape), np.float32)
+        augment: ImageFunction | None = None
+        if self._augment is not None:
+            augment = self._augment.seeded(self.seed, _AUGMENT, epoch, index)
+        for place, row in enumerate(rows):
+            image = self._source[row]
+            if augment is not None:
+                image = augment(image)
+            np.divide(image, np.float32(255), out=batch[place, :, :, 0], dtype=np.float32)
+        return batch
+
+
+def _column(values: Any) -> npt.NDArray[Any]:
+    array = np.asarray(values)
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _check_length(name: str, length: int, count: int | None, faults: list[Fault]) -> None:
+    if count is not None and length != count:
+        faults.append(
+            Fault(
+                name,
+                f"it has {length} values for {count} images",
+                f"{count}, one for each image in the same order",
+                "Select images and values with the same rows.",
+            )
+        )
+
+
+def _check_whole_number(name: str, value: Any, least: int, faults: list[Fault]) -> None:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least:
+        faults.append(
+            Fault(name, f"it is {value!r}", f"a whole number from {least}", "Mend that argument.")
+        )
+
+
+def _check_values(
+    name: str,
+    values: npt.NDArray[Any],
+    right: npt.NDArray[np.bool_],
+    expected: str,
+    fix: str,
+    faults: list[Fault],
+) -> None:
+    wrong = np.flatnonzero(~right)
+    if len(wrong):
+        what = f"{len(wrong)} of {len(values)} values are wrong, the first {values[wrong[0]]!r}"
+        faults.append(Fault(name, f"{what} at {wrong[0]}", expected, fix))
+
+
+def _gender(values: Any, count: int | None, faults: list[Fault]) -> Floats:
+    column = _column(values)
+    if column.ndim != 1:
+        faults.append(_not_a_column("gender", column))
+        return np.zeros((0, 1), np.float32)
+    _check_length("gender", len(column), count, faults)
+    male = np.array([value in (1, "M") for value in column.tolist()], bool)
+    female = np.array([value in (0, "F") for value in column.tolist()], bool)
+    _check_values(
+        "gender", column, male | female, "1 or 'M' (male), 0 or 'F' (female)", "Map them.", faults
+    )
+    return male.astype(np.float32)[:, None]
+
+
+def _ages(values: Any, count: int | None, faults: list[Fault]) -> Floats:
+    try:
+        column = _column(values).astype(np.float64)
+    except (TypeError, ValueError):
+        column = np.full(np.shape(values)[:1], np.nan)
+    if column.ndim != 1:
+        faults.append(_not_a_column("age_months", column))
+        return np.zeros((0, 1), np.float32)
+    _check_length("age_months", len(column), count, faults)
+    _check_values(
+        "age_months",
+        column,
+        (column >= 0) & (column <= MOST_MONTHS),
+        f"months, 0 to {MOST_MONTHS:g}",
+        "Pass bone ages in months, neither scaled nor missing.",
+        faults,
+    )
+    return column.astype(np.float32)[:, None]
+
+
+def _not_a_column(name: str, array: npt.NDArray[Any]) -> Fault:
+    return Fault(name, f"its shape is {array.shape}", "(n,) or (n, 1)", "Pass one column.")

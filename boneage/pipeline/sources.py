@@ -1,0 +1,210 @@
+"""What a generator can take images from: an array, files, or a store, all seen as uint8 rows."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from boneage.errors import Fault, InputError
+from boneage.pipeline.framing import frame
+from boneage.pipeline.radiograph import read_radiograph
+from boneage.pipeline.store import Store, StoreView
+from boneage.recipe import Framing
+
+_CHUNK_BYTES = 1 << 24
+
+
+class ImageSource(Protocol):
+    """Images of one size, by row; safe to read from several threads."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(n, h, w)`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> npt.NDArray[np.uint8]:
+        """Returns the image of a row: array `(h, w)`, uint8, not to be written to."""
+
+
+def image_source(images: Any, image_size: int | None, framing: Framing | None) -> ImageSource:
+    """Finds out what kind of images these are, and checks them.
+
+    Args:
+        images: Array, paths, `Store` or `StoreView`.
+        image_size: Side in pixels: of the frame for paths, to check for others.
+        framing: For paths only.
+
+    Raises:
+        InputError: They are no images, or not such as are asked for.
+    """
+    if _are_paths(images):
+        return PathImages([Path(path) for path in images], _path_framing(image_size, framing))
+    source: ImageSource
+    if isinstance(images, (Store, StoreView)):
+        source = images
+    elif isinstance(images, (str, os.PathLike)):
+        raise InputError(
+            Fault(
+                "images",
+                f"it is one path ({images})",
+                "a list of the paths of radiographs, an array or a store",
+                "Pass [path], or open_store(path) for a store.",
+            )
+        )
+    else:
+        source = ArrayImages(np.asarray(images))
+    if len(source) == 0:
+        raise _none()
+    faults = []
+    if image_size is not None and source.shape[1:] != (image_size, image_size):
+        height, width = source.shape[1:]
+        faults.append(
+            Fault(
+                "image_size",
+                f"it is {image_size}, but the images are {height} x {width}",
+                "the side of the images, or paths",
+                "Resize them first, prepare the store at that size, or leave image_size out.",
+            )
+        )
+    if framing is not None:
+        faults.append(
+            Fault(
+                "framing",
+                "it is given with images that are decoded already",
+                "a framing for paths only",
+                "Leave it out, or frame() the images first.",
+            )
+        )
+    if faults:
+        raise InputError(faults)
+    return source
+
+
+class ArrayImages:
+    """The rows of an array in memory, made grey and uint8 as they are read."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        """Takes `(n, h, w)`, `(n, h, w, 1)` or RGB `(n, h, w, 3)`, 0-255, without copying it.
+
+        Raises:
+            InputError: Its shape, type or range is another.
+        """
+        if array.size == 0:
+            raise _none()
+        if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
+            raise _unsuitable(f"its shape is {array.shape}", "Stack the images along a first axis.")
+        if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+            raise _unsuitable(f"its type is {array.dtype}", "Give pixels as numbers.")
+        if array.dtype != np.uint8:
+            _check_range(array)
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(n, h, w)`."""
+        count, height, width = self._array.shape[:3]
+        return count, height, width
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
+        """Returns the image of a row: array `(h, w)`, uint8."""
+        image = self._array[row]
+        if image.dtype != np.uint8:
+            image = np.rint(image).astype(np.uint8)
+        if image.ndim == 3:
+            image = (
+                cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[..., 0]
+            )
+        return np.asarray(image, np.uint8)
+
+
+class PathImages:
+    """Files, decoded and framed each time one is read."""
+
+    def __init__(self, paths: Sequence[Path], framing: Framing) -> None:
+        """Checks that every file is there.
+
+        Raises:
+            InputError: Files are missing; all of them are named.
+        """
+        faults = [
+            Fault(str(path), "there is no such file", "a radiograph", "Check the path.")
+            for path in paths
+            if not path.is_file()
+        ]
+        if faults:
+            raise InputError(faults)
+        self._paths = paths
+        self._framing = framing
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(n, size, size)`."""
+        return len(self._paths), self._framing.size, self._framing.size
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
+        """Returns the image of a row: array `(size, size)`, uint8."""
+        return frame(read_radiograph(self._paths[row]), self._framing)
+
+
+def _are_paths(images: Any) -> bool:
+    if isinstance(images, (str, bytes, os.PathLike, Store, StoreView)):
+        return False
+    try:
+        return len(images) > 0 and all(isinstance(path, (str, os.PathLike)) for path in images)
+    except TypeError:
+        return False
+
+
+def _path_framing(image_size: int | None, framing: Framing | None) -> Framing:
+    if framing is None:
+        return Framing() if image_size is None else Framing(size=image_size)
+    if image_size not in (None, framing.size):
+        raise InputError(
+            Fault(
+                "image_size",
+                f"it is {image_size}, but framing.size is {framing.size}",
+                "one size",
+                "Leave image_size out.",
+            )
+        )
+    return framing
+
+
+def _check_range(array: npt.NDArray[Any]) -> None:
+    step = max(1, _CHUNK_BYTES // array[0].nbytes)
+    low, high = math.inf, -math.inf
+    for start in range(0, len(array), step):
+        chunk = array[start : start + step]
+        low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise _unsuitable("it has pixels that are not numbers", "Mend or leave out those.")
+    if low < 0 or high > 255:
+        raise _unsuitable(f"its pixels run from {low:g} to {high:g}", "Scale them to 0-255.")
+    if high <= 1 and np.issubdtype(array.dtype, np.floating):
+        raise _unsuitable(
+            f"its pixels run from {low:g} to {high:g}, so they are scaled already",
+            "Multiply by 255: the generator divides, after augmentation.",
+        )
+
+
+def _unsuitable(what: str, fix: str) -> InputError:
+    expected = "(n, h, w), (n, h, w, 1) or RGB (n, h, w, 3) with pixels in 0-255"
+    return InputError(Fault("images", what, expected, fix))
+
+
+def _none() -> InputError:
+    return InputError(Fault("images", "there are none", "at least one", "Add images."))
