@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boneage.datasets.manifest import (
+    COLUMNS,
+    SPLITS,
+    assign_splits,
+    read_manifest,
+    write_manifest,
+)
+from boneage.errors import InputError
+
+
+def cohort(count: int) -> pd.DataFrame:
+    """`count` rows without images or splits, ages 6 to 216 months."""
+    rng = np.random.default_rng(7)
+    return pd.DataFrame(
+        {
+            "image_id": [str(1377 + i) for i in range(count)],
+            "image": [f"films/{1377 + i}.png" for i in range(count)],
+            "age_months": rng.integers(6, 216, count).astype(float),
+            "sex": rng.choice(["F", "M"], count),
+        }
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "films").mkdir()
+    for i in range(40):
+        (tmp_path / "films" / f"{1377 + i}.png").touch()
+    return tmp_path
+
+
+def written(folder: Path, *rows: str, header: str = ",".join(COLUMNS)) -> Path:
+    path = folder / "manifest.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def messages(path: Path) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        read_manifest(path)
+    return [str(fault).replace(str(path), path.name) for fault in caught.value.faults]
+
+
+GOOD = "1377,films/1377.png,180,F,train"
+
+
+def test_a_manifest_is_read_back_as_it_was_written(folder: Path) -> None:
+    table = assign_splits(cohort(40), seed=0).assign(source="phantom")
+    table.loc[0, "age_months"] = 10.6 * 12  # 127.19999999999999
+    made = write_manifest(table, folder / "manifest.csv", notes=["a note"])
+    read = read_manifest(folder / "manifest.csv")
+
+    pd.testing.assert_frame_equal(read.table, made.table)
+    assert list(read.table.columns) == [*COLUMNS, "source"]
+    assert read.table["age_months"].iloc[0] == 127.2
+    assert read.digest == hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest()
+    assert made.notes == ("a note",)
+    assert [path.is_file() for path in read.image_paths()] == [True] * 40
+    assert [name.name for name in folder.iterdir()].count("manifest.csv") == 1
+    assert len(list(folder.iterdir())) == 2, "a temporary file was left"
+
+
+def test_arrays_have_the_shape_the_generator_takes(folder: Path) -> None:
+    manifest = read_manifest(written(folder, GOOD, "1378,films/1378.png,12.5,M,val"))
+    assert manifest.gender().dtype == manifest.age_months().dtype == np.float32
+    assert manifest.gender().tolist() == [[0.0], [1.0]]
+    assert manifest.age_months().tolist() == [[180.0], [12.5]]
+    assert pickle.loads(pickle.dumps(manifest)).digest == manifest.digest
+
+
+def test_a_split_is_a_manifest_of_the_same_file(folder: Path) -> None:
+    manifest = read_manifest(written(folder, GOOD, "007,films/1378.png,12,M,val"))
+    val = manifest.split("val")
+    assert len(val) == 1
+    assert val.table.index.tolist() == [0]
+    assert val.table["image_id"].iloc[0] == "007", "an id is text, zeros and all"
+    assert (val.path, val.digest) == (manifest.path, manifest.digest)
+    with pytest.raises(InputError, match="no row has split 'test'"):
+        manifest.split("test")
+    with pytest.raises(InputError, match="unknown split 'tets'.*Did you mean 'test'"):
+        manifest.split("tets")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            "2,films/1378.png,90,female,train",
+            "manifest.csv: row 3 (image_id 2): sex is 'female'; expected F or M.",
+        ),
+        ("2,films/1378.png,90,,train", "sex is empty; expected F or M"),
+        ("2,films/1378.png,90,f,train", "sex is 'f'; expected F or M"),
+        ("2,films/1378.png,ten,F,train", "age_months is 'ten'; expected a number of months"),
+        ("2,films/1378.png,nan,F,train", "age_months is 'nan'; expected a number of months"),
+        ("2,films/1378.png,1e999,F,train", "age_months is '1e999'; expected a number"),
+        ("2,films/1378.png,1_0,F,train", "age_months is '1_0'; expected a number"),
+        ("2,films/1378.png,,F,train", "age_months is empty"),
+        ("2,films/1378.png,241,F,train", "age_months is 241; expected months from 0 to 240"),
+        ("2,films/1378.png,-1,F,train", "age_months is -1; expected months from 0 to 240"),
+        ("2,films/1378.png,90,F,tarin", "split is 'tarin'; expected train, val or test"),
+        ("2,films/none.png,90,F,train", "there is no image films/none.png; expected a file"),
+        ("2,films,90,F,train", "there is no image films; expected a file"),
+        (f"2,{'x' * 5000},90,F,train", "there is no image xxx"),
+        ("2,,90,F,train", "image is empty"),
+        (",films/1378.png,90,F,train", "row 3: image_id is empty"),
+        ("1377,films/1378.png,90,F,train", "image_id 1377 stands in row 2 already"),
+        ("2,films/1378.png,90,F", "row 3: it has 4 fields; expected 5"),
+        ("2,films/1378.png,90,F,train,", "row 3: it has 6 fields; expected 5"),
+    ],
+)
+def test_a_wrong_row_is_one_clear_message(folder: Path, row: str, message: str) -> None:
+    found = messages(written(folder, GOOD, row))
+    assert len(found) == 1
+    assert message in found[0]
+
+
+def test_a_column_of_years_is_refused_as_the_design_words_it(folder: Path) -> None:
+    path = written(
+        folder, GOOD.replace("180", "10.6"), "4360,films/1378.png,14.1,M,val",
+        "9,films/1379.png,3,M,val",
+    )  # fmt: skip
+    assert messages(path) == [
+        "manifest.csv: row 3 (image_id 4360): age_months is 14.1, the largest of all; expected "
+        "months, and this column's median is 10.6. Is it in years? Pass --age-unit years."
+    ]
+
+
+def test_all_faults_come_at_once_in_one_error(folder: Path) -> None:
+    path = written(
+        folder,
+        "1,films/1377.png,90,X,train,ann",
+        "1,films/gone.png,old,F,val,ann",
+        "3,films/1379.png,90,M,holdout,",
+        "4,films/1380.png,300,M,test,ben",
+        header="image_id,image,age_months,sex,split,patient_id",
+    )
+    text = "\n".join(messages(path))
+    for part in (
+        "sex is 'X'",
+        "image_id 1 stands in row 2",
+        "there is no image films/gone.png",
+        "age_months is 'old'",
+        "split is 'holdout'",
+        "age_months is 300",
+        "patient ann is in train and val",
+    ):
+        assert part in text
+    assert len(text.splitlines()) == 7
+
+
+def test_equal_faults_of_many_rows_are_grouped(folder: Path) -> None:
+    rows = [f"{i},gone/{i}.png,90,{'female' if i % 2 else 'male'},train" for i in range(500)]
+    found = messages(written(folder, *rows))
+    assert len(found) == 3
+    assert "500 rows (2, 3, 4, 5, 6, …) (image_id 0, 1, 2, 3, 4, …)" in found[0]
+    assert "there is no image gone/0.png, and 499 others likewise" in found[0]
+    assert "250 rows (2, 4, 6, 8, 10, …)" in found[1]
+    assert "sex is 'male'" in found[1]
+    assert "sex is 'female'" in found[2]
+
+
+def test_up_to_twenty_rows_are_named_one_by_one(folder: Path) -> None:
+    rows = [f"{i},films/{1377 + i}.png,90,boy,train" for i in range(20)]
+    assert len(messages(written(folder, *rows))) == 20
+
+
+@pytest.mark.parametrize(
+    ("header", "hints"),
+    [
+        ("id,path,boneage,male,subset", ["'id'", "'path'", "'boneage'", "'male'", "'subset'"]),
+        ("Image ID,image,age_month,Sex,split", ["'Image ID'", "'age_month'", "'Sex'"]),
+    ],
+)
+def test_missing_columns_are_named_with_what_was_meant(
+    folder: Path, header: str, hints: list[str]
+) -> None:
+    found = messages(written(folder, "1377,films/1377.png,180,F,train", header=header))
+    assert [message.rpartition("Did you mean ")[2].rstrip("?") for message in found] == hints
+
+
+def test_a_misspelt_optional_column_does_not_go_unchecked(folder: Path) -> None:
+    path = written(folder, GOOD + ",ann", header=",".join(COLUMNS) + ",patientid")
+    assert "Did you mean 'patient_id'?" in messages(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"\n\n", "it is empty"),
+        (",".join(COLUMNS).encode(), "it has a header and no rows"),
+        (b"\xff\xfe\x00i\x00m", "not UTF-8 text"),
+        (b"PK\x03\x04\x14\x00\x00\x00\x08\x00\xb7\xc1", "Is it a spreadsheet"),
+        (b'image_id,image\n"1,2\n', "not valid CSV"),
+        (b"image_id,sex,sex\n1,F,M\n", "column 'sex' stands 2 times"),
+    ],
+)
+def test_what_is_no_table_is_said_so(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(content)
+    assert message in messages(path)[0]
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "there is no such file" in messages(tmp_path / "none.csv")[0]
+    assert "it is a folder" in messages(tmp_path)[0]
+
+
+def test_byte_order_mark_blank_lines_and_blanks_do_no_harm(folder: Path) -> None:
+    path = folder / "manifest.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + ",".join(COLUMNS).encode() + b"\r\n\r\n 1 ,films/1377.png, 90 ,F,test\r\n"
+    )
+    assert read_manifest(path).table["image_id"].tolist() == ["1"]
+
+
+def test_chronological_age_may_be_empty_but_not_wrong(folder: Path) -> None:
+    header = ",".join(COLUMNS) + ",chronological_age_months"
+    rows = [GOOD + ",", "1378,films/1378.png,90,F,val,100.5"]
+    manifest = read_manifest(written(folder, *rows, header=header))
+    np.testing.assert_array_equal(manifest.table["chronological_age_months"], [np.nan, 100.5])
+    again = write_manifest(manifest.table, folder / "again.csv")
+    assert again.table.equals(manifest.table)
+    path = written(folder, *rows, "3,films/1379.png,90,F,val,ten", header=header)
+    assert "chronological_age_months is 'ten'" in messages(path)[0]
+
+
+def test_a_wrong_table_is_not_written_and_leaves_nothing(folder: Path) -> None:
+    table = assign_splits(cohort(41), seed=0)  # one more than there are images
+    table["image"] = "../" + table["image"]
+    with pytest.raises(InputError, match=r"there is no image \.\./films/1417\.png"):
+        write_manifest(table, folder / "new" / "manifest.csv")
+    assert not (folder / "new").exists()
+
+
+def test_a_failed_write_keeps_the_older_manifest(folder: Path) -> None:
+    (folder / "manifest.csv").mkdir()  # can't be replaced by a file
+    with pytest.raises(InputError, match="it can't be written"):
+        write_manifest(assign_splits(cohort(40), seed=0), folder / "manifest.csv")
+    assert sorted(path.name for path in folder.iterdir()) == ["films", "manifest.csv"]
+
+
+def test_images_are_found_from_a_folder_that_is_still_to_be_made(folder: Path) -> None:
+    table = assign_splits(cohort(40), seed=0)
+    table["image"] = "../../" + table["image"]
+    manifest = write_manifest(table, folder / "a" / "b" / "manifest.csv")
+    assert manifest.image_paths()[0] == (folder / "films" / "1377.png").resolve()
+    assert len(read_manifest(folder / "a" / "b" / "manifest.csv")) == 40
+
+
+class TestAssignSplits:
+    def test_shares_are_exact_and_alike_in_age_and_sex(self) -> None:
+        table = assign_splits(cohort(2000), seed=0)
+        assert table["split"].value_counts().to_dict() == {"train": 1600, "val": 200, "test": 200}
+        by_split = table.groupby("split")
+        assert np.ptp(by_split["age_months"].mean()) < 2
+        assert np.ptp(by_split["sex"].agg(lambda sex: (sex == "M").mean())) < 0.02
+
+    def test_the_order_of_the_rows_does_not_matter(self) -> None:
+        table = cohort(500)
+        table["patient_id"] = [str(i // 3) if i % 5 else "" for i in range(500)]
+        shuffled = table.sample(frac=1, random_state=3)
+        ours, theirs = assign_splits(table, seed=4), assign_splits(shuffled, seed=4)
+        pd.testing.assert_frame_equal(ours, theirs.sort_index())
+        assert theirs.index.tolist() == shuffled.index.tolist()
+
+    def test_another_seed_is_another_split(self) -> None:
+        one, two = (assign_splits(cohort(500), seed=seed)["split"] for seed in (0, 1))
+        assert (one != two).mean() > 0.1
+
+    def test_a_patient_is_in_one_split_only(self) -> None:
+        table = cohort(900).assign(patient_id=[f"p{i % 217}" for i in range(900)])
+        table = assign_splits(table, seed=0)
+        assert len(table[["patient_id", "split"]].drop_duplicates()) == 217
+        np.testing.assert_allclose(
+            table["split"].value_counts(normalize=True)[list(SPLITS)], [0.8, 0.1, 0.1], atol=0.02
+        )
+
+    def test_fractions_are_followed_and_checked(self) -> None:
+        table = assign_splits(cohort(100), seed=0, fractions=(0.5, 0.5, 0.0))
+        assert table["split"].value_counts().to_dict() == {"train": 50, "val": 50}
+        with pytest.raises(ValueError, match="sum to 1"):
+            assign_splits(cohort(10), seed=0, fractions=(0.8, 0.1, 0.2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
+def test_no_bytes_give_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "manifest.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError):
+        read_manifest(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.lists(st.text(max_size=8), min_size=4, max_size=6), max_size=6))
+def test_no_table_of_odd_cells_is_accepted_or_gives_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
+) -> None:
+    path = tmp_path_factory.mktemp("cells") / "manifest.csv"
+    frame = pd.DataFrame([row[:5] + [""] * (5 - len(row)) for row in rows], columns=list(COLUMNS))
+    path.write_bytes(frame.to_csv(index=False).encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError):
+        read_manifest(path)
