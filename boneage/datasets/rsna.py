@@ -234,7 +234,7 @@ def _image_findings(
         f"one below {root}",
         f"Unpack {', '.join(archives[:3])} first."
         if archives
-        else "Is the download complete and unpacked? A row is not left out unsaid: remove it.",
+        else "Is the download complete and unpacked? If the film does not exist, remove the row.",
     )
     return absent + labels.cells.row_findings(
         "ambiguous-image",
