@@ -1,0 +1,351 @@
+"""The figures of a report: predictions against labels, agreement, groups, learning curves."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, MultipleLocator, NullLocator
+
+INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#66727f", "#dde3e9", "#0b5394", "#e1eaf4"
+# Blue and vermilion stay apart in every common colour blindness (Okabe & Ito 2008, Color
+# Universal Design), and the markers stay apart on a black-and-white printer.
+SEX_STYLE = {
+    "F": {"label": "Girls", "colour": "#d55e00", "marker": "^"},
+    "M": {"label": "Boys", "colour": "#0072b2", "marker": "o"},
+}
+BAND_LABELS = {
+    "0-60": "Under 5 years",
+    "60-120": "5 to 10 years",
+    "120-180": "10 to 15 years",
+    "180+": "15 years and over",
+}
+_RASTER_ABOVE = 3000  # points: more of them make an SVG heavy, so they become a picture in it
+_PNG_DPI = 200
+_STYLE: dict[str, Any] = {
+    "font.size": 9.5,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "text.color": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # letters stay letters: crisp, searchable, in the page's own type
+}
+
+
+@contextmanager
+def _style(name: str) -> Iterator[None]:
+    # Without a salt of its own per figure, two SVGs in one page would share clip-path ids.
+    settings: Any = {**_STYLE, "svg.hashsalt": f"boneage-{name}"}
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def predicted_vs_true(table: pd.DataFrame, name: str = "predicted-vs-true") -> Figure:
+    """Draws predicted against labelled age, with the identity line and ±12 months.
+
+    Args:
+        table: Columns `age_months`, `predicted_age_months` (months) and `sex`.
+        name: Salt of the figure's ids.
+    """
+    with _style(name):
+        figure, axes = _square()
+        low, high = _age_range(table)
+        line = np.array([low, high])
+        axes.fill_between(line, line - 12, line + 12, color=BAND, linewidth=0, zorder=0)
+        axes.plot(line, line, color=INK, linewidth=0.9, zorder=1)
+        _scatter(axes, table, table["age_months"], table["predicted_age_months"])
+        span = high - low
+        axes.text(
+            low + 0.035 * span,
+            low + 0.80 * span,
+            "shaded: within 12 months",
+            color=GREY,
+            fontsize=8.5,
+        )
+        axes.set(xlim=(low, high), ylim=(low, high))
+        axes.set_xlabel("Labelled bone age, months")
+        axes.set_ylabel("Predicted bone age, months")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(_age_ticks(span))
+        _sex_legend(axes, table)
+    return figure
+
+
+def bland_altman(
+    table: pd.DataFrame, metrics: Mapping[str, Any], name: str = "bland-altman"
+) -> Figure:
+    """Draws the difference against the mean of both ages (Bland & Altman 1986).
+
+    Args:
+        table: As for `predicted_vs_true`.
+        metrics: `metrics.score`'s answer for the same images: bias and limits come from there.
+        name: Salt of the figure's ids.
+    """
+    with _style(name):
+        figure, axes = _square()
+        low, high = _age_range(table)
+        difference = table["predicted_age_months"] - table["age_months"]
+        mean = (table["predicted_age_months"] + table["age_months"]) / 2
+        limits = metrics["limits_of_agreement_months"]
+        reach = 1.12 * max(float(difference.abs().max()), abs(limits["high"] or 0), 6.0)
+        axes.axhline(0, color=RULE, linewidth=1, zorder=0)
+        _scatter(axes, table, mean, difference)
+        levels = [("+1.96 SD", limits["high"], ":"), ("−1.96 SD", limits["low"], ":")]
+        levels.append(("bias", metrics["bias_months"]["value"], "-"))
+        for label, level, dashes in levels:
+            if level is None:
+                continue
+            dashes_of = (0, (4, 3)) if dashes == ":" else "-"
+            axes.axhline(level, color=INK, linewidth=0.9, linestyle=dashes_of, zorder=3)
+            axes.annotate(
+                f"{label}\n{signed(level)}",
+                (1.015, level),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=8.5,
+                linespacing=1.15,
+                annotation_clip=False,
+            )
+        axes.set(xlim=(low, high), ylim=(-reach, reach))
+        axes.set_xlabel("Mean of labelled and predicted age, months")
+        axes.set_ylabel("Predicted − labelled, months")
+        axes.xaxis.set_major_locator(_age_ticks(high - low))
+        axes.yaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 3, 6, 10]))
+        _sex_legend(axes, table)
+    return figure
+
+
+def error_by_group(metrics: Mapping[str, Any], name: str = "error-by-group") -> Figure:
+    """Draws mean absolute error and bias with their 95 % intervals for every sex and age band.
+
+    Args:
+        metrics: `metrics.score`'s answer.
+        name: Salt of the figure's ids.
+    """
+    groups = metrics["groups"]
+    rows = [("All images", metrics, ACCENT, 0.0)]
+    place = 1.45
+    for sex, style in SEX_STYLE.items():
+        rows.append((str(style["label"]), groups["sex"][sex], str(style["colour"]), place))
+        place += 1
+    place += 0.45
+    for band, label in BAND_LABELS.items():
+        rows.append((label, groups["age_band"][band], INK, place))
+        place += 1
+    with _style(name):
+        figure = Figure(figsize=(10.2, 3.5), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
+        _whiskers(left, rows, "mae_months", plain)
+        _whiskers(right, rows, "bias_months", signed)
+        left.set_xlim(left=0)
+        reach = max(abs(end) for end in right.get_xlim())
+        right.set_xlim(-reach, reach)
+        right.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+        left.set_title("Mean absolute error, months", fontsize=10, loc="left")
+        right.set_title("Bias (predicted − labelled), months", fontsize=10, loc="left")
+        right.tick_params(axis="y", length=0)
+        left.tick_params(axis="y", length=0)
+        left.set_yticks(
+            [row[3] for row in rows], [f"{row[0]}  (n = {row[1]['n']:,})" for row in rows]
+        )
+        left.set_ylim(place - 0.4, -0.6)
+    return figure
+
+
+def learning_curves(
+    history: pd.DataFrame, best_epoch: int | None, name: str = "learning-curves"
+) -> Figure:
+    """Draws training and validation error by epoch, and the learning rate below them.
+
+    Args:
+        history: `history.csv`: `epoch`, `mae`, `val_mae` in months and `learning_rate`; what is
+            missing is left out.
+        best_epoch: The epoch whose weights were kept.
+        name: Salt of the figure's ids.
+    """
+    columns = {"mae": ("training", GREY), "val_mae": ("validation", ACCENT)}
+    present = {key: style for key, style in columns.items() if key in history}
+    with _style(name):
+        figure = Figure(figsize=(10.2, 3.7), layout="constrained")
+        has_rate = "learning_rate" in history
+        heights = [3, 1] if has_rate else [1]
+        axes_all = figure.subplots(
+            len(heights), 1, sharex=True, squeeze=False, height_ratios=heights
+        )[:, 0]
+        errors = axes_all[0]
+        for key, (label, colour) in present.items():
+            marker = "o" if len(history) < 4 else None
+            errors.plot(
+                history["epoch"], history[key], color=colour, linewidth=1.6, label=label,
+                marker=marker, markersize=4,
+            )  # fmt: skip
+        _error_scale(errors, history[list(present)])
+        _mark_best(errors, history, best_epoch)
+        errors.set_ylabel("MAE, months")
+        errors.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9.5, handlelength=1.4,
+            borderaxespad=0.1,
+        )  # fmt: skip
+        if has_rate:
+            rate = history["learning_rate"]
+            axes_all[1].plot(history["epoch"], rate, color=INK, linewidth=1.2)
+            axes_all[1].set_ylabel("Learning\nrate")
+            axes_all[1].set_ylim(0, 1.15 * float(rate.max()))
+            axes_all[1].set_yticks([0, float(rate.max())], ["0", f"{rate.max():.2g}"])
+        axes_all[-1].set_xlabel("Epoch")
+        axes_all[-1].xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+        first, last = history["epoch"].min(), history["epoch"].max()
+        margin = min(0.5, 0.3 + 0.02 * (last - first))  # no tick for an epoch 0 that never was
+        axes_all[-1].set_xlim(first - margin, last + margin)
+        for axes in axes_all:
+            axes.grid(axis="y", color=RULE, linewidth=0.7)
+    return figure
+
+
+def as_svg(figure: Figure, label: str, name: str) -> str:
+    """Returns a figure as an `<svg>` element of a page, with `label` for who can't see it."""
+    buffer = io.StringIO()
+    with _style(name):
+        FigureCanvasSVG(figure)
+        figure.savefig(
+            buffer, format="svg", dpi=_PNG_DPI, transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )  # fmt: skip
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # "axes_1" in every figure: not unique in one page
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    opening, rest = svg.split(">", 1)
+    opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)  # the page says how wide
+    return f'{opening} role="img" aria-label="{escape(label)}">{rest}'
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG on white."""
+    with _style(path.stem):
+        FigureCanvasAgg(figure)
+        figure.savefig(path, format="png", dpi=_PNG_DPI, facecolor="white")
+
+
+def plain(months: float) -> str:
+    """Returns months to one decimal."""
+    return f"{months:.1f}"
+
+
+def signed(months: float) -> str:
+    """Returns months to one decimal with a sign, and a minus as wide as the plus."""
+    return f"{months:+.1f}".replace("-", "−")
+
+
+def _square() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.1, 4.5), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _age_range(table: pd.DataFrame) -> tuple[float, float]:
+    ages = table[["age_months", "predicted_age_months"]].to_numpy()
+    return min(0.0, 12 * np.floor(ages.min() / 12)), 12 * np.ceil((ages.max() + 1) / 12)
+
+
+def _age_ticks(span: float) -> MultipleLocator:
+    return MultipleLocator(36 if span > 120 else 12)
+
+
+def _scatter(axes: Axes, table: pd.DataFrame, x: pd.Series[float], y: pd.Series[float]) -> None:
+    opacity = float(np.clip(12 / np.sqrt(len(table)), 0.3, 0.8))
+    for sex, style in SEX_STYLE.items():
+        chosen = table["sex"] == sex
+        axes.scatter(
+            x[chosen], y[chosen], s=13 if len(table) > 400 else 20, marker=style["marker"],
+            color=style["colour"], alpha=opacity, linewidths=0, zorder=2,
+            rasterized=len(table) > _RASTER_ABOVE,
+        )  # fmt: skip
+
+
+def _sex_legend(axes: Axes, table: pd.DataFrame) -> None:
+    for sex, style in SEX_STYLE.items():
+        if count := int((table["sex"] == sex).sum()):
+            axes.scatter(
+                [], [], s=26, marker=style["marker"], color=style["colour"], linewidths=0,
+                label=f"{style['label']} ({count:,})",
+            )  # fmt: skip
+    axes.legend(
+        loc="upper left", fontsize=9, handletextpad=0.1, borderaxespad=0.2, labelspacing=0.3
+    )
+
+
+def _whiskers(axes: Axes, rows: list[tuple[str, Any, str, float]], metric: str, write: Any) -> None:
+    for _, group, colour, place in rows:
+        value, low, high = (group[metric][key] for key in ("value", "low", "high"))
+        if value is None:
+            axes.text(0, place, " none", va="center", color=GREY, fontsize=9)
+            continue
+        if low is not None:
+            axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.45)
+        axes.plot([value], [place], marker="o", markersize=6, color=colour)
+        axes.annotate(
+            write(value), (value, place), xytext=(0, 6), textcoords="offset points",
+            ha="center", fontsize=9, color=colour,
+        )  # fmt: skip
+    axes.grid(axis="x", color=RULE, linewidth=0.7)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 4, 5, 10]))
+
+
+def _error_scale(axes: Axes, errors: pd.DataFrame) -> None:
+    values = errors.to_numpy(dtype=float)
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values) or values.max() < 4 * values.min():
+        axes.set_ylim(bottom=0)
+        return
+    # The first epochs are so far off that on an even scale they would flatten all the others.
+    axes.set_yscale("log")
+    steps = [1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 400, 800]
+    low, high = 0.9 * values.min(), 1.1 * values.max()
+    shown = [step for step in steps if low <= step <= high]
+    axes.yaxis.set_major_locator(FixedLocator(shown))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(low, high)
+
+
+def _mark_best(axes: Axes, history: pd.DataFrame, best_epoch: int | None) -> None:
+    if best_epoch is None or "val_mae" not in history:
+        return
+    best = history.loc[history["epoch"] == best_epoch]
+    if best.empty:
+        return
+    value = float(best["val_mae"].iloc[0])
+    late = best_epoch > float(history["epoch"].mean())
+    axes.axvline(best_epoch, color=ACCENT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+    axes.plot([best_epoch], [value], marker="o", markersize=7, color=ACCENT, zorder=4)
+    axes.annotate(
+        f"kept: epoch {best_epoch}, {value:.2f} months", (best_epoch, 1),
+        xycoords=("data", "axes fraction"), xytext=(-6 if late else 6, -3),
+        textcoords="offset points", ha="right" if late else "left", va="top", fontsize=9,
+        color=ACCENT,
+    )  # fmt: skip

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage.datasets.manifest import write_manifest
+from boneage.errors import InputError
+from boneage.evaluation.metrics import score
+from boneage.evaluation.report import write_report
+from boneage.pipeline.store import prepare
+from boneage.recipe import Framing, Published, Recipe
+from boneage.run import Run, write_json
+
+FIGURES = ("predicted-vs-true", "bland-altman", "error-by-group", "learning-curves")
+
+
+def evaluate(run: Run, name: str, *, count: int = 60, error: float = 6.0, **more: Any) -> None:
+    generator = np.random.default_rng(len(name))
+    age = generator.uniform(10, 220, count).round(1)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"{name}{row}" for row in range(count)],
+            "age_months": age,
+            "sex": np.where(generator.random(count) < 0.5, "F", "M"),
+            "predicted_age_months": (age + generator.normal(0, error, count)).round(3),
+        }
+    )
+    table.to_csv(run.predictions_path(name), index=False)
+    sexes = table["sex"].to_numpy(str)
+    metrics = score(table["age_months"], table["predicted_age_months"], sexes, bootstrap=50)
+    metrics |= {"split": name.split("-")[0], **more}
+    write_json(run.metrics_path(name), metrics)
+
+
+def make_run(folder: Path, *, history: int = 5, **info: Any) -> Run:
+    run = Run(folder)
+    folder.mkdir()
+    write_json(run.recipe_path, Recipe(name="small").model_dump(mode="json"))
+    told: dict[str, Any] = {
+        "name": "small run",
+        "seed": 0,
+        "command": "boneage train <recipe> & more",
+        "started": "2026-11-20T10:00:00+00:00",
+        "seconds": {"prepare": 1.0, "fit": 4000.0},
+        "provenance": {"boneage": "0.1.0", "commit": "abc", "device": "cpu"},
+        "manifest": {"counts": {"train": 480, "val": 60, "test": 60}, "source": "table"},
+        "store": {"folder": str(folder / "none"), "digest": "x"},
+        "model": {"parameters": 377_123},
+        "best_epoch": 4,
+        "best_val_mae_months": 5.5,
+        "stopped": "finished",
+    }
+    write_json(run.info_path, told | info)
+    if history:
+        epochs = np.arange(history)  # from 0, as Keras' CSVLogger counts
+        pd.DataFrame(
+            {
+                "epoch": epochs,
+                "mae": 40.0 / (1 + epochs),
+                "val_mae": 30.0 / (1 + epochs),
+                "learning_rate": 1e-3,
+            }
+        ).to_csv(run.history_path, index=False)
+    return run
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, and whether the tags close."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.addresses += [
+            str(values[name]) for name in ("src", "href", "xlink:href") if name in values
+        ]
+        self.ids += [str(values["id"])] if "id" in values else []
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read_page(run: Run) -> Page:
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = make_run(tmp_path / "run")
+    baseline = {"median_by_sex": {"mae_months": {"value": 32.6, "low": 30.0, "high": 35.0}}}
+    evaluate(made, "test", baseline=baseline)
+    evaluate(made, "val")
+    return made
+
+
+def test_page_holds_every_section_and_the_figures_stand_beside_it(run: Run) -> None:
+    page = read_page(run)
+    for title in (
+        "Agreement with the label",
+        "Bland-Altman",
+        "For whom it errs",
+        "How it learned",
+        "The 10 worst cases",
+        "Also evaluated",
+        "Recipe",
+        "Provenance",
+    ):
+        assert title in page.text
+    assert "On 60 test images the model is off by" in page.text
+    assert "32.6 months" in page.text
+    assert "0.38 million" in page.text
+    assert "67 min" in page.text
+    assert "boneage train <recipe> & more" in page.text  # escaped in the file
+    assert page.tags.count("svg") == len(FIGURES)
+    for name in FIGURES:
+        assert (run.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_page_needs_nothing_from_outside(run: Run) -> None:
+    page = read_page(run)
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"url\((?!#)|@import", run.report_path.read_text(encoding="utf-8"))
+
+
+def test_the_same_run_gives_the_same_page(run: Run) -> None:
+    first = write_report(run).read_bytes()
+    settings = dict(matplotlib.rcParams)
+    assert write_report(run).read_bytes() == first
+    assert dict(matplotlib.rcParams) == settings
+
+
+def test_headline_agrees_with_the_scores(run: Run) -> None:
+    page = read_page(run)
+    table = pd.read_csv(run.predictions_path("test"))
+    error = table["predicted_age_months"] - table["age_months"]
+    assert f"{error.abs().mean():.2f} months" in page.text
+    worst = int(error.abs().to_numpy().argmax())
+    assert f"{error[worst]:+.1f}".replace("-", "−") in page.text
+    assert f"test{worst}," in page.text
+
+
+def test_worst_cases_say_when_the_store_is_gone(run: Run) -> None:
+    page = read_page(run)
+    assert "is gone or damaged, so there are no pictures" in page.text
+    assert page.text.count("no picture") == 11  # ten cards and the sentence
+    assert "img" not in page.tags
+
+
+def test_worst_cases_show_their_pictures(tmp_path: Path, shared_picture: np.ndarray) -> None:
+    import cv2
+
+    count = 12
+    for row in range(count):
+        cv2.imwrite(str(tmp_path / f"{row}.png"), shared_picture)
+    evaluated = Run(tmp_path)
+    evaluate(evaluated, "test", count=count)
+    table = pd.read_csv(evaluated.predictions_path("test"))
+    table = table.assign(image=[f"{row}.png" for row in range(count)], split="test")
+    manifest = write_manifest(
+        table[["image_id", "image", "age_months", "sex", "split"]], tmp_path / "manifest.csv"
+    )
+    store = prepare(manifest, Framing(size=320), workers=1, progress=False)
+    run = make_run(
+        tmp_path / "run", store={"folder": str(store.folder), "digest": store.digest}, history=0
+    )
+    evaluate(run, "test", count=count)
+    page = read_page(run)
+    assert page.tags.count("img") == 10
+    assert "no pictures" not in page.text
+    assert run.report_path.stat().st_size < 3_000_000
+
+
+@pytest.fixture
+def shared_picture() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 255, (320, 320), dtype=np.uint8)
+
+
+def test_only_validation_and_no_history(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", history=0, best_epoch=None, store=None)
+    evaluate(run, "val")
+    page = read_page(run)
+    assert "Validation, not test." in page.text
+    assert "How it learned" not in page.text
+    assert "Also evaluated" not in page.text
+    assert "records no store" in page.text
+    assert not (run.folder / "learning-curves.png").exists()
+
+
+def test_a_handful_of_images_of_one_sex(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", history=1)
+    for count in (1, 3):
+        evaluate(run, "test", count=count)
+        assert f"With {count} the interval is wide" in read_page(run).text
+
+
+def test_thousands_of_points_become_a_picture(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", history=0)
+    evaluate(run, "test", count=4000)
+    write_report(run)
+    assert run.report_path.stat().st_size < 1_500_000
+
+
+def test_external_tests_follow_the_own_one(run: Run) -> None:
+    evaluate(run, "test-hospital-1a2b3c4d", count=20)
+    page = read_page(run)
+    assert "On 60 test images" in page.text
+    assert "Test images (external)" in page.text
+    assert "test-hospital-1a2b3c4d" in page.text
+
+
+@pytest.mark.parametrize(
+    ("source", "told", "untold"),
+    [
+        ("rsna-kaggle", "Seeded split, not the official one.", "Drawn hands"),
+        ("rsna; seeded split, not the official one", "Seeded split", "Drawn hands"),
+        ("phantom", "Drawn hands, not radiographs.", "Radiologists"),
+        ("rsna-official", "Radiologists", "Seeded split"),
+    ],
+)
+def test_says_what_the_number_is_worth(tmp_path: Path, source: str, told: str, untold: str) -> None:
+    run = make_run(tmp_path / "run", history=0, manifest={"source": source})
+    evaluate(run, "test")
+    text = read_page(run).text
+    assert told in text
+    assert untold not in text
+
+
+def test_no_better_than_guessing_is_said_plainly(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", history=0)
+    evaluate(run, "test", error=60, baseline={"median_by_sex": {"mae_months": {"value": 33.0}}})
+    assert "no better than guessing" in read_page(run).text
+
+
+def test_published_number_stands_beside_the_own(run: Run) -> None:
+    published = Published(source="Kosik <2021>", test_mae_months=5.0)
+    recipe = Recipe(name="small", published=published)
+    write_json(run.recipe_path, recipe.model_dump(mode="json"))
+    text = read_page(run).text
+    assert "Published" in text
+    assert "Kosik <2021>" in text
+
+
+def test_nothing_evaluated_and_scores_of_other_predictions(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with pytest.raises(InputError, match="no split of this run was evaluated yet"):
+        write_report(run)
+    evaluate(run, "test", count=30)
+    table = pd.read_csv(run.predictions_path("test"))
+    table.iloc[:20].to_csv(run.predictions_path("test"), index=False)
+    with pytest.raises(InputError, match="scores of those very predictions"):
+        write_report(run)
+    assert not run.report_path.exists()

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage.datasets.manifest import Manifest, write_manifest
+from boneage.errors import InputError
+from boneage.evaluation.scoring import evaluate_predictions, evaluate_run, read_predictions
+from boneage.provenance import file_digest
+from boneage.recipe import Framing, Recipe
+from boneage.run import Run, read_json, write_json
+
+HEADER = "image_id,age_months,sex,predicted_age_months\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "predictions.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults(folder: Path, text: str) -> str:
+    with pytest.raises(InputError) as caught:
+        read_predictions(write(folder, text))
+    return str(caught.value)
+
+
+def test_reads_four_columns_and_leaves_leading_zeros(tmp_path: Path) -> None:
+    text = (
+        "note,image_id,age_months,sex,predicted_age_months\nx,0012,120, F ,118.5\ny,NA,130,M,-2\n"
+    )
+    table = read_predictions(write(tmp_path, text))
+    assert list(table.columns) == ["image_id", "age_months", "sex", "predicted_age_months"]
+    assert table["image_id"].tolist() == ["0012", "NA"]
+    assert table["sex"].tolist() == ["F", "M"]
+    assert table["predicted_age_months"].tolist() == [118.5, -2.0]
+
+
+def test_evaluate_predictions_scores_and_names_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, HEADER + "a,100,F,106\nb,140,M,138\n")
+    metrics = evaluate_predictions(path)
+    assert metrics["n"] == 2
+    assert metrics["mae_months"]["value"] == pytest.approx(4.0)
+    assert metrics["predictions"] == {"file": "predictions.csv", "digest": file_digest(path)}
+
+
+def test_every_fault_of_a_table_is_told_at_once(tmp_path: Path) -> None:
+    rows = ["a,100,F,106", "a,140,M,138", "c,abc,F,nan", "d,150,male,150", ",300,F,12", "f,,F,inf"]
+    message = faults(tmp_path, HEADER + "\n".join(rows) + "\n")
+    assert "row 3 (image_id a): image_id is 'a'; expected every image once" in message
+    assert "row 4 (image_id c): age_months is 'abc'" in message
+    assert "row 4 (image_id c): predicted_age_months is 'nan'" in message
+    assert "row 5 (image_id d): sex is 'male'; expected F or M" in message
+    assert "row 6 (image_id empty): image_id is ''" in message
+    assert "row 6 (image_id empty): age_months is '300'; expected 0 to 240 months" in message
+    assert "row 7 (image_id f): age_months is ''" in message
+    assert "row 7 (image_id f): predicted_age_months is 'inf'" in message
+    assert len(message.splitlines()) == 8
+
+
+def test_many_faults_of_a_kind_are_counted_not_listed(tmp_path: Path) -> None:
+    rows = "".join(f"i{row},100,?,100\n" for row in range(40))
+    message = faults(tmp_path, HEADER + rows)
+    assert len(message.splitlines()) == 6
+    assert "wrong in 35 more rows" in message
+
+
+def test_missing_columns_are_named_with_what_was_meant(tmp_path: Path) -> None:
+    message = faults(tmp_path, "id,age_month,sex,predicted\na,100,F,100\n")
+    assert "'image_id' is missing" in message
+    assert "Did you mean 'age_month'? Rename it to age_months." in message
+    assert "Did you mean 'predicted'? Rename it to predicted_age_months." in message
+
+
+def test_years_are_not_taken_for_months(tmp_path: Path) -> None:
+    assert "Is it in years?" in faults(tmp_path, HEADER + "a,10.5,F,11\nb,14.1,M,13\n")
+
+
+@pytest.mark.parametrize(("text", "told"), [("", "it is empty"), (HEADER, "not one row")])
+def test_nothing_in_it(tmp_path: Path, text: str, told: str) -> None:
+    assert told in faults(tmp_path, text)
+
+
+def test_no_such_file_and_not_a_csv(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        read_predictions(tmp_path / "none.csv")
+    binary = tmp_path / "model.csv"
+    binary.write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match="can't be read"):
+        read_predictions(binary)
+
+
+# --- a run; the network is stood in for by a rule, because only the bookkeeping is tested here ---
+
+AGES = [40.0, 80.0, 120.0, 160.0, 200.0, 60.0, 100.0, 140.0]
+SEXES = ["F", "M", "F", "M", "F", "M", "F", "M"]
+SPLITS = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+
+
+def make_manifest(folder: Path, *, offset: float = 0.0, name: str = "manifest.csv") -> Manifest:
+    folder.mkdir(exist_ok=True)
+    generator = np.random.default_rng(0)
+    for row in range(len(AGES)):
+        picture = generator.integers(0, 255, (40, 40), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{row}.png"), picture)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"i{row}" for row in range(len(AGES))],
+            "image": [f"{row}.png" for row in range(len(AGES))],
+            "age_months": [age + offset for age in AGES],
+            "sex": SEXES,
+            "split": SPLITS,
+        }
+    )
+    return write_manifest(table, folder / name)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    manifest = make_manifest(tmp_path / "data")
+    opened = Run(tmp_path / "run")
+    opened.folder.mkdir()
+    recipe = Recipe(name="small", framing=Framing(size=32))
+    write_json(opened.recipe_path, recipe.model_dump(mode="json"))
+    recorded = {"path": str(manifest.path), "digest": manifest.digest}
+    write_json(opened.info_path, {"name": "small", "manifest": recorded})
+    return opened
+
+
+@pytest.fixture(autouse=True)
+def network(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Answers 120 months for girls and 130 for boys, and keeps what it was asked."""
+    asked: dict[str, Any] = {}
+
+    def predict_store(model: str, images: Any, gender: Any, **_: Any) -> Any:
+        asked.update(model=model, shape=images.shape, gender=gender.tolist())
+        return 120.0 + 10.0 * gender[:, 0]
+
+    stand_in = ModuleType("boneage.inference")
+    stand_in.load_model = lambda run: f"model of {run.folder.name}"  # type: ignore[attr-defined]
+    stand_in.predict_store = predict_store  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "boneage.inference", stand_in)
+    return asked
+
+
+def test_evaluates_a_split_and_writes_what_it_returns(run: Run, network: dict[str, Any]) -> None:
+    metrics = evaluate_run(run, progress=False)
+    assert network == {"model": "model of run", "shape": (2, 32, 32), "gender": [[0.0], [1.0]]}
+    table = read_predictions(run.predictions_path("test"))
+    assert table["image_id"].tolist() == ["i6", "i7"]
+    assert table["predicted_age_months"].tolist() == [120.0, 130.0]
+    assert metrics["mae_months"]["value"] == pytest.approx(15.0)
+    # medians of the training images: girls 80, boys 120, so 20 and 20 months off
+    assert metrics["baseline"]["median_by_sex"]["mae_months"]["value"] == pytest.approx(20.0)
+    assert metrics["split"] == "test"
+    assert metrics["manifest"]["external"] is False
+    assert read_json(run.metrics_path("test")) == metrics
+
+
+def test_a_manifest_that_changed_since_is_refused(run: Run) -> None:
+    path = Path(run.read_info()["manifest"]["path"])
+    path.write_text(path.read_text().replace("100", "101"))
+    with pytest.raises(InputError, match="the manifest changed since the run"):
+        evaluate_run(run, progress=False)
+    assert not run.predictions_path("test").exists()
+    assert not run.metrics_path("test").exists()
+
+
+def test_a_manifest_that_is_gone_is_refused(run: Run) -> None:
+    Path(run.read_info()["manifest"]["path"]).unlink()
+    with pytest.raises(InputError, match=r"is gone.*--data"):
+        evaluate_run(run, progress=False)
+
+
+def test_another_manifest_is_an_external_test_beside_the_own_one(run: Run, tmp_path: Path) -> None:
+    evaluate_run(run, progress=False)
+    own = run.metrics_path("test").read_text()
+    other = make_manifest(tmp_path / "other", offset=5.0, name="hospital.csv")
+    metrics = evaluate_run(run, data=other.path, progress=False)
+    assert metrics["manifest"]["digest"] == other.digest
+    assert metrics["manifest"]["external"] is True
+    # the baseline stays what the run was trained on: 120 for boys, 80 for girls
+    assert metrics["baseline"]["median_by_sex"]["mae_months"]["value"] == pytest.approx(25.0)
+    assert run.metrics_path("test").read_text() == own
+    assert run.predictions_path(f"test-hospital-{other.digest[:8]}").exists()
+
+
+def test_external_test_when_the_own_manifest_is_gone_has_no_baseline(
+    run: Run, tmp_path: Path
+) -> None:
+    other = make_manifest(tmp_path / "other", offset=5.0)
+    Path(run.read_info()["manifest"]["path"]).unlink()
+    baseline = evaluate_run(run, data=other.path, progress=False)["baseline"]["median_by_sex"]
+    assert baseline["mae_months"] is None
+    assert "gone or changed" in baseline["note"]
+
+
+def test_the_own_manifest_named_with_data_is_no_external_test(run: Run) -> None:
+    path = Path(run.read_info()["manifest"]["path"])
+    assert evaluate_run(run, data=path, progress=False)["manifest"]["external"] is False
+    assert run.metrics_path("test").exists()
