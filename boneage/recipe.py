@@ -96,7 +96,7 @@ class Training(_Section):
     plateau_factor: float = Field(default=0.75, gt=0, lt=1)
     plateau_patience: int = Field(default=4, ge=1)
     minimum_learning_rate: float = Field(default=1e-6, ge=0)
-    early_stop_patience: int | None = Field(default=25, ge=1)
+    early_stop_patience: int = Field(default=25, ge=0)  # epochs without a better one; 0: never
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     workers: int = Field(default=2, ge=1)
     tensorboard: bool = False

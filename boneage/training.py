@@ -174,7 +174,7 @@ def _callbacks(run: Run, settings: Training) -> list[keras.callbacks.Callback]:
                 min_lr=settings.minimum_learning_rate,
             )
         )
-    if settings.early_stop_patience is not None:
+    if settings.early_stop_patience:
         callbacks.append(
             keras.callbacks.EarlyStopping(
                 monitor="val_mae", mode="min", patience=settings.early_stop_patience

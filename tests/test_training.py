@@ -1,0 +1,116 @@
+import json
+import math
+import shutil
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage.datasets.manifest import read_manifest
+from boneage.errors import InputError
+from boneage.pipeline.generator import DataGenerator
+from boneage.recipe import read_recipe
+from boneage.run import Run
+from boneage.training import _optimizer, train
+
+
+def test_a_run_folder_holds_recipe_provenance_history_and_both_checkpoints(finished_run):
+    info = finished_run.read_info()
+    assert info["stopped"] == "finished"
+    assert info["epochs"] == 2
+    assert info["manifest"]["counts"] == {"train": 48, "val": 6, "test": 6}
+    assert info["model"]["parameters"] > 100_000
+    assert set(info["seconds"]) == {"prepare", "fit"}
+    assert info["provenance"]["versions"]["keras"]
+    assert finished_run.read_recipe().training.batch_size == 16
+    assert finished_run.best_path.exists()
+    assert finished_run.last_path.exists()
+    history = pd.read_csv(finished_run.history_path)
+    assert list(history["epoch"]) == [0, 1]
+    assert {"loss", "val_mae", "learning_rate", "seconds"} <= set(history.columns)
+
+
+def test_validation_mae_of_fit_is_that_of_evaluation_to_a_hundredth(finished_run):
+    metrics = json.loads(finished_run.metrics_path("val").read_text())
+    best = finished_run.read_info()["best_val_mae_months"]
+    assert metrics["mae_months"]["value"] == pytest.approx(best, abs=0.01)
+
+
+def test_the_same_recipe_and_seed_give_the_same_history(finished_run, cohort, tiny_recipe, tmp_path):
+    again = train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
+    columns = ["loss", "val_mae", "learning_rate"]
+    first, second = (pd.read_csv(run.history_path)[columns] for run in (finished_run, again))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_a_taken_folder_is_refused_and_left_as_it_is(cohort, tiny_recipe, tmp_path):
+    (tmp_path / "best.keras").write_text("precious")
+    with pytest.raises(InputError, match=r"the folder is not empty.*Name another --out"):
+        train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.keras"]
+
+
+def test_an_unreadable_image_stops_before_a_run_folder_is_made(cohort, tiny_recipe, tmp_path):
+    copy = tmp_path / "phantom"
+    shutil.copytree(cohort.parent, copy, ignore=shutil.ignore_patterns("*.store"))
+    manifest = read_manifest(copy / cohort.name)
+    for path in manifest.image_paths()[:2]:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError) as refused:
+        train(read_recipe(tiny_recipe), manifest, tmp_path / "run", progress=False)
+    assert len(refused.value.faults) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_keeps_the_finished_epochs_and_is_recorded(
+    cohort, tiny_recipe, tmp_path, monkeypatch
+):
+    serve = DataGenerator.__getitem__
+
+    def interrupt_in_the_second_epoch(self, index):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return serve(self, index)
+
+    monkeypatch.setattr(DataGenerator, "__getitem__", interrupt_in_the_second_epoch)
+    # One worker asks for batches inside Keras' own loop, where an interrupt arrives in life too.
+    recipe = read_recipe(tiny_recipe, ["training.workers=1"])
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - Keras may wrap it on its way
+        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
+    run = Run(tmp_path / "run")
+    info = run.read_info()
+    assert (info["stopped"], info["epochs"]) == ("interrupted", 1)
+    assert keras.models.load_model(run.last_path).count_params() == info["model"]["parameters"]
+
+
+def test_a_loss_that_is_no_number_stops_with_what_to_do(cohort, tiny_recipe, tmp_path):
+    recipe = read_recipe(tiny_recipe, ["training.learning_rate=1e30", "training.epochs=5"])
+    with pytest.raises(InputError, match=r"no longer a number.*training\.learning_rate=3e\+29"):
+        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
+    assert Run(tmp_path / "run").read_info()["stopped"] == "diverged"
+
+
+def test_the_cosine_schedule_warms_up_and_ends_at_its_minimum(tiny_recipe):
+    settings = read_recipe(
+        tiny_recipe,
+        ["training.schedule=cosine", "training.warmup_epochs=1", "training.epochs=10"],
+    ).training
+    schedule = _optimizer(settings, steps_per_epoch=100)._learning_rate
+    rates = np.array([float(schedule(step)) for step in (0, 50, 100, 550, 1000)])
+    top, low = settings.learning_rate, settings.minimum_learning_rate
+    np.testing.assert_allclose(rates, [0, top / 2, top, (top + low) / 2, low], rtol=1e-3, atol=1e-9)
+
+
+def test_early_stopping_ends_a_run_and_says_so(cohort, tiny_recipe, tmp_path):
+    overrides = [
+        "training.epochs=6",
+        "training.early_stop_patience=1",
+        "training.learning_rate=1e-12",
+    ]
+    recipe = read_recipe(tiny_recipe, overrides)
+    run = train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
+    info = run.read_info()
+    if info["epochs"] < 6:
+        assert info["stopped"] == "early"
+    assert math.isfinite(info["best_val_mae_months"])
