@@ -1,0 +1,161 @@
+"""How a phantom is exposed: collimator, side marker, tone, noise and what the reader of it adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Picture = npt.NDArray[np.uint8]
+
+_SPARE_LETTERS = "ABCDEHJKLMNPRST"
+_FLESH_PER_MM = 0.017
+_BONE_PER_MM = 0.092
+_MARKER_PATCH = (54, 40)  # rows, columns
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """The chances of one exposure; every field is drawn whatever the others are.
+
+    Attributes:
+        gain: Tube voltage and film speed: multiplies the absorption before the curve.
+        black: Grey of the exposed background, 0 to 1.
+        span: Grey between background and the densest bone, 0 to 1.
+        tilt: Change of grey over the film, to the right and downwards (heel effect).
+        noise: Standard deviation of the quantum noise, grey levels of 255.
+        softness: Blur of focus and screen, as a share of the side.
+        field: Width and height of the collimated field as shares of the side.
+        field_shift: Its shift, as shares of the free room, -1 to 1.
+        field_angle: Its rotation, degrees.
+        margin: Grey outside the field, 0 (shutter) to 1 (unexposed film).
+        marker_corner: Which of the free places the marker takes, 0 to 1.
+        marker_angle: Degrees.
+        marker_size: Height as a share of the side.
+        letters: The technician's initials; empty for none.
+    """
+
+    gain: float
+    black: float
+    span: float
+    tilt: tuple[float, float]
+    noise: float
+    softness: float
+    field: tuple[float, float]
+    field_shift: tuple[float, float]
+    field_angle: float
+    margin: float
+    marker_corner: float
+    marker_angle: float
+    marker_size: float
+    letters: str
+
+
+def draw_exposure(rng: np.random.Generator) -> Exposure:
+    """Draws the chances of one exposure, always the same number of them."""
+    u = rng.random(24)
+    flat, bright = u[0] < 0.14, u[1] < 0.16
+    shutter = u[2] < 0.72
+    letters = "".join(_SPARE_LETTERS[int(x * len(_SPARE_LETTERS))] for x in u[20:23])
+    return Exposure(
+        gain=float(0.85 * 1.65 ** u[3]),
+        black=float(0.26 + 0.22 * u[4] if bright else 0.02 + 0.09 * u[4]),
+        span=float((0.22 + 0.2 * u[5]) if flat else (0.62 + 0.3 * u[5]) * (0.72 if bright else 1)),
+        tilt=(float(0.10 * (u[6] - 0.5)), float(0.12 * (u[7] - 0.5))),
+        noise=float(0.6 + 2.2 * u[8] ** 2),
+        softness=float(0.0005 + 0.0014 * u[9]),
+        field=(float(0.80 + 0.25 * u[10]), float(0.93 + 0.12 * u[11])),
+        field_shift=(float(2 * u[12] - 1), float(2 * u[13] - 1)),
+        field_angle=float(7.0 * (u[14] - 0.5) ** 3 * 8),
+        margin=0.0 if shutter else float(0.3 + 0.7 * u[15]),
+        marker_corner=float(u[16]),
+        marker_angle=float(70 * (u[17] - 0.5)),
+        marker_size=float(0.095 + 0.05 * u[18]),
+        letters=letters[: 2 + int(u[23] * 2)] if u[19] < 0.8 else "",
+    )
+
+
+def expose(bone: Array, flesh: Array, exposure: Exposure, rng: np.random.Generator) -> Picture:
+    """Makes the picture of what the beam crosses.
+
+    Args:
+        bone: Float32 (size, size), about millimetres of hard bone.
+        flesh: Float32 (size, size), millimetres of soft tissue.
+        exposure: Its chances.
+        rng: For the noise.
+
+    Returns:
+        uint8 (size, size), dense is bright.
+    """
+    size = bone.shape[0]
+    noise = rng.standard_normal((size, size), dtype=np.float32)
+    mottle = cv2.GaussianBlur(noise, (0, 0), 0.006 * size) * np.float32(0.021 * size)
+    inside = _field(size, exposure)
+    absorption = flesh * _FLESH_PER_MM + bone * (_BONE_PER_MM * (1.0 + 0.05 * mottle))
+    scatter = cv2.resize(flesh, (32, 32), interpolation=cv2.INTER_AREA)
+    scatter = cv2.GaussianBlur(scatter, (0, 0), 2.0)
+    absorption += cv2.resize(scatter, (size, size)) * np.float32(0.0016)
+    marker = _marker(size, flesh, inside, exposure)
+    absorption = np.maximum(absorption * np.float32(exposure.gain), marker)
+    ramp = np.linspace(-1, 1, size, dtype=np.float32)
+    ground = exposure.black + exposure.tilt[0] * ramp + (exposure.tilt[1] * ramp)[:, None]
+    ground = np.maximum(ground, 0.0) * (0.5 + exposure.black)
+    picture = ground + exposure.span * (1.0 - np.exp(-absorption))
+    picture = cv2.GaussianBlur(picture, (0, 0), max(exposure.softness * size, 0.3))
+    grain = 0.8 * noise + 0.3 * mottle
+    picture = 255.0 * picture + exposure.noise * (0.5 + exposure.span) * grain
+    outside = 255.0 * exposure.margin * (exposure.black + exposure.span)
+    picture = picture * inside + outside * (1.0 - inside)
+    levels: Picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    return levels
+
+
+def _field(size: int, exposure: Exposure) -> Array:
+    """1 inside the collimated field, 0 outside, float32 (size, size)."""
+    side = np.minimum(np.asarray(exposure.field), 1.2) * size
+    room = np.maximum(size - side, 0.0) * 0.5
+    centre = 0.5 * size + room * np.asarray(exposure.field_shift)
+    corners = cv2.boxPoints(
+        (tuple(map(float, centre)), tuple(map(float, side)), exposure.field_angle)
+    )
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillConvexPoly(mask, np.rint(corners * 16).astype(np.int32), 255, cv2.LINE_AA, 4)
+    return np.asarray(mask, np.float32) / np.float32(255)
+
+
+def _marker(size: int, flesh: Array, inside: Array, exposure: Exposure) -> Array:
+    """Absorption of the lead letter L, and the initials below, where there is room for it."""
+    rows, columns = _MARKER_PATCH
+    patch = np.full((rows, columns), 14, np.uint8)
+    cv2.putText(patch, "L", (9, 32), cv2.FONT_HERSHEY_SIMPLEX, 1.1, 255, 4, cv2.LINE_AA)
+    if exposure.letters:
+        at = (5 if len(exposure.letters) > 2 else 9, 49)
+        cv2.putText(
+            patch, exposure.letters, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1, cv2.LINE_AA
+        )
+    height = exposure.marker_size * size
+    radius = 0.62 * height
+    column, row = _free_place(size, flesh, inside, radius, exposure.marker_corner)
+    turn = cv2.getRotationMatrix2D((columns / 2, rows / 2), -exposure.marker_angle, height / rows)
+    turn[:, 2] += (column - columns / 2, row - rows / 2)
+    placed = cv2.warpAffine(patch, turn, (size, size), flags=cv2.INTER_LINEAR)
+    return np.asarray(placed * np.float32(3.2 / 255.0), np.float32)
+
+
+def _free_place(
+    size: int, flesh: Array, inside: Array, radius: float, chance: float
+) -> tuple[float, float]:
+    """Column and row of a place in the field where a marker hides no part of the hand."""
+    steps = np.linspace(radius + 1, size - radius - 1, 9)
+    taken = (flesh > 0.5).astype(np.float32) + (inside < 0.5)
+    blurred = cv2.blur(taken, (2 * int(radius) + 1,) * 2, borderType=cv2.BORDER_REPLICATE)
+    at = np.rint(steps).astype(int)
+    room = blurred[np.ix_(at, at)]
+    # Technicians put it beside the fingers, on the little finger's side: prefer the upper left.
+    liking = room * 8 + np.linspace(0, 0.5, 9)[:, None] + np.linspace(0, 0.4, 9)
+    order = np.argsort(liking, axis=None, kind="stable")
+    row, column = np.unravel_index(order[int(chance * 8)], liking.shape)
+    return float(steps[column]), float(steps[row])
