@@ -34,6 +34,7 @@ FLOORS = (
     (2, "pipeline.framing"),
     (2, "datasets.manifest", "pipeline.preparation"),
     (2, "datasets.rsna", "datasets.table", "datasets.phantom", "datasets.audit", "pipeline.store"),
+    (2, "pipeline.sources"),
     (3, "pipeline.generator", "model"),
     (4, "inference"),
     (5, "training", "evaluation.scoring"),
