@@ -63,8 +63,10 @@ def _stretch(radiograph: Radiograph, percentiles: tuple[float, float]) -> npt.ND
     levels = 256 if radiograph.dtype == np.uint8 else 65_536
     counts = cv2.calcHist([radiograph], [0], None, [levels], [0, levels]).ravel()
     cumulative = np.cumsum(counts, dtype=np.float64)
-    # The level at a percentile is the lowest one that so many of the pixels do not exceed.
-    low, high = np.searchsorted(cumulative, np.array(percentiles) / 100 * cumulative[-1])
+    # The level at a percentile is the lowest one that so many of the pixels (at least
+    # one of them) do not exceed.
+    shares = np.array(percentiles) / 100
+    low, high = np.searchsorted(cumulative, np.maximum(shares * cumulative[-1], 1))
     width = max(1, int(high) - int(low))
     table = (np.arange(levels) - int(low)) * (255.0 / width)
     table = np.clip(np.rint(table), 0, 255).astype(np.uint8)

@@ -39,8 +39,8 @@ class _StructureError(Exception):
 def read_radiograph(path: str | Path) -> Radiograph:
     """Decodes a PNG, JPEG, TIFF or BMP file to grey, upright, at its own bit depth.
 
-    The structure of the file is walked before it is decoded, because OpenCV fills what a
-    truncated file lacks with grey and says nothing.
+    The structure of the file is walked before it is decoded: OpenCV makes up what a truncated
+    JPEG file lacks and says nothing, and of other broken files it says only that they are broken.
 
     Args:
         path: The picture's file. Colour is turned to grey, transparency ignored.
@@ -191,6 +191,7 @@ def _walk_tiff(data: bytes) -> tuple[int, int]:
         inside = struct.calcsize(layout) <= 4
         (pointer,) = struct.unpack_from(order + "I", data, position + 8)
         tags[tag] = struct.unpack_from(layout, data, position + 8 if inside else pointer)
+    struct.unpack_from(order + "I", data, directory + 2 + 12 * entries)  # the next page's place
     for offsets, counts in zip(_TIFF_OFFSETS, _TIFF_COUNTS, strict=True):
         for offset, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False):
             if offset + count > len(data):

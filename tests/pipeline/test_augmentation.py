@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from boneage.errors import InputError
+from boneage.pipeline.augmentation import Augment, build_augmentation
+from boneage.recipe import Augmentation
+
+OFF: dict[str, Any] = {
+    "shift": 0.0,
+    "scale": (1.0, 1.0),
+    "rotate_degrees": 0.0,
+    "horizontal_flip": 0.0,
+    "gamma": 0.0,
+    "brightness_contrast": 0.0,
+    "sharpen": 0.0,
+    "optical_distortion": 0.0,
+}
+
+
+def only(**settings: Any) -> Augmentation:
+    return Augmentation(**{**OFF, **settings})
+
+
+@pytest.fixture(scope="module")
+def image() -> npt.NDArray[np.uint8]:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 2)
+    return np.asarray(cv2.normalize(smooth, None, 30, 255, cv2.NORM_MINMAX), np.uint8)
+
+
+def names(settings: Augmentation) -> list[str]:
+    return [type(step).__name__ for step in build_augmentation(settings).transforms]
+
+
+def test_the_policy_in_its_order() -> None:
+    assert names(Augmentation()) == [
+        "Affine",
+        "HorizontalFlip",
+        "OpticalDistortion",
+        "RandomGamma",
+        "RandomBrightnessContrast",
+        "Sharpen",
+    ]
+
+
+def test_what_is_off_is_left_out(image: npt.NDArray[np.uint8]) -> None:
+    assert names(only()) == []
+    assert np.array_equal(Augment(only()).seeded(0, 0)(image), image)
+    for setting, value in {"shift": 0.1, "scale": (0.9, 1.0), "rotate_degrees": 5.0}.items():
+        assert names(only(**{setting: value})) == ["Affine"]
+    assert names(only(vertical_flip=0.5)) == ["VerticalFlip"]
+
+
+def test_importing_albumentations_asks_no_server() -> None:
+    build_augmentation(Augmentation())
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
+
+
+def test_what_comes_in_from_beyond_the_border_is_black() -> None:
+    white = np.full((64, 64), 255, np.uint8)
+    for settings in (only(shift=0.3), only(scale=(0.5, 0.6)), only(rotate_degrees=45)):
+        augment = Augment(settings).seeded(0, 1)
+        assert min(int(augment(white).min()) for _ in range(5)) == 0
+
+
+def test_width_and_height_are_scaled_alike() -> None:
+    y, x = np.mgrid[:96, :96]
+    disc = (((y - 48) ** 2 + (x - 48) ** 2 < 30**2) * 255).astype(np.uint8)
+    augment = Augment(only(scale=(0.6, 1.4))).seeded(0, 1)
+    sides = [
+        (int(m.any(0).sum()), int(m.any(1).sum())) for m in (augment(disc) > 127 for _ in "12345")
+    ]
+    assert all(abs(width - height) <= 2 for width, height in sides)
+    assert len({width for width, _ in sides}) > 1
+
+
+def test_the_same_words_give_the_same_images(image: npt.NDArray[np.uint8]) -> None:
+    augment = Augment(Augmentation())
+
+    def batch(*words: int) -> bytes:
+        apply = augment.seeded(*words)
+        return b"".join(apply(image).tobytes() for _ in range(4))
+
+    assert batch(1, 2, 3) == batch(1, 2, 3)
+    assert len({batch(1, 2, 3), batch(1, 2, 4), batch(1, 3, 3), batch(2, 2, 3)}) == 4
+
+
+def test_steps_do_not_share_their_draws(image: npt.NDArray[np.uint8]) -> None:
+    # With one seed for each step, flip and gamma would happen together or not at all.
+    augment = Augment(only(horizontal_flip=0.5, gamma=0.5)).seeded(0, 5)
+    seen = set()
+    for _ in range(60):
+        result = augment(image)
+        flipped = np.corrcoef(result.ravel(), image[:, ::-1].ravel())[0, 1] > 0.9
+        original = image[:, ::-1] if flipped else image
+        seen.add((flipped, bool(np.array_equal(result, original))))
+    assert len(seen) == 4
+
+
+def test_threads_do_not_disturb_each_other(image: npt.NDArray[np.uint8]) -> None:
+    augment = Augment(Augmentation())
+
+    def batch(index: int) -> bytes:
+        apply = augment.seeded(0, index)
+        return b"".join(apply(image).tobytes() for _ in range(8))
+
+    alone = [batch(index) for index in range(24)]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(batch, range(24))) == alone
+
+
+def test_a_pickled_copy_does_the_same(image: npt.NDArray[np.uint8]) -> None:
+    augment = Augment(Augmentation())
+    expected = augment.seeded(0, 7)(image)
+    copied = pickle.loads(pickle.dumps(augment))
+    assert np.array_equal(copied.seeded(0, 7)(image), expected)
+
+
+def test_a_users_transform_is_copied_and_seeded(image: npt.NDArray[np.uint8]) -> None:
+    theirs = A.Compose(
+        [A.OneOf([A.HorizontalFlip(p=1), A.VerticalFlip(p=1)], p=0.5), A.Rotate(p=1)]
+    )
+    one, other = Augment(theirs), Augment(theirs)
+    first = [one.seeded(3, index)(image) for index in range(8)]
+    theirs(image=image)
+    second = [other.seeded(3, index)(image) for index in reversed(range(8))]
+    assert np.array_equal(first, second[::-1])
+    single = Augment(A.HorizontalFlip(p=1)).seeded(0, 0)
+    assert np.array_equal(single(image), image[:, ::-1])
+
+
+def test_a_function_is_called_as_it_is(image: npt.NDArray[np.uint8]) -> None:
+    assert np.array_equal(Augment(lambda x: 255 - x).seeded(0, 0)(image), 255 - image)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [lambda x: x / 255, lambda x: x[:10], lambda x: x[..., None], lambda _: None],
+)
+def test_a_function_must_keep_shape_and_type(source: Any, image: npt.NDArray[np.uint8]) -> None:
+    with pytest.raises(InputError, match="expected uint8 of the same shape"):
+        Augment(source).seeded(0, 0)(image)
+
+
+def test_a_crop_is_refused(image: npt.NDArray[np.uint8]) -> None:
+    with pytest.raises(InputError, match=r"\(32, 32\)"):
+        Augment(A.RandomCrop(32, 32)).seeded(0, 0)(image)
+
+
+def test_a_misspelt_argument_is_refused() -> None:
+    with pytest.warns(UserWarning, match="angle"):
+        misspelt = A.Compose([A.OneOf([A.Rotate(angle=3)])])
+    with pytest.raises(InputError, match="Rotate knows no argument 'angle'"):
+        Augment(misspelt)
+
+
+def test_something_else_is_refused() -> None:
+    with pytest.raises(InputError, match="it is a str"):
+        Augment("strong")  # type: ignore[arg-type]
