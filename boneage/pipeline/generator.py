@@ -116,6 +116,8 @@ class DataGenerator(keras.utils.PyDataset):
             _check_length("image_ids", len(image_ids), count, faults)
         _check_whole_number("batch_size", batch_size, 1, faults)
         _check_whole_number("seed", seed, 0, faults)
+        _check_whole_number("workers", workers, 1, faults)
+        _check_whole_number("max_queue_size", max_queue_size, 1, faults)
         if faults:
             raise InputError(faults)
         self.batch_size = int(batch_size)

@@ -60,7 +60,7 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
             )
         )
     else:
-        source = ArrayImages(np.asarray(images))
+        source = ArrayImages(_stacked(images))
     if len(source) == 0:
         raise _none()
     faults = []
@@ -182,6 +182,15 @@ def _path_framing(image_size: int | None, framing: Framing | None) -> Framing:
             )
         )
     return framing
+
+
+def _stacked(images: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(images)
+    except ValueError:  # numpy makes no array of arrays of several shapes
+        raise _unsuitable(
+            "they are of several sizes", "Resize them to one, or pass paths and an image_size."
+        ) from None
 
 
 def _check_range(array: npt.NDArray[Any]) -> None:

@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import math
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+
+from boneage.datasets.manifest import read_manifest, write_manifest
+from boneage.errors import InputError
+from boneage.pipeline.augmentation import build_augmentation
+from boneage.pipeline.framing import frame
+from boneage.pipeline.generator import DataGenerator
+from boneage.pipeline.radiograph import read_radiograph
+from boneage.pipeline.store import prepare
+from boneage.recipe import Augmentation, Framing
+
+COUNT, SIZE = 23, 32
+
+
+def make(**changes: Any) -> DataGenerator:
+    given: dict[str, Any] = {
+        "images": np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE), dtype=np.uint8),
+        "gender": np.arange(COUNT) % 2,
+        "age_months": np.arange(COUNT, dtype=np.float64) * 10,
+        "batch_size": 4,
+        "shuffle": True,
+        "augmentation": Augmentation(),
+        "seed": 3,
+    }
+    return DataGenerator(**{**given, **changes})
+
+
+def as_bytes(batch: Any) -> bytes:
+    (image, gender), age_months = batch
+    return b"".join(array.tobytes() for array in (image, gender, age_months))
+
+
+def epoch_bytes(generator: DataGenerator, epoch: int) -> list[bytes]:
+    generator.epoch = epoch
+    return [as_bytes(batch) for batch in generator]
+
+
+# What the generator is to serve, written the plain way: 30 lines without a thread or a cache.
+def reference_batch(
+    images: npt.NDArray[np.uint8],
+    gender: npt.NDArray[Any],
+    age_months: npt.NDArray[Any],
+    *,
+    seed: int,
+    epoch: int,
+    index: int,
+    batch_size: int,
+) -> bytes:
+    import random
+
+    order = np.random.default_rng([seed, 1, epoch, 0]).permutation(len(images))
+    rows = order[index * batch_size : (index + 1) * batch_size]
+    pipeline = build_augmentation(Augmentation())
+    generator = np.random.default_rng([seed, 2, epoch, index])
+    pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+    augmented = [pipeline(image=images[row])["image"] for row in rows]
+    image = np.stack(augmented)[..., None].astype(np.float32) / np.float32(255)
+    gender = np.array([[float(gender[row])] for row in rows], np.float32)
+    return as_bytes(((image, gender), np.array([[age_months[row]] for row in rows], np.float32)))
+
+
+def test_batches_are_those_of_the_reference() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE), dtype=np.uint8)
+    gender, age_months = np.arange(COUNT) % 2, np.arange(COUNT) * 10.0
+    generator = make()
+    for epoch in (0, 1, 5):
+        expected = [
+            reference_batch(
+                images, gender, age_months, seed=3, epoch=epoch, index=index, batch_size=4
+            )
+            for index in range(6)
+        ]
+        assert epoch_bytes(generator, epoch) == expected
+
+
+def test_types_shapes_and_ranges() -> None:
+    generator = make()
+    assert len(generator) == math.ceil(COUNT / 4) == 6
+    (image, gender), age_months = generator[0]
+    assert isinstance(generator[0], tuple)
+    assert isinstance(generator[0][0], tuple)
+    assert (image.dtype, image.shape) == (np.float32, (4, SIZE, SIZE, 1))
+    assert (gender.dtype, gender.shape) == (np.float32, (4, 1))
+    assert (age_months.dtype, age_months.shape) == (np.float32, (4, 1))
+    assert 0 <= image.min() < image.max() <= 1
+    assert generator.image_shape == (SIZE, SIZE, 1)
+    (image, gender), age_months = generator[5]
+    assert {len(image), len(gender), len(age_months)} == {3}, "the short last batch is kept"
+
+
+def test_pixels_are_divided_by_255_exactly() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    (image, _), _ = make(
+        images=levels, gender=[1], age_months=[5], shuffle=False, augmentation=None
+    )[0]
+    assert np.array_equal(image[0, :, :, 0], levels[0] / np.float32(255))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_every_image_is_served_once_an_epoch_with_its_own_labels(shuffle: bool) -> None:
+    images = np.repeat(np.arange(COUNT, dtype=np.uint8), SIZE * SIZE).reshape(-1, SIZE, SIZE)
+    generator = make(images=images, shuffle=shuffle, augmentation=None)
+    orders = []
+    for epoch in range(3):
+        generator.epoch = epoch
+        served = []
+        for (image, gender), age_months in generator:
+            rows = np.rint(image[:, 0, 0, 0] * 255).astype(int)
+            assert np.array_equal(gender[:, 0], rows % 2)
+            assert np.array_equal(age_months[:, 0], rows * 10)
+            served += rows.tolist()
+        assert sorted(served) == list(range(COUNT))
+        orders.append(tuple(served))
+    assert len(set(orders)) == (3 if shuffle else 1)
+    assert (orders[0] == tuple(range(COUNT))) is not shuffle
+
+
+def test_seed_and_epoch_and_index_make_the_batch() -> None:
+    batches = {
+        as_bytes(generator[index])
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for generator in [make(seed=seed)]
+        for index in (0, 1)
+        if setattr(generator, "epoch", epoch) is None
+    }
+    assert len(batches) == 8
+
+
+def test_order_of_access_and_threads_make_no_difference() -> None:
+    generator = make()
+    expected = epoch_bytes(generator, 2)
+    backwards = [as_bytes(generator[index]) for index in reversed(range(6))]
+    assert backwards[::-1] == expected
+    for workers in (1, 4):
+        with ThreadPoolExecutor(workers) as threads:
+            served = list(threads.map(lambda index: as_bytes(generator[index]), [*range(6)] * 5))
+        assert served == expected * 5
+
+
+def test_global_random_state_is_neither_read_nor_changed() -> None:
+    import random
+
+    before = np.random.get_state()[1].tobytes(), random.getstate()  # noqa: NPY002
+    list(make())
+    assert (np.random.get_state()[1].tobytes(), random.getstate()) == before  # noqa: NPY002
+
+
+IN_ANOTHER_PROCESS = """
+import hashlib, pickle, sys
+generator = pickle.loads(sys.stdin.buffer.read())
+for (image, gender), age_months in generator:
+    print(hashlib.sha256(image.tobytes() + gender.tobytes() + age_months.tobytes()).hexdigest())
+"""
+
+
+def test_pickled_into_another_process_it_serves_the_same() -> None:
+    import hashlib
+
+    generator = make()
+    expected = [hashlib.sha256(batch).hexdigest() for batch in epoch_bytes(generator, 1)]
+    copied = pickle.loads(pickle.dumps(generator))
+    assert [as_bytes(batch) for batch in copied] == epoch_bytes(generator, 1)
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS]
+    done = subprocess.run(command, input=pickle.dumps(generator), capture_output=True, check=True)
+    assert done.stdout.decode().split() == expected
+
+
+def test_a_users_pipeline_is_reproducible_too() -> None:
+    pipeline = A.Compose([A.Rotate(p=0.5), A.GaussNoise(p=0.5)])
+    generator = make(augmentation=pipeline)
+    expected = epoch_bytes(generator, 0)
+    pipeline(image=np.zeros((8, 8), np.uint8))
+    with ThreadPoolExecutor(4) as threads:
+        served = list(threads.map(lambda index: as_bytes(generator[index]), range(6)))
+    assert served == expected
+
+
+def test_a_function_sees_uint8_before_it_is_divided() -> None:
+    (image, _), _ = make(augmentation=lambda pixels: pixels // 2 + 1, shuffle=False)[0]
+    (plain, _), _ = make(augmentation=None, shuffle=False)[0]
+    assert np.array_equal(np.rint(image * 255), np.rint(plain * 255) // 2 + 1)
+
+
+def test_as_a_sequence() -> None:
+    generator = make()
+    assert len(list(generator)) == 6
+    assert as_bytes(generator[-1]) == as_bytes(generator[5])
+    assert as_bytes(generator[np.int64(2)]) == as_bytes(generator[2])
+    for index in (6, -7):
+        with pytest.raises(IndexError, match="of 6"):
+            generator[index]
+    assert len(list(generator)) == 6, "a second pass serves the same epoch"
+    assert generator.epoch == 0
+
+
+def test_next_wraps_around_into_the_next_epoch() -> None:
+    generator, expected = make(), make()
+    served = [as_bytes(next(generator)) for _ in range(13)]
+    two_epochs = [*epoch_bytes(expected, 0), *epoch_bytes(expected, 1)]
+    assert served == [*two_epochs, epoch_bytes(expected, 2)[0]]
+    assert generator.epoch == 2
+
+
+def test_named_inputs() -> None:
+    inputs, age_months = make(named=True)[0]
+    assert isinstance(inputs, dict)
+    assert list(inputs) == ["image", "gender"]
+    (image, gender), plain_age_months = make()[0]
+    assert np.array_equal(inputs["image"], image)
+    assert np.array_equal(inputs["gender"], gender)
+    assert np.array_equal(age_months, plain_age_months)
+
+
+def test_without_ages_for_predict() -> None:
+    (inputs,) = make(age_months=None)[0]
+    assert np.array_equal(inputs[0], make()[0][0][0])
+
+
+@pytest.mark.parametrize(
+    "gender",
+    [
+        [0, 1, 1],
+        [0.0, 1.0, 1.0],
+        [False, True, True],
+        ["F", "M", "M"],
+        np.array([[0], [1], [1]]),
+        np.array(["F", "M", "M"]),
+        pd.Series(["F", "M", "M"], index=[7, 8, 9]),
+    ],
+)
+def test_gender_in_every_form(gender: Any) -> None:
+    images = np.zeros((3, SIZE, SIZE), np.uint8)
+    (_, served), _ = make(
+        images=images, gender=gender, age_months=pd.Series([1, 2, 3]), shuffle=False
+    )[0]
+    assert served.tolist() == [[0.0], [1.0], [1.0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "faults"),
+    [
+        ({"gender": ["M"] * 22}, ["gender: it has 22 values for 23 images"]),
+        (
+            {"gender": ["M"] * 22 + ["male"]},
+            ["gender: 1 of 23 values are wrong, the first np.str_"],
+        ),
+        (
+            {"gender": [2] * COUNT},
+            ["gender: 23 of 23 values are wrong, the first np.int64(2) at 0"],
+        ),
+        ({"gender": [np.nan] * COUNT}, ["gender: 23 of 23"]),
+        ({"gender": [None] * COUNT}, ["gender: 23 of 23"]),
+        ({"gender": np.zeros((COUNT, 2))}, ["gender: its shape is (23, 2)"]),
+        ({"age_months": [1.0]}, ["age_months: it has 1 values for 23 images"]),
+        ({"age_months": [-1.2] * COUNT}, ["age_months: 23 of 23 values are wrong"]),
+        ({"age_months": [241.0] * COUNT}, ["age_months: 23 of 23"]),
+        ({"age_months": [np.nan] * COUNT}, ["age_months: 23 of 23"]),
+        ({"age_months": ["old"] * COUNT}, ["age_months: 23 of 23"]),
+        ({"batch_size": 0}, ["batch_size: it is 0"]),
+        ({"batch_size": 2.5}, ["batch_size: it is 2.5"]),
+        ({"seed": -1}, ["seed: it is -1"]),
+        ({"augmentation": 3}, ["augmentation: it is a int"]),
+        ({"image_ids": ["a"]}, ["image_ids: it has 1 values"]),
+        ({"image_size": 64}, ["image_size: it is 64, but the images are 32 x 32"]),
+        ({"workers": 0}, ["workers: it is 0"]),
+        (
+            {"images": np.zeros((0, 8, 8)), "gender": ["x"], "batch_size": -1},
+            ["images: there are none", "gender: 1 of 1", "batch_size: it is -1"],
+        ),
+    ],
+)
+def test_everything_wrong_is_told_at_once(changes: dict[str, Any], faults: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        make(**changes)
+    told = [str(fault) for fault in caught.value.faults]
+    assert len(told) == len(faults)
+    assert all(line.startswith(fault) for line, fault in zip(told, faults, strict=True)), told
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(5)
+    paths = [tmp_path / f"{number}.png" for number in range(10)]
+    for path in paths:
+        assert cv2.imwrite(str(path), rng.integers(0, 256, (50, 40), dtype=np.uint8))
+    return paths
+
+
+def test_array_paths_and_store_serve_the_same(films: list[Path], tmp_path: Path) -> None:
+    ages = np.linspace(20, 200, len(films))
+    table = pd.DataFrame(
+        {
+            "image_id": [path.stem for path in films],
+            "image": [path.name for path in films],
+            "age_months": ages,
+            "sex": ["F", "M"] * 5,
+            "split": ["train"] * 8 + ["val", "test"],
+        }
+    )
+    manifest = read_manifest(write_manifest(table, tmp_path / "manifest.csv").path)
+    framing = Framing(size=40)
+    store = prepare(manifest, framing, progress=False)
+    labels = {"gender": manifest.gender(), "age_months": manifest.age_months()}
+    in_memory = np.stack([frame(read_radiograph(path), framing) for path in films])
+    expected = epoch_bytes(make(images=in_memory, **labels), 1)
+    for images in (films, store, store.select(store.image_ids)):
+        generator = make(images=images, **labels, image_size=40)
+        assert epoch_bytes(generator, 1) == expected
+        with ThreadPoolExecutor(4) as threads:
+            served = list(threads.map(lambda index: as_bytes(generator[index]), range(3)))  # noqa: B023
+        assert served == expected
+        assert epoch_bytes(pickle.loads(pickle.dumps(generator)), 1) == expected
+    assert make(images=store, **labels).image_ids == list(table["image_id"])
+
+
+def test_a_broken_file_is_named_when_it_is_reached(films: list[Path]) -> None:
+    films[9].write_bytes(films[9].read_bytes()[:300])
+    generator = make(
+        images=films, gender=[1] * 10, age_months=[9] * 10, image_size=32, shuffle=False
+    )
+    generator[0]
+    with pytest.raises(InputError, match=r"9\.png: the file is truncated"):
+        generator[2]

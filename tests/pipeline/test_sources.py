@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+
+from boneage.errors import InputError
+from boneage.pipeline.framing import frame
+from boneage.pipeline.radiograph import read_radiograph
+from boneage.pipeline.sources import image_source
+from boneage.recipe import Framing
+
+
+@pytest.fixture(scope="module")
+def films() -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (5, 20, 24), dtype=np.uint8)
+
+
+@pytest.fixture
+def paths(films: npt.NDArray[np.uint8], tmp_path: Path) -> list[Path]:
+    for number, film in enumerate(films):
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), film)
+    return [tmp_path / f"{number}.png" for number in range(len(films))]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda films: films,
+        lambda films: films[..., None],
+        lambda films: np.repeat(films[..., None], 3, axis=3),
+        lambda films: films.astype(np.float32),
+        lambda films: films.astype(np.int64),
+        lambda films: np.repeat(films[..., None], 3, axis=3) + 0.4,
+        lambda films: list(films),
+        lambda films: films.tolist(),
+    ],
+)
+def test_arrays_of_every_kind_give_the_same_rows(films: Any, given: Any) -> None:
+    array = given(films)
+    if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+        array = np.minimum(array, 255)
+    source = image_source(array, None, None)
+    assert source.shape == (5, 20, 24)
+    assert len(source) == 5
+    for row, film in enumerate(films):
+        assert source[row].dtype == np.uint8
+        assert np.array_equal(source[row], film)
+
+
+def test_colours_are_weighted_as_red_green_blue() -> None:
+    pure = np.zeros((3, 8, 8, 3), np.uint8)
+    for channel in range(3):
+        pure[channel, :, :, channel] = 255
+    source = image_source(pure, None, None)
+    assert [int(source[row][0, 0]) for row in range(3)] == [76, 150, 29]
+
+
+def test_a_uint8_array_is_not_copied(films: npt.NDArray[np.uint8]) -> None:
+    assert np.shares_memory(image_source(films, None, None)[2], films)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, pd.Series, lambda p: [str(x) for x in p], np.array])
+def test_paths_are_decoded_and_framed(paths: list[Path], kind: Any) -> None:
+    source = image_source(kind(paths), 64, None)
+    assert source.shape == (5, 64, 64)
+    expected = frame(read_radiograph(paths[3]), Framing(size=64))
+    assert np.array_equal(source[3], expected)
+    own = Framing(size=40, contrast_percentiles=(0, 100))
+    assert np.array_equal(image_source(paths, None, own)[3], frame(read_radiograph(paths[3]), own))
+    assert image_source(paths, None, None).shape == (5, 299, 299)
+
+
+def test_all_missing_files_are_named(paths: list[Path]) -> None:
+    paths[1].unlink()
+    paths[4].unlink()
+    with pytest.raises(InputError) as caught:
+        image_source(paths, 64, None)
+    assert [fault.where for fault in caught.value.faults] == [str(paths[1]), str(paths[4])]
+
+
+@pytest.mark.parametrize(
+    ("images", "what"),
+    [
+        ([], "there are none"),
+        (np.zeros((0, 20, 20), np.uint8), "there are none"),
+        (np.zeros((20, 20), np.uint8), r"its shape is \(20, 20\)"),
+        (np.zeros((2, 20, 20, 2), np.uint8), r"its shape is \(2, 20, 20, 2\)"),
+        (np.full((2, 20, 20), 0.5), "scaled already"),
+        (np.full((2, 20, 20), -1.0), "run from -1 to -1"),
+        (np.full((2, 20, 20), 4095, np.uint16), "run from 4095 to 4095"),
+        (np.full((2, 20, 20), np.nan), "not numbers"),
+        (np.full((2, 20, 20), np.inf), "not numbers"),
+        (np.full((2, 20, 20), "x"), "its type is <U1"),
+        (np.ones((2, 20, 20), bool), "its type is bool"),
+        ("films/1.png", "it is one path"),
+        (Path("films/1.png"), "it is one path"),
+        (None, "its shape is"),
+        ([np.zeros((20, 20)), np.zeros((20, 21))], "of several sizes"),
+    ],
+)
+def test_what_is_no_images_is_refused(images: Any, what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        image_source(images, None, None)
+
+
+def test_integers_of_0_and_1_are_pixels() -> None:
+    assert image_source(np.ones((2, 20, 20), np.int32), None, None)[0].max() == 1
+
+
+def test_a_size_that_does_not_fit_is_refused(
+    films: npt.NDArray[np.uint8], paths: list[Path]
+) -> None:
+    with pytest.raises(InputError, match="the images are 20 x 24"):
+        image_source(films, 64, None)
+    with pytest.raises(InputError, match="decoded already"):
+        image_source(films, None, Framing())
+    with pytest.raises(InputError, match=r"framing\.size is 64"):
+        image_source(paths, 32, Framing(size=64))
