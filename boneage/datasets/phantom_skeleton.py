@@ -185,12 +185,12 @@ def _long_bone(
     row = name.split("-")[0]
     youth = float(np.interp(clock, (0, 165), (1, 0)))
     adult_zone = _CARTILAGE.get(row, 0.0) * length if row in _CARTILAGE else width * 0.72
-    zone = adult_zone * (1.0 + 0.5 * youth)
+    zone = adult_zone * (1.0 + 0.62 * youth)
     thickness = 0.84 * adult_zone * epiphysis.thickness(clock)
     plate = epiphysis.plate(clock) * max(0.5 * (zone - thickness), 0.11 * adult_zone)
     if not thickness:
         plate = 0.5 * zone
-    other = length * (0.015 + 0.05 * youth)  # cartilage of the end without an epiphysis
+    other = length * (0.015 + 0.06 * youth)  # cartilage of the end without an epiphysis
     square = 0.6 if row == "metacarpal" else 0.8  # a round head, a flat base
     depth = 0.62 if row == "radius" else 1.0  # the radius is broad, but flat
     sign = 1.0 if growing_end == "distal" else -1.0
