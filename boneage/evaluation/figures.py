@@ -34,6 +34,7 @@ BAND_LABELS = {
 }
 _RASTER_ABOVE = 3000  # points: more of them make an SVG heavy, so they become a picture in it
 _PNG_DPI = 200
+FEW = 20  # a percentile bootstrap of fewer images is too narrow to be relied on
 _STYLE: dict[str, Any] = {
     "font.size": 9.5,
     "axes.edgecolor": GREY,
@@ -80,7 +81,7 @@ def predicted_vs_true(table: pd.DataFrame, name: str = "predicted-vs-true") -> F
         span = high - low
         axes.text(
             low + 0.035 * span,
-            low + 0.80 * span,
+            low + 0.93 * span,
             "shaded: within 12 months",
             color=GREY,
             fontsize=8.5,
@@ -293,8 +294,9 @@ def _sex_legend(axes: Axes, table: pd.DataFrame) -> None:
                 label=f"{style['label']} ({count:,})",
             )  # fmt: skip
     axes.legend(
-        loc="upper left", fontsize=9, handletextpad=0.1, borderaxespad=0.2, labelspacing=0.3
-    )
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, handletextpad=0.1,
+        columnspacing=1.2, borderaxespad=0.1, borderpad=0.2,
+    )  # fmt: skip
 
 
 def _whiskers(axes: Axes, rows: list[tuple[str, Any, str, float]], metric: str, write: Any) -> None:
@@ -305,7 +307,8 @@ def _whiskers(axes: Axes, rows: list[tuple[str, Any, str, float]], metric: str, 
             continue
         if low is not None:
             axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.45)
-        axes.plot([value], [place], marker="o", markersize=6, color=colour)
+        inside = "white" if group["n"] < FEW else colour
+        axes.plot([value], [place], marker="o", markersize=6, color=colour, markerfacecolor=inside)
         axes.annotate(
             write(value), (value, place), xytext=(0, 6), textcoords="offset points",
             ha="center", fontsize=9, color=colour,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from boneage.errors import InputError
-from boneage.evaluation.figures import plain, signed
+from boneage.evaluation.figures import FEW, plain, signed
 from boneage.pipeline.store import open_store
 
 ALT_TEXT = {
@@ -98,12 +98,19 @@ def agreement_section(svgs: Mapping[str, str], words: str, metrics: Mapping[str,
     )
 
 
-def group_section(svgs: Mapping[str, str], words: str) -> str:
+def group_section(svgs: Mapping[str, str], words: str, metrics: Mapping[str, Any]) -> str:
     """Returns the errors by sex and age band."""
+    groups = [group for kind in metrics["groups"].values() for group in kind.values()]
+    few = any(0 < group["n"] < FEW for group in groups)
     return _section(
         "For whom it errs",
-        "Points are means, bars their 95 % confidence intervals. A bias right of zero means that "
-        f"the model reads too old. Ages are the labelled ones, {words}.",
+        f"Means over the {words} with 95 % confidence intervals; age bands go by the label. A bias "
+        "right of zero means that the model reads too old."
+        + (
+            f" Open circles: fewer than {FEW} images, too few for a trustworthy interval."
+            if few
+            else ""
+        ),
         _figure(svgs["error-by-group"]),
     )
 

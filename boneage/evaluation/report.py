@@ -87,12 +87,12 @@ def write_report(run: Run) -> Path:
     images, missing = page.case_images(info.get("store") or {}, worst["image_id"].tolist())
     sections = [
         page.agreement_section(svgs, shown.words, shown.metrics),
-        page.group_section(svgs, shown.words),
-        page.curves_section(svgs, info),
-        page.worst_section(worst, images, missing, shown.words),
+        page.group_section(svgs, shown.words, shown.metrics),
         page.evaluations_section(
             [(other.words, other.name, other.metrics) for other in evaluations[1:]]
         ),
+        page.curves_section(svgs, info),
+        page.worst_section(worst, images, missing, shown.words),
         page.facts_section(recipe.model_dump(mode="json", exclude_none=True), info),
     ]
     template = importlib.resources.files("boneage.evaluation") / "report_template.html"
@@ -174,7 +174,7 @@ def _verdict(shown: Evaluation) -> str:
     if mae["low"] is not None:
         answer += f" (95 % confidence interval {mae['low']:.1f} to {mae['high']:.1f})"
     share = shown.metrics["within_12_months"]["value"]
-    answer += f" and within a year of the label in {100 * share:.0f} of 100 children."
+    answer += f" and within a year of the label for {100 * share:.0f} % of them."
     baseline = _baseline(shown.metrics)
     if baseline is None:
         return answer
@@ -282,8 +282,9 @@ def _leaning_bands(metrics: Mapping[str, Any]) -> str:
     """Says in which age bands the model reads too old or too young, if that is certain enough."""
     parts = []
     for band, label in _BAND_WORDS.items():
-        bias = metrics["groups"]["age_band"][band]["bias_months"]
-        sure = bias["low"] is not None and (bias["low"] > 0 or bias["high"] < 0)
+        group = metrics["groups"]["age_band"][band]
+        bias = group["bias_months"]
+        sure = group["n"] >= figures.FEW and (bias["low"] > 0 or bias["high"] < 0)
         if sure and abs(bias["value"]) >= 2:
             direction = "old" if bias["value"] > 0 else "young"
             parts.append(f"{label} {abs(bias['value']):.1f} months too {direction}")
