@@ -111,7 +111,8 @@ def bland_altman(
         difference = table["predicted_age_months"] - table["age_months"]
         mean = (table["predicted_age_months"] + table["age_months"]) / 2
         limits = metrics["limits_of_agreement_months"]
-        reach = 1.12 * max(float(difference.abs().max()), abs(limits["high"] or 0), 6.0)
+        ends = [abs(end) for end in limits.values() if end is not None]
+        reach = 1.12 * max(float(difference.abs().max()), *ends, 6.0)
         axes.axhline(0, color=RULE, linewidth=1, zorder=0)
         _scatter(axes, table, mean, difference)
         levels = [("+1.96 SD", limits["high"], ":"), ("−1.96 SD", limits["low"], ":")]

@@ -12,6 +12,7 @@ import pytest
 
 from boneage.datasets.manifest import write_manifest
 from boneage.errors import InputError
+from boneage.evaluation import figures
 from boneage.evaluation.metrics import score
 from boneage.evaluation.report import write_report
 from boneage.pipeline.store import prepare
@@ -207,6 +208,22 @@ def test_a_handful_of_images_of_one_sex(tmp_path: Path) -> None:
     for count in (1, 3):
         evaluate(run, "test", count=count)
         assert f"With {count} the interval is wide" in read_page(run).text
+
+
+def test_both_limits_of_agreement_stand_inside_the_axes() -> None:
+    table = pd.DataFrame(
+        {
+            "age_months": [90.0, 140.0, 180.0, 200.0],
+            "predicted_age_months": [110.0, 110.0, 110.0, 110.0],
+            "sex": ["F", "M", "F", "M"],
+        }
+    )
+    metrics = score(
+        table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str), bootstrap=9
+    )
+    low, high = figures.bland_altman(table, metrics).axes[0].get_ylim()
+    limits = metrics["limits_of_agreement_months"]
+    assert low < limits["low"] < limits["high"] < high
 
 
 def test_thousands_of_points_become_a_picture(tmp_path: Path) -> None:
