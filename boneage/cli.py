@@ -154,6 +154,7 @@ def train(
     folder = out or _new_run_folder(resolved)
 
     from boneage.evaluation.report import write_report
+    from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
     from boneage.training import train as run_training
 
@@ -161,6 +162,7 @@ def train(
     splits = [name for name in ("val", "test") if (manifest.table["split"] == name).any()]
     for name in splits:
         metrics = evaluate_run(run, split=name)
+    write_result(run)
     report = write_report(run)
     typer.echo(_verdict(metrics))
     typer.echo(f"report: {report}")
@@ -187,10 +189,13 @@ def evaluate(
     if predictions is not None:
         metrics = evaluate_predictions(predictions)
     else:
+        from boneage.evaluation.result import write_result
         from boneage.run import open_run
 
         assert run is not None  # one of the two was given
-        metrics = evaluate_run(open_run(run), data=data, split=split, progress=not as_json)
+        opened = open_run(run)
+        metrics = evaluate_run(opened, data=data, split=split, progress=not as_json)
+        write_result(opened)
     if as_json:
         _print_json(metrics)
     else:
@@ -263,7 +268,7 @@ def _verdict(metrics: dict[str, Any]) -> str:
     mae = metrics["mae_months"]
     line = (
         f"{metrics['split']}: MAE {mae['value']:.2f} months "
-        f"[{mae['low']:.2f}, {mae['high']:.2f}] on {metrics['n']:,} images"
+        f"{_interval(mae)} on {metrics['n']:,} images"
     )
     baseline = metrics["baseline"]["median_by_sex"]["mae_months"]
     if baseline is None:
@@ -288,18 +293,26 @@ _ROWS = (
 def _table(metrics: dict[str, Any]) -> str:
     lines = [f"{metrics['n']:,} images; intervals are 95 % (bootstrap by image)"]
     for title, key, factor in _ROWS:
-        low, value, high = (factor * metrics[key][part] for part in ("low", "value", "high"))
-        lines.append(f"{title:<34}{value:8.2f}   [{low:.2f}, {high:.2f}]")
+        part = metrics[key]
+        lines.append(f"{title:<34}{factor * part['value']:8.2f}   {_interval(part, factor)}")
     limits = metrics["limits_of_agreement_months"]
-    lines.append(f"{'95 % limits of agreement, months':<34}{limits['low']:8.2f} to {limits['high']:.2f}")
+    if limits["low"] is not None:
+        title = "95 % limits of agreement, months"
+        lines.append(f"{title:<34}{limits['low']:8.2f} to {limits['high']:.2f}")
     for group, parts in metrics["groups"].items():
         for name, part in parts.items():
-            title = f"{group.replace('_', ' ')} {name}, n {part['n']:,}"
             if part["n"]:
+                title = f"MAE of {group.replace('_', ' ')} {name}, n {part['n']:,}"
                 mae, bias = part["mae_months"], part["bias_months"]["value"]
-                interval = f"[{mae['low']:.2f}, {mae['high']:.2f}]"
-                lines.append(f"{title:<34}{mae['value']:8.2f}   {interval}   bias {bias:+.2f}")
+                interval = f"{_interval(mae):<16}"
+                lines.append(f"{title:<34}{mae['value']:8.2f}   {interval} bias {bias:+.2f}")
     return "\n".join(lines)
+
+
+def _interval(part: dict[str, Any], factor: float = 1.0) -> str:
+    if part["low"] is None:
+        return "[no interval from one image]"
+    return f"[{factor * part['low']:.2f}, {factor * part['high']:.2f}]"
 
 
 def _print_json(values: dict[str, Any]) -> None:

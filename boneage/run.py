@@ -51,6 +51,10 @@ class Run:
     def report_path(self) -> Path:
         return self.folder / "report.html"
 
+    @property
+    def result_path(self) -> Path:
+        return self.folder / "result.json"
+
     def predictions_path(self, split: str) -> Path:
         return self.folder / f"predictions-{split}.csv"
 

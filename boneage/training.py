@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import pandas as pd
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
@@ -19,7 +20,7 @@ from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import Store, prepare
 from boneage.provenance import command_line, provenance
 from boneage.recipe import Recipe, Training
-from boneage.run import Run, write_json
+from boneage.run import Run, write_json, write_text
 
 
 def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = True) -> Run:
@@ -70,7 +71,7 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
         loss="mae",
         metrics=["mae"],
     )
-    history = _History()
+    history = _History(run.history_path)
     stopped = "interrupted"
     try:
         model.fit(
@@ -84,14 +85,14 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
         if history.diverged:
             stopped = "diverged"
             raise InputError(_divergence(out, settings))
-        stopped = "finished" if len(history.val_mae) == settings.epochs else "early"
+        stopped = "finished" if len(history.rows) == settings.epochs else "early"
     finally:
         info["stopped"] = stopped
-        info["epochs"] = len(history.val_mae)
-        if history.val_mae:
-            best = min(range(len(history.val_mae)), key=history.val_mae.__getitem__)
-            info["best_epoch"] = best + 1
-            info["best_val_mae_months"] = history.val_mae[best]
+        info["epochs"] = len(history.rows)
+        if history.rows:
+            best = min(history.rows, key=lambda row: row["val_mae"])
+            info["best_epoch"] = int(best["epoch"])
+            info["best_val_mae_months"] = best["val_mae"]
         info["seconds"]["fit"] = round(time.perf_counter() - prepared, 2)
         write_json(run.info_path, info)
     return run
@@ -127,12 +128,17 @@ def _optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Opt
 
 
 class _History(keras.callbacks.Callback):
-    """Puts the learning rate and the seconds of each epoch beside its losses."""
+    """Writes `history.csv` after each epoch; keras' CSVLogger would leave it open on an interrupt.
 
-    def __init__(self) -> None:
+    Columns: `epoch` (from 1), `loss`, `mae`, `val_loss`, `val_mae` in months, `learning_rate`,
+    `seconds`.
+    """
+
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.val_mae: list[float] = []
+        self.rows: list[dict[str, float]] = []
         self.diverged = False
+        self._path = path
         self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -140,10 +146,17 @@ class _History(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         assert logs is not None  # Keras always gives them; the type is its own
-        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        logs["seconds"] = round(time.perf_counter() - self._started, 2)
         self.diverged = not math.isfinite(logs["loss"])
-        self.val_mae.append(float(logs["val_mae"]))
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        self.rows.append(
+            {
+                "epoch": epoch + 1,
+                **{key: float(logs[key]) for key in ("loss", "mae", "val_loss", "val_mae")},
+                "learning_rate": float(rate),
+                "seconds": round(time.perf_counter() - self._started, 2),
+            }
+        )
+        write_text(self._path, pd.DataFrame(self.rows).to_csv(index=False))
 
 
 def _divergence(out: Path, settings: Training) -> Fault:
@@ -157,7 +170,6 @@ def _divergence(out: Path, settings: Training) -> Fault:
 
 def _callbacks(run: Run, settings: Training) -> list[keras.callbacks.Callback]:
     callbacks: list[keras.callbacks.Callback] = [
-        keras.callbacks.CSVLogger(str(run.history_path)),
         keras.callbacks.ModelCheckpoint(
             str(run.best_path), monitor="val_mae", mode="min", save_best_only=True
         ),

@@ -37,7 +37,7 @@ FLOORS = (
     (2, "pipeline.sources"),
     (3, "pipeline.generator", "model"),
     (4, "inference"),
-    (5, "training", "evaluation.scoring"),
+    (5, "training", "evaluation.scoring", "evaluation.result"),
     (6, "evaluation.figures"),
     (6, "evaluation.page"),
     (6, "evaluation.report"),

@@ -1,0 +1,110 @@
+"""Every command and every line of Python that README.md shows is run, on small data."""
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage import cli
+from boneage.datasets.phantom import make_phantom_cohort
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line for language, block in BLOCKS if language == "" for line in block.strip().splitlines()
+]
+
+# What the README says at its real size, and what is run here in its place.
+SMALLER = {
+    "--count 1500": "--count 40",
+    "--size 256": "--size 64",
+    "boneage train ": "boneage train --set training.epochs=1 --set phantom.count=40 ",
+}
+
+
+def boneage_commands() -> list[str]:
+    return [line for line in COMMANDS if line.startswith("boneage ")]
+
+
+def make_films(folder: Path) -> None:
+    """What a reader of the README has: a table of films, the Kaggle set, predictions, recipes."""
+    manifest = make_phantom_cohort(folder / "films", count=40, size=64, progress=False)
+    shutil.copy(folder / "films" / "images" / "000000.png", folder / "films" / "hand.png")
+    table = manifest.table
+    ages = pd.DataFrame(
+        {
+            "file": "films/" + table["image"],
+            "age": table["age_months"] / 12,
+            "sex": table["sex"].str.lower(),
+        }
+    )
+    ages.to_csv(folder / "ages.csv", index=False)
+    kaggle = folder / "rsna-bone-age" / "boneage-training-dataset" / "boneage-training-dataset"
+    kaggle.mkdir(parents=True)
+    for name in table["image"]:
+        shutil.copy(folder / "films" / name, kaggle / f"{int(Path(name).stem) + 1377}.png")
+    rsna = pd.DataFrame(
+        {
+            "id": table["image_id"].astype(int) + 1377,
+            "boneage": table["age_months"].round().astype(int),
+            "male": table["sex"] == "M",
+        }
+    )
+    rsna.to_csv(folder / "rsna-bone-age" / "boneage-training-dataset.csv", index=False)
+    answers = table[["image_id", "age_months", "sex"]].assign(predicted_age_months=127.0)
+    answers.to_csv(folder / "predictions.csv", index=False)
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+
+
+def test_the_readme_s_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
+    make_films(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BONEAGE_CACHE", str(tmp_path / "cache"))
+    assert len(boneage_commands()) >= 12
+    for line in boneage_commands():
+        for full, small in SMALLER.items():
+            line = line.replace(full, small)
+        monkeypatch.setattr(sys, "argv", shlex.split(line))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert not ended.value.code, f"{line}\n{captured.out}\n{captured.err}"
+    assert (tmp_path / "runs" / "mine" / "report.html").exists()
+    assert (tmp_path / "runs" / "phantom" / "report.html").exists()
+
+
+def test_the_readme_s_python_runs():
+    (code,) = (block for language, block in BLOCKS if language == "python")
+    rng = np.random.default_rng(0)
+    names = {}
+    for prefix in ("", "val_"):
+        names[f"{prefix}images"] = rng.integers(0, 256, (4, 96, 96), dtype=np.uint8)
+        names[f"{prefix}gender"] = ["F", "M", "F", "M"]
+        names[f"{prefix}age_months"] = np.array([12.0, 60.0, 120.0, 200.0])
+    assert "image_size=299" in code
+    code = code.replace("image_size=299", "image_size=96").replace("epochs=30", "epochs=1")
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["model"].predict(names["validation"], verbose=0).shape == (4, 1)
+
+
+def test_every_make_target_and_docker_stage_named_in_the_readme_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`?\bmake ([a-z]+)`|^make ([a-z]+)$", README, flags=re.MULTILINE))
+    names = {name for pair in targets for name in pair if name}
+    assert {"train", "test", "install"} <= names
+    for name in names:
+        assert re.search(rf"^{name}:", makefile, flags=re.MULTILINE), f"make {name}"
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for stage in re.findall(r"docker build --target (\w+)", README):
+        assert re.search(rf"^FROM .* AS {stage}$", dockerfile, flags=re.MULTILINE), stage
+
+
+def test_every_file_that_the_readme_links_to_exists():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
