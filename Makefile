@@ -18,21 +18,22 @@ install: $(STAMP) ## make .venv from the lock (only when lock or pyproject.toml 
 
 # Two steps, because pip can't check a hash for a folder: first everything locked, then the package.
 $(STAMP): $(LOCK) pyproject.toml
-	@test -x $(BIN)/python || { rm -rf .venv && $(find_python) && "$$python" -m venv .venv; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv && $(find_python) && "$$python" -m venv .venv; }
 	$(BIN)/python -m pip install --require-hashes --only-binary=:all: -r $(LOCK)
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
 # Sets $python to the first interpreter that really runs and has a version that TensorFlow has
 # wheels for. PYTHON=/path/to/python chooses one.
+CANDIDATES = $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 define find_python
 { python=""; \
-for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+for candidate in $(CANDIDATES); do \
   if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
   then python="$$candidate"; break; fi; \
 done; \
 if [ -z "$$python" ]; then \
-  echo "make install: no Python 3.11, 3.12 or 3.13 was found on PATH (python3 is $$(python3 --version 2>&1 || true)); TensorFlow 2.21 has wheels for these only. Install one of them, or name it: make install PYTHON=/path/to/python3.12" >&2; \
+  echo "make install: none of $(CANDIDATES) runs as Python 3.11, 3.12 or 3.13; TensorFlow 2.21 has wheels for these only. Install one of them, or name it: make install PYTHON=/path/to/python3.12" >&2; \
   exit 2; \
 fi; }
 endef
