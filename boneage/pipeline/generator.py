@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
 import keras
 import numpy as np
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     import albumentations
 
 Floats: TypeAlias = npt.NDArray[np.float32]
-Inputs: TypeAlias = tuple[Floats, Floats] | dict[str, Floats]
-Batch: TypeAlias = tuple[Inputs, Floats] | tuple[Inputs]
+# `((image, gender), age_months)`, or as `named` and missing ages change it.
+Batch: TypeAlias = tuple[Any, ...]
 
 MOST_MONTHS = 240.0
 
@@ -111,7 +112,8 @@ class DataGenerator(keras.utils.PyDataset):
         count = None if self._source is None else len(self._source)
         self._gender = _gender(gender, count, faults)
         self._age_months = None if age_months is None else _ages(age_months, count, faults)
-        self.image_ids = getattr(images, "image_ids", None) if image_ids is None else image_ids
+        known = getattr(images, "image_ids", None) if image_ids is None else image_ids
+        self.image_ids: list[str] | None = None if known is None else list(known)
         if image_ids is not None:
             _check_length("image_ids", len(image_ids), count, faults)
         _check_whole_number("batch_size", batch_size, 1, faults)
@@ -139,18 +141,17 @@ class DataGenerator(keras.utils.PyDataset):
         """Batches an epoch: all images, the last batch perhaps short."""
         return math.ceil(len(self._gender) / self.batch_size)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: SupportsIndex) -> Batch:
         """Makes the batch of this index in the present epoch; negative ones count from the end."""
         count = len(self)
-        if not -count <= index < count:
-            raise IndexError(f"batch {index} of {count}")
-        index = int(index) % count
+        place = operator.index(index)
+        if not -count <= place < count:
+            raise IndexError(f"batch {place} of {count}")
+        place %= count
         epoch = self.epoch  # read once: a whole batch is of one epoch
-        rows = self.rows(index, epoch)
-        inputs = (self._images(rows, epoch, index), self._gender[rows])
-        served: Inputs = (
-            dict(zip(("image", "gender"), inputs, strict=True)) if self.named else inputs
-        )
+        rows = self.rows(place, epoch)
+        inputs = (self._images(rows, epoch, place), self._gender[rows])
+        served = dict(zip(("image", "gender"), inputs, strict=True)) if self.named else inputs
         if self._age_months is None:
             return (served,)
         return served, self._age_months[rows]

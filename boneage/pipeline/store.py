@@ -270,7 +270,7 @@ def _sources_digest(paths: list[Path]) -> str:
 
 
 def _default_folder(manifest: Manifest, name: str) -> Path:
-    home = manifest.path.resolve()
+    home = manifest.path.parent.resolve() / manifest.path.name
     beside = home.parent / f"{home.stem}.store"
     if os.access(beside if beside.exists() else home.parent, os.W_OK) or (beside / name).exists():
         return beside / name

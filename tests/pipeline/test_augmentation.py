@@ -166,4 +166,4 @@ def test_a_misspelt_argument_is_refused() -> None:
 
 def test_something_else_is_refused() -> None:
     with pytest.raises(InputError, match="it is a str"):
-        Augment("strong")  # type: ignore[arg-type]
+        Augment("strong")

@@ -70,7 +70,7 @@ def network(kind: type[keras.Model] = keras.Model) -> keras.Model:
 
 
 def recorder() -> Recorder:
-    model = network(Recorder)
+    model: Recorder = network(Recorder)
     model.trained, model.tested = [], []
     model.compile(loss="mae", run_eagerly=True)
     return model

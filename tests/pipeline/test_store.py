@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -238,7 +239,7 @@ def test_a_full_disk_is_told_before_it_is_filled(
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(InputError, match="the disk has"):
         make(manifest)
     assert left_behind(tmp_path / "manifest.store") == []
