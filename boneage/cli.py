@@ -158,7 +158,12 @@ def train(
     from boneage.evaluation.scoring import evaluate_run
     from boneage.training import train as run_training
 
-    run = run_training(resolved, manifest, folder)
+    try:
+        run = run_training(resolved, manifest, folder)
+    except KeyboardInterrupt:
+        if folder.exists():
+            typer.echo(f"interrupted: what the finished epochs left is in {folder}", err=True)
+        raise  # Typer exits with 130
     splits = [name for name in ("val", "test") if (manifest.table["split"] == name).any()]
     for name in splits:
         metrics = evaluate_run(run, split=name)
@@ -332,6 +337,3 @@ def main() -> None:
         for fault in error.faults:
             typer.echo(f"error: {fault}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)

@@ -222,11 +222,14 @@ def test_evaluate_takes_a_run_or_predictions_not_both_nor_neither(boneage, finis
     check_refusal(both, "one of the two")
 
 
-def test_an_interrupt_exits_with_130(boneage, finished_run, monkeypatch):
-    def interrupt(*_):
+def test_an_interrupt_exits_with_130_and_says_where_the_run_is(
+    boneage, cohort, tiny_recipe, monkeypatch
+):
+    def interrupt(recipe, manifest, out):
+        out.mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("boneage.evaluation.report.write_report", interrupt)
-    code, _, err = boneage("report", finished_run.folder)
+    monkeypatch.setattr("boneage.training.train", interrupt)
+    code, _, err = boneage("train", tiny_recipe, "--data", cohort, "--out", "run")
     assert code == 130
-    assert err == "interrupted\n"
+    assert "what the finished epochs left is in run" in err
