@@ -1,4 +1,4 @@
-"""Bone age from a hand radiograph and the child's sex, in months, with an honest error beside it."""
+"""Bone age in months from a hand radiograph and the sex, with an honest error beside it."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def import_table(
 
 @data_app.command("check")
 def data_check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
-    """Read every row and image of a manifest and name every fault; exits with 2 if there are any."""
+    """Read every row and image of a manifest and name every fault; exit 2 if there are any."""
     from boneage.datasets.audit import audit
 
     report = audit(manifest)
@@ -235,9 +235,8 @@ def predict(
     if as_json:
         _print_json({"run": str(run), "predictions": answers.to_dict("records")})
         return
-    for answer in answers.itertuples():
-        months = answer.predicted_age_months
-        typer.echo(f"{answer.image}: {months:.1f} months ({months / 12:.1f} years)")
+    for image, months in zip(answers["image"], answers["predicted_age_months"], strict=True):
+        typer.echo(f"{image}: {months:.1f} months ({months / 12:.1f} years)")
 
 
 def _phantom_manifest(path: Path, recipe: Recipe) -> Manifest:

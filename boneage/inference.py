@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from boneage.errors import Fault, InputError
@@ -76,7 +77,8 @@ def predict_radiographs(run: Run, radiographs: Sequence[Path], sex: str) -> pd.D
         InputError: Every file that can't be read.
     """
     framing = run.read_recipe().framing
-    images, faults = [], []
+    images: list[npt.NDArray[np.uint8]] = []
+    faults: list[Fault] = []
     for path in radiographs:
         try:
             images.append(frame(read_radiograph(path), framing))

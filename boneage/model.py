@@ -191,8 +191,9 @@ def _weights_path(backbone: str, weights: str, sha256: str | None) -> Path | Non
             Fault(
                 str(path),
                 f"its sha256 is {digest} ({path.stat().st_size:,} bytes)",
-                f"{sha256 or XCEPTION_IMAGENET_SHA256}"
-                + ("" if sha256 else f" ({XCEPTION_IMAGENET_FILE}, {XCEPTION_IMAGENET_BYTES:,} bytes)"),
+                sha256
+                or f"{XCEPTION_IMAGENET_SHA256} ({XCEPTION_IMAGENET_FILE}, "
+                f"{XCEPTION_IMAGENET_BYTES:,} bytes)",
                 "Fetch it again; for a weights file of your own, put its digest in "
                 "model.weights_sha256.",
             )

@@ -25,40 +25,50 @@ class Run:
 
     @property
     def recipe_path(self) -> Path:
+        """The recipe as it was trained, fully resolved."""
         return self.folder / "recipe.json"
 
     @property
     def info_path(self) -> Path:
+        """What made the run: manifest, store, provenance, seconds, outcome."""
         return self.folder / "run.json"
 
     @property
     def history_path(self) -> Path:
+        """One row an epoch."""
         return self.folder / "history.csv"
 
     @property
     def best_path(self) -> Path:
+        """The model of the epoch with the lowest validation MAE."""
         return self.folder / "best.keras"
 
     @property
     def last_path(self) -> Path:
+        """The model and optimizer after the last finished epoch."""
         return self.folder / "last.keras"
 
     @property
     def tensorboard_path(self) -> Path:
+        """Folder of the TensorBoard logs, where the recipe asks for them."""
         return self.folder / "tensorboard"
 
     @property
     def report_path(self) -> Path:
+        """The report, one self-contained page."""
         return self.folder / "report.html"
 
     @property
     def result_path(self) -> Path:
+        """Aggregates and provenance, fit to be committed."""
         return self.folder / "result.json"
 
     def predictions_path(self, split: str) -> Path:
+        """One row an image of a split."""
         return self.folder / f"predictions-{split}.csv"
 
     def metrics_path(self, split: str) -> Path:
+        """The scores of a split."""
         return self.folder / f"metrics-{split}.json"
 
     def read_recipe(self) -> Recipe:
@@ -86,9 +96,7 @@ def open_run(folder: Path) -> Run:
             Fault(str(folder), "there is no such folder", "a run folder", "Check the path.")
         )
     missing = [
-        path.name
-        for path in (run.best_path, run.recipe_path, run.info_path)
-        if not path.exists()
+        path.name for path in (run.best_path, run.recipe_path, run.info_path) if not path.exists()
     ]
     if missing:
         raise InputError(

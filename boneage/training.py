@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,9 @@ def _callbacks(run: Run, settings: Training) -> list[keras.callbacks.Callback]:
 
 def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) -> dict[str, Any]:
     splits = manifest.table["split"].value_counts()
-    sources = manifest.table["source"].unique() if "source" in manifest.table else []
+    sources: Sequence[str] = (
+        manifest.table["source"].unique().tolist() if "source" in manifest.table else []
+    )
     made_by = provenance()
     made_by["backend"] = keras.backend.backend()
     made_by["device"] = _accelerator() or made_by["device"]
@@ -214,7 +217,7 @@ def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) 
             "path": str(manifest.path.resolve()),
             "digest": manifest.digest,
             "counts": {str(split): int(count) for split, count in splits.items()},
-            "source": ", ".join(str(source) for source in sources),
+            "source": ", ".join(sources),
         },
         "store": {"folder": str(store.folder.resolve()), "digest": store.digest},
         "model": {"parameters": model.count_params()},

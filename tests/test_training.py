@@ -37,7 +37,9 @@ def test_validation_mae_of_fit_is_that_of_evaluation_to_a_hundredth(finished_run
     assert metrics["mae_months"]["value"] == pytest.approx(best, abs=0.01)
 
 
-def test_the_same_recipe_and_seed_give_the_same_history(finished_run, cohort, tiny_recipe, tmp_path):
+def test_the_same_recipe_and_seed_give_the_same_history(
+    finished_run, cohort, tiny_recipe, tmp_path
+):
     again = train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
     columns = ["loss", "val_mae", "learning_rate"]
     first, second = (pd.read_csv(run.history_path)[columns] for run in (finished_run, again))
