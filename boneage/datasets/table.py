@@ -112,8 +112,11 @@ def import_table(
     }
     if patient is not None:
         columns["patient_id"] = cells.table[patient].tolist()
-    table = pd.DataFrame(columns).assign(source=file.stem)
-    table = assign_splits(table, seed=seed) if split is None else table.assign(split=splits)
+    table = pd.DataFrame(columns)
+    if split is None:  # said in the source, so that a report can say it
+        table = assign_splits(table, seed=seed).assign(source=f"{file.stem}, seeded split")
+    else:
+        table = table.assign(split=splits, source=file.stem)
     return write_manifest(table, out)
 
 

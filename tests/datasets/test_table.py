@@ -50,7 +50,7 @@ def test_years_and_codes_become_months_and_f_or_m(films: Path) -> None:
     assert manifest.table["age_months"].tolist() == [18.0 + 6 * i for i in range(30)]
     assert manifest.table["sex"].tolist() == ["F", "M"] * 15
     assert manifest.table["image_id"].tolist() == [str(i) for i in range(30)]
-    assert set(manifest.table["source"]) == {"readings"}
+    assert set(manifest.table["source"]) == {"readings, seeded split"}
     assert manifest.table["split"].value_counts().to_dict() == {"train": 24, "val": 3, "test": 3}
     assert manifest.image_paths()[0] == (films / "films" / "0.tif").resolve()
     assert read_manifest(manifest.path).table.equals(manifest.table)
@@ -174,6 +174,7 @@ def test_a_split_column_is_kept_and_checked(films: Path) -> None:
     rows = [f"{row},p{i},{words[i % 3]}" for i, row in enumerate(YEARS)]
     manifest = imported(table(films, *rows, header=header), split="fold")
     assert manifest.table["split"].tolist() == ["train", "val", "test"] * 10
+    assert set(manifest.table["source"]) == {"readings"}
 
 
 def test_a_patient_in_two_splits_and_an_unknown_split(films: Path) -> None:
