@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from boneage.errors import Fault, InputError
+from boneage.files import read_json
 from boneage.recipe import Recipe, read_recipe
 
 
@@ -108,41 +106,3 @@ def open_run(folder: Path) -> Run:
             )
         )
     return run
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads one JSON object.
-
-    Raises:
-        InputError: The file is missing, not JSON or not an object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(
-            Fault(str(path), f"can't be read: {error}", "a JSON file", "Was the run interrupted?")
-        ) from None
-    if not isinstance(values, dict):
-        raise InputError(
-            Fault(str(path), "holds no JSON object", "an object", "Was the file edited?")
-        )
-    return values
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes one JSON object whole or not at all."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all: a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)  # mkstemp makes it 0600, and others read results too
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

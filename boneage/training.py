@@ -16,12 +16,13 @@ import pandas as pd
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
+from boneage.files import write_json, write_text
 from boneage.model import build_model
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import Store, prepare
 from boneage.provenance import command_line, provenance
 from boneage.recipe import Recipe, Training
-from boneage.run import Run, write_json, write_text
+from boneage.run import Run
 
 
 def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = True) -> Run:

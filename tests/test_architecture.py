@@ -17,7 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from boneage.run import Run, write_json, write_text
+from boneage.files import write_json, write_text
+from boneage.run import Run
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "boneage"
@@ -27,7 +28,7 @@ LINES_IN_A_FILE = 400
 # be a cycle either. The numbers are the design's floors; some have several steps.
 FLOORS = (
     (0, "errors"),
-    (1, "recipe", "provenance", "evaluation.metrics"),
+    (1, "files", "recipe", "provenance", "evaluation.metrics"),
     (2, "datasets.delimited", "datasets.ossification", "datasets.phantom_film"),
     (2, "pipeline.radiograph", "pipeline.augmentation", "run"),
     (2, "datasets.examination", "datasets.phantom_skeleton", "datasets.phantom_exposure"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from boneage.datasets.examination import (
     numbers,
 )
 from boneage.errors import Fault, InputError
+from boneage.files import write_bytes
 
 __all__ = (
     "COLUMNS",
@@ -135,7 +134,7 @@ def write_manifest(table: pd.DataFrame, path: Path, *, notes: Sequence[str] = ()
             ordered[name] = ordered[name].replace("nan", "")
     content = ordered.to_csv(index=False, lineterminator="\n").encode()
     manifest = _manifest(path, examine(content, path))
-    _replace_file(path, content)
+    write_bytes(path, content)
     return replace(manifest, notes=tuple(notes))
 
 
@@ -190,29 +189,3 @@ def _manifest(path: Path, examination: Examination) -> Manifest:
     if "chronological_age_months" in table:
         table["chronological_age_months"] = numbers(cells, "chronological_age_months")
     return Manifest(path, table, examination.digest)
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide it from a container's other user
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            Fault(
-                str(path),
-                f"it can't be written ({error.strerror})",
-                "a writable place",
-                "Name another file with --out.",
-            )
-        ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)  # gone already when all went well

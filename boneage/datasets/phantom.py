@@ -30,6 +30,7 @@ from boneage.datasets.phantom_exposure import draw_exposure, expose
 from boneage.datasets.phantom_film import View, draw_bones, draw_flesh
 from boneage.datasets.phantom_skeleton import Build, Pose, build_hand, hand_length_share
 from boneage.errors import Fault, InputError
+from boneage.files import write_bytes, write_json
 
 DRAWING_VERSION = 1
 """Rises whenever the same seed draws another picture; a folder of another version is refused."""
@@ -256,7 +257,7 @@ def _claim(out: Path, description: dict[str, int]) -> None:
         others = sorted(p.name for p in out.iterdir() if not p.name.startswith(f".{_DESCRIPTION}"))
         if others:
             _refuse(out, f"it already holds other files ({', '.join(others[:3])})")
-        _replace(path, (json.dumps(description) + "\n").encode())
+        write_json(path, description)
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -283,13 +284,6 @@ def _refuse(out: Path, what: str) -> NoReturn:
     )
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file in one step: a kill leaves the old file or none, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
 def _sweep(folder: Path) -> None:
     """Removes what killed runs left half-written, but not what another run is writing now."""
     for path in folder.glob(".*.part"):
@@ -308,7 +302,7 @@ def _draw_files(
         done, png = cv2.imencode(".png", film.image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
         if not done:
             raise RuntimeError(f"OpenCV could not encode film {index}")
-        _replace(folder / _file_name(index), png.tobytes())
+        write_bytes(folder / _file_name(index), png.tobytes())
 
     console = Console(stderr=True)
     with ThreadPoolExecutor(max_workers=workers) as pool:

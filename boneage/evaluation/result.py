@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from boneage.run import Run, read_json, write_json
+from boneage.files import read_json, write_json
+from boneage.run import Run
 
 _INFO = ("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped")
 _MANIFEST = ("digest", "counts", "source")

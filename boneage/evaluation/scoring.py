@@ -13,9 +13,10 @@ import pandas as pd
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import SEXES, baseline_median_by_sex, score
+from boneage.files import write_json, write_text
 from boneage.pipeline.store import prepare
 from boneage.provenance import file_digest
-from boneage.run import Run, write_json, write_text
+from boneage.run import Run
 
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")
 YOUNGEST_MONTHS, OLDEST_MONTHS = 0.0, 240.0

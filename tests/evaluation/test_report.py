@@ -15,9 +15,10 @@ from boneage.errors import InputError
 from boneage.evaluation import figures
 from boneage.evaluation.metrics import score
 from boneage.evaluation.report import write_report
+from boneage.files import write_json
 from boneage.pipeline.store import prepare
 from boneage.recipe import Framing, Published, Recipe
-from boneage.run import Run, write_json
+from boneage.run import Run
 
 FIGURES = ("predicted-vs-true", "bland-altman", "error-by-group", "learning-curves")
 

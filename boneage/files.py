@@ -1,0 +1,71 @@
+"""Small files, written whole or not at all: a reader never meets half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from boneage.errors import Fault, InputError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file in one step: a kill leaves the old one or none; folders are made.
+
+    While it is being written it is called `.<name>.<random>.part`.
+
+    Raises:
+        InputError: It can't be written there.
+    """
+    part: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
+        part = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        part.chmod(0o644)  # mkstemp's 0600 would hide it from a container's other user
+        part.replace(path)
+    except OSError as error:
+        raise InputError(
+            Fault(
+                str(path),
+                f"it can't be written ({error.strerror})",
+                "a writable place with room in it",
+                "Name another place for it.",
+            )
+        ) from None
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)  # gone already when all went well
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes one JSON object as `write_bytes` does."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads one JSON object.
+
+    Raises:
+        InputError: The file is missing, not JSON or not an object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(
+            Fault(str(path), f"can't be read: {error}", "a JSON file", "Was the run interrupted?")
+        ) from None
+    if not isinstance(values, dict):
+        raise InputError(
+            Fault(str(path), "holds no JSON object", "an object", "Was the file edited?")
+        )
+    return values
