@@ -32,7 +32,7 @@ from boneage.datasets.phantom_skeleton import Build, Pose, build_hand, hand_leng
 from boneage.errors import Fault, InputError
 from boneage.files import write_bytes, write_json
 
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 """Rises whenever the same seed draws another picture; a folder of another version is refused."""
 
 SMALLEST_SIZE = 64
@@ -174,15 +174,16 @@ def _draw_build(maturity: float, rng: np.random.Generator) -> Build:
     """A child of this maturity: carpals, tubular bones and each centre scatter a few months."""
     chance = np.clip(rng.standard_normal(64), -2.5, 2.5).tolist()
     scatter = min(maturity / 48.0, 1.0)
-    carpals, tubes = 2.5 * scatter * chance[0], 1.5 * scatter * chance[1]
+    carpals, tubes = 2.0 * scatter * chance[0], 1.5 * scatter * chance[1]
     centres = {}
     for i, centre in enumerate(CENTRES):
         group = carpals if centre.name in ROUND_BONES else tubes
-        centres[centre.name] = max(maturity + group + 2.5 * scatter * chance[2 + i], 0.0)
+        centres[centre.name] = max(maturity + group + 2.0 * scatter * chance[2 + i], 0.0)
     return Build(
         maturity=max(maturity + tubes, 0.0),
         centres=centres,
         stoutness=1 + 0.035 * chance[60],
+        mineral=1 + 0.1 * chance[62],
         lengths=tuple(1 + 0.02 * c for c in chance[50:55]),
         flesh=1 + 0.07 * chance[61],
     )
@@ -205,7 +206,7 @@ def _draw_view(share: float, size: int, rng: np.random.Generator) -> View:
     tells something of the age, but distance, cutting and scaling blur it.
     """
     u = rng.random(6).tolist()
-    visible = 252.0 * share**-0.30 / (0.84 + 0.22 * u[0])  # millimetres of the adult plane
+    visible = 248.0 * share**-0.45 / (0.84 + 0.22 * u[0])  # millimetres of the adult plane
     angle = float(np.radians(28 * (u[1] - 0.5)))
     # The fingertips, not the forearm, must be on the film: what is cut off is cut off below.
     centre = (6.0, 186.0 - 0.5 * visible)

@@ -27,7 +27,8 @@ class Exposure:
         span: Grey between background and the densest bone, 0 to 1.
         tilt: Change of grey over the film, to the right and downwards (heel effect).
         noise: Standard deviation of the quantum noise, grey levels of 255.
-        softness: Blur of focus and screen, as a share of the side.
+        softness: Blur of focus and screen, as a share of the side. It varies widely, as it does
+            between film, CR and DR: the age must be told from shapes, not from crispness.
         field: Width and height of the collimated field as shares of the side.
         field_shift: Its shift, as shares of the free room, -1 to 1.
         field_angle: Its rotation, degrees.
@@ -57,20 +58,20 @@ class Exposure:
 def draw_exposure(rng: np.random.Generator) -> Exposure:
     """Draws the chances of one exposure, always the same number of them."""
     u = rng.random(24)
-    flat, bright = u[0] < 0.14, u[1] < 0.16
-    shutter = u[2] < 0.72
+    flat, bright = u[0] < 0.10, u[1] < 0.13
+    shutter = u[2] < 0.8
     letters = "".join(_SPARE_LETTERS[int(x * len(_SPARE_LETTERS))] for x in u[20:23])
     return Exposure(
-        gain=float(0.85 * 1.65 ** u[3]),
+        gain=float(0.95 * 1.4 ** u[3]),
         black=float(0.26 + 0.22 * u[4] if bright else 0.02 + 0.09 * u[4]),
         span=float((0.22 + 0.2 * u[5]) if flat else (0.62 + 0.3 * u[5]) * (0.72 if bright else 1)),
         tilt=(float(0.10 * (u[6] - 0.5)), float(0.12 * (u[7] - 0.5))),
         noise=float(0.6 + 2.2 * u[8] ** 2),
-        softness=float(0.0005 + 0.0014 * u[9]),
+        softness=float(0.0012 + 0.0032 * u[9]),
         field=(float(0.80 + 0.25 * u[10]), float(0.93 + 0.12 * u[11])),
         field_shift=(float(2 * u[12] - 1), float(2 * u[13] - 1)),
         field_angle=float(7.0 * (u[14] - 0.5) ** 3 * 8),
-        margin=0.0 if shutter else float(0.3 + 0.7 * u[15]),
+        margin=0.0 if shutter else float(0.3 + 0.55 * u[15]),
         marker_corner=float(u[16]),
         marker_angle=float(70 * (u[17] - 0.5)),
         marker_size=float(0.095 + 0.05 * u[18]),
@@ -106,7 +107,7 @@ def expose(bone: Array, flesh: Array, exposure: Exposure, rng: np.random.Generat
     picture = ground + exposure.span * (1.0 - np.exp(-absorption))
     picture = cv2.GaussianBlur(picture, (0, 0), max(exposure.softness * size, 0.3))
     grain = 0.8 * noise + 0.3 * mottle
-    picture = 255.0 * picture + exposure.noise * (0.5 + exposure.span) * grain
+    picture = 255.0 * picture + exposure.noise * (0.2 + 1.2 * exposure.span) * grain
     outside = 255.0 * exposure.margin * (exposure.black + exposure.span)
     picture = picture * inside + outside * (1.0 - inside)
     levels: Picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)

@@ -92,7 +92,7 @@ class Tube:
         path = outside - inside * (1.0 - sponge)
         for distance, dense in zip((along, self.length - along), self.dense_ends, strict=True):
             if dense:
-                path = path + (0.42 * dense) * outside * np.exp(-np.square(distance / 0.9))
+                path = path + (0.42 * dense) * outside * np.exp(-np.square(distance / 1.1))
         ends = np.minimum(along, self.length - along) * view.scale + 0.5
         path *= np.clip(ends, 0.0, 1.0)
         film[window] += (2.0 * self.density) * path
@@ -161,7 +161,7 @@ class Plate:
         radius = np.sqrt(squared + v) * (1.0 - self.square) + oblong * self.square
         distance = np.hypot(across, along) * (1.0 / np.maximum(radius, 0.05) - 1.0)
         cover = np.clip(distance * view.scale + 0.5, 0.0, 1.0)
-        rim = np.exp(-np.square(np.maximum(distance, 0.0) / 0.8))
+        rim = np.exp(-np.square(np.maximum(distance, 0.0) / 1.0))
         if self.sealed:
             side = np.clip(0.6 - np.sign(self.sealed) * 2.0 * along / self.thickness, 0.0, 1.0)
             rim *= 1.0 - abs(self.sealed) * side

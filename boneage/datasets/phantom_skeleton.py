@@ -112,6 +112,7 @@ class Build:
         maturity: Months on the boys' clock, of the bones as a whole.
         centres: The same for each centre by name: they scatter a little around the whole.
         stoutness: Multiplies the widths of all bones.
+        mineral: Multiplies cortex and density.
         lengths: Multiplies the length of each ray, rays 1 to 5.
         flesh: Multiplies the thickness of the flesh around the bones.
     """
@@ -119,6 +120,7 @@ class Build:
     maturity: float
     centres: Mapping[str, float]
     stoutness: float
+    mineral: float
     lengths: tuple[float, ...]
     flesh: float
 
@@ -126,13 +128,13 @@ class Build:
     def cortex(self) -> float:
         """Cortex at mid-shaft of a metacarpal in millimetres of the adult plane."""
         months = (0, 60, 130, 180, 250)
-        return float(np.interp(self.maturity, months, (0.95, 1.15, 1.45, 1.85, 2.3)))
+        return self.mineral * float(np.interp(self.maturity, months, (1.1, 1.25, 1.45, 1.7, 1.9)))
 
     @property
     def density(self) -> float:
         """Mineral of the bones, 1 in the grown."""
         months = (0, 60, 150, 200, 250)
-        return float(np.interp(self.maturity, months, (0.72, 0.8, 0.89, 0.98, 1.06)))
+        return self.mineral * float(np.interp(self.maturity, months, (0.8, 0.86, 0.92, 0.97, 1.0)))
 
     def waist(self, half_widths: tuple[float, ...]) -> Array:
         """Half-widths of a shaft at this age: an infant's bones are plumper with less waist."""
@@ -187,7 +189,7 @@ def _long_bone(
     adult_zone = _CARTILAGE.get(row, 0.0) * length if row in _CARTILAGE else width * 0.72
     zone = adult_zone * (1.0 + 0.62 * youth)
     thickness = 0.84 * adult_zone * epiphysis.thickness(clock)
-    plate = epiphysis.plate(clock) * max(0.5 * (zone - thickness), 0.11 * adult_zone)
+    plate = epiphysis.plate(clock) * max(0.55 * (zone - thickness), 0.15 * adult_zone)
     if not thickness:
         plate = 0.5 * zone
     other = length * (0.015 + 0.06 * youth)  # cartilage of the end without an epiphysis
@@ -225,7 +227,7 @@ def _long_bone(
         )  # fmt: skip
     if scar := epiphysis.scar(clock):
         at = _step(start, angle, shaft_end)
-        bones.append(Plate(at, angle, 0.86 * growing, 1.3, density=0.8 * scar * depth))
+        bones.append(Plate(at, angle, 0.86 * growing, 1.6, density=0.8 * scar * depth))
     return bones
 
 
