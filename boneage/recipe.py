@@ -47,10 +47,13 @@ class Framing(_Section):
 class Augmentation(_Section):
     """Training-time augmentation; every default is the lineage's. All zero means none.
 
-    `shift` is a fraction of the side, `scale` the factors drawn between, `rotate_degrees` the
-    largest angle either way. The other numbers ending in nothing are probabilities.
+    `affine` is the share of images that are shifted, scaled and rotated at all: their pixels are
+    interpolated, and a network that never sees a film as sharp as those it is asked about later
+    takes sharpness for age. `shift` is a fraction of the side, `scale` the factors drawn between,
+    `rotate_degrees` the largest angle either way. The others are probabilities.
     """
 
+    affine: Probability = 1.0
     shift: Fraction = 0.2
     scale: tuple[float, float] = (0.8, 1.2)
     rotate_degrees: float = Field(default=20.0, ge=0, le=180)

@@ -40,7 +40,8 @@ def build_augmentation(settings: Augmentation) -> albumentations.Compose:
     import albumentations
 
     steps: list[albumentations.BasicTransform] = []
-    if settings.shift > 0 or settings.scale != (1.0, 1.0) or settings.rotate_degrees > 0:
+    moves = settings.shift > 0 or settings.scale != (1.0, 1.0) or settings.rotate_degrees > 0
+    if moves and settings.affine > 0:
         steps.append(
             albumentations.Affine(
                 translate_percent=(-settings.shift, settings.shift),
@@ -48,7 +49,7 @@ def build_augmentation(settings: Augmentation) -> albumentations.Compose:
                 keep_ratio=True,  # else width and height are scaled apart
                 rotate=(-settings.rotate_degrees, settings.rotate_degrees),
                 fill=0,
-                p=1.0,
+                p=settings.affine,
             )
         )
     chances: list[tuple[type[albumentations.BasicTransform], float]] = [
