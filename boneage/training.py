@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import math
 import subprocess
 import sys
@@ -41,12 +42,21 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
 
     Raises:
         InputError: The folder is taken, the manifest has no such split, an image can't be read,
-            or the loss is no longer a number.
+            TensorBoard is asked for and absent, or the loss is no longer a number.
         KeyboardInterrupt: As it came, after `run.json` was written.
     """
     if out.exists() and any(out.iterdir()):
         raise InputError(
             Fault(str(out), "the folder is not empty", "a new run folder", "Name another --out.")
+        )
+    if recipe.training.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError(
+            Fault(
+                "training.tensorboard",
+                "tensorboard is not installed",
+                "the package tensorboard",
+                "Install it with pip install 'boneage[tensorboard]', or turn it off.",
+            )
         )
     train_split, val_split = manifest.split("train"), manifest.split("val")
     settings = recipe.training

@@ -53,6 +53,16 @@ def test_a_taken_folder_is_refused_and_left_as_it_is(cohort, tiny_recipe, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["best.keras"]
 
 
+def test_tensorboard_that_is_not_installed_is_asked_for_by_its_extra(
+    cohort, tiny_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    recipe = read_recipe(tiny_recipe, ["training.tensorboard=true"])
+    with pytest.raises(InputError, match=r"tensorboard is not installed.*boneage\[tensorboard\]"):
+        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unreadable_image_stops_before_a_run_folder_is_made(cohort, tiny_recipe, tmp_path):
     copy = tmp_path / "phantom"
     shutil.copytree(cohort.parent, copy, ignore=shutil.ignore_patterns("*.store"))
