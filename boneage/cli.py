@@ -116,7 +116,10 @@ def data_check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
 @data_app.command("prepare")
 def data_prepare(
     manifest: ManifestArgument,
-    size: Annotated[int, typer.Option(min=32, max=2048, help="Side of the store, pixels.")] = 299,
+    size: Annotated[
+        int | None,
+        typer.Option(min=32, max=2048, help="Side of the store, pixels; 299 if not said."),
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="Take all framing settings of this recipe instead.")
     ] = None,
@@ -126,7 +129,9 @@ def data_prepare(
     from boneage.pipeline.store import prepare
     from boneage.recipe import Framing, read_recipe
 
-    framing = read_recipe(recipe).framing if recipe else Framing(size=size)
+    if recipe and size:
+        _refuse("--size", "either a size or --recipe, which has its own")
+    framing = read_recipe(recipe).framing if recipe else Framing(size=size or 299)
     store = prepare(read_manifest(manifest), framing)
     typer.echo(f"{store.folder}: {len(store):,} images of {framing.size} x {framing.size} pixels")
 
@@ -150,7 +155,11 @@ def train(
     from boneage.recipe import read_recipe
 
     resolved = read_recipe(recipe, overrides or (), seed=seed)
-    manifest = read_manifest(data) if data else _phantom_manifest(recipe, resolved)
+    if data:
+        manifest = read_manifest(data)
+        resolved = resolved.model_copy(update={"phantom": None})  # it is not what was trained on
+    else:
+        manifest = _phantom_manifest(recipe, resolved)
     folder = out or _new_run_folder(resolved)
 
     from boneage.evaluation.report import write_report
@@ -161,7 +170,7 @@ def train(
     try:
         run = run_training(resolved, manifest, folder)
     except KeyboardInterrupt:
-        if folder.exists():
+        if folder.exists():  # it goes when no epoch was finished
             typer.echo(f"interrupted: what the finished epochs left is in {folder}", err=True)
         raise  # Typer exits with 130
     splits = [name for name in ("val", "test") if (manifest.table["split"] == name).any()]
@@ -179,7 +188,7 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Another manifest than the run's own: an external test.")
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str | None, typer.Option(help="train, val or test (the default).")] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(help="Score this table: image_id,age_months,sex,predicted_age_months."),
@@ -187,6 +196,8 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a run on a split of its manifest, or anybody's predictions."""
+    if predictions is not None and (data is not None or split is not None):
+        _refuse("--predictions", "no --data and no --split beside it: the table says it all")
     if (run is None) == (predictions is None):
         _refuse("boneage evaluate", "a run folder or --predictions FILE, one of the two")
     from boneage.evaluation.scoring import evaluate_predictions, evaluate_run
@@ -199,7 +210,7 @@ def evaluate(
 
         assert run is not None  # one of the two was given
         opened = open_run(run)
-        metrics = evaluate_run(opened, data=data, split=split, progress=not as_json)
+        metrics = evaluate_run(opened, data=data, split=split or "test", progress=not as_json)
         write_result(opened)
     if as_json:
         _print_json(metrics)
@@ -246,12 +257,12 @@ def _phantom_manifest(path: Path, recipe: Recipe) -> Manifest:
             "--data MANIFEST, because this recipe has no [phantom] cohort of its own",
             "Make a manifest with boneage data import.",
         )
-    from boneage.datasets.phantom import make_phantom_cohort
+    from boneage.datasets.phantom import DRAWING_VERSION, make_phantom_cohort
 
     settings = recipe.phantom
     cache = Path(os.environ.get("BONEAGE_CACHE") or Path.home() / ".cache" / "boneage")
-    folder = cache / f"phantom-{settings.count}-{settings.seed}-{settings.size}px"
-    return make_phantom_cohort(folder, **settings.model_dump())
+    drawing = f"phantom{DRAWING_VERSION}-{settings.count}-{settings.seed}-{settings.size}px"
+    return make_phantom_cohort(cache / drawing, **settings.model_dump())
 
 
 def _new_run_folder(recipe: Recipe) -> Path:
@@ -335,4 +346,7 @@ def main() -> None:
     except InputError as error:
         for fault in error.faults:
             typer.echo(f"error: {fault}", err=True)
+        sys.exit(2)
+    except OSError as error:  # what the system refused, and no room could tell better
+        typer.echo(f"error: {error.filename or 'boneage'}: {error.strerror or error}", err=True)
         sys.exit(2)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from boneage.provenance import file_digest
 XCEPTION_IMAGENET_FILE = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
 XCEPTION_IMAGENET_SHA256 = "e3fa32521ed48ced4af05adc950ab24963c4a00bd42e6825f8b180c65853163c"
 XCEPTION_IMAGENET_BYTES = 83_683_744
+XCEPTION_SMALLEST = 71  # pixels; keras.applications refuses less
 
 
 def _xception(image_size: int) -> keras.Model:
@@ -129,13 +131,22 @@ def build_model(
                 "Choose one of these in the recipe's [model].",
             )
         )
+    if backbone == "xception" and image_size < XCEPTION_SMALLEST:
+        raise InputError(
+            Fault(
+                "image size",
+                f"it is {image_size} pixels",
+                f"at least {XCEPTION_SMALLEST} for xception",
+                "Set framing.size higher, or choose a smaller backbone.",
+            )
+        )
     path = _weights_path(backbone, weights, weights_sha256)
     with _dtype_policy(precision):
         image = layers.Input((image_size, image_size, 1), name="image")
         gender_input = layers.Input((1,), name="gender")
         network = BACKBONES[backbone](image_size)
         if path is not None:
-            network.load_weights(str(path))
+            _load_weights(network, path)
         x = layers.Rescaling(2.0, offset=-1.0)(image)  # [0, 1] to [-1, 1], Xception's range
         if network.input_shape[-1] == 3:
             x = layers.Concatenate()([x, x, x])  # (b, s, s, 3): the film is grey, ImageNet is not
@@ -165,6 +176,23 @@ def _dtype_policy(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+def _load_weights(network: keras.Model, path: Path) -> None:
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns of layers for which the file has nothing, and leaves them random.
+            warnings.simplefilter("error", UserWarning)
+            network.load_weights(str(path))
+    except (OSError, ValueError, KeyError, UserWarning) as error:
+        raise InputError(
+            Fault(
+                str(path),
+                f"its weights don't fit {network.name}: {str(error).splitlines()[0]}",
+                "a .h5 or .weights.h5 file of this backbone alone, without a head",
+                "Name another file in model.weights, or 'none'.",
+            )
+        ) from None
+
+
 def _weights_path(backbone: str, weights: str, sha256: str | None) -> Path | None:
     if weights == "none":
         return None
@@ -183,7 +211,7 @@ def _weights_path(backbone: str, weights: str, sha256: str | None) -> Path | Non
     else:
         path = Path(weights)
     if not path.is_file():
-        raise InputError(_missing_weights(path))
+        raise InputError(_missing_weights(path, weights))
     # Keras itself would delete a file whose hash is wrong when it can't download it again.
     digest = file_digest(path)
     if digest != (sha256 or XCEPTION_IMAGENET_SHA256):
@@ -201,7 +229,14 @@ def _weights_path(backbone: str, weights: str, sha256: str | None) -> Path | Non
     return path
 
 
-def _missing_weights(path: Path) -> Fault:
+def _missing_weights(path: Path, weights: str) -> Fault:
+    if weights != "imagenet":
+        return Fault(
+            f"model.weights {weights!r}",
+            "there is no such file",
+            "'none', 'imagenet' or the path of a weights file",
+            "Mend the path, or train from scratch with --set model.weights=none.",
+        )
     return Fault(
         str(path),
         "the weights file is not there",

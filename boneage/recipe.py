@@ -104,6 +104,14 @@ class Training(_Section):
     workers: int = Field(default=2, ge=1)
     tensorboard: bool = False
 
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Training:
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay {self.weight_decay:g} takes optimizer = 'adamw'")
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} takes schedule = 'cosine'")
+        return self
+
 
 class Published(_Section):
     """The number a recipe is to reproduce, in months, and where it stands."""
@@ -119,7 +127,7 @@ class Recipe(_Section):
     """One experiment, whole: with a manifest and this, a run can be made again."""
 
     name: str
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     phantom: Phantom | None = None
     framing: Framing = Framing()
     augmentation: Augmentation = Augmentation()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import math
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -45,10 +47,7 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
             TensorBoard is asked for and absent, or the loss is no longer a number.
         KeyboardInterrupt: As it came, after `run.json` was written.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError(
-            Fault(str(out), "the folder is not empty", "a new run folder", "Name another --out.")
-        )
+    _check_out(out)
     if recipe.training.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
             Fault(
@@ -71,10 +70,9 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
     prepared = time.perf_counter()
 
     run = Run(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(run.recipe_path, recipe.model_dump(mode="json"))
     info = _info(recipe, manifest, store, model)
     info["seconds"]["prepare"] = round(prepared - started, 2)
+    write_json(run.recipe_path, recipe.model_dump(mode="json"))
     write_json(run.info_path, info)
 
     training = _generator(store, train_split, recipe, training=True)
@@ -83,8 +81,8 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
         loss="mae",
         metrics=["mae"],
     )
-    history = _History(run.history_path)
-    stopped = "interrupted"
+    history = _History(run)
+    info["stopped"] = "failed"
     try:
         model.fit(
             training,
@@ -95,19 +93,34 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
             callbacks=[history, *_callbacks(run, settings)],
         )
         if history.diverged:
-            stopped = "diverged"
+            info["stopped"] = "diverged"
             raise InputError(_divergence(out, settings))
-        stopped = "finished" if len(history.rows) == settings.epochs else "early"
+        info["stopped"] = "finished" if len(history.rows) == settings.epochs else "early"
+    except KeyboardInterrupt:
+        info["stopped"] = "interrupted"
+        raise
     finally:
-        info["stopped"] = stopped
         info["epochs"] = len(history.rows)
-        if history.rows:
-            best = min(history.rows, key=lambda row: row["val_mae"])
-            info["best_epoch"] = int(best["epoch"])
-            info["best_val_mae_months"] = best["val_mae"]
+        if history.best is not None:
+            info["best_epoch"] = int(history.best["epoch"])
+            info["best_val_mae_months"] = history.best["val_mae"]
         info["seconds"]["fit"] = round(time.perf_counter() - prepared, 2)
         write_json(run.info_path, info)
+        if info["stopped"] == "interrupted" and not history.rows:
+            shutil.rmtree(out)  # nothing was learned yet
     return run
+
+
+def _check_out(out: Path) -> None:
+    """Refuses a run folder that can't be made, before anything long is begun."""
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(
+            Fault(str(out), "the folder is not empty", "a new run folder", "Name another --out.")
+        )
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = f"{there} can't be written to" if there.is_dir() else f"{there} is a file"
+        raise InputError(Fault(str(out), what, "a place for a run folder", "Name another --out."))
 
 
 def _generator(store: Store, split: Manifest, recipe: Recipe, *, training: bool) -> DataGenerator:
@@ -140,17 +153,24 @@ def _optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Opt
 
 
 class _History(keras.callbacks.Callback):
-    """Writes `history.csv` after each epoch; keras' CSVLogger would leave it open on an interrupt.
+    """Writes `history.csv` and both checkpoints after each epoch, each whole or not at all.
 
-    Columns: `epoch` (from 1), `loss`, `mae`, `val_loss`, `val_mae` in months, `learning_rate`,
-    `seconds`.
+    Keras' own ModelCheckpoint writes into the file that it replaces, so an interrupt at that moment
+    would cost the best model; and its CSVLogger would be left open.
+
+    Attributes:
+        rows: One an epoch: `epoch` (from 1), `loss`, `mae`, `val_loss`, `val_mae` in months,
+            `learning_rate`, `seconds`.
+        best: The row with the lowest finite `val_mae`.
+        diverged: Whether the loss of the last epoch is no number.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__()
         self.rows: list[dict[str, float]] = []
+        self.best: dict[str, float] | None = None
         self.diverged = False
-        self._path = path
+        self._run = run
         self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -160,15 +180,23 @@ class _History(keras.callbacks.Callback):
         assert logs is not None  # Keras always gives them; the type is its own
         self.diverged = not math.isfinite(logs["loss"])
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        self.rows.append(
-            {
-                "epoch": epoch + 1,
-                **{key: float(logs[key]) for key in ("loss", "mae", "val_loss", "val_mae")},
-                "learning_rate": float(rate),
-                "seconds": round(time.perf_counter() - self._started, 2),
-            }
-        )
-        write_text(self._path, pd.DataFrame(self.rows).to_csv(index=False))
+        row = {
+            "epoch": epoch + 1,
+            **{key: float(logs[key]) for key in ("loss", "mae", "val_loss", "val_mae")},
+            "learning_rate": float(rate),
+            "seconds": round(time.perf_counter() - self._started, 2),
+        }
+        part = self._run.folder / ".part.keras"
+        self.model.save(part)
+        lowest = math.inf if self.best is None else self.best["val_mae"]
+        if row["val_mae"] < lowest and not self.diverged:  # the first is never true of nan
+            self.best = row
+            best = self._run.folder / ".best.part.keras"
+            shutil.copyfile(part, best)
+            best.replace(self._run.best_path)
+        part.replace(self._run.last_path)
+        self.rows.append(row)
+        write_text(self._run.history_path, pd.DataFrame(self.rows).to_csv(index=False))
 
 
 def _divergence(out: Path, settings: Training) -> Fault:
@@ -182,10 +210,6 @@ def _divergence(out: Path, settings: Training) -> Fault:
 
 def _callbacks(run: Run, settings: Training) -> list[keras.callbacks.Callback]:
     callbacks: list[keras.callbacks.Callback] = [
-        keras.callbacks.ModelCheckpoint(
-            str(run.best_path), monitor="val_mae", mode="min", save_best_only=True
-        ),
-        keras.callbacks.ModelCheckpoint(str(run.last_path)),
         keras.callbacks.TerminateOnNaN(),
     ]
     if settings.schedule == "plateau":
@@ -237,7 +261,7 @@ def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) 
 
 
 def _accelerator() -> str | None:
-    if not keras.distribution.list_devices("gpu"):
+    if not any(name.startswith(("gpu", "cuda")) for name in keras.distribution.list_devices()):
         return None
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from boneage import cli
+from boneage.datasets.phantom import DRAWING_VERSION
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_recipe_with_a_phantom_needs_no_manifest(boneage, tiny_recipe, tmp_pat
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("tiny-seed3-")
     assert (run / "report.html").exists()
-    assert (tmp_path / "cache" / "phantom-40-0-64px" / "manifest.csv").exists()
+    assert (tmp_path / "cache" / f"phantom{DRAWING_VERSION}-40-0-64px" / "manifest.csv").exists()
 
 
 def test_evaluate_prints_json_and_nothing_else(boneage, finished_run):
@@ -220,6 +221,22 @@ def test_evaluate_takes_a_run_or_predictions_not_both_nor_neither(boneage, finis
     check_refusal(boneage("evaluate"), "one of the two")
     both = boneage("evaluate", finished_run.folder, "--predictions", "x.csv")
     check_refusal(both, "one of the two")
+    check_refusal(boneage("evaluate", "--predictions", "x.csv", "--split", "val"), "no --split")
+
+
+def test_prepare_takes_a_size_or_a_recipe(boneage, cohort, tiny_recipe):
+    result = boneage("data", "prepare", cohort, "--size", 64, "--recipe", tiny_recipe)
+    check_refusal(result, "either a size or --recipe")
+
+
+def test_an_out_that_is_a_file_or_can_not_be_made_is_refused_before_anything_is_prepared(
+    boneage, cohort_copy, tiny_recipe, tmp_path
+):
+    (tmp_path / "file").touch()
+    for out in ("file", "file/below"):
+        result = boneage("train", tiny_recipe, "--data", cohort_copy, "--out", out)
+        check_refusal(result, out, "--out")
+    assert not (cohort_copy.parent / "manifest.store").exists()
 
 
 def test_an_interrupt_exits_with_130_and_says_where_the_run_is(

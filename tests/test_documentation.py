@@ -108,3 +108,13 @@ def test_every_make_target_and_docker_stage_named_in_the_readme_exists():
 def test_every_file_that_the_readme_links_to_exists():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/README.md", "experiments/README.md"])
+def test_no_page_waits_for_a_number(page):
+    assert "@@" not in (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_every_experiment_has_a_committed_result():
+    for recipe in (ROOT / "experiments").glob("*/recipe.toml"):
+        assert list((recipe.parent / "results").glob("*seed-*.json")), recipe

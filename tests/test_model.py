@@ -77,6 +77,24 @@ def test_missing_imagenet_weights_name_the_file_its_digest_and_the_way_on(tmp_pa
     assert "--set model.weights=none" in message
 
 
+def test_weights_that_are_neither_a_word_nor_a_file_are_refused():
+    with pytest.raises(InputError, match=r"'imagnet'.*no such file.*'none', 'imagenet' or"):
+        build_model("xception", 96, weights="imagnet")
+
+
+def test_a_file_that_is_not_the_backbone_s_is_refused(tmp_path):
+    path = tmp_path / "other.weights.h5"
+    build_model("mini_xception", 64, dense_units=(16,)).save_weights(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(InputError, match="its weights don't fit mini_resnet"):
+        build_model("mini_resnet", 64, weights=str(path), weights_sha256=digest)
+
+
+def test_xception_says_how_small_it_goes():
+    with pytest.raises(InputError, match="it is 64 pixels; expected at least 71 for xception"):
+        build_model("xception", 64)
+
+
 def test_a_weights_file_with_another_digest_is_refused_and_left_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     path = tmp_path / "models" / XCEPTION_IMAGENET_FILE

@@ -35,6 +35,8 @@ def test_defaults_are_the_lineage(tmp_path):
         ("[framing]\ncontrast_percentiles = [99, 2]", "contrast_percentiles 99.0, 2.0"),
         ("[augmentation]\nscale = [1.2, 0.8]", "scale 1.2, 0.8"),
         ("[augmentation]\nsharpen = 1.5", "less than or equal to 1"),
+        ("[training]\nweight_decay = 0.1", "weight_decay 0.1 takes optimizer = 'adamw'"),
+        ("[training]\nwarmup_epochs = 2", "warmup_epochs 2 takes schedule = 'cosine'"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_with_what_was_meant(tmp_path, text, message):

@@ -8,9 +8,8 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
-from boneage.pipeline.generator import DataGenerator
 from boneage.recipe import read_recipe
-from boneage.run import Run
+from boneage.run import Run, open_run
 from boneage.training import _optimizer, train
 
 
@@ -78,29 +77,62 @@ def test_an_unreadable_image_stops_before_a_run_folder_is_made(cohort, tiny_reci
 def test_an_interrupt_keeps_the_finished_epochs_and_is_recorded(
     cohort, tiny_recipe, tmp_path, monkeypatch
 ):
-    serve = DataGenerator.__getitem__
-
-    def interrupt_in_the_second_epoch(self, index):
-        if self.epoch == 1:
+    def interrupt_in_the_second(self, epoch, logs=None):
+        if epoch == 1:
             raise KeyboardInterrupt
-        return serve(self, index)
 
-    monkeypatch.setattr(DataGenerator, "__getitem__", interrupt_in_the_second_epoch)
-    # One worker asks for batches inside Keras' own loop, where an interrupt arrives in life too.
-    recipe = read_recipe(tiny_recipe, ["training.workers=1"])
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - Keras may wrap it on its way
-        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
+    monkeypatch.setattr("boneage.training._History.on_epoch_begin", interrupt_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
     info = run.read_info()
     assert (info["stopped"], info["epochs"]) == ("interrupted", 1)
     assert keras.models.load_model(run.last_path).count_params() == info["model"]["parameters"]
 
 
+def test_an_interrupt_before_the_first_epoch_is_done_leaves_no_folder(
+    cohort, tiny_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "boneage.training._History.on_epoch_begin",
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_save_leaves_the_checkpoints_of_the_epoch_before(
+    cohort, tiny_recipe, tmp_path, monkeypatch
+):
+    save = keras.Model.save
+
+    def interrupt_in_the_second(self, path):
+        if Run(tmp_path / "run").last_path.exists():
+            path.write_bytes(b"half a model")
+            raise KeyboardInterrupt
+        save(self, path)
+
+    monkeypatch.setattr(keras.Model, "save", interrupt_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
+    run = Run(tmp_path / "run")
+    for path in (run.best_path, run.last_path):
+        assert (
+            keras.models.load_model(path).count_params() == run.read_info()["model"]["parameters"]
+        )
+    assert run.read_info()["stopped"] == "interrupted"
+
+
 def test_a_loss_that_is_no_number_stops_with_what_to_do(cohort, tiny_recipe, tmp_path):
     recipe = read_recipe(tiny_recipe, ["model.age_scale_months=1e38"])  # a batch sums to more
     with pytest.raises(InputError, match=r"no longer a number.*training\.learning_rate=0\.0003"):
         train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
-    assert Run(tmp_path / "run").read_info()["stopped"] == "diverged"
+    run = Run(tmp_path / "run")
+    assert run.read_info()["stopped"] == "diverged"
+    assert not run.best_path.exists()
+    with pytest.raises(InputError, match=r"best\.keras missing"):
+        open_run(run.folder)
 
 
 def test_the_cosine_schedule_warms_up_and_ends_at_its_minimum(tiny_recipe):
