@@ -17,7 +17,15 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.delimited import Cells, Finding, read_bytes
-from boneage.datasets.examination import SEXES, SPLITS, Examination, examine, image_path, is_file
+from boneage.datasets.examination import (
+    SEXES,
+    SPLITS,
+    Examination,
+    examine,
+    image_path,
+    is_file,
+    rows_by_image,
+)
 from boneage.errors import Fault, InputError
 from boneage.pipeline.radiograph import read_radiograph
 
@@ -161,7 +169,7 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
     found = [
         *examination.findings,
         *_look_findings(cells, paths, looks),
-        *_shared_image_findings(cells, paths),
+        *_shared_image_findings(cells, path.parent.resolve()),
         *_empty_split_findings(cells),
     ]
     whole = [look for look in looks.values() if look.height]
@@ -239,24 +247,23 @@ def _look_findings(
     return findings
 
 
-def _shared_image_findings(cells: Cells, paths: Sequence[Path | None]) -> list[Finding]:
-    rows_of: dict[Path, list[int]] = {}
-    for row, path in enumerate(paths):
-        if path is not None:
-            rows_of.setdefault(path, []).append(row)
+def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
     splits = cells.table["split"] if "split" in cells.table else [""] * len(cells.table)
-    within: dict[int, str] = {}
-    across: dict[int, str] = {}
-    for first, *rest in rows_of.values():
-        for row in rest:
-            target = within if splits[row] == splits[first] else across
-            target[row] = (
-                f"image {cells.table['image'][row]} is that of row {cells.rows[first]} too"
-            )
-    fix = "Keep one of the rows."
+    first_of = {
+        row: first
+        for first, *rest in rows_by_image(cells, folder).values()
+        for row in rest
+        if splits[row] == splits[first]  # in two splits it is a fault of the table
+    }
     return cells.row_findings(
-        "image-in-two-splits", across, across.__getitem__, "each image in one split", fix
-    ) + cells.row_findings("shared-image", within, within.__getitem__, "each image once", fix)
+        "shared-image",
+        sorted(first_of),
+        lambda row: (
+            f"image {cells.table['image'][row]} is that of row {cells.rows[first_of[row]]} too"
+        ),
+        "each image once",
+        "Keep one of the rows.",
+    )
 
 
 def _empty_split_findings(cells: Cells) -> list[Finding]:

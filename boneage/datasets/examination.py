@@ -26,6 +26,8 @@ MOST_MONTHS = 240.0
 """Largest bone age accepted; the oldest labels of RSNA and RHPE are 228 and 240 months."""
 YEARS_LOOK = 25.0
 """A column of ages that never passes this is taken for years, and refused as months."""
+INFANTS = "infants"
+"""The word in `source` by which a cohort says that all its children are that young."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SYNONYMS = {
@@ -35,6 +37,7 @@ _SYNONYMS = {
     "sex": ("gender", "male"),
     "split": ("subset", "set", "partition", "fold"),
 }
+_PATIENT_NAMES = ("patient", "patient_name", "subject", "subject_id", "patientid")
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,20 @@ def examine(content: bytes, path: Path) -> Examination:
         InputError: They are no table at all.
     """
     cells = read_cells(content, str(path))
+    folder = path.parent.resolve()
     ages = numbers(cells, "age_months")
     findings = (
         *cells.findings,
         *_column_findings(cells),
         *id_findings(cells, "image_id"),
-        *_image_findings(cells, path.parent.resolve()),
+        *_image_findings(cells, folder),
         *age_findings(cells, "age_months", ages),
+        *([] if _only_infants(cells) else years_findings(cells, "age_months", ages)),
         *_chronological_findings(cells),
         *choice_findings(cells, "sex", SEXES, "unknown-sex", "Write F for female, M for male."),
         *choice_findings(cells, "split", SPLITS, "unknown-split", "Name one of the three."),
         *patient_findings(cells),
+        *_shared_image_findings(cells, folder),
     )
     return Examination(cells, ages, findings, hashlib.sha256(content).hexdigest())
 
@@ -103,7 +109,7 @@ def numbers(cells: Cells, column: str) -> NDArray[np.float64]:
 
 
 def age_findings(cells: Cells, column: str, ages: NDArray[np.float64]) -> list[Finding]:
-    """Ages that are no months: not a number, outside 0 to 240, or a whole column of years."""
+    """Ages that are no months: not a number, or outside 0 to 240."""
     if column not in cells.table or not len(ages):
         return []
     texts = cells.table[column]
@@ -114,23 +120,38 @@ def age_findings(cells: Cells, column: str, ages: NDArray[np.float64]) -> list[F
         "a number of months",
         "Write months with a decimal point; an image without an age can't be used.",
     )
-    findings += cells.row_findings(
+    return findings + cells.row_findings(
         "impossible-age",
         np.flatnonzero((ages < 0) | (ages > MOST_MONTHS)),
         lambda row: f"{column} is {texts[row]}",
         f"months from 0 to {MOST_MONTHS:g}",
         "Correct the label, or the unit.",
     )
+
+
+def years_findings(
+    cells: Cells,
+    column: str,
+    ages: NDArray[np.float64],
+    fix: str = "Is it in years? Pass --age-unit years.",
+) -> list[Finding]:
+    """A whole column of years where months belong, told by its largest age."""
     known = np.where(np.isnan(ages), -np.inf, ages)
-    if 0 < known.max() <= YEARS_LOOK:
-        findings += cells.row_findings(
-            "years-as-months",
-            [int(known.argmax())],
-            lambda row: f"{column} is {texts[row]}, the largest of all",
-            f"months, and this column's median is {np.nanmedian(ages):.4g}",
-            "Is it in years? Pass --age-unit years.",
-        )
-    return findings
+    if column not in cells.table or not 0 < known.max(initial=-np.inf) <= YEARS_LOOK:
+        return []
+    return cells.row_findings(
+        "years-as-months",
+        [int(known.argmax())],
+        lambda row: f"{column} is {cells.table[column][row]}, the largest of all",
+        f"months, and this column's median is {np.nanmedian(ages):.4g}",
+        fix,
+    )
+
+
+def _only_infants(cells: Cells) -> bool:
+    return "source" in cells.table and bool(
+        cells.table["source"].str.contains(rf"\b{INFANTS}\b").all()
+    )
 
 
 def _column_findings(cells: Cells) -> list[Finding]:
@@ -138,7 +159,10 @@ def _column_findings(cells: Cells) -> list[Finding]:
         missing_column(cells, name, _SYNONYMS) for name in COLUMNS if name not in cells.table
     ]
     for column in cells.table.columns:
-        close = difflib.get_close_matches(str(column).lower(), OPTIONAL, n=1, cutoff=0.85)
+        name = re.sub(r"[^a-z0-9]+", "_", str(column).lower())
+        close = difflib.get_close_matches(name, OPTIONAL, n=1, cutoff=0.85)
+        if name in _PATIENT_NAMES and "patient_id" not in cells.table:
+            close = ["patient_id"]
         if close and column not in OPTIONAL:  # a patient_id misspelt would go unchecked
             findings.append(
                 Finding(
@@ -203,6 +227,36 @@ def _image_findings(cells: Cells, folder: Path) -> list[Finding]:
         lambda row: f"there is no image {images[row]}",
         f"a file of that path, relative to {folder}",
         "Put the file there, or correct the column image.",
+    )
+
+
+def rows_by_image(cells: Cells, folder: Path) -> dict[Path, list[int]]:
+    """Positions in the table of the rows of each image, however its path is spelt."""
+    rows_of: dict[Path, list[int]] = {}
+    for row, name in enumerate(cells.table.get("image", [])):
+        if name:
+            rows_of.setdefault(image_path(folder, name), []).append(row)
+    return rows_of
+
+
+def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
+    if "split" not in cells.table:
+        return []
+    splits = cells.table["split"]
+    first_of = {
+        row: first
+        for first, *rest in rows_by_image(cells, folder).values()
+        for row in rest
+        if splits[row] != splits[first]
+    }
+    return cells.row_findings(
+        "image-in-two-splits",
+        sorted(first_of),
+        lambda row: (
+            f"image {cells.table['image'][row]} is that of row {cells.rows[first_of[row]]} too"
+        ),
+        "each image in one split",
+        "Keep one of the rows.",
     )
 
 

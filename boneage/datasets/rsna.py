@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.delimited import Cells, Finding, missing_column, read_bytes, read_cells
-from boneage.datasets.examination import age_findings, id_findings, numbers
+from boneage.datasets.examination import age_findings, id_findings, numbers, years_findings
 from boneage.datasets.manifest import Manifest, assign_splits, write_manifest
 from boneage.errors import Fault, InputError
 
@@ -77,6 +77,7 @@ def import_rsna(folder: Path, out: Path, *, seed: int = 0, progress: bool = True
         *labels.cells.findings,
         *id_findings(labels.cells, labels.cells.key, ids),
         *age_findings(labels.cells, labels.age, ages),
+        *years_findings(labels.cells, labels.age, ages),
         *_sex_findings(labels, sexes),
         *_image_findings(labels, ids, images, files, root),
     ]
@@ -133,11 +134,13 @@ def _find_labels(tables: Sequence[Path], root: Path) -> tuple[_Labels, list[str]
     others: list[Cells] = []
     notes: list[str] = []
     broken: list[Fault] = []
+    unread: list[str] = []
     for path in tables:
         try:
             cells = read_cells(read_bytes(path), str(path), delimiter=None)
         except InputError as error:
             broken += error.faults
+            unread.append(str(path.relative_to(root)))
             continue
         names = [_header(cells, known) for known in (_ID_HEADERS, _AGE_HEADERS, _SEX_HEADERS)]
         match names:
@@ -151,6 +154,9 @@ def _find_labels(tables: Sequence[Path], root: Path) -> tuple[_Labels, list[str]
             case _:
                 others.append(cells)
     if len(found) == 1:
+        if unread:
+            used = Path(found[0].cells.where).relative_to(root)
+            notes.append(f"{', '.join(unread)} can't be read; the labels are those of {used}.")
         return found[0], notes
     if found:
         listed = ", ".join(str(Path(labels.cells.where).relative_to(root)) for labels in found)

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from boneage.datasets.delimited import Cells, Finding, missing_column, read_bytes, read_cells
 from boneage.datasets.examination import (
+    INFANTS,
     MOST_MONTHS,
+    YEARS_LOOK,
     age_findings,
     id_findings,
     image_path,
     is_file,
     numbers,
     patient_findings,
+    years_findings,
 )
 from boneage.datasets.manifest import SPLITS, Manifest, assign_splits, write_manifest
 from boneage.errors import Fault, InputError
@@ -113,11 +116,19 @@ def import_table(
     if patient is not None:
         columns["patient_id"] = cells.table[patient].tolist()
     table = pd.DataFrame(columns)
+    source, notes = [file.stem], []
+    if months.max() <= YEARS_LOOK:  # said in the source, or the manifest would be refused
+        source.append(INFANTS)
+        notes.append(
+            f"No age passes {months.max():.4g} months: infants all, since {age} is in {age_unit} "
+            "as --age-unit says."
+        )
     if split is None:  # said in the source, so that a report can say it
-        table = assign_splits(table, seed=seed).assign(source=f"{file.stem}, seeded split")
+        source.append("seeded split")
+        table = assign_splits(table, seed=seed)
     else:
-        table = table.assign(split=splits, source=file.stem)
-    return write_manifest(table, out)
+        table = table.assign(split=splits)
+    return write_manifest(table.assign(source=", ".join(source)), out, notes=notes)
 
 
 def _check_options(age_unit: str, female: str, male: str, image_root: Path | None) -> None:
@@ -183,7 +194,11 @@ def _image_findings(
 def _ages(cells: Cells, column: str, unit: str) -> tuple[NDArray[np.float64], list[Finding]]:
     ages = numbers(cells, column)
     if unit == "months":
-        return ages, age_findings(cells, column, ages)
+        findings = age_findings(cells, column, ages)
+        # Bone ages read in years have fractions; whole numbers are taken for what is said here.
+        if np.any(ages[~np.isnan(ages)] % 1):
+            findings += years_findings(cells, column, ages)
+        return ages, findings
     texts = cells.table[column]
     findings = cells.row_findings(
         "bad-age",

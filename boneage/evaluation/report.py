@@ -48,9 +48,14 @@ class Evaluation:
     table: pd.DataFrame
 
     @property
+    def is_external(self) -> bool:
+        """Whether these are images of another manifest than the run's own."""
+        return self.name != self.split
+
+    @property
     def words(self) -> str:
         """Says which images these are."""
-        external = " (external)" if self.name != self.split else ""
+        external = " (external)" if self.is_external else ""
         return f"{SPLIT_WORDS.get(self.split, self.split)} images{external}"
 
 
@@ -85,7 +90,13 @@ def write_report(run: Run) -> Path:
     svgs = {name: figures.as_svg(drawn[name], page.ALT_TEXT[name], name) for name in drawn}
 
     worst = _worst(shown)
-    images, missing = page.case_images(info.get("store") or {}, worst["image_id"].tolist())
+    if shown.is_external:
+        images: dict[str, str] = {}
+        missing = (
+            "There are no pictures: the run's own store may hold other images by the same ids."
+        )
+    else:
+        images, missing = page.case_images(info.get("store") or {}, worst["image_id"].tolist())
     sections = [
         page.agreement_section(svgs, shown.words, shown.metrics),
         page.group_section(svgs, shown.words, shown.metrics),
@@ -103,7 +114,7 @@ def write_report(run: Run) -> Path:
         verdict=escape(_verdict(shown)),
         hero=page.hero(shown.metrics, shown.words, _comparisons(shown, recipe, info)),
         tiles=page.tiles(_tiles(evaluations, info)),
-        notes=page.notes(_notes(shown, info, recipe)),
+        notes=page.notes(_notes(evaluations, info)),
         sections="\n".join(section for section in sections if section),
         footer=escape(_footer(info)),
     )
@@ -134,7 +145,7 @@ def read_evaluations(run: Run) -> list[Evaluation]:
 
 def _read_evaluation(run: Run, name: str) -> Evaluation:
     metrics = read_json(run.metrics_path(name))
-    table = read_predictions(run.predictions_path(name))
+    table = read_predictions(run.predictions_path(name), own=True)
     found = float((table["predicted_age_months"] - table["age_months"]).abs().mean())
     scored = metrics.get("mae_months", {}).get("value")
     if metrics.get("n") != len(table) or scored is None or abs(scored - found) > 0.005:
@@ -201,12 +212,12 @@ def _comparisons(
     """What the model's error stands beside: name, remark, MAE in months."""
     rows = []
     published = recipe.published
-    if published is not None and shown.name == shown.split:
+    if published is not None and not shown.is_external:
         values = {"test": published.test_mae_months, "val": published.val_mae_months}
         value = values.get(shown.split)
         if value is not None:
             rows.append(("Published", published.source, value))
-    if not _is_phantom(info, recipe):
+    if not _is_phantom(info):
         remark = "one against the mean of the others, on other images; Larson 2018"
         rows.append(("Radiologists", remark, READER_MAE_MONTHS))
     baseline = _baseline(shown.metrics)
@@ -245,9 +256,10 @@ def _tiles(evaluations: list[Evaluation], info: Mapping[str, Any]) -> list[tuple
     return tiles
 
 
-def _notes(shown: Evaluation, info: Mapping[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
-    notes = []
-    if _is_phantom(info, recipe):
+def _notes(evaluations: list[Evaluation], info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    shown = evaluations[0]
+    notes = [note for evaluation in evaluations for note in _overlap_notes(evaluation)]
+    if _is_phantom(info):
         notes.append(
             (
                 "Drawn hands, not radiographs.",
@@ -279,6 +291,18 @@ def _notes(shown: Evaluation, info: Mapping[str, Any], recipe: Recipe) -> list[t
     return notes
 
 
+def _overlap_notes(evaluation: Evaluation) -> list[tuple[str, str]]:
+    overlap = evaluation.metrics.get("manifest", {}).get("overlap") or {}
+    seen, chosen = overlap.get("train", 0), overlap.get("val", 0)
+    if not seen + chosen:
+        return []
+    text = (
+        f"Of the {evaluation.metrics['n']:,} images of {evaluation.name} the model was trained on "
+        f"{seen:,} and chosen by {chosen:,}: its error there is no test on new images."
+    )
+    return [("Not independent.", text)]
+
+
 def _leaning_bands(metrics: Mapping[str, Any]) -> str:
     """Says in which age bands the model reads too old or too young, if that is certain enough."""
     parts = []
@@ -292,9 +316,8 @@ def _leaning_bands(metrics: Mapping[str, Any]) -> str:
     return f"On average it reads {', '.join(parts)}." if parts else ""
 
 
-def _is_phantom(info: Mapping[str, Any], recipe: Recipe) -> bool:
-    source = str((info.get("manifest") or {}).get("source") or "").lower()
-    return "phantom" in source if source else recipe.phantom is not None
+def _is_phantom(info: Mapping[str, Any]) -> bool:
+    return (info.get("manifest") or {}).get("source") == "phantom"
 
 
 def _is_seeded(info: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from boneage.files import read_json, write_json
@@ -11,13 +11,16 @@ from boneage.run import Run
 _INFO = ("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped")
 _MANIFEST = ("digest", "counts", "source")
 _SPLITS = ("val", "test")
+_MOST_SOURCES, _LONGEST_SOURCE = 5, 200  # more is a name for every image or so, not a source
+_FEWEST = 5  # an average over fewer images tells of single ones
 
 
 def write_result(run: Run) -> Path:
     """Gathers `result.json` from the other files of a run: what `experiments/*/results` holds.
 
     It has the resolved recipe, what made the run, and the scores of the splits that have been
-    evaluated. No image, id, prediction of one image or path of the machine is in it.
+    evaluated. No image, id, prediction of one image or path of the machine is in it, and of
+    fewer than five images nothing but their number.
 
     Args:
         run: A finished run.
@@ -29,7 +32,8 @@ def write_result(run: Run) -> Path:
     result: dict[str, Any] = {key: info[key] for key in _INFO if key in info}
     result["provenance"] = info["provenance"]
     result["manifest"] = {key: info["manifest"][key] for key in _MANIFEST}
-    result["recipe"] = read_json(run.recipe_path)
+    result["manifest"]["source"] = _source(result["manifest"]["source"])
+    result["recipe"] = _without_folder(read_json(run.recipe_path))
     result["metrics"] = {
         split: _aggregates(read_json(run.metrics_path(split)))
         for split in _SPLITS
@@ -39,5 +43,37 @@ def write_result(run: Run) -> Path:
     return run.result_path
 
 
+def _source(text: str) -> str:
+    pieces = text.split(", ")
+    if len(text) > _LONGEST_SOURCE or len(pieces) > _MOST_SOURCES:
+        return "many sources"
+    return ", ".join(_name(piece) if _is_absolute(piece) else piece for piece in pieces)
+
+
+def _without_folder(recipe: dict[str, Any]) -> dict[str, Any]:
+    model = recipe.get("model", {})
+    if "weights" in model:  # "none" and "imagenet" are names already
+        recipe["model"] = {**model, "weights": _name(model["weights"])}
+    return recipe
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("/") or PureWindowsPath(path).is_absolute()
+
+
+def _name(path: str) -> str:
+    return PureWindowsPath(path).name  # takes both kinds of slash
+
+
 def _aggregates(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if key != "manifest"}
+    if metrics["n"] < _FEWEST:
+        return {"n": metrics["n"]}
+    groups = {
+        kind: {
+            name: {"n": group["n"]} if 0 < group["n"] < _FEWEST else group
+            for name, group in members.items()
+        }
+        for kind, members in metrics["groups"].items()
+    }
+    kept = {key: value for key, value in metrics.items() if key != "manifest"}
+    return {**kept, "groups": groups}

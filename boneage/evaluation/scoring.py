@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from boneage.datasets.delimited import Cells, read_bytes, read_cells
+from boneage.datasets.examination import (
+    age_findings,
+    choice_findings,
+    id_findings,
+    image_path,
+    numbers,
+    years_findings,
+)
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import SEXES, baseline_median_by_sex, score
@@ -19,16 +30,14 @@ from boneage.provenance import file_digest
 from boneage.run import Run
 
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")
-YOUNGEST_MONTHS, OLDEST_MONTHS = 0.0, 240.0
-YEARS_AT_MOST = 25.0  # a whole column of labels up to here is in years, not of babies only
-_ROWS_NAMED = 5  # of each kind of fault; the rest are counted
 
 
-def read_predictions(csv: Path) -> pd.DataFrame:
+def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
     """Reads a table of predictions, `image_id,age_months,sex,predicted_age_months`, and checks it.
 
     Args:
         csv: One row an image; ages in months, sex `F` or `M`. Other columns are left alone.
+        own: A run wrote it, so its ages are months, however young all the children are.
 
     Returns:
         The four columns: `image_id` as text, ages float64 months, `sex` text.
@@ -36,19 +45,30 @@ def read_predictions(csv: Path) -> pd.DataFrame:
     Raises:
         InputError: Everything that is wrong with the table, at once.
     """
-    table = _read_text_table(csv)
-    if faults := _column_faults(csv, table):
-        raise InputError(faults)
-    table = table.loc[:, list(PREDICTION_COLUMNS)].reset_index(drop=True)
-    table["image_id"] = table["image_id"].str.strip()
-    table["sex"] = table["sex"].str.strip()
-    numbers = {
-        name: pd.to_numeric(table[name].str.strip(), errors="coerce")
-        for name in ("age_months", "predicted_age_months")
-    }
-    if faults := _row_faults(csv, table, numbers):
-        raise InputError(faults)
-    return table.assign(**{name: values.astype("float64") for name, values in numbers.items()})
+    cells = read_cells(read_bytes(csv), csv.name)
+    found = [finding.fault for finding in cells.findings]
+    if missing := _missing_columns(cells):
+        raise InputError([*found, *missing])
+    ages = {name: numbers(cells, name) for name in ("age_months", "predicted_age_months")}
+    answers = cells.table["predicted_age_months"]
+    findings = [
+        *id_findings(cells, "image_id"),
+        *age_findings(cells, "age_months", ages["age_months"]),
+        *choice_findings(cells, "sex", SEXES, "unknown-sex", "Write girls as F, boys as M."),
+        *cells.row_findings(
+            "bad-prediction",
+            np.flatnonzero(np.isnan(ages["predicted_age_months"])),
+            lambda row: f"predicted_age_months is {answers[row]!r}",
+            "a number of months",
+            "Correct it.",
+        ),
+    ]
+    if not own:
+        fix = "Is it in years? Multiply age_months and predicted_age_months by 12."
+        findings += years_findings(cells, "age_months", ages["age_months"], fix)
+    if found or findings:
+        raise InputError([*found, *(finding.fault for finding in findings)])
+    return cells.table[list(PREDICTION_COLUMNS)].assign(**ages)
 
 
 def evaluate_predictions(csv: Path) -> dict[str, Any]:
@@ -82,7 +102,8 @@ def evaluate_run(
 
     Returns:
         What was written as `metrics-<split>.json`: `metrics.score`'s answer and `split`,
-        `manifest`, `predictions`, `baseline`.
+        `manifest` (for an external test with `overlap`: how many of its images were `train` or
+        `val` of the run, None if that can't be told), `predictions`, `baseline`.
 
     Raises:
         InputError: The manifest is missing, faulty, or not what the run was trained with; the
@@ -103,18 +124,24 @@ def evaluate_run(
     table["predicted_age_months"] = np.asarray(answers, dtype=np.float64).reshape(-1)
     sexes = table["sex"].to_numpy(str)
     metrics = score(table["age_months"], table["predicted_age_months"], sexes)
+    trained = _trained_rows(manifest, recorded)
+    baseline = _baseline(trained, table)
+    external = manifest.digest != recorded["digest"]
+    tested_on: dict[str, Any] = {
+        "path": str(manifest.path),
+        "digest": manifest.digest,
+        "external": external,
+    }
+    if external:
+        tested_on["overlap"] = _overlap(trained, images)
     name = evaluation_name(split, manifest, recorded["digest"])
     predictions_path = run.predictions_path(name)
     write_text(predictions_path, table.to_csv(index=False))
     metrics |= {
         "split": split,
-        "manifest": {
-            "path": str(manifest.path),
-            "digest": manifest.digest,
-            "external": manifest.digest != recorded["digest"],
-        },
+        "manifest": tested_on,
         "predictions": {"file": predictions_path.name, "digest": file_digest(predictions_path)},
-        "baseline": {"median_by_sex": _baseline(run, manifest, table)},
+        "baseline": {"median_by_sex": baseline},
     }
     write_json(run.metrics_path(name), metrics)
     return metrics
@@ -157,16 +184,34 @@ def evaluation_name(split: str, manifest: Manifest, run_digest: str) -> str:
     return f"{split}-{manifest.path.stem}-{manifest.digest[:8]}"
 
 
-def _baseline(run: Run, manifest: Manifest, table: pd.DataFrame) -> dict[str, Any]:
+def _trained_rows(manifest: Manifest, recorded: dict[str, Any]) -> pd.DataFrame | None:
+    """Rows of the manifest of the run, with `file`, the image, where it is another's than asked.
+
+    None when that manifest is gone, changed or can't be read. Its images need not be there.
+    """
+    if manifest.digest == recorded["digest"]:
+        return manifest.table
+    path = Path(recorded["path"])
+    try:
+        content = read_bytes(path)
+        if hashlib.sha256(content).hexdigest() != recorded["digest"]:
+            return None
+        cells = read_cells(content, str(path))
+    except InputError:
+        return None
+    folder = path.parent.resolve()
+    return cells.table.assign(
+        age_months=numbers(cells, "age_months"),
+        file=[os.path.realpath(image_path(folder, name)) for name in cells.table["image"]],
+    )
+
+
+def _baseline(trained: pd.DataFrame | None, table: pd.DataFrame) -> dict[str, Any]:
     """Scores the medians of the images that the run was trained on."""
-    recorded = run.read_info()["manifest"]
-    if manifest.digest != recorded["digest"]:
-        path = Path(recorded["path"])
-        if not path.is_file() or file_digest(path) != recorded["digest"]:
-            note = "the manifest of the run is gone or changed, so its medians are not known"
-            return {"mae_months": None, "note": note}
-        manifest = read_manifest(path)
-    train = manifest.split("train").table
+    if trained is None:
+        note = "the manifest of the run is gone or changed, so its medians are not known"
+        return {"mae_months": None, "note": note}
+    train = trained[trained["split"] == "train"]
     sexes = table["sex"].to_numpy(str)
     answers = baseline_median_by_sex(
         train["age_months"], train["sex"].to_numpy(str), table["age_months"], sexes
@@ -174,109 +219,30 @@ def _baseline(run: Run, manifest: Manifest, table: pd.DataFrame) -> dict[str, An
     return {"mae_months": score(table["age_months"], answers, sexes)["mae_months"]}
 
 
-def _read_text_table(csv: Path) -> pd.DataFrame:
-    needed = f"a CSV with the columns {', '.join(PREDICTION_COLUMNS)}"
-    try:
-        table = pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(Fault(str(csv), "there is no such file", needed, "Check it.")) from None
-    except pd.errors.EmptyDataError:
-        raise InputError(Fault(str(csv), "it is empty", needed, "Write it again.")) from None
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(Fault(str(csv), f"can't be read: {error}", needed, "Mend it.")) from None
-    table.columns = [str(name).strip() for name in table.columns]
-    return table
+def _overlap(trained: pd.DataFrame | None, images: Manifest) -> dict[str, int] | None:
+    """Counts the images that the run has seen in training; None when that is not known."""
+    if trained is None:
+        return None
+    asked = pd.Series([os.path.realpath(path) for path in images.image_paths()])
+    return {
+        split: int(asked.isin(trained["file"][trained["split"] == split]).sum())
+        for split in ("train", "val")
+    }
 
 
-def _column_faults(csv: Path, table: pd.DataFrame) -> list[Fault]:
+def _missing_columns(cells: Cells) -> list[Fault]:
+    present = list(cells.table.columns)
     faults = []
-    present = list(table.columns)
     for name in PREDICTION_COLUMNS:
-        if present.count(name) > 1:
-            faults.append(
-                Fault(csv.name, f"column {name} stands twice", "it once", "Remove one of them.")
-            )
-        elif name not in present:
+        if name not in present:
             spare = [column for column in present if column not in PREDICTION_COLUMNS]
             close = difflib.get_close_matches(name, spare, n=1, cutoff=0.4)
             faults.append(
                 Fault(
-                    csv.name,
+                    cells.where,
                     f"column {name!r} is missing; there are {', '.join(present)}",
                     ", ".join(PREDICTION_COLUMNS),
                     f"Did you mean {close[0]!r}? Rename it to {name}." if close else "Add it.",
                 )
             )
-    if not faults and table.empty:
-        faults.append(
-            Fault(csv.name, "there is not one row in it", "one row an image", "Write it again.")
-        )
-    return faults
-
-
-def _row_faults(csv: Path, table: pd.DataFrame, numbers: dict[str, pd.Series[Any]]) -> list[Fault]:
-    age = numbers["age_months"]
-    finite = {name: np.isfinite(values) for name, values in numbers.items()}
-    outside = finite["age_months"] & ~age.between(YOUNGEST_MONTHS, OLDEST_MONTHS)
-    faults = [
-        *_rows(csv, table, table["image_id"] == "", "image_id", "a name", "Name the image."),
-        *_rows(
-            csv,
-            table,
-            table["image_id"].duplicated() & (table["image_id"] != ""),
-            "image_id",
-            "every image once; it stands further up already",
-            "Keep one row for each image.",
-        ),
-        *_rows(
-            csv, table, ~table["sex"].isin(SEXES), "sex", "F or M", "Write girls as F, boys as M."
-        ),
-        *(
-            fault
-            for name, is_finite in finite.items()
-            for fault in _rows(csv, table, ~is_finite, name, "a number of months", "Correct it.")
-        ),
-        *_rows(
-            csv,
-            table,
-            outside,
-            "age_months",
-            f"{YOUNGEST_MONTHS:g} to {OLDEST_MONTHS:g} months",
-            "Is it in days, or a code for unknown? Correct it.",
-        ),
-    ]
-    if finite["age_months"].all() and float(age.max()) <= YEARS_AT_MOST:
-        faults.append(
-            Fault(
-                f"{csv.name}: age_months",
-                f"the largest of {len(age)} values is {age.max():g}",
-                "months, of which some pass 25",
-                "Is it in years? Multiply age_months and predicted_age_months by 12.",
-            )
-        )
-    return faults
-
-
-def _rows(
-    csv: Path, table: pd.DataFrame, wrong: pd.Series[bool], column: str, expected: str, fix: str
-) -> list[Fault]:
-    rows = np.flatnonzero(wrong.to_numpy())
-    faults = [
-        Fault(
-            f"{csv.name}: row {row + 2} (image_id {table['image_id'][row] or 'empty'})",
-            f"{column} is {table[column][row]!r}",
-            expected,
-            fix,
-        )
-        for row in rows[:_ROWS_NAMED].tolist()
-    ]
-    if len(rows) > _ROWS_NAMED:
-        faults.append(
-            Fault(
-                csv.name,
-                f"{column} is wrong in {len(rows) - _ROWS_NAMED} more rows in the same way",
-                expected,
-                fix,
-            )
-        )
     return faults

@@ -196,6 +196,34 @@ def test_a_misspelt_optional_column_does_not_go_unchecked(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["patient", "patient_name", "Patient Name", "subject", "subject_id", "patientid"]
+)
+def test_patients_under_another_name_do_not_go_unchecked(folder: Path, name: str) -> None:
+    path = written(folder, GOOD + ",ann", header=f"{','.join(COLUMNS)},{name}")
+    assert len(messages(path)) == 1
+    assert "Did you mean 'patient_id'?" in messages(path)[0]
+    both = written(folder, GOOD + ",ann,p1", header=f"{','.join(COLUMNS)},subject,patient_id")
+    assert len(read_manifest(both)) == 1
+
+
+def test_an_image_in_two_splits_is_refused_however_its_path_is_spelt(folder: Path) -> None:
+    again = "2,films/../films/1377.png,180,F"
+    assert messages(written(folder, GOOD, f"{again},test")) == [
+        "manifest.csv: row 3 (image_id 2): image films/../films/1377.png is that of row 2 too; "
+        "expected each image in one split. Keep one of the rows."
+    ]
+    assert len(read_manifest(written(folder, GOOD, f"{again},train"))) == 2
+
+
+def test_a_cohort_that_says_infants_in_every_row_may_be_that_young(folder: Path) -> None:
+    header = ",".join(COLUMNS) + ",source"
+    rows = ["1,films/1377.png,10.6,F,train,clinic; infants", "2,films/1378.png,3,M,val,infants"]
+    assert len(read_manifest(written(folder, *rows, header=header))) == 2
+    found = messages(written(folder, rows[0], rows[1].replace("infants", "clinic"), header=header))
+    assert "Is it in years?" in found[0]
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "it is empty"),

@@ -143,6 +143,15 @@ def test_images_without_a_row_and_the_unlabelled_test_set_are_told(tmp_path: Pat
     assert any("boneage-test-dataset.csv has no ages" in note for note in manifest.notes)
 
 
+def test_a_table_that_cannot_be_read_beside_the_labels_is_told(tmp_path: Path) -> None:
+    folder = kaggle(tmp_path)
+    (folder / "official.csv").write_bytes("id,boneage,male\n1377,90,Müller\n".encode("latin-1"))
+    notes = import_rsna(folder, tmp_path / "manifest.csv", progress=False).notes
+    assert (
+        "official.csv can't be read; the labels are those of boneage-training-dataset.csv." in notes
+    )
+
+
 def test_an_id_with_two_files_is_refused(tmp_path: Path) -> None:
     folder = kaggle(tmp_path)
     (folder / "resized").mkdir()

@@ -82,6 +82,20 @@ def test_a_column_of_years_imported_as_months(films: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("unit", "ages"), [("years", "0.5 1.25"), ("months", "6 15")])
+def test_infants_are_imported_when_the_unit_leaves_no_doubt(
+    films: Path, unit: str, ages: str
+) -> None:
+    one, two = ages.split()
+    manifest = imported(table(films, f"films/0.tif,{one},f", f"films/1.tif,{two},m"), age_unit=unit)
+    assert manifest.table["age_months"].tolist() == [6.0, 15.0]
+    assert set(manifest.table["source"]) == {"readings, infants, seeded split"}
+    assert manifest.notes == (
+        f"No age passes 15 months: infants all, since bone age is in {unit} as --age-unit says.",
+    )
+    assert read_manifest(manifest.path).table.equals(manifest.table)
+
+
 def test_months_imported_as_years(films: Path) -> None:
     assert faults(table(films, *YEARS, "films/0,126,f"))[1] == (
         "readings.csv: row 32 (film films/0): bone age is 126; expected years from 0 to 20, and "

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -16,8 +18,8 @@ from boneage.evaluation import figures
 from boneage.evaluation.metrics import score
 from boneage.evaluation.report import write_report
 from boneage.files import write_json
-from boneage.pipeline.store import prepare
-from boneage.recipe import Framing, Published, Recipe
+from boneage.pipeline.store import Store, prepare
+from boneage.recipe import Framing, Phantom, Published, Recipe
 from boneage.run import Run
 
 FIGURES = ("predicted-vs-true", "bland-altman", "error-by-group", "learning-curves")
@@ -164,33 +166,72 @@ def test_worst_cases_say_when_the_store_is_gone(run: Run) -> None:
     assert "img" not in page.tags
 
 
-def test_worst_cases_show_their_pictures(tmp_path: Path, shared_picture: np.ndarray) -> None:
-    import cv2
-
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[Run, Store]:
+    """A run of twelve test images, each another picture, in a store of another order."""
     count = 12
+    films = Run(tmp_path)
+    evaluate(films, "test", count=count)
     for row in range(count):
-        cv2.imwrite(str(tmp_path / f"{row}.png"), shared_picture)
-    evaluated = Run(tmp_path)
-    evaluate(evaluated, "test", count=count)
-    table = pd.read_csv(evaluated.predictions_path("test"))
+        film = np.random.default_rng(row).integers(0, 255, (200, 200), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"{row}.png"), film)
+    table = pd.read_csv(films.predictions_path("test"))
     table = table.assign(image=[f"{row}.png" for row in range(count)], split="test")
-    manifest = write_manifest(
-        table[["image_id", "image", "age_months", "sex", "split"]], tmp_path / "manifest.csv"
-    )
-    store = prepare(manifest, Framing(size=320), workers=1, progress=False)
-    run = make_run(
-        tmp_path / "run", store={"folder": str(store.folder), "digest": store.digest}, history=0
-    )
-    evaluate(run, "test", count=count)
+    columns = ["image_id", "image", "age_months", "sex", "split"]
+    manifest = write_manifest(table[columns].iloc[::-1], tmp_path / "manifest.csv")
+    store = prepare(manifest, Framing(size=200), workers=1, progress=False)
+    told = {"folder": str(store.folder), "digest": store.digest}
+    run = make_run(tmp_path / "run", store=told, history=0)
+    return run, store
+
+
+def test_worst_cases_show_their_own_pictures(stored: tuple[Run, Store]) -> None:
+    run, store = stored
+    evaluate(run, "test", count=12)
     page = read_page(run)
     assert page.tags.count("img") == 10
     assert "no pictures" not in page.text
     assert run.report_path.stat().st_size < 3_000_000
+    table = pd.read_csv(run.predictions_path("test"))
+    error = (table["predicted_age_months"] - table["age_months"]).abs()
+    worst = table.assign(error=error).sort_values("error", ascending=False)["image_id"].tolist()
+    pngs = [url.partition("base64,")[2] for url in page.addresses if url.startswith("data:image")]
+    for image_id, png in zip(worst[:10], pngs, strict=True):
+        decoded = cv2.imdecode(np.frombuffer(base64.b64decode(png), np.uint8), -1)
+        assert np.array_equal(decoded, store[store.image_ids.index(image_id)])
 
 
-@pytest.fixture
-def shared_picture() -> np.ndarray[Any, Any]:
-    return np.random.default_rng(0).integers(0, 255, (320, 320), dtype=np.uint8)
+def test_worst_cases_of_an_external_test_show_no_picture_of_the_run(
+    stored: tuple[Run, Store],
+) -> None:
+    run, _ = stored
+    evaluate(run, "test-hospital-1a2b3c4d", count=12)
+    path = run.predictions_path("test-hospital-1a2b3c4d")
+    table = pd.read_csv(path)
+    table.assign(image_id=[f"test{row}" for row in range(12)]).to_csv(path, index=False)
+    page = read_page(run)
+    assert "img" not in page.tags
+    assert "may hold other images by the same ids" in page.text
+
+
+def test_external_images_that_the_model_was_trained_on_are_told(run: Run) -> None:
+    name = "test-hospital-1a2b3c4d"
+    evaluate(run, name, count=20, manifest={"external": True, "overlap": {"train": 7, "val": 2}})
+    text = read_page(run).text
+    assert f"Of the 20 images of {name} the model was trained on 7 and chosen by 2" in text
+    for overlap in ({"train": 0, "val": 0}, None):
+        evaluate(run, name, count=20, manifest={"external": True, "overlap": overlap})
+        assert "Not independent." not in read_page(run).text
+
+
+def test_infants_are_reported_in_months(run: Run) -> None:
+    table = pd.read_csv(run.predictions_path("test"))
+    table = table.assign(age_months=table["age_months"] / 10)
+    table.to_csv(run.predictions_path("test"), index=False)
+    sexes = table["sex"].to_numpy(str)
+    metrics = score(table["age_months"], table["predicted_age_months"], sexes, bootstrap=50)
+    write_json(run.metrics_path("test"), metrics)
+    assert "On 60 test images" in read_page(run).text
 
 
 def test_only_validation_and_no_history(tmp_path: Path) -> None:
@@ -249,10 +290,14 @@ def test_external_tests_follow_the_own_one(run: Run) -> None:
         ("rsna; seeded split, not the official one", "Seeded split", "Drawn hands"),
         ("phantom", "Drawn hands, not radiographs.", "Radiologists"),
         ("rsna-official", "Radiologists", "Seeded split"),
+        ("phantom, hospital", "Radiologists", "Drawn hands"),
+        ("", "Radiologists", "Drawn hands"),  # whatever the recipe would have drawn
     ],
 )
 def test_says_what_the_number_is_worth(tmp_path: Path, source: str, told: str, untold: str) -> None:
     run = make_run(tmp_path / "run", history=0, manifest={"source": source})
+    recipe = Recipe(name="small", phantom=Phantom())
+    write_json(run.recipe_path, recipe.model_dump(mode="json"))
     evaluate(run, "test")
     text = read_page(run).text
     assert told in text

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from boneage.datasets.manifest import Manifest, write_manifest
-from boneage.errors import InputError
+from boneage.errors import Fault, InputError
 from boneage.evaluation.scoring import evaluate_predictions, evaluate_run, read_predictions
 from boneage.files import read_json, write_json
 from boneage.provenance import file_digest
@@ -55,13 +55,13 @@ def test_evaluate_predictions_scores_and_names_the_file(tmp_path: Path) -> None:
 def test_every_fault_of_a_table_is_told_at_once(tmp_path: Path) -> None:
     rows = ["a,100,F,106", "a,140,M,138", "c,abc,F,nan", "d,150,male,150", ",300,F,12", "f,,F,inf"]
     message = faults(tmp_path, HEADER + "\n".join(rows) + "\n")
-    assert "row 3 (image_id a): image_id is 'a'; expected every image once" in message
+    assert "row 3 (image_id a): image_id a stands in row 2 already" in message
     assert "row 4 (image_id c): age_months is 'abc'" in message
     assert "row 4 (image_id c): predicted_age_months is 'nan'" in message
     assert "row 5 (image_id d): sex is 'male'; expected F or M" in message
-    assert "row 6 (image_id empty): image_id is ''" in message
-    assert "row 6 (image_id empty): age_months is '300'; expected 0 to 240 months" in message
-    assert "row 7 (image_id f): age_months is ''" in message
+    assert "row 6: image_id is empty" in message
+    assert "row 6: age_months is 300; expected months from 0 to 240" in message
+    assert "row 7 (image_id f): age_months is empty" in message
     assert "row 7 (image_id f): predicted_age_months is 'inf'" in message
     assert len(message.splitlines()) == 8
 
@@ -69,8 +69,8 @@ def test_every_fault_of_a_table_is_told_at_once(tmp_path: Path) -> None:
 def test_many_faults_of_a_kind_are_counted_not_listed(tmp_path: Path) -> None:
     rows = "".join(f"i{row},100,?,100\n" for row in range(40))
     message = faults(tmp_path, HEADER + rows)
-    assert len(message.splitlines()) == 6
-    assert "wrong in 35 more rows" in message
+    assert len(message.splitlines()) == 1
+    assert "40 rows (2, 3, 4, 5, 6, …)" in message
 
 
 def test_missing_columns_are_named_with_what_was_meant(tmp_path: Path) -> None:
@@ -81,10 +81,21 @@ def test_missing_columns_are_named_with_what_was_meant(tmp_path: Path) -> None:
 
 
 def test_years_are_not_taken_for_months(tmp_path: Path) -> None:
-    assert "Is it in years?" in faults(tmp_path, HEADER + "a,10.5,F,11\nb,14.1,M,13\n")
+    text = HEADER + "a,10.5,F,11\nb,14.1,M,13\n"
+    assert "Is it in years? Multiply age_months" in faults(tmp_path, text)
+    assert len(read_predictions(write(tmp_path, text), own=True)) == 2  # a run's own: infants
 
 
-@pytest.mark.parametrize(("text", "told"), [("", "it is empty"), (HEADER, "not one row")])
+def test_no_cell_shifts_into_another_column(tmp_path: Path) -> None:
+    assert "row 2: it has 5 fields; expected 4" in faults(tmp_path, HEADER + "a,100,F,106,\n")
+    message = faults(tmp_path, HEADER + "a,100,F,106\n\nb,140,M\nc,1,X,1\n")
+    assert "row 4: it has 3 fields; expected 4" in message
+    assert "row 5 (image_id c): sex is 'X'" in message
+    twice = HEADER.replace("sex", "sex,sex")
+    assert "column 'sex' stands 2 times" in faults(tmp_path, twice + "a,100,F,F,106\n")
+
+
+@pytest.mark.parametrize(("text", "told"), [("", "it is empty"), (HEADER, "no rows")])
 def test_nothing_in_it(tmp_path: Path, text: str, told: str) -> None:
     assert told in faults(tmp_path, text)
 
@@ -94,7 +105,7 @@ def test_no_such_file_and_not_a_csv(tmp_path: Path) -> None:
         read_predictions(tmp_path / "none.csv")
     binary = tmp_path / "model.csv"
     binary.write_bytes(bytes(range(256)))
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="not UTF-8 text"):
         read_predictions(binary)
 
 
@@ -207,3 +218,51 @@ def test_the_own_manifest_named_with_data_is_no_external_test(run: Run) -> None:
     path = Path(run.read_info()["manifest"]["path"])
     assert evaluate_run(run, data=path, progress=False)["manifest"]["external"] is False
     assert run.metrics_path("test").exists()
+
+
+def test_external_test_counts_the_images_that_the_run_was_trained_on(
+    run: Run, tmp_path: Path
+) -> None:
+    own = pd.read_csv(run.read_info()["manifest"]["path"])
+    (tmp_path / "link").symlink_to(tmp_path / "data", target_is_directory=True)
+    seen = own.assign(image="../link/" + own["image"], split="test").iloc[1:]
+    (tmp_path / "other").mkdir()
+    other = write_manifest(seen, tmp_path / "other" / "manifest.csv")
+    metrics = evaluate_run(run, data=other.path, progress=False)
+    assert metrics["manifest"]["overlap"] == {"train": 3, "val": 2}
+    assert "overlap" not in evaluate_run(run, progress=False)["manifest"]
+    Path(run.read_info()["manifest"]["path"]).unlink()
+    again = evaluate_run(run, data=other.path, progress=False)
+    assert again["manifest"]["overlap"] is None
+
+
+def test_external_test_needs_no_images_of_the_run(run: Run, tmp_path: Path) -> None:
+    other = make_manifest(tmp_path / "other", offset=5.0)
+    for film in (tmp_path / "data").glob("*.png"):
+        film.unlink()
+    metrics = evaluate_run(run, data=other.path, progress=False)
+    assert metrics["baseline"]["median_by_sex"]["mae_months"]["value"] == pytest.approx(25.0)
+    assert metrics["manifest"]["overlap"] == {"train": 0, "val": 0}
+
+
+def test_external_test_when_the_own_manifest_is_no_table_has_no_baseline(
+    run: Run, tmp_path: Path
+) -> None:
+    other = make_manifest(tmp_path / "other", offset=5.0)
+    info = run.read_info()
+    path = Path(info["manifest"]["path"])
+    path.write_bytes(b"\xff")
+    info["manifest"]["digest"] = file_digest(path)
+    write_json(run.info_path, info)
+    metrics = evaluate_run(run, data=other.path, progress=False)
+    assert "gone or changed" in metrics["baseline"]["median_by_sex"]["note"]
+
+
+def test_nothing_is_written_when_the_scores_fail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise InputError(Fault("here", "it broke", "that it did not", "Mend it."))
+
+    monkeypatch.setattr("boneage.evaluation.scoring._baseline", fail)
+    with pytest.raises(InputError, match="it broke"):
+        evaluate_run(run, progress=False)
+    assert not run.predictions_path("test").exists()
