@@ -120,7 +120,7 @@ def import_table(
     if months.max() <= YEARS_LOOK:  # said in the source, or the manifest would be refused
         source.append(INFANTS)
         notes.append(
-            f"No age passes {months.max():.4g} months: infants all, since {age} is in {age_unit} "
+            f"No age passes {months.max():.4g} months: infants all, since {age} is in years "
             "as --age-unit says."
         )
     if split is None:  # said in the source, so that a report can say it
@@ -194,11 +194,7 @@ def _image_findings(
 def _ages(cells: Cells, column: str, unit: str) -> tuple[NDArray[np.float64], list[Finding]]:
     ages = numbers(cells, column)
     if unit == "months":
-        findings = age_findings(cells, column, ages)
-        # Bone ages read in years have fractions; whole numbers are taken for what is said here.
-        if np.any(ages[~np.isnan(ages)] % 1):
-            findings += years_findings(cells, column, ages)
-        return ages, findings
+        return ages, age_findings(cells, column, ages) + years_findings(cells, column, ages)
     texts = cells.table[column]
     findings = cells.row_findings(
         "bad-age",

@@ -82,16 +82,17 @@ def test_a_column_of_years_imported_as_months(films: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("unit", "ages"), [("years", "0.5 1.25"), ("months", "6 15")])
-def test_infants_are_imported_when_the_unit_leaves_no_doubt(
-    films: Path, unit: str, ages: str
-) -> None:
-    one, two = ages.split()
-    manifest = imported(table(films, f"films/0.tif,{one},f", f"films/1.tif,{two},m"), age_unit=unit)
+def test_a_column_of_whole_years_imported_as_months(films: Path) -> None:
+    (fault,) = faults(table(films, *(f"films/{i}.tif,{i},m" for i in range(18))), age_unit="months")
+    assert "bone age is 17, the largest of all" in fault
+
+
+def test_infants_are_imported_when_the_unit_leaves_no_doubt(films: Path) -> None:
+    manifest = imported(table(films, "films/0.tif,0.5,f", "films/1.tif,1.25,m"))
     assert manifest.table["age_months"].tolist() == [6.0, 15.0]
     assert set(manifest.table["source"]) == {"readings, infants, seeded split"}
     assert manifest.notes == (
-        f"No age passes 15 months: infants all, since bone age is in {unit} as --age-unit says.",
+        "No age passes 15 months: infants all, since bone age is in years as --age-unit says.",
     )
     assert read_manifest(manifest.path).table.equals(manifest.table)
 
