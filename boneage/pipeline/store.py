@@ -194,8 +194,9 @@ def prepare(
     Args:
         manifest: Whose images, all of them, are wanted.
         framing: How they are to be framed.
-        folder: Where the store is to stand; beside the manifest if not given, or in
-            `$BONEAGE_CACHE` (`~/.cache/boneage`) where that can't be written to.
+        folder: Where the store is to stand. If not given: beside the manifest where one stands
+            already; else in `$BONEAGE_CACHE` where that is set; else beside the manifest, or in
+            `~/.cache/boneage` where that can't be written to.
         workers: Threads that decode; one for each core if not given.
         progress: Whether to draw a progress bar on standard error.
 
@@ -270,11 +271,13 @@ def _sources_digest(paths: list[Path]) -> str:
 
 
 def _default_folder(manifest: Manifest, name: str) -> Path:
-    home = manifest.path.parent.resolve() / manifest.path.name
+    home = manifest.path.resolve()
     beside = home.parent / f"{home.stem}.store"
-    if os.access(beside if beside.exists() else home.parent, os.W_OK) or (beside / name).exists():
+    chosen = os.environ.get("BONEAGE_CACHE")
+    writable = os.access(beside if beside.exists() else home.parent, os.W_OK)
+    if (beside / name).exists() or (writable and not chosen):
         return beside / name
-    cache = Path(os.environ.get("BONEAGE_CACHE") or Path.home() / ".cache" / "boneage")
+    cache = Path(chosen or Path.home() / ".cache" / "boneage")
     place = hashlib.sha256(str(home).encode()).hexdigest()[:8]
     return cache / "stores" / f"{home.stem}-{place}" / name
 

@@ -255,6 +255,18 @@ def test_a_folder_that_cannot_be_written_to_leaves_the_cache(
     assert make(manifest).digest == store.digest
 
 
+def test_a_cache_that_is_named_is_used_unless_a_store_stands_beside_the_manifest(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONEAGE_CACHE", str(tmp_path / "cache"))
+    assert make(manifest).folder.is_relative_to(tmp_path / "cache" / "stores")
+    monkeypatch.delenv("BONEAGE_CACHE")
+    beside = make(manifest).folder
+    assert beside.parent.parent == manifest.path.parent
+    monkeypatch.setenv("BONEAGE_CACHE", str(tmp_path / "cache"))
+    assert make(manifest).folder == beside
+
+
 def test_an_interrupt_keeps_what_is_done(
     manifest: Manifest, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
