@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.datasets.manifest import Manifest, read_manifest, write_manifest
+from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.errors import InputError
 from boneage.pipeline import preparation
 from boneage.pipeline.framing import frame
@@ -294,7 +293,7 @@ from boneage.recipe import Framing
 read = preparation.read_radiograph
 def slow(path):
     time.sleep(float(sys.argv[2]))
-    print(path.name, flush=True)
+    print(path.name + "\\n", end="", flush=True)  # one write: two threads print
     return read(path)
 preparation.read_radiograph = slow
 preparation.JOURNAL_SECONDS = 0.0
@@ -359,15 +358,6 @@ def test_store_json_names_what_it_was_made_from(manifest: Manifest) -> None:
     described = json.loads((make(manifest).folder / "store.json").read_text())
     assert described["manifest_digest"] == manifest.digest
     assert described["framing"] == {"size": 32, "contrast_percentiles": [2.0, 99.5]}
-
-
-def test_opening_a_complete_one_is_fast(tmp_path: Path) -> None:
-    manifest = make_manifest(tmp_path, 200)
-    make(manifest)
-    again = read_manifest(manifest.path)
-    start = time.perf_counter()
-    make(again)
-    assert time.perf_counter() - start < 0.5
 
 
 def test_an_empty_manifest_is_refused(manifest: Manifest) -> None:
