@@ -37,7 +37,7 @@ def load_model(run: Run) -> keras.Model:
         ) from None
 
 
-def predict_store(
+def predict_images(
     model: keras.Model,
     images: Store | StoreView | np.ndarray,
     gender: np.ndarray,
@@ -91,6 +91,6 @@ def predict_radiographs(run: Run, radiographs: Sequence[Path], sex: str) -> pd.D
         {
             "image": [str(path) for path in radiographs],
             "sex": sex,
-            "predicted_age_months": predict_store(load_model(run), np.stack(images), gender),
+            "predicted_age_months": predict_images(load_model(run), np.stack(images), gender),
         }
     )

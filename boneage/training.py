@@ -81,7 +81,7 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
         loss="mae",
         metrics=["mae"],
     )
-    history = _History(run)
+    records = _Records(run)
     info["stopped"] = "failed"
     try:
         model.fit(
@@ -89,24 +89,24 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
             validation_data=_generator(store, val_split, recipe, training=False),
             epochs=settings.epochs,
             shuffle=False,  # the generator shuffles, by seed and epoch
-            verbose="auto" if sys.stdout.isatty() else 2,
-            callbacks=[history, *_callbacks(run, settings)],
+            verbose=("auto" if sys.stdout.isatty() else 2) if progress else 0,
+            callbacks=[records, *_callbacks(run, settings)],
         )
-        if history.diverged:
+        if records.diverged:
             info["stopped"] = "diverged"
             raise InputError(_divergence(out, settings))
-        info["stopped"] = "finished" if len(history.rows) == settings.epochs else "early"
+        info["stopped"] = "finished" if len(records.rows) == settings.epochs else "early"
     except KeyboardInterrupt:
         info["stopped"] = "interrupted"
         raise
     finally:
-        info["epochs"] = len(history.rows)
-        if history.best is not None:
-            info["best_epoch"] = int(history.best["epoch"])
-            info["best_val_mae_months"] = history.best["val_mae"]
+        info["epochs"] = len(records.rows)
+        if records.best is not None:
+            info["best_epoch"] = int(records.best["epoch"])
+            info["best_val_mae_months"] = records.best["val_mae"]
         info["seconds"]["fit"] = round(time.perf_counter() - prepared, 2)
         write_json(run.info_path, info)
-        if info["stopped"] == "interrupted" and not history.rows:
+        if info["stopped"] == "interrupted" and not records.rows:
             shutil.rmtree(out)  # nothing was learned yet
     return run
 
@@ -152,7 +152,7 @@ def _optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Opt
     return keras.optimizers.Adam(rate)
 
 
-class _History(keras.callbacks.Callback):
+class _Records(keras.callbacks.Callback):
     """Writes `history.csv` and both checkpoints after each epoch, each whole or not at all.
 
     Keras' own ModelCheckpoint writes into the file that it replaces, so an interrupt at that moment
@@ -186,17 +186,24 @@ class _History(keras.callbacks.Callback):
             "learning_rate": float(rate),
             "seconds": round(time.perf_counter() - self._started, 2),
         }
-        part = self._run.folder / ".part.keras"
-        self.model.save(part)
         lowest = math.inf if self.best is None else self.best["val_mae"]
-        if row["val_mae"] < lowest and not self.diverged:  # the first is never true of nan
-            self.best = row
-            best = self._run.folder / ".best.part.keras"
-            shutil.copyfile(part, best)
-            best.replace(self._run.best_path)
-        part.replace(self._run.last_path)
+        is_best = row["val_mae"] < lowest and not self.diverged  # the first is never true of nan
+        self._save(is_best=is_best)
+        self.best = row if is_best else self.best
         self.rows.append(row)
         write_text(self._run.history_path, pd.DataFrame(self.rows).to_csv(index=False))
+
+    def _save(self, *, is_best: bool) -> None:
+        last, best = (self._run.folder / f".{name}.part.keras" for name in ("last", "best"))
+        try:
+            self.model.save(last)
+            if is_best:
+                shutil.copyfile(last, best)
+                best.replace(self._run.best_path)
+            last.replace(self._run.last_path)
+        finally:
+            for part in (last, best):
+                part.unlink(missing_ok=True)  # gone already when all went well
 
 
 def _divergence(out: Path, settings: Training) -> Fault:

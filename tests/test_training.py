@@ -81,7 +81,7 @@ def test_an_interrupt_keeps_the_finished_epochs_and_is_recorded(
         if epoch == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("boneage.training._History.on_epoch_begin", interrupt_in_the_second)
+    monkeypatch.setattr("boneage.training._Records.on_epoch_begin", interrupt_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
@@ -94,7 +94,7 @@ def test_an_interrupt_before_the_first_epoch_is_done_leaves_no_folder(
     cohort, tiny_recipe, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "boneage.training._History.on_epoch_begin",
+        "boneage.training._Records.on_epoch_begin",
         lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):
@@ -117,6 +117,7 @@ def test_an_interrupted_save_leaves_the_checkpoints_of_the_epoch_before(
     with pytest.raises(KeyboardInterrupt):
         train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
+    assert not list(run.folder.glob(".*")), "half a model was left behind"
     for path in (run.best_path, run.last_path):
         assert (
             keras.models.load_model(path).count_params() == run.read_info()["model"]["parameters"]

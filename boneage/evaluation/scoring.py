@@ -109,7 +109,7 @@ def evaluate_run(
         InputError: The manifest is missing, faulty, or not what the run was trained with; the
             split is empty; an image can't be read; the model answers something not finite.
     """
-    from boneage.inference import load_model, predict_store  # brings Keras
+    from boneage.inference import load_model, predict_images  # brings Keras
 
     recorded = run.read_info()["manifest"]
     manifest = read_manifest(data) if data is not None else run_manifest(run)
@@ -118,7 +118,7 @@ def evaluate_run(
     view = store.select(images.table["image_id"].tolist())
     # Keras draws its bar on standard output, which belongs to the results when it is piped
     shown = progress and sys.stdout.isatty()
-    answers = predict_store(load_model(run), view, images.gender(), progress=shown)
+    answers = predict_images(load_model(run), view, images.gender(), progress=shown)
 
     table = images.table[["image_id", "age_months", "sex"]].reset_index(drop=True)
     table["predicted_age_months"] = np.asarray(answers, dtype=np.float64).reshape(-1)

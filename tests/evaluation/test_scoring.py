@@ -151,13 +151,13 @@ def network(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Answers 120 months for girls and 130 for boys, and keeps what it was asked."""
     asked: dict[str, Any] = {}
 
-    def predict_store(model: str, images: Any, gender: Any, **_: Any) -> Any:
+    def predict_images(model: str, images: Any, gender: Any, **_: Any) -> Any:
         asked.update(model=model, shape=images.shape, gender=gender.tolist())
         return 120.0 + 10.0 * gender[:, 0]
 
     stand_in = ModuleType("boneage.inference")
     stand_in.load_model = lambda run: f"model of {run.folder.name}"  # type: ignore[attr-defined]
-    stand_in.predict_store = predict_store  # type: ignore[attr-defined]
+    stand_in.predict_images = predict_images  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "boneage.inference", stand_in)
     return asked
 
