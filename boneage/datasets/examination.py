@@ -19,7 +19,7 @@ from boneage.datasets.delimited import Cells, Finding, missing_column, read_cell
 from boneage.errors import Fault
 
 COLUMNS = ("image_id", "image", "age_months", "sex", "split")
-OPTIONAL = ("patient_id", "chronological_age_months", "source")
+OPTIONAL = ("patient_id", "chronological_age_months", "region", "source")
 SPLITS = ("train", "val", "test")
 SEXES = ("F", "M")
 MOST_MONTHS = 240.0
@@ -28,6 +28,9 @@ YEARS_LOOK = 25.0
 """A column of ages that never passes this is taken for years, and refused as months."""
 INFANTS = "infants"
 """The word in `source` by which a cohort says that all its children are that young."""
+
+Region = tuple[int, int, int, int]
+"""Part of a film in pixels: left, top, right, bottom; the last two are the first ones outside."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SYNONYMS = {
@@ -74,6 +77,7 @@ def examine(content: bytes, path: Path) -> Examination:
         *age_findings(cells, "age_months", ages),
         *([] if _only_infants(cells) else years_findings(cells, "age_months", ages)),
         *_chronological_findings(cells),
+        *_region_findings(cells),
         *choice_findings(cells, "sex", SEXES, "unknown-sex", "Write F for female, M for male."),
         *choice_findings(cells, "split", SPLITS, "unknown-split", "Name one of the three."),
         *patient_findings(cells),
@@ -271,6 +275,29 @@ def _chronological_findings(cells: Cells) -> list[Finding]:
         np.flatnonzero(wrong),
         lambda row: f"{column} is {texts[row]!r}",
         f"months from 0 to {2 * MOST_MONTHS:g}, or nothing",
+        "Correct it, or leave it empty.",
+    )
+
+
+def parse_region(text: str) -> Region | None:
+    """The four numbers of a `region` cell, or None when it is not four that enclose anything."""
+    parts = text.split(" ")
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() for part in parts):
+        return None
+    left, top, right, bottom = map(int, parts)
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _region_findings(cells: Cells) -> list[Finding]:
+    column = "region"
+    if column not in cells.table:
+        return []
+    texts = cells.table[column]
+    return cells.row_findings(
+        "bad-region",
+        [row for row, text in enumerate(texts) if text and parse_region(text) is None],
+        lambda row: f"{column} is {texts[row]!r}",
+        "left top right bottom in pixels, as in '0 0 900 1200', or nothing for the whole film",
         "Correct it, or leave it empty.",
     )
 

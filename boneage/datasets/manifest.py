@@ -19,9 +19,11 @@ from boneage.datasets.examination import (
     OPTIONAL,
     SPLITS,
     Examination,
+    Region,
     examine,
     image_path,
     numbers,
+    parse_region,
 )
 from boneage.errors import Fault, InputError
 from boneage.files import write_bytes
@@ -63,6 +65,12 @@ class Manifest:
         """Absolute path of every image, in row order."""
         folder = self.path.parent.resolve()
         return [image_path(folder, name) for name in self.table["image"]]
+
+    def regions(self) -> list[Region | None]:
+        """The part of each film that is meant, in row order; None for the whole of it."""
+        if "region" not in self.table:
+            return [None] * len(self)
+        return [parse_region(text) for text in self.table["region"]]
 
     def split(self, name: str) -> Manifest:
         """The rows of one split, as a manifest of the same file.

@@ -344,3 +344,21 @@ def test_no_table_of_odd_cells_is_accepted_or_gives_a_traceback(
     path.write_bytes(frame.to_csv(index=False).encode("utf-8", "surrogatepass"))
     with pytest.raises(InputError):
         read_manifest(path)
+
+
+def test_a_region_is_four_numbers_or_nothing(folder: Path) -> None:
+    header = ",".join(COLUMNS) + ",region"
+    manifest = read_manifest(
+        written(folder, GOOD + ",10 0 900 1200", "2,films/1378.png,90,M,val,", header=header)
+    )
+    assert manifest.regions() == [(10, 0, 900, 1200), None]
+    assert read_manifest(written(folder, GOOD)).regions() == [None]
+
+
+@pytest.mark.parametrize(
+    "region", ["1 2 3", "9 0 9 5", "0 9 5 9", "-1 0 5 5", "a b c d", "0  0 5 5"]
+)
+def test_a_region_that_encloses_nothing_is_refused(folder: Path, region: str) -> None:
+    header = ",".join(COLUMNS) + ",region"
+    path = written(folder, f"{GOOD},{region}", header=header)
+    assert f"region is {region!r}" in messages(path)[0]
