@@ -1,271 +1,182 @@
-"""The RSNA 2017 bone age challenge, as Kaggle ships it, to a manifest.
+"""The RSNA 2017 bone age challenge, as Kaggle or the challenge itself ships it, to a manifest.
 
-The layout is found by content, not by folder names: one table with an id, a bone age in months and
-a sex, and images named by those ids at any depth below the folder.
+Both layouts are found by content, not by folder names: tables with an id, a bone age in months and
+a sex (`boneage.datasets.rsna_tables` tells which of them labels which split), and images named by
+those ids at any depth below the folder (`boneage.datasets.rsna_images`).
 Source: Halabi et al., Radiology 2019;290:498-503, doi:10.1148/radiol.2018180736.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
-from boneage.datasets.delimited import Cells, Finding, missing_column, read_bytes, read_cells
-from boneage.datasets.examination import age_findings, id_findings, numbers, years_findings
+from boneage.datasets.delimited import Finding
+from boneage.datasets.folder import TABLE_SUFFIXES, files_below, with_suffix
 from boneage.datasets.manifest import Manifest, assign_splits, write_manifest
-from boneage.errors import Fault, InputError
+from boneage.datasets.rsna_images import Films, listed
+from boneage.datasets.rsna_tables import (
+    SPLIT_WORDS,
+    TEST_IDS,
+    Found,
+    Labels,
+    count_note,
+    find_labels,
+)
+from boneage.errors import InputError
 
-SOURCE = "rsna-kaggle"
-TRAINING_IMAGES = 12_611
+OFFICIAL_SOURCE = "rsna-official"
+KAGGLE_SOURCE = "rsna-kaggle"
+SEEDED_SOURCE = "rsna-seeded"
 
-_ID_HEADERS = ("id", "image_id", "case_id", "filename")
-_AGE_HEADERS = ("boneage", "bone_age", "bone_age_months", "ground_truth_bone_age_months")
-_SEX_HEADERS = ("male", "sex", "gender")
-_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
-# 1 is male only in a column called so: under "sex" somebody's 1 is a girl.
-_MALE_FLAGS = {"true": "M", "1": "M", "false": "F", "0": "F"}
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_LAYOUT = "boneage-training-dataset.csv (id,boneage,male) and its images <id>.png below this folder"
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """A table of ids, ages and sexes, and which of its columns they are."""
-
-    cells: Cells
-    age: str
-    sex: str
-
-    def ids(self) -> list[str]:
-        return [_plain_id(value) for value in self.cells.table[self.cells.key]]
+_LAYOUT = (
+    "boneage-training-dataset.csv (id,boneage,male) and its images <id>.png below this folder, "
+    "or the challenge's own archives unpacked below it"
+)
+_SHARE = 0.1
 
 
 def import_rsna(folder: Path, out: Path, *, seed: int = 0, progress: bool = True) -> Manifest:
-    """Makes a manifest of the Kaggle layout; images stay where they are.
+    """Makes a manifest of the challenge's images; they stay where they are.
 
-    Kaggle ships neither the official validation nor the test set, so a seeded 80/10/10 split,
-    stratified by age and sex, is cut from the training images; the notes say so.
+    The official validation and test sets are kept as they are. Where one or both are absent (as
+    Kaggle ships neither), a tenth of the training images each, alike in age and sex, stands in for
+    them; `source` and the notes say so.
 
     Args:
-        folder: Holds `boneage-training-dataset.csv` and, nested as deep as it may be, its images.
+        folder: Holds the tables and, nested as deep as they may be, the images.
         out: The manifest to write; refers to the images by relative path.
-        seed: Of the split.
+        seed: Of such a split.
         progress: Show progress on standard error.
 
     Returns:
-        The manifest, with notes on counts and on images that have no label.
+        The manifest, with notes on counts, on what is not official and on what was left out.
 
     Raises:
         InputError: There is no such layout, or labels or images are wrong (all at once).
     """
     root = Path(folder).resolve()
-    files = _files(Path(folder), root, progress=progress)
-    labels, notes = _find_labels([path for path in files if path.suffix.lower() == ".csv"], root)
-    images = _by_stem(path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES)
-    ids = labels.ids()
-    ages = numbers(labels.cells, labels.age)
-    sexes = [_sex(text, labels.sex) for text in labels.cells.table[labels.sex]]
-    findings = [
-        *labels.cells.findings,
-        *id_findings(labels.cells, labels.cells.key, ids),
-        *age_findings(labels.cells, labels.age, ages),
-        *years_findings(labels.cells, labels.age, ages),
-        *_sex_findings(labels, sexes),
-        *_image_findings(labels, ids, images, files, root),
-    ]
-    if findings:
-        raise InputError([finding.fault for finding in findings])
-    base = Path(out).parent.resolve()
-    table = pd.DataFrame(
-        {
-            "image_id": ids,
-            "image": [os.path.relpath(images[name][0], base) for name in ids],
-            "age_months": ages,
-            "sex": sexes,
-            "source": SOURCE,
-        }
+    files = files_below(Path(folder), progress=progress, layout=_LAYOUT)
+    tables = [p for p in with_suffix(files, (*TABLE_SUFFIXES, ".xls")) if p.name[:2] != "~$"]
+    found = find_labels(tables, root, _LAYOUT)
+    films = Films(files, root)
+    films.compare_copies(
+        {name for each in found.labels.values() for name in each.ids()}, progress=progress
     )
-    notes += [
-        *_unlabelled_note(set(ids), images, labels.cells.where),
-        _count_note(len(ids)),
-        f"Kaggle ships no official validation or test set: the split is cut from the training "
-        f"images (seed {seed}), and its errors don't compare with published test errors.",
+    _refuse_faults(found.labels, films)
+    table = _cut_missing_splits(_joined(found, films, Path(out)), found, seed)
+    notes = [
+        *found.notes,
+        *_left_out_notes(found, films),
+        *films.copies_note(),
+        *(count_note(split, len(labels.ids())) for split, labels in found.labels.items()),
+        *_split_notes(found, seed),
     ]
-    return write_manifest(assign_splits(table, seed=seed), Path(out), notes=notes)
+    return write_manifest(table, Path(out), notes=notes)
 
 
-def _files(folder: Path, root: Path, *, progress: bool) -> list[Path]:
-    if not root.is_dir():
-        what = "it is not a folder" if root.exists() else "there is no such folder"
-        raise InputError(Fault(str(folder), what, _LAYOUT, "Check the path."))
-    found = _walk(root)
-    if progress:
-        console = Console(stderr=True)
-        found = iter(track(found, description=f"Looking through {root.name}", console=console))
-    return sorted(found)
+def _refuse_faults(labels: Mapping[str, Labels], films: Films) -> None:
+    absent = [split for split in SPLIT_WORDS if split not in labels]
+    faults = films.packed_tables(absent)
+    for split, each in labels.items():
+        findings = [*each.findings(), *_shared_id_findings(split, labels), *films.findings(each)]
+        faults += [finding.fault for finding in findings]
+    if faults:
+        raise InputError(faults)
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    seen = set()
-    for here, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # a link back up would never end
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not _is_litter(name)]
-        yield from (Path(here, name) for name in names if not _is_litter(name))
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _find_labels(tables: Sequence[Path], root: Path) -> tuple[_Labels, list[str]]:
-    found: list[_Labels] = []
-    others: list[Cells] = []
-    notes: list[str] = []
-    broken: list[Fault] = []
-    unread: list[str] = []
-    for path in tables:
-        try:
-            cells = read_cells(read_bytes(path), str(path), delimiter=None)
-        except InputError as error:
-            broken += error.faults
-            unread.append(str(path.relative_to(root)))
-            continue
-        names = [_header(cells, known) for known in (_ID_HEADERS, _AGE_HEADERS, _SEX_HEADERS)]
-        match names:
-            case [str() as key, str() as age, str() as sex]:
-                found.append(_Labels(replace(cells, key=key), age, sex))
-            case [str(), None, str()] if len(cells.table.columns) == 2:
-                notes.append(
-                    f"{path.relative_to(root)} has no ages: what Kaggle calls its test set can't "
-                    f"be tested on, and is left out."
-                )
-            case _:
-                others.append(cells)
-    if len(found) == 1:
-        if unread:
-            used = Path(found[0].cells.where).relative_to(root)
-            notes.append(f"{', '.join(unread)} can't be read; the labels are those of {used}.")
-        return found[0], notes
-    if found:
-        listed = ", ".join(str(Path(labels.cells.where).relative_to(root)) for labels in found)
-        raise InputError(
-            Fault(
-                str(root),
-                f"{len(found)} tables hold ids, ages and sexes: {listed}",
-                "one, as in the Kaggle layout",
-                "Name the folder of one of them, or move the others away.",
-            )
-        )
-    raise InputError(broken + _no_labels(others, root))
-
-
-def _no_labels(others: Sequence[Cells], root: Path) -> list[Fault]:
-    faults: list[Fault] = []
-    for cells in others:
-        if "training" in Path(cells.where).name.lower() or len(others) == 1:
-            for known in (_ID_HEADERS, _AGE_HEADERS, _SEX_HEADERS):
-                if _header(cells, known) is None:
-                    faults.append(missing_column(cells, known[0]).fault)
-    return faults or [
-        Fault(
-            str(root),
-            "there is no table with an id, a bone age and a sex in it",
-            _LAYOUT,
-            "Is it the folder that the download was unpacked to?",
-        )
-    ]
-
-
-def _header(cells: Cells, known: Sequence[str]) -> str | None:
-    folded = {
-        re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_"): str(name)
-        for name in cells.table.columns
+def _shared_id_findings(split: str, labels: Mapping[str, Labels]) -> list[Finding]:
+    """Ids that an earlier split has too: in the challenge no id is in two of them."""
+    before = list(labels)[: list(labels).index(split)]
+    home = {
+        name: labels[other].path.name for other in reversed(before) for name in labels[other].ids()
     }
-    return next((folded[name] for name in known if name in folded), None)
-
-
-def _plain_id(text: str) -> str:
-    """1377 for `1377`, `1377.png` and `1377.0`, all of which spreadsheets make of an id."""
-    return re.sub(r"(\.png|\.0)$", "", text, flags=re.IGNORECASE)
-
-
-def _sex(text: str, column: str) -> str:
-    codes = _SEXES | (_MALE_FLAGS if column.strip().lower() == "male" else {})
-    return codes.get(text.lower(), "")
-
-
-def _sex_findings(labels: _Labels, sexes: Sequence[str]) -> list[Finding]:
-    texts = labels.cells.table[labels.sex]
-    flags = labels.sex.strip().lower() == "male"
-    return labels.cells.row_findings(
-        "unknown-sex",
-        np.flatnonzero(np.array(sexes) == ""),
-        lambda row: f"{labels.sex} is {texts[row]!r}",
-        "True (boy) or False (girl)" if flags else "M or F",
-        "Correct it; a sex is never guessed.",
+    ids = labels[split].ids()
+    return labels[split].cells.row_findings(
+        "id-in-two-splits",
+        [row for row, name in enumerate(ids) if name and name in home],
+        lambda row: f"id {ids[row]} stands in {home[ids[row]]} too",
+        "each id in one split",
+        "Take it out of one of them; the challenge's own tables share no id.",
     )
 
 
-def _by_stem(paths: Iterator[Path]) -> dict[str, list[Path]]:
-    stems: dict[str, list[Path]] = {}
-    for path in paths:
-        stems.setdefault(path.stem, []).append(path)
-    return stems
+def _joined(found: Found, films: Films, out: Path) -> pd.DataFrame:
+    base = out.parent.resolve()
+    parts = [
+        pd.DataFrame(
+            {
+                "image_id": each.ids(),
+                "image": [
+                    os.path.relpath(films.path(name, each.path), base) for name in each.ids()
+                ],
+                "age_months": each.ages(),
+                "sex": each.sexes(),
+                "split": split,
+                "source": OFFICIAL_SOURCE,
+            }
+        )
+        for split, each in found.labels.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
-def _image_findings(
-    labels: _Labels,
-    ids: Sequence[str],
-    images: dict[str, list[Path]],
-    files: Sequence[Path],
-    root: Path,
-) -> list[Finding]:
-    archives = [str(path.relative_to(root)) for path in files if path.suffix.lower() == ".zip"]
-    absent = labels.cells.row_findings(
-        "missing-file",
-        [row for row, name in enumerate(ids) if name and name not in images],
-        lambda row: f"there is no image {ids[row]}.png",
-        f"one below {root}",
-        f"Unpack {', '.join(archives[:3])} first."
-        if archives
-        else "Is the download complete and unpacked? If the film does not exist, remove the row.",
-    )
-    return absent + labels.cells.row_findings(
-        "ambiguous-image",
-        [row for row, name in enumerate(ids) if len(images.get(name, ())) > 1],
-        lambda row: (
-            "several files have its name: "
-            + ", ".join(str(path.relative_to(root)) for path in images[ids[row]])
-        ),
-        f"one image of each id below {root}",
-        "Name the folder that holds one copy, or move the others away.",
-    )
+def _cut_missing_splits(table: pd.DataFrame, found: Found, seed: int) -> pd.DataFrame:
+    """Takes what stands in for absent splits from the training images, never from the others."""
+    absent = [split for split in ("val", "test") if split not in found.labels]
+    if not absent or "train" not in found.labels:
+        return table
+    if len(absent) == 2:
+        source = KAGGLE_SOURCE if _is_kaggle(found) else SEEDED_SOURCE
+        return assign_splits(table, seed=seed).assign(source=source)
+    fractions = (1 - _SHARE, _SHARE, 0.0) if absent == ["val"] else (1 - _SHARE, 0.0, _SHARE)
+    is_train = table["split"] == "train"
+    cut = assign_splits(table[is_train], seed=seed, fractions=fractions)
+    stand_in = cut["split"] != "train"
+    cut.loc[stand_in, "source"] = f"{SEEDED_SOURCE}-{absent[0]}"
+    return pd.concat([cut, table[~is_train]], ignore_index=True)
 
 
-def _unlabelled_note(
-    labelled: set[str], images: dict[str, list[Path]], where: str
-) -> Iterator[str]:
-    rest = [name for name in images if name not in labelled]
-    if rest:
+def _is_kaggle(found: Found) -> bool:
+    return bool(found.unlabelled) or found.labels["train"].path.name.startswith("boneage-training")
+
+
+def _left_out_notes(found: Found, films: Films) -> Iterator[str]:
+    for table in found.unlabelled:
         yield (
-            f"{len(rest):,} images have no row in {Path(where).name} and are left out "
-            f"({', '.join(rest[:5])}{', …' if len(rest) > 5 else ''})."
+            f"{table} has no ages: what Kaggle calls its test set can't be tested on, and is "
+            f"left out."
+        )
+    rest = films.without_row({name for each in found.labels.values() for name in each.ids()})
+    if rest:
+        tables = ", ".join(each.path.name for each in found.labels.values())
+        yield f"{len(rest):,} images have no row in {tables} and are left out ({listed(rest)})."
+    if "test" not in found.labels and any(n.isdecimal() and int(n) in TEST_IDS for n in rest):
+        yield (
+            f"Images {TEST_IDS[0]} to {TEST_IDS[-1]} are the official test set. Put its ages, "
+            f"'Bone age ground truth.xlsx' of the challenge's own test archive, below the folder, "
+            f"and they will be tested on."
         )
 
 
-def _count_note(count: int) -> str:
-    if count == TRAINING_IMAGES:
-        return f"All {TRAINING_IMAGES:,} training images of the challenge."
-    return f"{count:,} labelled images; the challenge's training set has {TRAINING_IMAGES:,}."
+def _split_notes(found: Found, seed: int) -> Iterator[str]:
+    absent = [SPLIT_WORDS[split] for split in ("val", "test") if split not in found.labels]
+    if "train" not in found.labels:
+        yield "There is no training set here: this manifest is good for evaluating only."
+    elif not absent:
+        yield "Training, validation and test are the challenge's own."
+    elif len(absent) == 2:
+        yield (
+            f"There is no official validation or test set here (Kaggle ships neither): the split "
+            f"is cut from the training images (seed {seed}), and its errors don't compare with "
+            f"published test errors."
+        )
+    else:
+        yield (
+            f"There is no official {absent[0]} set here: a tenth of the training images stands in "
+            f"for it (seed {seed}), and what is measured on that doesn't compare with published "
+            f"{absent[0]} errors. The rest is the challenge's own."
+        )

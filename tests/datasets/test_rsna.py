@@ -14,7 +14,7 @@ REAL = Path(os.environ.get("BONEAGE_REAL", Path(__file__).parents[3] / "shared" 
 
 
 def kaggle(root: Path, *, count: int = 40, nested: int = 2) -> Path:
-    """The tree that Kaggle's archive unpacks to, its images empty."""
+    """The tree that Kaggle's archive unpacks to, its images no more than a name."""
     images = root.joinpath(*["boneage-training-dataset"] * nested)
     images.mkdir(parents=True)
     rows = ["id,boneage,male"]
@@ -152,11 +152,25 @@ def test_a_table_that_cannot_be_read_beside_the_labels_is_told(tmp_path: Path) -
     )
 
 
-def test_an_id_with_two_files_is_refused(tmp_path: Path) -> None:
+def test_an_id_with_two_files_that_differ_is_refused(tmp_path: Path) -> None:
     folder = kaggle(tmp_path)
     (folder / "resized").mkdir()
-    (folder / "resized" / "1377.png").touch()
-    assert "several files have its name" in faults(folder, tmp_path / "manifest.csv")[0]
+    (folder / "resized" / "1377.png").write_bytes(b"smaller")
+    found = faults(folder, tmp_path / "manifest.csv")
+    assert len(found) == 1
+    assert "row 2 (id 1377): several files have its name and they differ" in found[0]
+    assert "resized/1377.png" in found[0]
+
+
+def test_copies_that_are_the_same_do_no_harm_and_are_told(tmp_path: Path) -> None:
+    folder = kaggle(tmp_path / "kaggle")
+    shutil.copytree(folder, folder / "Copy of it")
+    manifest = import_rsna(folder, tmp_path / "manifest.csv", progress=False)
+    assert len(manifest) == 40
+    assert not any("Copy" in image for image in manifest.table["image"])
+    text = "\n".join(manifest.notes)
+    assert "40 images are there more than once, the same byte for byte" in text
+    assert "Copy of it/boneage-training-dataset.csv says the same as boneage-training" in text
 
 
 def test_litter_of_archivers_is_passed_over(tmp_path: Path) -> None:
@@ -190,7 +204,7 @@ def test_all_faults_of_the_labels_come_at_once(tmp_path: Path) -> None:
         ({}, "there is no table with an id, a bone age and a sex"),
         ({"a.csv": "id,bonage,male\n1,9,True\n"}, "no column 'boneage'.*Did you mean 'bonage'"),
         ({"a.csv": ""}, "it is empty"),
-        ({f"{n}.csv": "id,boneage,male\n1,9,True\n" for n in "ab"}, "2 tables hold ids"),
+        ({f"{n}.csv": f"id,boneage,male\n1,{n},True\n" for n in (90, 91)}, "2 tables hold ids"),
     ],
 )
 def test_a_folder_that_is_no_such_layout(
