@@ -13,10 +13,10 @@ from boneage.errors import Fault, InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MOST_CELLS = 10_000_000
-"""Most cells read: a million rows of ten columns."""
-MOST_UNPACKED_BYTES = 256 << 20
-"""Most bytes that its columns may say they have when unpacked."""
+MOST_CELLS = 2_000_000
+"""Most cells read."""
+MOST_UNPACKED_BYTES = 64 << 20
+"""Most bytes that its columns may say they have when unpacked, and its texts may have."""
 
 
 def read_parquet(content: bytes, where: str, key: str) -> Cells:
@@ -44,8 +44,11 @@ def read_parquet(content: bytes, where: str, key: str) -> Cells:
         ) from None
     try:
         file = pq.ParquetFile(io.BytesIO(content))
-        _check(file, where)
+        texts = _check(file, where)
+        # As dictionaries: a long text that stands in every row is kept once.
+        file = pq.ParquetFile(io.BytesIO(content), read_dictionary=texts)
         table = file.read(use_threads=False)
+        _check_texts(table, where)
         columns = [_texts(table.column(i)) for i in range(table.num_columns)]
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = str(error).partition("\n")[0][:200]
@@ -53,28 +56,22 @@ def read_parquet(content: bytes, where: str, key: str) -> Cells:
         fix = "Was it cut off? Write it again, or as CSV."
         raise InputError(Fault(where, what, "a whole Parquet file", fix)) from None
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(table.column_names)
     writer.writerows(zip(*columns, strict=True))
     return read_cells(buffer.getvalue().encode(), where, key=key)
 
 
-def _check(file: Any, where: str) -> None:
+def _check(file: Any, where: str) -> list[str]:
+    """Refuses what is too large or nested; returns the columns of texts."""
     import pyarrow.types as kinds
 
     meta = file.metadata
     unpacked = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
     cells = meta.num_rows * meta.num_columns
     if cells > MOST_CELLS or unpacked > MOST_UNPACKED_BYTES:
-        raise InputError(
-            Fault(
-                where,
-                f"it has {meta.num_rows:,} rows of {meta.num_columns:,} columns, "
-                f"{unpacked:,} bytes unpacked",
-                f"at most {MOST_CELLS:,} cells and {MOST_UNPACKED_BYTES:,} bytes",
-                "Leave out the columns that are not needed.",
-            )
-        )
+        what = f"it has {meta.num_rows:,} rows of {meta.num_columns:,} columns"
+        raise _too_large(where, f"{what}, {unpacked:,} bytes unpacked")
     nested = [
         field.name
         for field in file.schema_arrow
@@ -89,6 +86,31 @@ def _check(file: Any, where: str) -> None:
                 "Leave those columns out, or write them as text.",
             )
         )
+
+    return [
+        field.name
+        for field in file.schema_arrow
+        if kinds.is_string(field.type) or kinds.is_large_string(field.type)
+    ]
+
+
+def _check_texts(table: pa.Table, where: str) -> None:
+    import pyarrow.compute as pc
+    import pyarrow.types as kinds
+
+    total = 0
+    for column in table.columns:
+        if kinds.is_dictionary(column.type) and kinds.is_string(column.type.value_type):
+            for chunk in column.chunks:
+                lengths = pc.binary_length(chunk.dictionary).cast("int64")
+                total += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    if total > MOST_UNPACKED_BYTES:
+        raise _too_large(where, f"its texts have {total:,} bytes")
+
+
+def _too_large(where: str, what: str) -> InputError:
+    most = f"at most {MOST_CELLS:,} cells and {MOST_UNPACKED_BYTES:,} bytes"
+    return InputError(Fault(where, what, most, "Leave out the columns that are not needed."))
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:

@@ -15,8 +15,10 @@ from boneage.datasets.workbook import Worksheet, read_workbook
 from boneage.errors import Fault, InputError
 
 KINDS = "CSV, TSV, Excel (.xlsx) or Parquet"
-MOST_BYTES = 128 << 20
-"""Largest table of text read: a million rows of 128 bytes."""
+MOST_BYTES = 64 << 20
+"""Largest file read."""
+MOST_CELLS = 2_000_000
+"""Most cells, such as 200,000 rows of ten columns, for which half a gigabyte of memory is enough."""
 
 _SAVE_ANEW = "Open it and save it as .xlsx or as 'CSV UTF-8'."
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -67,6 +69,16 @@ def read_sheet(path: Path, *, key: str = "image_id", sheet: str | None = None) -
     _refuse_others(content, where)
     text = _decoded(content, where)
     delimiter, text = _delimiter(text)
+    count = text.count(delimiter) + text.count("\n")
+    if count > MOST_CELLS:
+        raise InputError(
+            Fault(
+                where,
+                f"it has about {count:,} cells",
+                f"at most {MOST_CELLS:,}",
+                "Leave out the columns that are not needed, or divide it.",
+            )
+        )
     return read_cells(text.encode(), where, delimiter=delimiter, key=key)
 
 
@@ -173,7 +185,7 @@ def _from_workbook(sheets: Sequence[Worksheet], where: str, key: str, name: str 
     rows = [[] if i < header else row for i, row in enumerate(rows)]
     used = sorted({i for row in rows for i, text in enumerate(row) if text.strip()})
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:  # empty rows stay, so that the others keep their numbers
         writer.writerow([row[i] if i < len(row) else "" for i in used] if any(row) else [])
     place = where if len(sheets) == 1 else f"{where}, sheet {chosen.name!r}"

@@ -12,26 +12,22 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from boneage.datasets.delimited import Finding
 from boneage.errors import Fault, InputError
-
-if TYPE_CHECKING:
-    from openpyxl.workbook import Workbook
 
 MOST_BYTES = 64 << 20
 """Largest workbook read, in bytes of its file."""
 MOST_UNPACKED_BYTES = 160 << 20
 """Most bytes that its parts may say they have when unpacked; zipfile stops at what they say."""
-MOST_CELLS = 600_000
-"""Most cells: 12,000 rows of 50 columns. openpyxl reads 150,000 a second on one slow core."""
-MOST_STRINGS = 150_000
+MOST_CELLS = 250_000
+"""Most cells, such as 12,500 rows of 20 columns: openpyxl takes 3 to 4 s for them on one core."""
+MOST_STRINGS = 100_000
 """Most different texts, which Excel keeps in a list of their own."""
-MOST_OTHER_ELEMENTS = 60_000
+MOST_OTHER_ELEMENTS = 30_000
 """Most elements that are no cell and no text (styles, links, merges): openpyxl is slow there."""
 
 _MOST_ENTRIES = 2_000
@@ -47,6 +43,12 @@ _REFERENCE = re.compile(rb"""\sr\s*=\s*["']([^"']*)["']""")
 _MERGED = re.compile(
     rb"""<(?:[\w.-]+:)?mergeCell\s[^>]*?ref\s*=\s*["']([A-Z]+)(\d+):([A-Z]+)(\d+)"""
 )
+# A formula's cell without its result; one that gave an empty text has the type "str".
+_NO_RESULT = re.compile(
+    rb"<(?:[\w.-]+:)?c\b([^>]*)>\s*<(?:[\w.-]+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</[^>]*f>)"
+    rb"\s*(?:<(?:[\w.-]+:)?v\s*/>|<(?:[\w.-]+:)?v>\s*</[^>]*v>)?\s*</[^>]*c>"
+)
+_TEXT_TYPE = re.compile(rb"""\st\s*=\s*["']str["']""")
 _CELL = re.compile(rb"([A-Z]{1,3})([0-9]{1,7})")
 
 # What a workbook that is not as it should be makes openpyxl raise: it checks nothing it reads.
@@ -90,7 +92,7 @@ class _Part:
     cells: int = 0
     strings: int = 0
     others: int = 0
-    formulas: bool = False
+    no_result: tuple[str, ...] = ()
     merged: tuple[tuple[int, int, str], ...] = ()
 
 
@@ -105,13 +107,12 @@ def read_workbook(content: bytes, where: str) -> list[Worksheet]:
         InputError: It is no workbook, a broken one, one made to do harm, or too large.
     """
     parts = _look_through(content, where)
-    formulas = any(part.formulas for part in parts.values())
     # Recorded, not hidden: what it warns of is either no matter here (fonts, print settings) or
     # comes back as an error value, which is a finding.
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         try:
-            return list(_worksheets(content, where, parts, formulas))
+            return list(_worksheets(content, where, parts))
         except _BROKEN as error:
             reason = str(error).partition("\n")[0][:200] or type(error).__name__
             raise _broken(where, f"it can't be read as a workbook ({reason})") from None
@@ -196,8 +197,12 @@ def _look_at(part: bytes, name: str, where: str) -> _Part:
         (int(first), int(last), f"{a.decode()}{int(first)}:{b.decode()}{int(last)}")
         for a, first, b, last in _MERGED.findall(part)
     )
-    formulas = b"<f>" in part or b"<f " in part or b":f>" in part or b":f " in part
-    return _Part(cells, strings, elements - cheap, formulas, merged)
+    no_result = tuple(
+        reference[1].decode("ascii", "replace")
+        for attributes in _NO_RESULT.findall(part)
+        if not _TEXT_TYPE.search(attributes) and (reference := _REFERENCE.search(attributes))
+    )
+    return _Part(cells, strings, elements - cheap, no_result, merged)
 
 
 def _check_order(part: bytes, name: str, where: str) -> int:
@@ -232,44 +237,22 @@ def _column_number(letters: bytes) -> int:
     return number
 
 
-def _worksheets(
-    content: bytes, where: str, parts: dict[str, _Part], formulas: bool
-) -> Iterator[Worksheet]:
-    values = _open(content, data_only=True)
-    sources = _open(content, data_only=False) if formulas else None
-    for index, sheet in enumerate(values.worksheets):
-        found = Worksheet(sheet.title, sheet.sheet_state != "visible")
+def _worksheets(content: bytes, where: str, parts: dict[str, _Part]) -> Iterator[Worksheet]:
+    from openpyxl import load_workbook
+
+    book = load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
+    for sheet in book.worksheets:
+        part = parts.get(sheet._worksheet_path, _Part())  # no public name tells it
         sheet.reset_dimensions()  # what the file says of its size may be wrong
-        part = parts.get(sheet._worksheet_path)  # no public name tells it
-        found.merged = list(part.merged) if part else []
-        if sources is None:
-            found.rows = [
-                [cell_text(value) for value in row] for row in sheet.iter_rows(values_only=True)
-            ]
-        else:
-            sources.worksheets[index].reset_dimensions()
-            lost = []
-            pairs = zip(sheet.iter_rows(), sources.worksheets[index].iter_rows(), strict=True)
-            for number, (row, source_row) in enumerate(pairs, start=1):
-                found.rows.append([cell_text(cell.value) for cell in row])
-                lost += [
-                    f"{_letters(column)}{number}"
-                    for column, (cell, source) in enumerate(zip(row, source_row, strict=True), 1)
-                    # a formula that gave an empty text has its type stored, "str"
-                    if source.data_type == "f" and cell.value is None and cell.data_type == "n"
-                ]
-            found.findings += _no_result(where, sheet.title, lost)
+        rows = [[cell_text(value) for value in row] for row in sheet.iter_rows(values_only=True)]
+        found = Worksheet(sheet.title, sheet.sheet_state != "visible", rows)
+        found.merged += part.merged
+        found.findings += _no_result(where, sheet.title, part.no_result)
         found.findings += _error_values(where, found)
         yield found
 
 
-def _open(content: bytes, *, data_only: bool) -> Workbook:
-    from openpyxl import load_workbook
-
-    return load_workbook(io.BytesIO(content), read_only=True, data_only=data_only, keep_links=False)
-
-
-def _no_result(where: str, sheet: str, cells: list[str]) -> list[Finding]:
+def _no_result(where: str, sheet: str, cells: Sequence[str]) -> list[Finding]:
     if not cells:
         return []
     return [
@@ -303,7 +286,7 @@ def _error_values(where: str, sheet: Worksheet) -> list[Finding]:
     return findings
 
 
-def _named(cells: list[str]) -> str:
+def _named(cells: Sequence[str]) -> str:
     if len(cells) == 1:
         return f"cell {cells[0]} holds"
     more = ", …" if len(cells) > _FEW else ""
