@@ -1,0 +1,96 @@
+"""Copies of DICOM films that hold pixels and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import cv2
+from rich.console import Console
+from rich.progress import track
+
+from boneage.datasets.dicom_film import DicomFilm
+from boneage.errors import Fault, InputError
+from boneage.files import write_bytes
+from boneage.pipeline.radiograph import read_radiograph
+
+_WORKERS = 4
+
+
+def write_pixels(
+    films: Sequence[DicomFilm],
+    names: Sequence[str],
+    folder: Path,
+    places: Sequence[str],
+    *,
+    progress: bool = True,
+) -> list[Path]:
+    """Writes `folder/<name>.png` for each film: 8 or 16 bit grey, and no other byte of the file.
+
+    Args:
+        films: What to decode.
+        names: What to call each.
+        folder: Where to; made if need be. Older copies of the same names are replaced.
+        places: What names each in a message when its path must not be shown.
+        progress: Show progress on standard error.
+
+    Returns:
+        The files that were not there before.
+
+    Raises:
+        InputError: Films can't be decoded (all of them at once) or written. No new file is left.
+    """
+    made: list[Path] = []
+    faults: dict[int, tuple[Fault, ...]] = {}
+
+    def write(index: int) -> None:
+        path = folder / f"{names[index]}.png"
+        done, png = cv2.imencode(".png", read_radiograph(films[index].path))
+        if not done:
+            raise RuntimeError(f"OpenCV could not encode film {names[index]}")
+        if not path.exists():
+            made.append(path)
+        write_bytes(path, png.tobytes())
+
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        jobs = {pool.submit(write, index): index for index in range(len(films))}
+        try:
+            bar = track(
+                as_completed(jobs),
+                "Writing films",
+                total=len(jobs),
+                console=console,
+                disable=not progress,
+            )
+            for job in bar:
+                try:
+                    job.result()
+                except InputError as error:
+                    faults[jobs[job]] = error.faults
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C stops at once
+            raise
+    if faults:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise InputError(
+            [
+                _veiled(fault, films[index], places[index])
+                for index in sorted(faults)
+                for fault in faults[index]
+            ]
+        )
+    return made
+
+
+def _veiled(fault: Fault, film: DicomFilm, place: str) -> Fault:
+    """The fault under another name, if the path tells who the child is."""
+    if not film.discloses:
+        return fault
+
+    def veil(text: str) -> str:
+        return text.replace(str(film.path), place)
+
+    return Fault(veil(fault.where), veil(fault.what), veil(fault.expected), veil(fault.fix))
