@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from boneage.datasets.delimited import Cells, Finding, missing_column, read_bytes, read_cells
-from boneage.datasets.examination import (
-    INFANTS,
-    MOST_MONTHS,
-    YEARS_LOOK,
-    age_findings,
-    id_findings,
-    image_path,
-    is_file,
-    numbers,
-    patient_findings,
-    years_findings,
+from boneage.datasets.ages import (
+    UNITS,
+    ages_in_months,
+    chronological_in_months,
+    has_decimal_commas,
 )
+from boneage.datasets.delimited import Cells, Finding, missing_column
+from boneage.datasets.examination import INFANTS, YEARS_LOOK, id_findings, patient_findings
+from boneage.datasets.image_files import SUFFIXES, ImageFiles, Pattern, PatternFiles
 from boneage.datasets.manifest import SPLITS, Manifest, assign_splits, write_manifest
+from boneage.datasets.sheet import read_sheet
 from boneage.errors import Fault, InputError
 
-UNITS = ("months", "years")
-MOST_YEARS = MOST_MONTHS / 12
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -41,6 +33,24 @@ _SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What the rows say of their images.
+
+    Attributes:
+        column: The column that names a row: that of the paths, or the pattern's first.
+        names: The path, or the filled pattern, of each row; empty where a cell is.
+        found: Every file that each row may mean.
+        ids: What could name each image, the shortest first.
+    """
+
+    column: str
+    names: list[str]
+    found: list[list[Path]]
+    ids: list[list[str]]
 
 
 def import_table(
@@ -51,76 +61,99 @@ def import_table(
     age: str,
     age_unit: str,
     sex: str,
-    female: str,
-    male: str,
+    female: str | Sequence[str],
+    male: str | Sequence[str],
     image_root: Path | None = None,
     patient: str | None = None,
+    chronological: str | None = None,
+    chronological_unit: str | None = None,
     split: str | None = None,
+    sheet: str | None = None,
     seed: int = 0,
 ) -> Manifest:
-    """Makes a manifest of a CSV or TSV file; the images stay where they are.
+    """Makes a manifest of a table; the images stay where they are.
 
     Args:
-        file: The table, UTF-8, separated by commas, tabs or semicolons.
+        file: CSV, TSV, semicolons, Excel (.xlsx) or Parquet, told by content.
         out: The manifest to write; refers to the images by relative path.
-        image: Column with each image's path; a suffix such as `.png` may be left out where only
-            one image is meant.
+        image: Column with each image's path, whose suffix may be left out where only one image
+            is meant; or a pattern such as `films/{id}_*.tif` that fits one file a row.
         age: Column with the bone age.
-        age_unit: `months` or `years`.
+        age_unit: `months`, `years`, `days` or `years-months` (10y6m, 10-06).
         sex: Column with the sex.
-        female: What that column holds for a girl, to the letter.
+        female: What that column holds for a girl, to the letter; several if it holds several.
         male: What it holds for a boy.
         image_root: Folder that the image paths start from; the table's own if None.
         patient: Column that tells patients apart, if there is one.
+        chronological: Column with the time since birth, if there is one; cells may be empty.
+        chronological_unit: Its unit; that of the bone age if None.
         split: Column with train, val (or validation) and test; if None, a seeded 80/10/10 split
             is made, by patient, alike in age and sex.
+        sheet: Worksheet of a workbook that has several.
         seed: Of that split.
 
     Raises:
         InputError: An option, the table or the images are wrong (all faults at once).
     """
     file, out = Path(file), Path(out)
-    _check_options(age_unit, female, male, image_root)
-    cells = read_cells(read_bytes(file), str(file), delimiter=None, key=image)
-    wanted = {"image": image, "age": age, "sex": sex, "patient": patient, "split": split}
-    absent = [
-        _missing_option(cells, option, name)
-        for option, name in wanted.items()
-        if name is not None and name not in cells.table
-    ]
-    if absent:  # without the columns, faults of the rows would be half the story
-        raise InputError([finding.fault for finding in (*cells.findings, *absent)])
+    units = age_unit, chronological_unit or age_unit
+    codes = _codes(female), _codes(male)
+    _check_options(units, codes, image_root)
+    cells = read_sheet(file, key=image, sheet=sheet)
+    pattern = _pattern(cells, image)
+    _check_columns(
+        cells,
+        [
+            *(("image", name) for name in (pattern.columns if pattern else [image])),
+            ("age", age),
+            ("sex", sex),
+            ("patient", patient),
+            ("chronological", chronological),
+            ("split", split),
+        ],
+    )
     root = Path(image_root or file.parent).resolve()
-    paths = [_image_file(root, name) for name in cells.table[image]]
-    months, age_faults = _ages(cells, age, age_unit)
-    sexes = [{female: "F", male: "M"}.get(text, "") for text in cells.table[sex]]
+    files = ImageFiles(root)
+    images = _images(cells, files, image, pattern)
+    cells = replace(cells, key=images.column)
+    months, faults = ages_in_months(cells, age, units[0], "--age-unit")
+    sexes = _sexes(cells, sex, *codes)
     splits = [] if split is None else [_SPLIT_WORDS.get(t.lower(), "") for t in cells.table[split]]
     findings = [
         *cells.findings,
-        *id_findings(cells, image, _identities(cells.table[image], paths)),
-        *_image_findings(cells, image, root, paths),
-        *age_faults,
-        *_sex_findings(cells, sex, female, male),
+        *_image_findings(cells, images, files),
+        *faults,
+        *_sex_findings(cells, sex, sexes, codes),
         *_split_findings(cells, split, splits),
         *_shared_patient_findings(cells, patient, splits),
+        *_unprintable_findings(cells, images, patient),
     ]
+    optional: dict[str, object] = {}
+    if patient is not None:
+        optional["patient_id"] = cells.table[patient].tolist()
+    if chronological is not None:
+        birth, faults = chronological_in_months(
+            cells, chronological, units[1], "--chronological-unit"
+        )
+        findings += faults
+        optional["chronological_age_months"] = birth
     if findings:
         raise InputError([finding.fault for finding in findings])
     base = out.parent.resolve()
-    columns: dict[str, Sequence[object] | NDArray[np.float64]] = {
-        "image_id": _image_ids(cells.table[image].tolist()),
-        "image": [os.path.relpath(path, base) for path in paths if path is not None],
-        "age_months": months,
-        "sex": sexes,
-    }
-    if patient is not None:
-        columns["patient_id"] = cells.table[patient].tolist()
-    table = pd.DataFrame(columns)
-    source, notes = [file.stem], []
+    table = pd.DataFrame(
+        {
+            "image_id": _image_ids(images.ids),
+            "image": [os.path.relpath(found[0], base) for found in images.found],
+            "age_months": months,
+            "sex": sexes,
+            **optional,
+        }
+    )
+    source, notes = [file.stem], _notes(cells, age, chronological, patient)
     if months.max() <= YEARS_LOOK:  # said in the source, or the manifest would be refused
         source.append(INFANTS)
         notes.append(
-            f"No age passes {months.max():.4g} months: infants all, since {age} is in years "
+            f"No age passes {months.max():.4g} months: infants all, since {age} is in {age_unit} "
             "as --age-unit says."
         )
     if split is None:  # said in the source, so that a report can say it
@@ -131,19 +164,28 @@ def import_table(
     return write_manifest(table.assign(source=", ".join(source)), out, notes=notes)
 
 
-def _check_options(age_unit: str, female: str, male: str, image_root: Path | None) -> None:
+def _codes(given: str | Sequence[str]) -> list[str]:
+    return [code.strip() for code in ([given] if isinstance(given, str) else given)]
+
+
+def _check_options(
+    units: tuple[str, str], codes: tuple[list[str], list[str]], image_root: Path | None
+) -> None:
     faults = []
-    if age_unit not in UNITS:
-        close = difflib.get_close_matches(age_unit, UNITS, n=1, cutoff=0.3)
-        fix = f"Did you mean {close[0]!r}?" if close else "Say which of the two the ages are in."
-        faults.append(Fault("--age-unit", f"unknown unit {age_unit!r}", "months or years", fix))
-    if female == male:
+    for option, unit in zip(("--age-unit", "--chronological-unit"), units, strict=True):
+        if unit not in UNITS and (option == "--age-unit" or unit != units[0]):
+            close = difflib.get_close_matches(unit, UNITS, n=1, cutoff=0.3)
+            fix = f"Did you mean {close[0]!r}?" if close else "Say which of them the ages are in."
+            expected = f"{', '.join(UNITS[:-1])} or {UNITS[-1]}"
+            faults.append(Fault(option, f"unknown unit {unit!r}", expected, fix))
+    both = [code for code in codes[0] if code in codes[1]]
+    if both or not all((*codes[0], *codes[1])) or not all(codes):
         faults.append(
             Fault(
                 "--female and --male",
-                f"both are {female!r}",
+                f"both are {both[0]!r}" if both else "one of them is empty",
                 "what the table holds for girls, and what for boys",
-                "Give two different values.",
+                "Give two different values; an empty cell is an unknown sex.",
             )
         )
     if image_root is not None and not Path(image_root).is_dir():
@@ -153,74 +195,128 @@ def _check_options(age_unit: str, female: str, male: str, image_root: Path | Non
         raise InputError(faults)
 
 
-def _missing_option(cells: Cells, option: str, name: str) -> Finding:
-    finding = missing_column(cells, name)
-    where = f"{cells.where} (--{option} {name})"
-    return replace(finding, fault=replace(finding.fault, where=where))
+def _check_columns(cells: Cells, wanted: Sequence[tuple[str, str | None]]) -> None:
+    """Without the columns, faults of the rows would be half the story."""
+    absent = []
+    for option, name in wanted:
+        if name is not None and name not in cells.table:
+            finding = missing_column(cells, name)
+            where = f"{cells.where} (--{option} {name})"
+            absent.append(replace(finding.fault, where=where))
+    if absent:
+        raise InputError([*(finding.fault for finding in cells.findings), *absent])
 
 
-def _image_file(root: Path, name: str) -> Path | None:
-    """The image meant, or None when there is none, or more than one it could be."""
-    if not name:
+def _pattern(cells: Cells, image: str) -> Pattern | None:
+    """The pattern that `image` is, unless it is a column."""
+    if image in cells.table or not any(sign in image for sign in "*{"):
         return None
-    path = image_path(root, name)
-    if is_file(path):
-        return path
-    completed = [Path(f"{path}{suffix}") for suffix in _SUFFIXES]
-    found = [candidate for candidate in completed if is_file(candidate)]
-    return found[0] if len(found) == 1 else None
+    pattern = Pattern.parse(image, [str(column) for column in cells.table.columns])
+    if not pattern.columns:
+        raise InputError(
+            Fault(
+                f"--image {image}",
+                "the pattern names no column, so that every row would have the same image",
+                "a column in braces, such as films/{id}_*.tif",
+                f"The columns are {', '.join(map(str, cells.table.columns))}.",
+            )
+        )
+    return pattern
 
 
-def _identities(names: pd.Series[str], paths: Sequence[Path | None]) -> list[str]:
-    """Two spellings of one file are the same image."""
+def _images(cells: Cells, files: ImageFiles, image: str, pattern: Pattern | None) -> _Images:
+    if pattern is None:
+        names = cells.table[image].tolist()
+        found = [files.named(name) if name else [] for name in names]
+        ids = [
+            _names_of(name.replace("\\", "/") if paths and "\\" not in paths[0].name else name)
+            for name, paths in zip(names, found, strict=True)
+        ]
+        return _Images(image, names, found, ids)
+    columns = [cells.table[column].tolist() for column in pattern.columns]
+    rows = [
+        dict(zip(pattern.columns, values, strict=True)) for values in zip(*columns, strict=True)
+    ]
+    names = [pattern.filled(row) if all(row.values()) else "" for row in rows]
+    fitting = PatternFiles(files.root, pattern) if pattern.has_wildcards else None
+    found = [
+        [] if not name else fitting.fitting(row) if fitting else files.named(name)
+        for name, row in zip(names, rows, strict=True)
+    ]
+    ids = [["_".join(row.values())] if len(row) == 1 else [] for row in rows]
+    for row_ids, paths, name in zip(ids, found, names, strict=True):
+        row_ids += _names_of(os.path.relpath(paths[0], files.root) if paths else name)
+    return _Images(pattern.columns[0], names, found, ids)
+
+
+def _names_of(name: str) -> list[str]:
+    """File stem, path without suffix, and path; `film.1` has no suffix that counts."""
+    suffix = PurePath(name).suffix
+    bare = name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
+    return [PurePath(bare).name.strip(), bare, name]
+
+
+def _image_ids(candidates: Sequence[Sequence[str]]) -> list[str]:
+    """The shortest kind of name that tells all images apart; each row offers the same kinds."""
+    for ids in zip(*candidates, strict=True):
+        if len(set(ids)) == len(ids) and all(ids):
+            return list(ids)
+    return [names[-1] for names in candidates]
+
+
+def _image_findings(cells: Cells, images: _Images, files: ImageFiles) -> list[Finding]:
+    names, found = images.names, images.found
+    # Two spellings of one file are the same image.
+    identities = [
+        str(paths[0]) if len(paths) == 1 else name for paths, name in zip(found, names, strict=True)
+    ]
+    absent = [row for row, paths in enumerate(found) if names[row] and not paths]
+    several = [row for row, paths in enumerate(found) if len(paths) > 1]
+    fix = "Is it below another folder? Name that with --image-root."
+    if absent and (folder := files.below(names[absent[0]])):
+        fix = f"Images of such names are in {folder}: pass --image-root {folder}."
     return [
-        str(path) if path is not None else name for name, path in zip(names, paths, strict=True)
+        *id_findings(cells, images.column, identities),
+        *cells.row_findings(
+            "missing-file",
+            absent,
+            lambda row: f"there is no image {names[row]}",
+            f"one image of that path below {files.root}",
+            fix,
+        ),
+        *cells.row_findings(
+            "ambiguous-file",
+            several,
+            lambda row: (
+                f"{len(found[row])} files may be meant by {names[row]}: {_some(found[row])}"
+            ),
+            "one image a row",
+            "Write the whole name, or a pattern that fits only one of them.",
+        ),
     ]
 
 
-def _image_findings(
-    cells: Cells, column: str, root: Path, paths: Sequence[Path | None]
+def _some(paths: Sequence[Path]) -> str:
+    more = ", …" if len(paths) > _NAMED else ""
+    return ", ".join(path.name for path in paths[:_NAMED]) + more
+
+
+def _sexes(cells: Cells, column: str, female: Sequence[str], male: Sequence[str]) -> list[str]:
+    """F or M by the codes, empty where a cell is none of them."""
+    known = {**dict.fromkeys(female, "F"), **dict.fromkeys(male, "M")}
+    return [known.get(text, "") for text in cells.table[column]]
+
+
+def _sex_findings(
+    cells: Cells, column: str, sexes: Sequence[str], codes: tuple[list[str], list[str]]
 ) -> list[Finding]:
-    names = cells.table[column]
-    return cells.row_findings(
-        "missing-file",
-        [row for row, path in enumerate(paths) if path is None and names[row]],
-        lambda row: f"there is no image {names[row]}",
-        f"one image of that path below {root}",
-        "Is it below another folder? Name that with --image-root.",
-    )
-
-
-def _ages(cells: Cells, column: str, unit: str) -> tuple[NDArray[np.float64], list[Finding]]:
-    ages = numbers(cells, column)
-    if unit == "months":
-        return ages, age_findings(cells, column, ages) + years_findings(cells, column, ages)
     texts = cells.table[column]
-    findings = cells.row_findings(
-        "bad-age",
-        np.flatnonzero(np.isnan(ages)),
-        lambda row: f"{column} is {texts[row]!r}" if texts[row] else f"{column} is empty",
-        "a number of years",
-        "Write years with a decimal point, such as 10.5 for 10 years and 6 months.",
-    )
-    findings += cells.row_findings(
-        "months-as-years",
-        np.flatnonzero((ages < 0) | (ages > MOST_YEARS)),
-        lambda row: f"{column} is {texts[row]}",
-        f"years from 0 to {MOST_YEARS:g}, and this column's median is "
-        + (f"{np.nanmedian(ages):.4g}" if not np.isnan(ages).all() else "unknown"),
-        "Is it in months? Pass --age-unit months; else correct the label.",
-    )
-    return ages * 12, findings
-
-
-def _sex_findings(cells: Cells, column: str, female: str, male: str) -> list[Finding]:
-    texts = cells.table[column]
+    female, male = (" or ".join(map(repr, several)) for several in codes)
     return cells.row_findings(
         "unknown-sex",
-        np.flatnonzero(~texts.isin([female, male])),
+        [row for row, value in enumerate(sexes) if not value],
         lambda row: f"{column} is {texts[row]!r}" if texts[row] else f"{column} is empty",
-        f"{female!r} (--female) or {male!r} (--male)",
+        f"{female} (--female) or {male} (--male)",
         "Correct it, or those two options; a sex is never guessed.",
     )
 
@@ -247,19 +343,32 @@ def _shared_patient_findings(
     return patient_findings(replace(cells, table=table[table.columns.unique()]))
 
 
-def _image_ids(names: Sequence[str]) -> list[str]:
-    """The shortest of file stem, path without suffix and path that tells all images apart."""
-    bare = [name[: -len(suffix)] if suffix else name for name, suffix in _suffixes(names)]
-    for ids in ([PurePath(name).name for name in bare], bare):
-        if len(set(ids)) == len(ids):
-            return ids
-    return list(names)
+def _unprintable_findings(cells: Cells, images: _Images, patient: str | None) -> list[Finding]:
+    """Names with NULs, line ends and the like, which a manifest could not hand on as they are."""
+    findings = []
+    texts = {images.column: images.names}
+    if patient is not None:
+        texts[patient] = cells.table[patient].tolist()
+    for column, values in texts.items():
+        findings += cells.row_findings(
+            "control-character",
+            [row for row, text in enumerate(values) if _has_control(text)],
+            lambda row, column=column, values=values: f"{column} is {values[row]!r}",  # type: ignore[misc]
+            "text without control characters",
+            "Take them out of the cell.",
+        )
+    return findings
 
 
-def _suffixes(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Each name with the image suffix it ends in; `film.1` ends in none."""
-    suffixes = (PurePath(name).suffix for name in names)
-    return [
-        (name, suffix if suffix.lower() in _SUFFIXES else "")
-        for name, suffix in zip(names, suffixes, strict=True)
-    ]
+def _has_control(text: str) -> bool:
+    return not text.isprintable() and any(unicodedata.category(c) == "Cc" for c in text)
+
+
+def _notes(cells: Cells, age: str, chronological: str | None, patient: str | None) -> list[str]:
+    notes = []
+    for column in filter(None, (age, chronological)):
+        if has_decimal_commas(cells.table[column].tolist()):
+            notes.append(f"{column} was read with decimal commas: 10,5 is 10.5.")
+    if patient is not None and (empty := int((cells.table[patient] == "").sum())):
+        notes.append(f"{empty:,} images have no {patient}: each counts as a patient of its own.")
+    return notes

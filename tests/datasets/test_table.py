@@ -115,7 +115,7 @@ def test_months_imported_as_years(films: Path) -> None:
     [
         ("films/5.tif,9,F", "row 3 (film films/5.tif): Geschlecht is 'F'; expected 'f' (--female)"),
         ("films/5.tif,9,", "Geschlecht is empty; expected 'f' (--female) or 'm' (--male)"),
-        ('films/5.tif,"10,5",f', "bone age is '10,5'; expected a number of years"),
+        ('films/5.tif,"1,250",f', "bone age is '1,250'; expected a number of years"),
         ("films/5.tif,,f", "bone age is empty"),
         ("films/5.tif,20.5,f", "bone age is 20.5; expected years from 0 to 20"),
         ("films/99.tif,9,f", "there is no image films/99.tif; expected one image of that path"),
@@ -160,7 +160,7 @@ def test_an_image_root_and_names_without_suffix(films: Path) -> None:
     assert manifest.image_paths()[3] == (films / "films" / "3.tif").resolve()
     (films / "films" / "3.png").touch()
     found = faults_again(table(films, *rows), image_root=films / "films")
-    assert "there is no image 3; expected one image of that path" in found[0]
+    assert "row 5 (film 3): 2 files may be meant by 3: 3.png, 3.tif" in found[0]
 
 
 def faults_again(file: Path, **options: Any) -> list[str]:
