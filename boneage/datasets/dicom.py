@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from boneage.datasets.ages import UNITS
 from boneage.datasets.dicom_examination import film_findings, film_notes
 from boneage.datasets.dicom_film import DicomFiles, DicomFilm, patients_of, read_films
 from boneage.datasets.dicom_pixels import write_pixels
@@ -24,7 +25,6 @@ from boneage.datasets.manifest import Manifest, assign_splits, write_manifest
 from boneage.datasets.pseudonyms import Pseudonyms, is_private, make_salt, read_salt, salt_beside
 from boneage.errors import Fault, InputError
 
-UNITS = ("months", "years")
 _LAYOUT = "a folder of DICOM files, or DICOM files"
 _IN_PLACE = (
     "The manifest refers to the DICOM files, and those still say who was filmed. For films that "
@@ -60,7 +60,7 @@ def import_dicom(
         ages: CSV, TSV, Excel or Parquet with a row for each film; films without a row are left
             out, and counted.
         age: Column with the bone age.
-        age_unit: `months` or `years`.
+        age_unit: `months`, `years`, `days` or `years-months` (10y6m).
         join: What names a row's film: `SOPInstanceUID`, `AccessionNumber` or `file` (a name or
             the end of a path, with or without `.dcm`).
         join_column: Column that holds it; found by its name if None.
@@ -175,7 +175,7 @@ class _Writer:
             known = ["" if age is None else str(age) for age in months]
             table["chronological_age_months"] = known
         source = ["dicom"]
-        if readings.months.max() <= YEARS_LOOK:  # in years, or it would have been refused
+        if readings.months.max() <= YEARS_LOOK:  # not in months, or it would be refused
             source.append(INFANTS)
         if readings.splits is None:
             source.append("seeded split")
@@ -222,8 +222,8 @@ def _check_options(
         faults.append(Fault("--join", what, ", ".join(JOINS), "Name one of these."))
     if age_unit not in UNITS:
         what = f"unknown unit {age_unit!r}"
-        fix = "Say which of the two the ages are in."
-        faults.append(Fault("--age-unit", what, "months or years", fix))
+        fix = "Say which of these the ages are in."
+        faults.append(Fault("--age-unit", what, ", ".join(UNITS), fix))
     if female == male and sex is not None:
         what = f"both are {female!r}"
         expected = "what the table holds for girls, and what for boys"

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.disclosure import Identity, disclosures
+from boneage.datasets.examination import is_file
 from boneage.errors import Fault, InputError
 from boneage.pipeline.dicom import is_dicom, open_dicom, quiet_pydicom
 from boneage.pipeline.structure import open_regular
@@ -159,8 +160,11 @@ def read_films(paths: Collection[Path], base: Path, *, progress: bool = True) ->
         try:
             with open_regular(path) as file:
                 start = file.read(_START)
-        except InputError:
-            start = b""  # empty, a pipe or unreadable: no DICOM that could be used
+        except InputError as error:
+            if is_file(path) and path.stat().st_size:
+                files.broken.extend(error.faults)  # it may not be read, or is far too large
+                continue
+            start = b""
         if not is_dicom(start, path):
             files.strangers.append(path)
             continue
@@ -205,7 +209,12 @@ def _film(dataset: Dataset, path: Path, base: Path) -> DicomFilm:
     days = [_date(text[keyword]) for keyword in _EXAMINATION_DATES]
     identity = Identity(
         names=[text["PatientName"], _text(dataset, "PatientName", "utf-8")],
-        identifiers=[text["PatientID"], text["AccessionNumber"], text["StudyID"]],
+        # A StudyID of 1 is in every other path; a long one is often the accession number.
+        identifiers=[
+            text["PatientID"],
+            text["AccessionNumber"],
+            text["StudyID"] if len(text["StudyID"]) > 3 else "",
+        ],
         uids=[text[keyword] for keyword in _UIDS],
         dates=[day for day in (born, *days) if day is not None],
         institutions=[text["InstitutionName"]],

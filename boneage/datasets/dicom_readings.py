@@ -9,16 +9,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boneage.datasets.ages import ages_in_months
 from boneage.datasets.delimited import Cells, Finding
 from boneage.datasets.dicom_film import NO_FILM, DicomFilm
-from boneage.datasets.examination import MOST_MONTHS, numbers, years_findings
 from boneage.datasets.sheet import read_sheet
 from boneage.errors import Fault, InputError
 from boneage.pipeline.structure import open_regular
@@ -40,6 +41,13 @@ _SPLITS = {
     "test": "test",
     "testing": "test",
 }
+# Up to four digits before the point (days), or 10y6m and the like: no patient's number, no name.
+_AGE = re.compile(
+    r"[+-]?[0-9]{1,4}([.,][0-9]*)?|[0-9]{1,2}\s?([ymj]|years?|jahre?)[0-9a-z ,.]{0,10}"
+    r"|[0-9]{1,2}(m|months?|monate?)|[0-9]{1,2}\s*[-;]\s*[0-9]{1,2}",
+    re.IGNORECASE,
+)
+_HIDDEN = "(not shown)"
 _DICOM_SUFFIX = re.compile(r"\.(dcm|dicom|dic|ima|img)$", re.IGNORECASE)
 
 
@@ -49,7 +57,7 @@ class Columns:
 
     Attributes:
         age: The bone age.
-        age_unit: `months` or `years`.
+        age_unit: One of `boneage.datasets.ages.UNITS`.
         join: One of `JOINS`.
         joined: The column with what `join` says; looked for when None.
         sex: The sex; None takes it from the films.
@@ -161,27 +169,11 @@ def _look(cells: Cells) -> str:
 
 
 def _ages(cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], list[Finding]]:
-    column, unit = columns.age, columns.age_unit
-    ages, texts = numbers(cells, column), cells.table[column]
-    months = ages * 12 if unit == "years" else ages
-    most, other = (MOST_MONTHS, "years") if unit == "months" else (MOST_MONTHS / 12, "months")
-    findings = cells.row_findings(
-        "bad-age",
-        np.flatnonzero(np.isnan(ages)),
-        lambda row: f"{column} is {'no number' if texts[row] else 'empty'}",
-        f"a number of {unit}",
-        "Write it with a decimal point; a film without a bone age is left out of the table.",
-    )
-    findings += cells.row_findings(
-        "impossible-age",
-        np.flatnonzero((ages < 0) | (ages > most)),
-        lambda row: f"{column} is " + (texts[row] if len(texts[row]) < 6 else "beyond that"),
-        f"{unit} from 0 to {most:g}",
-        f"Correct the label; or is it in {other}? Pass --age-unit {other}.",
-    )
-    if unit == "months":
-        findings += years_findings(cells, column, ages)
-    return months, findings
+    """Months, and what is wrong with them; a cell that is no age at all is not quoted."""
+    column, texts = columns.age, cells.table[columns.age]
+    shown = [text if not text or _AGE.fullmatch(text) else _HIDDEN for text in texts]
+    veiled = replace(cells, table=cells.table.assign(**{column: shown}))
+    return ages_in_months(veiled, column, columns.age_unit, "--age-unit")
 
 
 @dataclass(frozen=True)
@@ -283,10 +275,14 @@ def _without_copies(films: Sequence[DicomFilm]) -> list[DicomFilm]:
     """The films without those that lie there a second time, byte for byte."""
     if len(films) < 2:
         return list(films)
+    alike = Counter(film.instance for film in films)
     first: dict[tuple[str, bytes], DicomFilm] = {}
     for film in films:
-        with open_regular(film.path) as file:
-            first.setdefault((film.instance, hashlib.sha256(file.read()).digest()), film)
+        content = b""
+        if alike[film.instance] > 1:  # only then is the whole file worth reading
+            with open_regular(film.path) as file:
+                content = hashlib.sha256(file.read()).digest()
+        first.setdefault((film.instance, content), film)
     return list(first.values())
 
 

@@ -11,6 +11,7 @@ from datetime import date
 _UID = re.compile(r"[0-9]+([._][0-9]+){5,}")
 _DATES = ("%Y%m%d", "%d%m%Y", "%m%d%Y")
 _SHORT_DATES = ("%y%m%d", "%d%m%y", "%m%d%y")
+_ANYBODY = re.compile("anon.*|patient|unknown|none|deidentified|removed")
 _LONG_ENOUGH = 5  # from here on found anywhere; what is shorter must stand by itself
 
 
@@ -93,7 +94,7 @@ def _stem(name: str) -> str:
 def _name_words(name: str) -> Iterator[str]:
     """The words of a name that could be told; initials and `von` could be anybody's."""
     for word in re.findall(r"[^\W\d_]+", _plain(name)):
-        if len(word) > 2 or not word.isascii():
+        if (len(word) > 2 or not word.isascii()) and not _ANYBODY.fullmatch(word):
             yield word
     squeezed = _squeeze(name)
     if len(squeezed) >= _LONG_ENOUGH:

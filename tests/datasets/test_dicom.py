@@ -329,7 +329,7 @@ def test_a_film_that_can_not_be_used(pacs: Path, values: dict[str, str], message
         (f"{UID}.77,100", "row 3: there is no film with its SOPInstanceUID; expected a film for"),
         (",100", "row 3: it has no SOPInstanceUID"),
         (f"{UID}.0,100", "row 3: it means the film of row 2 again; expected each film once"),
-        (f"{UID}.5,old", "row 3: bone age is no number; expected a number of months"),
+        (f"{UID}.5,old", "row 3: bone age is '(not shown)'; expected a number of months"),
         (f"{UID}.5,", "row 3: bone age is empty"),
         (f"{UID}.5,1200", "row 3: bone age is 1200; expected months from 0 to 240"),
         (f"{UID}.5", "row 3: it has 1 fields; expected 2"),
@@ -343,6 +343,21 @@ def test_a_row_that_can_not_be_used(pacs: Path, row: str, message: str) -> None:
 def test_years_given_as_months(pacs: Path) -> None:
     (found,) = faults(pacs, *(f"{UID}.{number},{3 + number / 2}" for number in range(20)))
     assert "Pass --age-unit years" in found
+
+
+def test_ages_in_days_and_in_years_and_months(pacs: Path) -> None:
+    rows = [f"{UID}.{number},{number + 3}y6m" for number in range(10)]
+    months = imported(pacs, *rows, age_unit="years-months").table["age_months"]
+    assert sorted(months) == [42.0 + 12 * number for number in range(10)]
+    months = imported(pacs, f"{UID}.1,3000", f"{UID}.2,1000", age_unit="days").table["age_months"]
+    np.testing.assert_allclose(sorted(months), [32.85, 98.56], atol=0.01)
+    (found,) = faults_again(pacs, f"{UID}.1,12y3m", f"{UID}.2,Zwiebel", age_unit="years-months")
+    assert "row 3: bone age is '(not shown)'" in found
+
+
+def test_infants_are_imported_when_the_unit_leaves_no_doubt(pacs: Path) -> None:
+    manifest = imported(pacs, f"{UID}.1,0.5", f"{UID}.2,1.5", age_unit="years")
+    assert set(manifest.table["source"]) == {"dicom, infants, seeded split"}
 
 
 def test_everything_wrong_comes_at_once(pacs: Path) -> None:
@@ -513,6 +528,7 @@ def test_a_path_that_tells_who_the_child_is(pacs: Path, path: str) -> None:
         ("films/IM_123.dcm", Identity(identifiers=["123"]), True),
         ("films/IM1234.dcm", Identity(identifiers=["123"]), False),
         ("films/IM1.dcm", Identity(), False),
+        ("patient 1/IM1.dcm", Identity(names=["Anonymous^Patient"]), False),
     ],
 )
 def test_what_a_path_tells(path: str, identity: Identity, told: bool) -> None:
