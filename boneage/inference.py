@@ -81,7 +81,7 @@ def predict_radiographs(run: Run, radiographs: Sequence[Path], sex: str) -> pd.D
     faults: list[Fault] = []
     for path in radiographs:
         try:
-            images.append(frame(read_radiograph(path), framing))
+            images.append(frame(read_radiograph(path), framing).pixels)
         except InputError as error:
             faults += error.faults
     if faults:

@@ -31,9 +31,15 @@ class Phantom(_Section):
 
 
 class Framing(_Section):
-    """How a decoded radiograph becomes one square uint8 picture of `size` pixels."""
+    """How a decoded radiograph becomes one square uint8 picture of `size` pixels.
+
+    `crop` is what of it: the hand, found and cut out with a margin, or all of the film. The grey
+    levels at the two `contrast_percentiles` become 0 and 255: the first of what is framed, the
+    second of the hand where one was found.
+    """
 
     size: int = Field(default=299, ge=32, le=2048)
+    crop: Literal["hand", "film"] = "hand"
     contrast_percentiles: tuple[float, float] = (2.0, 99.5)
 
     @model_validator(mode="after")

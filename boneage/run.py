@@ -8,7 +8,7 @@ from typing import Any
 
 from boneage.errors import Fault, InputError
 from boneage.files import read_json
-from boneage.recipe import Recipe, read_recipe
+from boneage.recipe import Recipe, recipe_from_values
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,15 @@ class Run:
         return self.folder / f"metrics-{split}.json"
 
     def read_recipe(self) -> Recipe:
-        """The recipe as it was trained, fully resolved."""
-        return read_recipe(self.recipe_path)
+        """The recipe as it was trained, fully resolved.
+
+        Raises:
+            InputError: The file is missing or no recipe.
+        """
+        values = read_json(self.recipe_path)
+        # Runs from before there was a choice framed the whole film; the default is the hand now.
+        values.setdefault("framing", {}).setdefault("crop", "film")
+        return recipe_from_values(values, where=str(self.recipe_path))
 
     def read_info(self) -> dict[str, Any]:
         """What `run.json` says of the training: manifest, store, provenance, seconds, outcome.

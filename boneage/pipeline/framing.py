@@ -1,54 +1,102 @@
-"""A decoded radiograph made into one square uint8 picture: contrast, aspect, size."""
+"""A decoded radiograph made into one square uint8 picture: hand, contrast, aspect, size."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boneage.pipeline.radiograph import Radiograph
+from boneage.errors import Fault, InputError
+from boneage.pipeline.exposure import disk
+from boneage.pipeline.hand import WHOLE_FILM, Box, Hand, find_hand, working_copy
+from boneage.pipeline.radiograph import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
 
 # Raised whenever `frame` gives other pixels for the same settings: stores are made anew then.
-VERSION = 1
+VERSION = 2
+
+HAND = "hand"
+WHOLE_FILM_ASKED = "whole film: framing.crop is film"
+REASONS = (HAND, WHOLE_FILM, WHOLE_FILM_ASKED)
+"""All that a crop's `why` may be."""
+
+_FINER = 256  # steps that one 8-bit grey level is divided into while areas are averaged
 
 
-def frame(radiograph: Radiograph, framing: Framing) -> npt.NDArray[np.uint8]:
-    """Stretches the contrast, then fits the whole film, centred, into a black square.
+@dataclass(frozen=True)
+class Crop:
+    """Which part of a film was framed.
 
-    The grey levels at the two percentiles of the film become 0 and 255, and what lies outside is
-    clipped. The aspect is kept. Shrinking averages areas; enlarging interpolates linearly.
+    Attributes:
+        box: Left, top, right, bottom in pixels of the film; the last two are the first outside.
+        rotation: Degrees by which that part was turned clockwise: 0.
+        why: How it was chosen, one of `REASONS`; begins with `whole film` where it is all of it.
+    """
+
+    box: Box
+    rotation: int
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Framed:
+    """A framed film.
+
+    Attributes:
+        pixels: Array `(size, size)`, uint8.
+        crop: Where they come from.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    crop: Crop
+
+
+def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -> Framed:
+    """Cuts out the hand, stretches its contrast and fits it, centred, into a black square.
+
+    With `crop = "hand"` the hand is found and cut out with a margin, the unexposed surroundings in
+    that crop are made black, and the grey levels that become 0 and 255 are the lower percentile of
+    the exposed crop (the background) and the upper one of the hand itself: a bright marker has no
+    say in it. Where no hand is found, and with `crop = "film"`, it is all of the film, and both
+    percentiles are those of all its pixels. What lies outside the two levels is clipped. The
+    aspect is kept. Shrinking averages areas, at a 256th of a grey level; enlarging interpolates
+    linearly.
 
     Args:
         radiograph: Array `(h, w)`, uint8 or uint16.
-        framing: The size in pixels, and the two percentiles.
+        framing: What is to be cut out, the size in pixels and the two percentiles.
+        region: The part of the picture that is to be taken for the film; all of it if not given.
 
-    Returns:
-        Array `(size, size)`, uint8.
+    Raises:
+        InputError: The region is not inside the picture.
     """
-    stretched = _stretch(radiograph, framing.contrast_percentiles)
-    height, width = stretched.shape
-    size = framing.size
-    scale = size / max(height, width)
-    inner_height = max(1, round(height * scale))
-    inner_width = max(1, round(width * scale))
-    if (inner_height, inner_width) == (height, width):
-        inner = stretched
+    if region is not None:
+        part = frame(_cut(radiograph, region), framing)
+        left, top, right, bottom = part.crop.box
+        x, y = region[:2]
+        box = (left + x, top + y, right + x, bottom + y)
+        return replace(part, crop=replace(part.crop, box=box))
+    height, width = radiograph.shape
+    if framing.crop == "film":
+        crop = Crop((0, 0, width, height), 0, WHOLE_FILM_ASKED)
+        hand = None
     else:
-        inner = cv2.resize(
-            stretched,
-            (inner_width, inner_height),
-            interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
-        )
-    if inner.shape == (size, size):
-        return inner
-    square = np.zeros((size, size), np.uint8)
-    top, left = (size - inner_height) // 2, (size - inner_width) // 2
-    square[top : top + inner_height, left : left + inner_width] = inner
-    return square
+        found = find_hand(radiograph)
+        crop = Crop(found.box, 0, found.why or HAND)
+        hand = found if found.found else None
+    low, high = _levels(radiograph, crop.box, hand, framing.contrast_percentiles)
+    left, top, right, bottom = crop.box
+    inner = _resized(radiograph[top:bottom, left:right], framing.size)
+    depth = _FINER if radiograph.dtype == np.uint8 else 1
+    scale = 255.0 / max(1.0, high - low)
+    inner = cv2.convertScaleAbs(np.maximum(inner.astype(np.float32) / depth - low, 0), alpha=scale)
+    if hand is not None:
+        _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
+    return Framed(_centred(inner, framing.size), crop)
 
 
 def framing_key(framing: Framing) -> str:
@@ -57,9 +105,42 @@ def framing_key(framing: Framing) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _stretch(radiograph: Radiograph, percentiles: tuple[float, float]) -> npt.NDArray[np.uint8]:
-    # A histogram and a table of levels: one cheap pass each, where sorting 3 million pixels
-    # costs more than decoding them.
+def _cut(radiograph: Radiograph, region: Box) -> Radiograph:
+    height, width = radiograph.shape
+    left, top, right, bottom = region
+    if right > width or bottom > height or min(right - left, bottom - top) < SMALLEST_SIDE:
+        raise InputError(
+            Fault(
+                "region",
+                f"it is {left} {top} {right} {bottom}, and the picture {width} x {height} pixels",
+                f"a part of the picture with sides of at least {SMALLEST_SIDE} pixels",
+                "Correct the column region, or leave it empty for the whole film.",
+            )
+        )
+    return radiograph[top:bottom, left:right]
+
+
+def _levels(
+    radiograph: Radiograph, box: Box, hand: Hand | None, percentiles: tuple[float, float]
+) -> tuple[float, float]:
+    """The grey levels that become 0 and 255."""
+    if hand is None:
+        return _film_levels(radiograph, percentiles)
+    copy = working_copy(radiograph)
+    y, x = copy.shape[0] / radiograph.shape[0], copy.shape[1] / radiograph.shape[1]
+    left, top, right, bottom = box
+    part = (
+        slice(int(top * y), round(bottom * y) or 1),
+        slice(int(left * x), round(right * x) or 1),
+    )
+    exposed = copy[part][hand.field[part] > 0]
+    silhouette = copy[part][hand.mask[part] > 0]
+    low = float(np.percentile(exposed, percentiles[0])) if exposed.size else 0.0
+    return low, float(np.percentile(silhouette, percentiles[1]))
+
+
+def _film_levels(radiograph: Radiograph, percentiles: tuple[float, float]) -> tuple[float, float]:
+    # A histogram is one cheap pass, where sorting 3 million pixels costs more than decoding them.
     levels = 256 if radiograph.dtype == np.uint8 else 65_536
     counts = cv2.calcHist([radiograph], [0], None, [levels], [0, levels]).ravel()
     cumulative = np.cumsum(counts, dtype=np.float64)
@@ -67,9 +148,53 @@ def _stretch(radiograph: Radiograph, percentiles: tuple[float, float]) -> npt.ND
     # one of them) do not exceed.
     shares = np.array(percentiles) / 100
     low, high = np.searchsorted(cumulative, np.maximum(shares * cumulative[-1], 1))
-    width = max(1, int(high) - int(low))
-    table = (np.arange(levels) - int(low)) * (255.0 / width)
-    table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
-    if levels == 256:
-        return np.asarray(cv2.LUT(radiograph, table), np.uint8)
-    return np.asarray(table[radiograph], np.uint8)
+    return float(low), float(high)
+
+
+def _resized(part: Radiograph, size: int) -> npt.NDArray[np.uint16]:
+    """The part with its longer side made `size`; uint8 in 256ths of a level."""
+    height, width = part.shape
+    if part.dtype == np.uint8:
+        part = cv2.multiply(part, _FINER, dtype=cv2.CV_16U)
+    scale = size / max(height, width)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if inner == (width, height):
+        return np.asarray(part, np.uint16)
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(part, inner, interpolation=how), np.uint16)
+
+
+def _blacken_unexposed(
+    inner: npt.NDArray[np.uint8], film: tuple[int, int], box: Box, hand: Hand
+) -> None:
+    """Makes black, in place, what is neither in the exposed field nor near the hand."""
+    if hand.field.all():
+        return
+    keep = cv2.dilate(hand.field, disk(2)) | cv2.dilate(hand.mask, disk(4))
+    height, width = keep.shape
+    inner_height, inner_width = inner.shape
+    left, top, right, bottom = box
+    # From pixels of the inner picture to those of the working copy.
+    x, y = (
+        (right - left) / inner_width * width / film[1],
+        (bottom - top) / inner_height * height / film[0],
+    )
+    matrix = np.array([[x, 0, left * width / film[1]], [0, y, top * height / film[0]]])
+    kept = cv2.warpAffine(
+        keep,
+        matrix,
+        (inner_width, inner_height),
+        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    inner[kept == 0] = 0
+
+
+def _centred(inner: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    if inner.shape == (size, size):
+        return inner
+    height, width = inner.shape
+    square = np.zeros((size, size), np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = inner
+    return square

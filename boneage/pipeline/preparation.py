@@ -1,7 +1,8 @@
 """Every image of a manifest decoded and framed into the files of a store, resumably.
 
-What stands in the folder while it is being made: `images.npy`, `plan.json` (what it is made from)
-and `journal.npy` (int64 `(n,)`: the checksum of every row that is done, -1 for the others).
+What stands in the folder while it is being made: `images.npy`, `plan.json` (what it is made from),
+`journal.npy` (int64 `(n,)`: the checksum of every row that is done, -1 for the others) and
+`crops.npy` (int32 `(n, 6)`: box, rotation and reason of those rows, which become `frames.csv`).
 """
 
 from __future__ import annotations
@@ -13,23 +14,27 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.framing import frame
+from boneage.pipeline.framing import REASONS, frame
+from boneage.pipeline.hand import Box
 from boneage.pipeline.radiograph import read_radiograph
 from boneage.recipe import Framing
 
 JOURNAL_SECONDS = 2.0
+FRAME_COLUMNS = ("image_id", "left", "top", "right", "bottom", "rotation", "why")
 _UNDONE = -1
 
 
@@ -76,6 +81,7 @@ def build(
     plan: dict[str, Any],
     framing: Framing,
     paths: list[Path],
+    regions: list[Box | None],
     workers: int | None,
     console: Console | None,
 ) -> None:
@@ -86,6 +92,7 @@ def build(
         plan: What the store is made from; a partial one with another plan is thrown away.
         framing: How the images are to be framed.
         paths: The images, one for each row.
+        regions: The part of each that is meant; None for all of it.
         workers: Threads that decode; one for each core if not given.
         console: Where the progress bar goes; none is drawn if not given.
 
@@ -93,16 +100,18 @@ def build(
         InputError: Images that can't be read (all of them are named), or no room on the disk.
     """
     partial = folder.with_name(folder.name + ".partial")
-    journal, start = _begin(partial, plan, (len(paths), framing.size, framing.size))
+    journal, crops, start = _begin(partial, plan, (len(paths), framing.size, framing.size))
     area = framing.size * framing.size
     faults: list[Fault] = []
     with (partial / "images.npy").open("r+b") as file:
 
         def make_row(row: int) -> tuple[int, int, tuple[Fault, ...]]:
             try:
-                pixels = frame(read_radiograph(paths[row]), framing).tobytes()
+                framed = frame(read_radiograph(paths[row]), framing, regions[row])
             except InputError as error:
-                return row, _UNDONE, error.faults
+                return row, _UNDONE, _placed(error.faults, paths[row])
+            pixels, crop = framed.pixels.tobytes(), framed.crop
+            crops[row] = (*crop.box, crop.rotation, REASONS.index(crop.why))
             os.pwrite(file.fileno(), pixels, start + row * area)
             return row, zlib.crc32(pixels), ()
 
@@ -117,34 +126,44 @@ def build(
                 journal[row] = checksum
                 faults.extend(found)
                 if time.monotonic() - saved > JOURNAL_SECONDS:
-                    _save(partial / "journal.npy", journal)
+                    _save_progress(partial, journal, crops)
                     saved = time.monotonic()
         finally:
             executor.shutdown(cancel_futures=True)
-            _save(partial / "journal.npy", journal)
+            _save_progress(partial, journal, crops)
         os.fsync(file.fileno())
     if faults:
         shutil.rmtree(partial)
         raise InputError(faults)
+    _write_frames(partial, plan["image_ids"], crops)
     _finish(folder, partial, plan, journal.astype(np.uint32))
+
+
+def _placed(faults: Sequence[Fault], path: Path) -> tuple[Fault, ...]:
+    """The faults of one row; one of its region says whose."""
+    return tuple(
+        replace(fault, where=f"{path}: {fault.where}") if fault.where == "region" else fault
+        for fault in faults
+    )
 
 
 def _begin(
     partial: Path, plan: dict[str, Any], shape: tuple[int, int, int]
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Returns every row's checksum so far (-1 where there is none), and where the rows begin."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], int]:
+    """Returns what rows are done so far, checksums and crops, and where the pixels begin."""
     try:
         resumed = json.loads((partial / "plan.json").read_text(encoding="utf-8")) == plan
         journal = np.load(partial / "journal.npy")
+        crops = np.load(partial / "crops.npy")
         images = np.load(partial / "images.npy", mmap_mode="r")
-        resumed = resumed and journal.shape == shape[:1] and images.shape == shape
+        resumed = resumed and len(journal) == len(crops) == shape[0] and images.shape == shape
     except (OSError, ValueError):
         resumed = False
     if resumed:
         for row in np.flatnonzero(journal != _UNDONE):
             if zlib.crc32(images[row].data) != journal[row]:
                 journal[row] = _UNDONE
-        return journal, images.offset
+        return journal, crops, images.offset
     if partial.exists():
         shutil.rmtree(partial)
     needed = int(np.prod(shape))
@@ -161,15 +180,31 @@ def _begin(
     partial.mkdir()
     images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
     journal = np.full(shape[0], _UNDONE, np.int64)
-    _save(partial / "journal.npy", journal)
+    crops = np.zeros((shape[0], 6), np.int32)
+    _save_progress(partial, journal, crops)
     (partial / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    return journal, images.offset
+    return journal, crops, images.offset
+
+
+def _save_progress(
+    partial: Path, journal: npt.NDArray[np.int64], crops: npt.NDArray[np.int32]
+) -> None:
+    done = journal.copy()  # before the crops: a row that ends meanwhile is then done once more
+    _save(partial / "crops.npy", crops)
+    _save(partial / "journal.npy", done)
 
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:
     beside = path.with_name(f"new-{path.name}")
     np.save(beside, array)
     beside.replace(path)
+
+
+def _write_frames(partial: Path, image_ids: list[str], crops: npt.NDArray[np.int32]) -> None:
+    table = pd.DataFrame(crops[:, :5], columns=list(FRAME_COLUMNS[1:6]))
+    table.insert(0, FRAME_COLUMNS[0], image_ids)
+    table[FRAME_COLUMNS[6]] = [REASONS[reason] for reason in crops[:, 5]]
+    table.to_csv(partial / "frames.csv", index=False)
 
 
 def _finish(
@@ -179,5 +214,6 @@ def _finish(
     described = {**plan, "digest": store_digest(plan, checksums)}
     (partial / "store.json").write_text(json.dumps(described), encoding="utf-8")
     (partial / "journal.npy").unlink()
+    (partial / "crops.npy").unlink()
     (partial / "plan.json").unlink()
     partial.rename(folder)

@@ -157,7 +157,7 @@ class PathImages:
 
     def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
         """Returns the image of a row: array `(size, size)`, uint8."""
-        return frame(read_radiograph(self._paths[row]), self._framing)
+        return frame(read_radiograph(self._paths[row]), self._framing).pixels
 
 
 def _are_paths(images: Any) -> bool:

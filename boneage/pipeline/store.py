@@ -1,8 +1,10 @@
 """Framed radiographs of a manifest in one memory-mapped array: made once, opened at once.
 
-A store is a folder of three files:
+A store is a folder of four files:
 
 - `images.npy`: uint8 `(n, size, size)`, one row an image, in the manifest's order;
+- `frames.csv`: for each row `image_id`, the crop's `left`, `top`, `right` and `bottom` in pixels of
+  the film, its `rotation` in degrees and `why`: `hand`, or why it is the whole film;
 - `checksums.npy`: uint32 `(n,)`, the CRC-32 of every row;
 - `store.json`: image ids, framing, and the digests of what the store was made from.
 
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from rich.console import Console
 
 from boneage.datasets.manifest import Manifest
@@ -31,7 +34,7 @@ from boneage.pipeline.framing import framing_key
 from boneage.pipeline.preparation import build, clear, locked, store_digest
 from boneage.recipe import Framing
 
-VERSION = 1
+VERSION = 2
 SAMPLED_ROWS = 64
 
 
@@ -75,6 +78,10 @@ class Store:
         """Returns the image of a row: array `(size, size)`, uint8, read-only."""
         row: npt.NDArray[np.uint8] = self._rows[index]
         return row
+
+    def frames(self) -> pd.DataFrame:
+        """How every image was cropped: the table in `frames.csv`, in the order of the rows."""
+        return pd.read_csv(self.folder / "frames.csv", dtype={"image_id": str})
 
     def select(self, image_ids: Sequence[str]) -> StoreView:
         """Returns the rows of these ids, in this order.
@@ -221,7 +228,8 @@ def prepare(
         store = _open_if_current(folder, plan)  # the other process may have made it meanwhile
         if store is None:
             clear(folder)
-            build(folder, plan, framing, paths, workers, console if progress else None)
+            shown = console if progress else None
+            build(folder, plan, framing, paths, manifest.regions(), workers, shown)
             store = open_store(folder)
     return store
 

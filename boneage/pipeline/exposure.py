@@ -1,0 +1,202 @@
+"""The exposed part of a film, and what stands out in it: collimators, frames and shading go.
+
+Everything here works on a small 8-bit copy, with masks of 0 and 1, by classical means: the film is
+peeled from its border inwards for as long as what is left looks like a rectangle, and a smooth
+surface is fitted to the background of what is left.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Grey = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.uint8]
+
+MOST_TRIMMED = 0.12
+"""Share of the field's sides that bands without any background may take off."""
+
+_PEELINGS = 3  # cassette, collimator, film border: no more than that lie in one another
+_SMALLEST_FIELD = 0.1
+_RING_SHARE = 0.5  # of the border that one grey level must cover to be an unexposed margin
+_TOLERANCE = 0.05  # of the grey levels' span: what is taken for one level
+_SAMPLES = 1500  # pixels that the background is fitted to; more change nothing but the time
+_NOISE_AT_LEAST = 0.35  # grey levels: what rounding to whole ones leaves
+
+
+def disk(radius: float) -> Mask:
+    """A round structuring element of at least one pixel around the middle."""
+    side = 2 * max(1, round(radius)) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+
+
+def erode(mask: Mask, radius: int) -> Mask:
+    """Takes `radius` pixels off a mask, also where it meets the border of the picture."""
+    padded = cv2.copyMakeBorder(mask, radius, radius, radius, radius, cv2.BORDER_CONSTANT, value=0)
+    return np.asarray(cv2.erode(padded, disk(radius))[radius:-radius, radius:-radius], np.uint8)
+
+
+def largest(mask: Mask) -> Mask:
+    """The largest connected part of a mask; all zero when it is empty."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    if len(stats) < 2:
+        return np.zeros_like(mask)
+    return np.asarray(labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax(), np.uint8)
+
+
+def filled(mask: Mask) -> Mask:
+    """A mask without its holes."""
+    flooded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    cv2.floodFill(flooded, None, (0, 0), 2)
+    return np.asarray(flooded[1:-1, 1:-1] != 2, np.uint8)
+
+
+def hull(mask: Mask) -> Mask:
+    """The convex hull of a mask's largest outline."""
+    out = np.zeros_like(mask)
+    cv2.fillConvexPoly(out, cv2.convexHull(_outline(mask)), 1)
+    return out
+
+
+def shape(mask: Mask) -> tuple[float, float]:
+    """How much of its smallest (turned) rectangle, and of its convex hull, a mask fills."""
+    outline = _outline(mask)
+    _, (width, height), _ = cv2.minAreaRect(outline)
+    area = float(mask.sum())
+    return area / ((width + 1) * (height + 1)), area / max(1.0, cv2.contourArea(_hull_of(outline)))
+
+
+def exposed_field(grey: Grey) -> Mask:
+    """Finds the exposed part of a film by peeling margins of one grey level from its border.
+
+    Args:
+        grey: Array `(h, w)`, uint8: a small copy of the film.
+
+    Returns:
+        Mask `(h, w)`; all ones when there is no margin.
+    """
+    field = np.ones_like(grey)
+    for _ in range(_PEELINGS):
+        ring = field & (1 - erode(field, 3))
+        if ring.sum() < 20:
+            break
+        low, high = np.percentile(grey[field > 0], [2, 90])
+        tolerance = max(1, round(_TOLERANCE * (high - low)))
+        level, share = commonest(grey[ring > 0], tolerance)
+        if share < _RING_SHARE:
+            break
+        near = cv2.inRange(grey, level - 2 * tolerance - 1, level + 2 * tolerance + 1) // 255
+        count, labels = cv2.connectedComponents(np.asarray(near & field), connectivity=4)
+        margin = np.zeros(count, np.uint8)
+        margin[labels[ring > 0]] = 1
+        margin[0] = 0
+        rest = filled(largest(np.asarray(field & (1 - margin[labels]), np.uint8)))
+        rest = largest(np.asarray(cv2.morphologyEx(rest, cv2.MORPH_OPEN, disk(3)), np.uint8))
+        if rest.mean() < _SMALLEST_FIELD or rest.sum() > 0.97 * field.sum():
+            break
+        if not _is_field(rest):
+            break
+        field = erode(hull(rest), 2)
+    return np.asarray(field, np.uint8)
+
+
+def trimmed(bright: Mask, field: Mask) -> Mask:
+    """Takes off the field's sides the lines that are bright all over: frames, edges of plates."""
+    rows, columns = np.flatnonzero(field.any(1)), np.flatnonzero(field.any(0))
+    out = np.zeros_like(field)
+    if not len(rows):
+        return out
+    top, bottom = _trim((bright & field).sum(1), field.sum(1), rows[0], rows[-1] + 1)
+    left, right = _trim((bright & field).sum(0), field.sum(0), columns[0], columns[-1] + 1)
+    out[top:bottom, left:right] = field[top:bottom, left:right]
+    return out
+
+
+def contact(mask: Mask, field: Mask) -> tuple[float, int]:
+    """Where a mask meets the field's edge: the share of it, and in how many long stretches."""
+    ring = field & (1 - erode(field, 2))
+    touching = np.asarray(ring & mask, np.uint8)
+    total = max(1, int(ring.sum()))
+    count, labels = cv2.connectedComponents(
+        np.asarray(cv2.dilate(touching, disk(1)), np.uint8), connectivity=8
+    )
+    stretches = np.bincount(labels[touching > 0], minlength=count)[1:] / total
+    return float(touching.sum()) / total, int((stretches > 0.06).sum())
+
+
+def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], float]:
+    """Subtracts the background: a quadratic surface through what is like the field's edge.
+
+    Returns:
+        Array `(h, w)`, float32, grey levels above the background; and the background's noise, as a
+        standard deviation (from the median absolute deviation).
+    """
+    height, width = grey.shape
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    x, y = (x / width - 0.5).ravel(), (y / height - 0.5).ravel()
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
+    values = grey.astype(np.float32)
+    ring = (field & (1 - erode(field, 6))) > 0
+    low, high = np.percentile(grey[field > 0], [5, 90])
+    tolerance = max(1, round(_TOLERANCE * (high - low)))
+    level, _ = commonest(grey[ring], tolerance)
+    above = values - level
+    most_noise = tolerance + 0.5
+    noise = 1.0
+    # A little stiffness: with few samples in a corner the surface must not fly away there.
+    stiffness = np.diag(np.array([0, 0, 0, 1, 1, 1]) * 7.5e-4)
+    background = ring & (np.abs(above) <= 2 * tolerance + 1)
+    for _ in range(4):
+        chosen = np.flatnonzero(background)
+        if len(chosen) < 60:
+            break
+        chosen = chosen[:: len(chosen) // _SAMPLES + 1]
+        sampled = terms[chosen]
+        weights = np.linalg.solve(
+            sampled.T @ sampled + len(chosen) * stiffness, sampled.T @ values.ravel()[chosen]
+        )
+        above = values - (terms @ weights.astype(np.float32)).reshape(height, width)
+        residual = above.ravel()[chosen]
+        spread = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
+        noise = min(max(_NOISE_AT_LEAST, spread), most_noise)
+        background = (field > 0) & (np.abs(above) <= max(3 * noise, 1.0))
+    return np.asarray(above, np.float32), noise
+
+
+def commonest(values: Grey, tolerance: int) -> tuple[int, float]:
+    """The grey level that most values are within `tolerance` of, and the share that are."""
+    counts = np.bincount(values.ravel(), minlength=256)
+    near = np.convolve(counts, np.ones(2 * tolerance + 1), "same")
+    level = int(near.argmax())
+    return level, float(near[level]) / max(1, values.size)
+
+
+def _is_field(mask: Mask) -> bool:
+    rectangle, solid = shape(mask)
+    return (
+        rectangle > 0.86
+        or (rectangle / solid > 0.88 and solid > 0.85)  # with a marker or a hand cut out of it
+        or (solid > 0.95 and mask.mean() > 0.25)  # turned, and cut by the film's border
+    )
+
+
+def _trim(
+    bright: npt.NDArray[np.int64], total: npt.NDArray[np.int64], start: int, end: int
+) -> tuple[int, int]:
+    most = int(MOST_TRIMMED * (end - start))
+    first, last = start, end
+    while first < start + most and bright[first] > 0.8 * total[first]:
+        first += 1
+    while last > end - most and bright[last - 1] > 0.8 * total[last - 1]:
+        last -= 1
+    return first, last
+
+
+def _outline(mask: Mask) -> npt.NDArray[np.int32]:
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(max(outlines, key=cv2.contourArea), np.int32)
+
+
+def _hull_of(outline: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    return np.asarray(cv2.convexHull(outline), np.int32)

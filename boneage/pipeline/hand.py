@@ -1,0 +1,229 @@
+"""Where the hand is on a film: its silhouette, its palm, its forearm, and the crop around it.
+
+Classical and deterministic. The parameters were set on 219 films of the RSNA set whose joints
+Koitka et al. (2018) annotated (a box around every ossification region), so that the crop holds all
+of those boxes; `experiments/framing/` measures it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from boneage.pipeline.exposure import (
+    Grey,
+    Mask,
+    above_background,
+    contact,
+    disk,
+    erode,
+    exposed_field,
+    filled,
+    hull,
+    largest,
+    shape,
+    trimmed,
+)
+from boneage.pipeline.radiograph import Radiograph
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are the first ones outside."""
+
+WORKING_SIDE = 160
+"""Longer side of the copy that the hand is looked for on, pixels."""
+
+WHOLE_FILM = "whole film: no hand stands out from its background"
+
+# In radii of the palm's inscribed circle, from its centre or from the silhouette.
+_WRIST = 2.3  # how far below the palm the forearm is cut: the growth plates lie within 2.2
+_MARGIN = 0.1
+_BELOW = 0.5  # margin where the silhouette ends before the wrist does
+
+_SMALLEST_HAND = 0.03  # of the film
+
+
+@dataclass(frozen=True, eq=False)
+class Hand:
+    """What was found on one film.
+
+    Attributes:
+        box: The crop, in pixels of the film; all of it when no hand was found.
+        why: Empty when a hand was found, else why the whole film is kept.
+        mask: The silhouette on the working copy: array `(h, w)`, uint8, 0 or 1.
+        field: The exposed part of the film, likewise.
+        forearm: Unit vector (x, y) from the palm towards the forearm; None when there is none.
+        palm: Centre (x, y) and radius of the palm's inscribed circle, on the working copy; None
+            when no hand was found.
+    """
+
+    box: Box
+    why: str
+    mask: Mask
+    field: Mask
+    forearm: tuple[float, float] | None = None
+    palm: tuple[float, float, float] | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether there is one."""
+        return not self.why
+
+
+def find_hand(radiograph: Radiograph) -> Hand:
+    """Finds the hand on a film, bright on dark; a turned or cut one too.
+
+    Args:
+        radiograph: Array `(h, w)`, uint8 or uint16.
+
+    Returns:
+        The hand, or the whole film with the reason.
+    """
+    height, width = radiograph.shape
+    grey = as_grey(working_copy(radiograph))
+    mask, field = _silhouette(grey)
+    if mask is None:
+        return Hand((0, 0, width, height), WHOLE_FILM, np.zeros_like(grey), field)
+    palm = _palm(mask)
+    forearm = _forearm(mask, palm)
+    left, top, right, bottom = _crop(mask, palm, forearm)
+    x, y = width / grey.shape[1], height / grey.shape[0]
+    box = (
+        max(0, round(left * x)),
+        max(0, round(top * y)),
+        min(width, round(right * x)),
+        min(height, round(bottom * y)),
+    )
+    return Hand(box, "", mask, field, forearm, palm)
+
+
+def working_copy(radiograph: Radiograph) -> Radiograph:
+    """The film shrunk by area to the working size; a smaller one as it is."""
+    height, width = radiograph.shape
+    scale = WORKING_SIDE / max(height, width)
+    if scale >= 1:
+        return radiograph
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    shrunk: Radiograph = cv2.resize(radiograph, size, interpolation=cv2.INTER_AREA)
+    return shrunk
+
+
+def as_grey(copy: Radiograph) -> Grey:
+    """A working copy without its specks, and with 16 bits brought down to 8."""
+    if copy.dtype != np.uint8:
+        low, high = np.percentile(copy, [0.5, 99.5])
+        scaled = (copy.astype(np.float32) - low) * (255 / max(1.0, high - low))
+        copy = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return np.asarray(cv2.medianBlur(copy, 3), np.uint8)
+
+
+def _silhouette(grey: Grey) -> tuple[Mask | None, Mask]:
+    """The silhouette (None when nothing is like one) and the field it was found in."""
+    first = field = exposed_field(grey)
+    spare: tuple[Mask, Mask] | None = None
+    shrunk = 0
+    for _ in range(5):
+        above, noise = above_background(grey, field)
+        bright = above[(field > 0) & (above > max(4 * noise, 1.5))]
+        typical = float(np.percentile(bright, 60)) if bright.size else 0.0
+        threshold = max(2.5 * noise, 0.14 * typical, 1.2)
+        nested = None
+        for _ in range(4):  # a second, weaker shadow behind the hand goes as the threshold rises
+            hot = (above > threshold).astype(np.uint8)
+            inner = trimmed(hot, field)
+            opened = cv2.morphologyEx(np.asarray(hot & inner), cv2.MORPH_OPEN, disk(1))
+            part = largest(np.asarray(opened, np.uint8))
+            mask = filled(part)
+            if mask.mean() < _SMALLEST_HAND:
+                break
+            nested = _nested_field(part, mask)
+            if nested is not None:
+                break
+            share, stretches = contact(mask, inner)
+            if share <= 0.25 or (share <= 0.33 and stretches <= 1):
+                return mask, inner
+            if spare is None and share <= 0.33:
+                spare = mask, inner
+            threshold *= 1.5
+        if nested is None:
+            if spare is not None or shrunk == 2:
+                break
+            shrunk += 1
+            nested = erode(field, 4)  # a bright border that is no whole line is left outside
+        if nested.mean() < 0.1:
+            break
+        field = nested
+    return spare or (None, first)
+
+
+def _nested_field(part: Mask, mask: Mask) -> Mask | None:
+    """The inside of a bright frame, or of a rectangle that is no hand; None when it is neither."""
+    if mask.mean() <= 0.15:
+        return None
+    if part.sum() < 0.8 * mask.sum():
+        return erode(mask, 4)
+    rectangle, solid = shape(mask)
+    return erode(hull(mask), 4) if rectangle > 0.8 and solid > 0.9 else None
+
+
+def _palm(mask: Mask) -> tuple[float, float, float]:
+    """Centre and radius of the largest inscribed circle that is near the fingers."""
+    padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    _, radius, _, (x, y) = cv2.minMaxLoc(depth)
+    # A forearm may be as wide as the palm; fingers, which an opening takes away, are not at it.
+    thin = mask & (1 - cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(0.55 * radius)))
+    thin = cv2.morphologyEx(np.asarray(thin, np.uint8), cv2.MORPH_OPEN, disk(1))
+    rows, columns = np.nonzero(thin)
+    if len(rows) > 0.5 * radius**2:
+        deep = np.nonzero(depth > 0.5 * radius)
+        away = np.hypot(deep[1] - columns.mean(), deep[0] - rows.mean())
+        best = int((depth[deep] - 0.1 * away).argmax())
+        y, x = int(deep[0][best]), int(deep[1][best])
+    return float(x), float(y), float(depth[y, x])
+
+
+def _forearm(mask: Mask, palm: tuple[float, float, float]) -> tuple[float, float] | None:
+    x, y, radius = palm
+    thick = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(0.5 * radius))
+    rows, columns = np.nonzero(thick)
+    across, down = columns - x, rows - y
+    far = np.hypot(across, down) > 1.5 * radius
+    if far.sum() <= 0.15 * radius**2:
+        return None
+    vector = np.array([across[far].mean(), down[far].mean()])
+    length = float(np.hypot(*vector))
+    if length <= radius:
+        return None
+    return float(vector[0] / length), float(vector[1] / length)
+
+
+def _crop(
+    mask: Mask, palm: tuple[float, float, float], forearm: tuple[float, float] | None
+) -> npt.NDArray[np.float64]:
+    """Left, top, right and bottom of the crop on the working copy; may reach beyond it."""
+    x, y, radius = palm
+    rows, columns = np.nonzero(mask)
+    outward = np.array([-1.0, -1.0, 1.0, 1.0])
+    slack = max(mask.shape) / WORKING_SIDE
+    margin = np.full(4, _MARGIN * radius) + slack
+    if forearm is None:
+        return np.asarray(_bounds(rows, columns) + outward * margin, np.float64)
+    kept = (columns - x) * forearm[0] + (rows - y) * forearm[1] <= _WRIST * radius
+    box = _bounds(rows[kept], columns[kept])
+    towards = np.array([-forearm[0], -forearm[1], forearm[0], forearm[1]])
+    margin[towards < -0.7] = slack  # the joints end well below the finger tips
+    margin[towards > 0.7] = _BELOW * radius + slack
+    crop = box + outward * margin
+    wrist = np.array([x, y, x, y]) + outward * (_WRIST * radius + slack)
+    below = towards > 0.7  # no further than the wrist, unless a slanting silhouette reaches on
+    limit = outward * np.maximum(outward * box, np.minimum(outward * crop, outward * wrist))
+    return np.asarray(np.where(below, limit, crop), np.float64)
+
+
+def _bounds(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return np.array(
+        [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=np.float64
+    )
