@@ -6,7 +6,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import openpyxl
 import pytest
 
@@ -20,38 +19,6 @@ VAL = "Bone Age Validation Set/Validation Dataset.csv"
 TEST = "Bone Age Test Set/Bone age ground truth.xlsx"
 VAL_IMAGES = "Bone Age Validation Set/boneage-validation-dataset-"
 TRAIN_IDS, VAL_IDS, TEST_IDS = range(1400, 1430), range(1386, 1398), range(4360, 4366)
-
-
-@pytest.fixture(scope="session")
-def official_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the challenge's four archives unpack to, in miniature: 30, 12 and 6 phantoms."""
-    root = tmp_path_factory.mktemp("official")
-    places = {
-        "boneage-training-dataset": TRAIN_IDS,
-        VAL_IMAGES + "1": VAL_IDS[:7],
-        VAL_IMAGES + "2": VAL_IDS[7:],
-        "Bone Age Test Set/Test Set Images": TEST_IDS,
-    }
-    films = {}
-    for place, ids in places.items():
-        (root / place).mkdir(parents=True)
-        for name in ids:
-            films[name] = phantom(0, name, 64)
-            cv2.imwrite(str(root / place / f"{name}.png"), films[name].image)
-    boys = {name: film.sex == "M" for name, film in films.items()}
-    ages = {name: int(film.age_months) for name, film in films.items()}
-    write_csv(root / TRAIN, "id,boneage,male", [(n, ages[n], boys[n]) for n in TRAIN_IDS])
-    write_csv(
-        root / VAL,
-        "Image ID,male,Bone Age (months)",
-        [(n, str(boys[n]).upper(), ages[n]) for n in VAL_IDS],
-    )
-    book = openpyxl.Workbook()
-    book.active.append(["Case ID", "Sex", "Ground truth bone age (months)"])
-    for name in TEST_IDS:
-        book.active.append([name, "M" if boys[name] else "F", ages[name] + 0.37])
-    book.save(root / TEST)
-    return root
 
 
 @pytest.fixture

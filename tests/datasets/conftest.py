@@ -1,0 +1,177 @@
+"""What the tests of the RSNA set share: a miniature of it, and a web server that misbehaves."""
+
+from __future__ import annotations
+
+import csv
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote_plus
+
+import cv2
+import openpyxl
+import pytest
+
+from boneage.datasets.phantom import phantom
+
+VAL_FOLDER = "Bone Age Validation Set"
+TEST_FOLDER = "Bone Age Test Set"
+
+
+@dataclass
+class Page:
+    """What stands at an address, and how the next requests for it go wrong."""
+
+    content: bytes
+    etag: str | None = '"one"'
+    faults: list[str] = field(default_factory=list)
+    head_status: int = 200
+
+
+@dataclass
+class Web:
+    """The server: pages by name, and what was asked of it."""
+
+    address: str
+    pages: dict[str, Page] = field(default_factory=dict)
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+
+    def page(self, name: str, content: bytes, **settings: object) -> Page:
+        """Puts a page at a name."""
+        self.pages[name] = Page(content, **settings)  # type: ignore[arg-type]
+        return self.pages[name]
+
+    def gets(self) -> list[tuple[str, str | None]]:
+        """Names and ranges of what was fetched, in order."""
+        return [(name, part) for verb, name, part in self.asked if verb == "GET"]
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """A server on this machine, for one test.
+
+    A page's next fault is one of: `drop N` (the connection goes after N bytes), `ignore range`,
+    `status N`, `short N` (says that there are N bytes fewer, and sends so many), `416`, `from N`
+    (gives another range than was asked for), `change` (is another file from now on).
+    """
+    served: list[Web] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            page = self._page("HEAD")
+            if page is None or page.head_status != 200:
+                self._refuse(page.head_status if page else 404)
+                return
+            self._headers(200, page, len(page.content))
+
+        def do_GET(self) -> None:
+            page = self._page("GET")
+            if page is None:
+                self._refuse(404)
+                return
+            fault, _, number = (page.faults.pop(0) if page.faults else "").partition(" ")
+            if fault == "change":
+                page.content, page.etag = page.content[::-1] + b"!", '"two"'
+            if fault in ("status", "416"):
+                self._refuse(int(number or 416))
+                return
+            start, status = 0, 200
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            if asked and fault != "ignore" and self.headers.get("If-Range") == page.etag:
+                start, status = int(asked[1]), 206
+            if fault == "from":
+                start = int(number)
+            body = page.content[start:]
+            if fault == "short":
+                body = body[: -int(number)]
+            self._headers(status, page, len(body), start)
+            if fault == "drop":
+                self.wfile.write(body[: int(number)])
+                self.close_connection = True
+                return
+            self.wfile.write(body)
+
+        def _page(self, verb: str) -> Page | None:
+            name = unquote_plus(self.path.lstrip("/"))
+            served[0].asked.append((verb, name, self.headers.get("Range")))
+            return served[0].pages.get(name)
+
+        def _headers(self, status: int, page: Page, length: int, start: int = 0) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            if page.etag:
+                self.send_header("ETag", page.etag)
+            if status == 206:
+                last = len(page.content) - 1
+                self.send_header("Content-Range", f"bytes {start}-{last}/{len(page.content)}")
+            self.end_headers()
+
+        def _refuse(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *args: object) -> None:
+            pass  # the other side hung up, as it may
+
+    server = Server(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    served.append(Web(f"http://127.0.0.1:{server.server_port}/"))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield served[0]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+TRAIN_IDS, VAL_IDS, TEST_IDS = range(1400, 1430), range(1386, 1398), range(4360, 4366)
+
+
+@pytest.fixture(scope="session")
+def official_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the challenge's four archives unpack to, in miniature: 30, 12 and 6 phantoms."""
+    root = tmp_path_factory.mktemp("official")
+    places = {
+        "boneage-training-dataset": TRAIN_IDS,
+        f"{VAL_FOLDER}/boneage-validation-dataset-1": VAL_IDS[:7],
+        f"{VAL_FOLDER}/boneage-validation-dataset-2": VAL_IDS[7:],
+        f"{TEST_FOLDER}/Test Set Images": TEST_IDS,
+    }
+    films = {}
+    for place, ids in places.items():
+        (root / place).mkdir(parents=True)
+        for name in ids:
+            films[name] = phantom(0, name, 64)
+            cv2.imwrite(str(root / place / f"{name}.png"), films[name].image)
+    boys = {name: film.sex == "M" for name, film in films.items()}
+    ages = {name: int(film.age_months) for name, film in films.items()}
+    _write_csv(root / "train.csv", "id,boneage,male", [(n, ages[n], boys[n]) for n in TRAIN_IDS])
+    _write_csv(
+        root / VAL_FOLDER / "Validation Dataset.csv",
+        "Image ID,male,Bone Age (months)",
+        [(n, str(boys[n]).upper(), ages[n]) for n in VAL_IDS],
+    )
+    book = openpyxl.Workbook()
+    book.active.append(["Case ID", "Sex", "Ground truth bone age (months)"])
+    for name in TEST_IDS:
+        book.active.append([name, "M" if boys[name] else "F", ages[name] + 0.37])
+    book.save(root / TEST_FOLDER / "Bone age ground truth.xlsx")
+    return root
+
+
+def _write_csv(path: Path, header: str, rows: list[tuple[object, ...]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header.split(","), *rows])
