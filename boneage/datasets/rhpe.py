@@ -21,7 +21,14 @@ from boneage.datasets.examination import numbers
 from boneage.datasets.folder import TABLE_SUFFIXES, files_below, with_suffix
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.rhpe_films import Films, claimed_twice, read_sizes
-from boneage.datasets.rhpe_labels import LAYOUT, Labels, find_labels, label_findings, split_of
+from boneage.datasets.rhpe_labels import (
+    LAYOUT,
+    Labels,
+    find_labels,
+    label_findings,
+    split_fault,
+    split_of,
+)
 from boneage.datasets.rhpe_regions import (
     Hand,
     RegionTally,
@@ -113,11 +120,11 @@ def _rows(
     return pd.DataFrame(columns)
 
 
-_Annotations = dict[str | None, tuple[str, dict[str, list[Hand]]]]
+_Annotations = dict[str, tuple[str, dict[str, list[Hand]]]]
 
 
 def _find_annotations(files: Sequence[Path], root: Path) -> tuple[_Annotations, list[Fault]]:
-    """Each split's annotations, and the file they are from; None holds those of no split."""
+    """The annotations of each split, and the file they are from."""
     found: _Annotations = {}
     faults: list[Fault] = []
     for path in with_suffix(files, (".json",)):
@@ -127,16 +134,12 @@ def _find_annotations(files: Sequence[Path], root: Path) -> tuple[_Annotations, 
         hands, wrong = answer
         faults += wrong
         split = split_of(path, root)
+        if split is None:  # films of two splits may have the same number
+            faults.append(split_fault(str(path), "RHPE_anatomical_ROIs_train.json"))
+            continue
         if split in found:
-            faults.append(
-                Fault(
-                    str(path),
-                    f"{Path(found[split][0]).relative_to(root)} holds annotations "
-                    + (f"of {split} too" if split else "of no split either"),
-                    "one file for each split, with train, val or test in its name",
-                    "Rename it, or move one away.",
-                )
-            )
+            what = f"{Path(found[split][0]).relative_to(root)} holds annotations of {split} too"
+            faults.append(Fault(str(path), what, "one file for each split", "Move one away."))
             continue
         found[split] = (str(path), hands)
     return found, faults
@@ -149,7 +152,7 @@ def _regions(
     annotations: _Annotations,
 ) -> tuple[list[str], list[str], list[Fault]]:
     """The column `region` of one split, notes on it, and faults of the annotations."""
-    where, hands = annotations.get(labels.split) or annotations.get(None) or ("", None)
+    where, hands = annotations.get(labels.split, ("", None))
     tally = RegionTally()
     by_number: dict[str, tuple[int, int]] = {}
     regions: list[str] = []

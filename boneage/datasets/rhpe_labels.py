@@ -36,13 +36,11 @@ _HEADERS = {
     "ID": ("id", "case_id"),  # not image_id, which a manifest of ours has
     "Boneage": ("boneage", "bone_age", "boneage_months", "bone_age_months"),
     "Male": ("male", "sex", "gender"),
+    "Chronological": (
+        *("chronological", "chronological_age"),
+        *("chronological_months", "chronological_age_months"),
+    ),
 }
-_CHRONOLOGICAL_HEADERS = (
-    "chronological",
-    "chronological_age",
-    "chronological_months",
-    "chronological_age_months",
-)
 _SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -63,14 +61,14 @@ class Labels:
         cells: The table; its key is the column with the ids.
         age: Column with the bone age, months.
         sex: Column with the sex.
-        chronological: Column with the time since birth, months, if there is one.
+        chronological: Column with the time since birth, months.
     """
 
     split: str
     cells: Cells
     age: str
     sex: str
-    chronological: str | None
+    chronological: str
 
     @property
     def flags(self) -> bool:
@@ -97,6 +95,16 @@ def split_of(path: Path, root: Path) -> str | None:
     return None
 
 
+def split_fault(where: str, example: str) -> Fault:
+    """The fault that nothing says which split a file is of."""
+    return Fault(
+        where,
+        "neither its name nor its folders say which split it is of",
+        f"train, val or test in its name, as in {example}",
+        "Rename it.",
+    )
+
+
 def find_labels(paths: Sequence[Path], root: Path) -> tuple[list[Labels], list[str]]:
     """The tables with bone ages among these files, in order of split, and notes on others.
 
@@ -115,13 +123,12 @@ def find_labels(paths: Sequence[Path], root: Path) -> tuple[list[Labels], list[s
             continue
         split = split_of(path, root)
         match [find_column(cells, known) for known in _HEADERS.values()]:
-            case [str() as key, str() as age, str() as sex]:
+            case [str() as key, str() as age, str() as sex, str() as chronological]:
                 cells = replace(cells, key=key)
-                chronological = find_column(cells, _CHRONOLOGICAL_HEADERS)
                 found.append(Labels(split or "", cells, age, sex, chronological))
-            case [str(), None, str()] if split in ("test", None):
+            case [str(), None, str(), _] if split in ("test", None):
                 unlabelled.append(cells)
-            case names if names.count(None) == 1:  # one header is misspelt
+            case names if names.count(None) == 1:  # one header is misspelt, or it is RSNA's table
                 faults += _missing_columns(cells)
             case _:
                 others.append(cells)
@@ -145,12 +152,7 @@ def _table_faults(found: Sequence[Labels], root: Path) -> Iterator[Fault]:
         tables = [labels.cells.where for labels in found if labels.split == split]
         if not split:
             for where in tables:
-                yield Fault(
-                    where,
-                    "neither its name nor its folders say which split it is",
-                    "train, val or test in its name, as in RHPE_Boneage_train.csv",
-                    "Rename it.",
-                )
+                yield split_fault(where, "RHPE_Boneage_train.csv")
         elif len(tables) > 1:
             listed = ", ".join(str(Path(where).relative_to(root)) for where in tables)
             yield Fault(
@@ -162,11 +164,15 @@ def _table_faults(found: Sequence[Labels], root: Path) -> Iterator[Fault]:
 
 
 def _missing_columns(cells: Cells) -> list[Fault]:
-    return [
-        missing_column(cells, name).fault
-        for name, known in _HEADERS.items()
-        if find_column(cells, known) is None
-    ]
+    faults = []
+    for name, known in _HEADERS.items():
+        if find_column(cells, known) is None:
+            fault = missing_column(cells, name).fault
+            if name == "Chronological":  # RSNA's films, of one hand, must not be cut in halves
+                fix = "Is it RSNA's table, which has no such column? Then use data import rsna."
+                fault = replace(fault, fix=fix)
+            faults.append(fault)
+    return faults
 
 
 def _no_table(root: Path) -> Fault:
@@ -191,9 +197,10 @@ def label_findings(labels: Labels) -> list[Finding]:
         *years_findings(cells, labels.age, ages, "RHPE's are in months: multiply by 12."),
         *sex_findings(cells, labels.sex, codes, expected),
     ]
-    if chronological is not None:
-        months = numbers(cells, chronological)
-        fix = "RHPE's are in months: multiply by 12."
-        findings += chronological_findings(cells, chronological, months)
-        findings += years_findings(cells, chronological, months, fix)
-    return findings
+    months = numbers(cells, chronological)
+    fix = "RHPE's are in months: multiply by 12."
+    return [
+        *findings,
+        *chronological_findings(cells, chronological, months),
+        *years_findings(cells, chronological, months, fix),
+    ]

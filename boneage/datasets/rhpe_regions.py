@@ -69,6 +69,7 @@ class RegionTally:
         annotated: Films cut by their annotation.
         halved: Reasons why others were cut in halves, with the films.
         misfits: Films whose annotation doesn't fit the picture, and how.
+        tall: Films cut in halves though they are taller than wide.
         wide: Films whose region takes most of the width.
         boxless: Films cut by their keypoints alone.
         pointless: Films cut by their box alone.
@@ -78,6 +79,7 @@ class RegionTally:
     annotated: int = 0
     halved: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     misfits: dict[str, str] = field(default_factory=dict)
+    tall: list[str] = field(default_factory=list)
     wide: list[str] = field(default_factory=list)
     boxless: list[str] = field(default_factory=list)
     pointless: list[str] = field(default_factory=list)
@@ -101,6 +103,10 @@ class RegionTally:
             (self.boxless, "have no box: their keypoints alone say where the hand is"),
             (self.pointless, "have no labelled keypoints: the box alone says where the hand is"),
             (self.scaled, "are not of the size they were annotated at: the boxes are scaled"),
+            (
+                self.tall,
+                "are cut in halves though taller than wide: look whether they show 2 hands",
+            ),
             (self.wide, "have a region of most of their width: look whether both hands are in it"),
         ):
             if films:
@@ -162,28 +168,29 @@ def cut(number: str, hands: Sequence[Hand] | None, size: Size, tally: RegionTall
     """
     width, height = size
     half: Region = (0, 0, max(1, width // 2), height)
-    reason = None
-    if hands is None:
-        reason = "there is no annotation file for them"
-    elif not hands:
-        reason = "they have no annotation"
-    elif len(hands) > 1:
-        reason = "they have several different annotations, and which is the left hand is not said"
-    if reason is not None:
+
+    def halve(reason: str) -> Region:
         tally.halved[reason].append(number)
+        if height > width:
+            tally.tall.append(number)
         return half
-    assert hands is not None
+
+    if hands is None:
+        return halve("there is no annotation file for them")
+    if not hands:
+        return halve("they have no annotation")
+    if len(hands) > 1:
+        return halve("they have several different annotations, and which is the left is not said")
     hand = hands[0]
     extent = hand.extent()
     if extent is None:
-        tally.halved["their annotation is blank"].append(number)
-        return half
+        return halve("their annotation is blank")
     scale = _scale(hand, size)
-    misfit = "it was drawn on a picture of another shape" if scale is None else None
-    if scale is not None:
-        extent = (extent[0] * scale, extent[1] * scale, extent[2] * scale, extent[3] * scale)
-        misfit = _misfit(extent, size)
-    if misfit is not None:
+    if scale is None:
+        tally.misfits[number] = "the annotation was drawn on a picture of another shape"
+        return half
+    extent = (extent[0] * scale, extent[1] * scale, extent[2] * scale, extent[3] * scale)
+    if (misfit := _misfit(extent, size)) is not None:
         tally.misfits[number] = misfit
         return half
     if scale != 1:
@@ -216,7 +223,7 @@ def misfit_fault(where: str, tally: RegionTally, sizes: Mapping[str, Size]) -> F
 def settle_misfits(tally: RegionTally) -> None:
     """Counts the few films whose annotation doesn't fit among those cut in halves."""
     if tally.misfits:
-        reason = "their annotation reaches outside the picture or has not the shape of a hand"
+        reason = "their annotation is not within the picture or has not the shape of a hand"
         tally.halved[reason].extend(tally.misfits)
 
 

@@ -242,6 +242,33 @@ def test_a_training_table_without_ages_is_refused_not_taken_for_the_test_table(
     assert "Did you mean 'Bonage'?" in found[0]
 
 
+def test_rsna_re_released_beside_it_is_not_cut_in_halves(spoilt: Path) -> None:
+    (spoilt / "RHPE_Annotations" / "RHPE_Boneage_val.csv").write_text(
+        "ID,Male,Boneage\n1,True,90\n2,False,80\n"
+    )
+    found = faults(spoilt)
+    assert "there is no column 'Chronological'" in found[0]
+    assert "Is it RSNA's table, which has no such column? Then use data import rsna." in found[0]
+
+
+def test_films_taller_than_wide_are_named_when_they_are_cut_in_halves(tmp_path: Path) -> None:
+    folder = rhpe(tmp_path / "RHPE", rois=False)
+    tall = np.ascontiguousarray(film("val", 1)[:, :100])
+    assert cv2.imwrite(str(folder / "RHPE_val" / "00001.png"), tall)
+    notes = run(folder).notes
+    assert any("1 films are cut in halves though taller than wide" in note for note in notes)
+
+
+def test_annotations_of_no_split_are_refused_because_splits_may_share_numbers(
+    spoilt: Path,
+) -> None:
+    path = spoilt / "RHPE_Annotations" / "RHPE_anatomical_ROIs_train.json"
+    path.rename(path.with_name("rois.json"))
+    assert "rois.json: neither its name nor its folders say which split" in faults(spoilt)[0]
+    path.with_name("rois.json").rename(path.with_name("rois_val_too.json"))
+    assert "holds annotations of val too" in faults(spoilt)[0]
+
+
 def test_two_tables_of_one_split_are_refused(spoilt: Path) -> None:
     path = spoilt / "RHPE_Annotations" / "RHPE_Boneage_train.csv"
     shutil.copy(path, path.with_name("RHPE_Boneage_train_old.csv"))
@@ -285,7 +312,7 @@ def test_years_are_not_taken_for_months(spoilt: Path) -> None:
     path.write_text("ID,Male,Boneage,Chronological\n1,True,90,7.5\n2,True,100,8\n")
     text = "\n".join(faults(spoilt))
     assert "Chronological is 8, the largest of all; expected months" in text
-    path.write_text("ID,Male,Boneage\n1,True,7.5\n2,True,8.25\n")
+    path.write_text("ID,Male,Boneage,Chronological\n1,True,7.5,90\n2,True,8.25,90\n")
     assert "RHPE's are in months" in faults(spoilt)[0]
 
 
@@ -297,7 +324,8 @@ def test_codes_and_headers_in_their_known_variants(
     spoilt: Path, codes: tuple[str, str], header: str
 ) -> None:
     (spoilt / "RHPE_Annotations" / "RHPE_Boneage_val.csv").write_text(
-        f"id,{header},Bone age (months)\n00001,{codes[0]},90\n2.0,{codes[1]},100\n"
+        f"id,{header},Bone age (months),Chronological age\n"
+        f"00001,{codes[0]},90,90\n2.0,{codes[1]},100,100\n"
     )
     rows = run(spoilt).table.query("split == 'val'")
     assert rows["sex"].tolist() == ["M", "F"]
@@ -320,8 +348,8 @@ HALF = f"0 0 {WIDTH // 2} {HEIGHT}"
         (change(0, bbox=None, keypoints=None), HALF, "annotation is blank (1)"),
         (change(0, bbox=["a", 1, 2, 3], keypoints=[1, 2]), HALF, "annotation is blank (1)"),
         (change(0, bbox=[float("nan"), 0, 9, 9], keypoints=[]), HALF, "annotation is blank (1)"),
-        (change(0, bbox=[600, 10, 90, 90], keypoints=HIDDEN), HALF, "outside the picture"),
-        (change(0, bbox=[-900, 10, 1000, 90], keypoints=HIDDEN), HALF, "outside the picture"),
+        (change(0, bbox=[600, 10, 90, 90], keypoints=HIDDEN), HALF, "not within the picture"),
+        (change(0, bbox=[-900, 10, 1000, 90], keypoints=HIDDEN), HALF, "not within the picture"),
         (change(0, bbox=[20, 20, 3, 3], keypoints=HIDDEN), HALF, "not the shape of a hand"),
         (change(0, bbox=[0, 20, 320, 5], keypoints=HIDDEN), HALF, "not the shape of a hand"),
         (
@@ -426,7 +454,10 @@ def test_only_one_split_there_is_told(spoilt: Path) -> None:
     ("files", "message"),
     [
         ({}, "there is no table with an ID, a bone age and a sex"),
-        ({"RHPE_Boneage_train.csv": "ID,Male,Bonage\n1,True,9\n"}, "no column 'Boneage'.*'Bonage'"),
+        (
+            {"RHPE_Boneage_train.csv": "ID,Male,Bonage,Chronological\n1,True,9,9\n"},
+            "no column 'Boneage'.*'Bonage'",
+        ),
         ({"train.csv": ""}, "it is empty"),
     ],
 )
