@@ -36,7 +36,7 @@ ANNOTATIONS = st.fixed_dictionaries(
 LISTS = st.one_of(VALUES, st.lists(st.one_of(IMAGES, VALUES), max_size=4))
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(
     images=LISTS,
     annotations=st.one_of(VALUES, st.lists(st.one_of(ANNOTATIONS, VALUES), max_size=4)),
