@@ -36,7 +36,15 @@ from boneage.datasets.archives import (
 )
 from boneage.datasets.manifest import Manifest
 from boneage.datasets.rsna import import_rsna
-from boneage.datasets.transfer import Remote, ask, bytes_here, fetch, record_of
+from boneage.datasets.transfer import (
+    Remote,
+    ask,
+    bytes_here,
+    fetch,
+    part_of,
+    record_of,
+    why_unreachable,
+)
 from boneage.errors import Fault, InputError
 
 OFFICIAL = "https://s3.amazonaws.com/east1.public.rsna.org/AI/2017/"
@@ -167,24 +175,30 @@ def _fetch_and_unpack(out: Path, base_url: str, *, keep: bool, progress: bool) -
 
 
 def _unpack_one(archive: Path, folder: Path, *, keep: bool, progress: bool) -> None:
-    record = record_of(archive)  # only what was fetched here has one
+    ours = _is_ours(archive)
     try:
         with _bar(f"Unpacking {folder.name}", unpacked_bytes(archive), progress) as advance:
             unpack(archive, folder, advance=advance)
     except DamagedArchiveError as error:
-        if not record.exists():
+        if not ours:
             raise
         archive.unlink()
-        record.unlink()
+        record_of(archive).unlink()
         faults = [
             replace(fault, fix="It was removed: run the same command again to fetch it anew.")
             for fault in error.faults
         ]
         raise InputError(faults) from None
-    if record.exists():
-        record.unlink()
-        if not keep:
-            archive.unlink()
+    if ours and not keep:
+        archive.unlink()
+    begun = folder.with_name(f"{folder.name}.zip")  # a part, too, if someone fetched it by hand
+    for left in (record_of(begun), part_of(begun)):
+        left.unlink(missing_ok=True)
+
+
+def _is_ours(archive: Path) -> bool:
+    """Whether it was fetched here: only such a one has a record, and no part any more."""
+    return record_of(archive).exists() and not part_of(archive).exists()
 
 
 def _archives_here(out: Path) -> dict[str, Path]:
@@ -231,7 +245,7 @@ def _require_room(
         inner = grown if name == "Bone Age Validation Set" else 0  # has archives in it
         most = max(most, now + grown + inner)
         now += grown
-        if not keep and (remote or record_of(here[name]).exists()):
+        if not keep and (remote or _is_ours(here[name])):
             now -= size
     if missing:
         require_room(out, most, "for the archives that are missing and what they unpack to")
@@ -283,7 +297,8 @@ def _from_kaggle(out: Path, *, seed: int, progress: bool) -> Manifest:
 
 
 def _kaggle_fault(out: Path, error: Exception) -> Fault:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = why_unreachable(error) if isinstance(error, requests.RequestException) else str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
     return Fault(
         f"Kaggle's {KAGGLE_DATASET}",
         f"it can't be fetched ({lines[0][:200]})",

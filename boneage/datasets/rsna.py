@@ -141,14 +141,15 @@ def _cut_missing_splits(table: pd.DataFrame, found: Found, seed: int) -> pd.Data
 
 
 def _is_kaggle(found: Found) -> bool:
-    return bool(found.unlabelled) or found.labels["train"].path.name.startswith("boneage-training")
+    names = [found.labels["train"].path.name, *(Path(table).name for table in found.unlabelled)]
+    return any(name.startswith(("boneage-training", "boneage-test")) for name in names)
 
 
 def _left_out_notes(found: Found, films: Films) -> Iterator[str]:
     for table in found.unlabelled:
         yield (
-            f"{table} has no ages: what Kaggle calls its test set can't be tested on, and is "
-            f"left out."
+            f"{table} has no ages, so nothing can be tested on it, though Kaggle calls it a test "
+            f"set: it is left out."
         )
     rest = films.without_row({name for each in found.labels.values() for name in each.ids()})
     if rest:

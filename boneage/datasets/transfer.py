@@ -60,7 +60,7 @@ def ask(session: requests.Session, url: str) -> Remote:
         try:
             answer = session.head(url, timeout=_TIMEOUT, allow_redirects=True, headers=_PLAIN)
         except requests.RequestException as error:
-            raise _TryAgain(_reason(error)) from None
+            raise _TryAgain(why_unreachable(error)) from None
         _check_status(answer, url)
         length = answer.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) == 0:
@@ -159,6 +159,13 @@ def bytes_here(remote: Remote, target: Path) -> int:
     return have if known == asdict(remote) and have <= remote.size else 0
 
 
+def why_unreachable(error: requests.RequestException) -> str:
+    """The cause inside what requests says, which is wordy."""
+    text = str(error.args[0] if error.args else error)
+    cause = re.search(r"\(Caused by \w+\((.*)\)\)", text)
+    return (cause[1] if cause else text)[:200]
+
+
 def _fetch_part(session: requests.Session, remote: Remote, part: Path, advance: Advance) -> None:
     failures = 0
     while (have := _size(part)) < remote.size:
@@ -203,7 +210,7 @@ def _try_once(session: requests.Session, remote: Remote, part: Path, advance: Ad
                 have = 0
             _receive(answer, remote, part, have, advance)
     except requests.RequestException as error:
-        raise _TryAgain(_reason(error)) from None
+        raise _TryAgain(why_unreachable(error)) from None
 
 
 def _receive(
@@ -260,12 +267,6 @@ def _validator(answer: requests.Response) -> str:
         return tag
     changed: str = answer.headers.get("Last-Modified", "")
     return changed
-
-
-def _reason(error: requests.RequestException) -> str:
-    text = str(error.args[0] if error.args else error)
-    cause = re.search(r"\(Caused by \w+\((.*)\)\)", text)
-    return (cause[1] if cause else text)[:200]
 
 
 def _size(part: Path) -> int:

@@ -142,6 +142,29 @@ def test_archives_fetched_by_hand_are_used_and_stay(
     assert seen(tmp_path) == {*ARCHIVES, *names.values(), "manifest.csv"}
 
 
+def test_an_archive_fetched_by_hand_takes_the_place_of_a_part(
+    site: Any, tmp_path: Path, official_archives: dict[str, bytes]
+) -> None:
+    site.pages[f"{TRAINING}.zip"].faults += ["drop 500", *["drop 0"] * 3]
+    refusal(tmp_path, site)
+    (tmp_path / f"{TRAINING}.zip").write_bytes(official_archives[TRAINING])
+    run(tmp_path, site)
+    assert seen(tmp_path) == {*ARCHIVES, f"{TRAINING}.zip", "manifest.csv"}
+    assert [path.name for path in tmp_path.glob(".*")] == [".boneage-download.lock"]
+
+
+def test_a_run_killed_before_it_unpacked_goes_on_from_there(site: Any, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "unpack", lambda *args, **options: sys.exit())
+        with pytest.raises(SystemExit):
+            run(tmp_path, site)
+    assert seen(tmp_path) == {f"{TRAINING}.zip"}
+    site.asked.clear()
+    run(tmp_path, site)
+    assert TRAINING not in fetched(site)
+    assert seen(tmp_path) == {*ARCHIVES, "manifest.csv"}
+
+
 def test_with_all_archives_by_hand_no_network_is_needed(
     tmp_path: Path, official_archives: dict[str, bytes]
 ) -> None:

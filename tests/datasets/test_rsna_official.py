@@ -230,6 +230,22 @@ def test_kaggles_test_images_become_the_official_test_set_with_its_ground_truth(
     assert any("4360 to 4559 are the official test set" in note for note in manifest.notes)
 
 
+def test_the_release_of_baar_is_read_too(official: Path) -> None:
+    for place in ("Bone Age Validation Set", "Bone Age Test Set"):
+        shutil.rmtree(official / place)
+    tables = official / "RSNA_Annotations" / "BONEAGE"
+    rows = [(n, male, age) for n, age, male in read_rows(official / TRAIN)[1:]]
+    write_csv(tables / "boneage_train.csv", "ID,Male,Boneage", rows)
+    write_csv(tables / "gender_test.csv", "ID,Male", [(n, "True") for n in TEST_IDS])
+    (official / TRAIN).unlink()
+    (official / "RSNA_train").mkdir()
+    (official / "boneage-training-dataset").rename(official / "RSNA_train" / "images")
+    manifest = import_rsna(official, official.parent / "manifest.csv", progress=False)
+    assert len(manifest) == 30
+    assert set(manifest.table["source"]) == {"rsna-seeded"}
+    assert any("BONEAGE/gender_test.csv has no ages" in note for note in manifest.notes)
+
+
 def pack(folder: Path) -> Path:
     archive = folder.with_name(folder.name + ".zip")
     with zipfile.ZipFile(archive, "w") as file:
