@@ -5,10 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boneage.pipeline.framing import frame, framing_key
+from boneage.datasets.phantom import phantom
+from boneage.errors import InputError
+from boneage.pipeline.framing import HAND, REASONS, WHOLE_FILM_ASKED, frame, framing_key
+from boneage.pipeline.hand import WHOLE_FILM
 from boneage.recipe import Framing
 
 PLAIN = (0.0, 100.0)
+
+
+def whole(film: np.ndarray, **settings: object) -> np.ndarray:
+    """The pixels of a film that is framed whole."""
+    return frame(film, Framing.model_validate({"crop": "film", **settings})).pixels
 
 
 def gradient(height: int, width: int, low: int = 0, high: int = 255) -> np.ndarray:
@@ -24,14 +32,14 @@ def gradient(height: int, width: int, low: int = 0, high: int = 255) -> np.ndarr
 def test_any_film_becomes_a_square(height: int, width: int, size: int, bits: int) -> None:
     rng = np.random.default_rng(height * 1000 + width)
     film = rng.integers(0, 2**bits, (height, width)).astype(f"uint{bits}")
-    square = frame(film, Framing(size=size))
+    square = whole(film, size=size)
     assert square.shape == (size, size)
     assert square.dtype == np.uint8
-    assert np.array_equal(square, frame(film.copy(), Framing(size=size)))
+    assert np.array_equal(square, whole(film.copy(), size=size))
 
 
 def test_the_aspect_is_kept_and_the_rest_is_black() -> None:
-    square = frame(np.full((200, 100), 200, np.uint8) - gradient(200, 100, 0, 9), Framing(size=64))
+    square = whole(np.full((200, 100), 200, np.uint8) - gradient(200, 100, 0, 9), size=64)
     assert not square[:, :16].any()
     assert not square[:, 48:].any()
     assert (square[:, 16:47] > 0).mean() > 0.95
@@ -40,28 +48,28 @@ def test_the_aspect_is_kept_and_the_rest_is_black() -> None:
 def test_a_round_stays_round() -> None:
     y, x = np.mgrid[:300, :200]
     film = (((y - 150) ** 2 + (x - 100) ** 2 < 80**2) * 255).astype(np.uint8)
-    square = frame(film, Framing(size=100, contrast_percentiles=PLAIN)) > 127
+    square = whole(film, size=100, contrast_percentiles=PLAIN) > 127
     assert abs(int(square.any(0).sum()) - int(square.any(1).sum())) <= 1
 
 
 def test_shrinking_averages_areas() -> None:
     film = np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8)
     film[0, :2] = 0, 255
-    square = frame(film, Framing(size=32, contrast_percentiles=PLAIN))
+    square = whole(film, size=32, contrast_percentiles=PLAIN)
     expected = film.reshape(32, 4, 32, 4).mean(axis=(1, 3))
     assert np.abs(square - expected).max() <= 0.5
 
 
 def test_a_film_of_the_right_size_is_only_stretched() -> None:
     film = gradient(64, 64, 10, 130)
-    square = frame(film, Framing(size=64, contrast_percentiles=PLAIN))
+    square = whole(film, size=64, contrast_percentiles=PLAIN)
     assert np.abs(square - (film - 10.0) * 255 / 120).max() <= 0.5
 
 
 def test_levels_at_the_percentiles_become_black_and_white() -> None:
     film = np.random.default_rng(1).normal(100, 10, (400, 400)).clip(0, 255).astype(np.uint8)
     low, high = np.percentile(film, [2, 99.5])
-    square = frame(film, Framing(size=400))
+    square = whole(film, size=400)
     assert square[film <= low].max() == 0
     assert square[film >= high].min() == 255
     between = (film > low) & (film < high)
@@ -71,21 +79,87 @@ def test_levels_at_the_percentiles_become_black_and_white() -> None:
 def test_depth_makes_no_difference() -> None:
     film = gradient(100, 80, 20, 90)
     deep = film.astype(np.uint16) * 100 + 7
-    settings = Framing(size=50)
-    assert np.abs(frame(film, settings).astype(int) - frame(deep, settings)).max() <= 1
+    assert np.abs(whole(film, size=50).astype(int) - whole(deep, size=50)).max() <= 1
 
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_a_blank_film_gives_no_contrast(level: int) -> None:
-    square = frame(np.full((100, 100), level, np.uint8), Framing(size=32))
+    square = frame(np.full((100, 100), level, np.uint8), Framing(size=32)).pixels
     assert len(np.unique(square)) == 1
 
 
 def test_the_key_changes_with_every_setting() -> None:
     keys = {
-        framing_key(Framing(size=size, contrast_percentiles=percentiles))
+        framing_key(Framing(size=size, crop=crop, contrast_percentiles=percentiles))
         for size in (64, 65)
+        for crop in ("hand", "film")
         for percentiles in ((2.0, 99.5), (2.0, 99.0), (1.0, 99.5))
     }
-    assert len(keys) == 6
+    assert len(keys) == 12
     assert framing_key(Framing()) == framing_key(Framing())
+
+
+def test_the_hand_fills_the_frame_whatever_lies_around_it() -> None:
+    film = np.zeros((600, 500), np.uint8)
+    film[150:406, 100:356] = phantom(0, 2, 256).image
+    framed = frame(film, Framing(size=128))
+    alone = frame(phantom(0, 2, 256).image, Framing(size=128))
+    assert framed.crop.why == HAND
+    left, top, right, bottom = framed.crop.box
+    assert left >= 95
+    assert top >= 145
+    assert right <= 361
+    assert bottom <= 411
+    across = np.corrcoef(framed.pixels.ravel(), alone.pixels.ravel())[0, 1]
+    assert across > 0.8  # all but the same picture
+
+
+def test_a_bright_marker_has_no_say_in_the_hand_s_contrast() -> None:
+    hand = (phantom(0, 2, 256).image * 0.1 + 20).astype(np.uint8)  # a twentieth of the range
+    hand[:30, :40] = 255
+    framed = frame(hand, Framing(size=128)).pixels
+    middle = framed[48:96, 48:96]
+    assert np.percentile(middle, 90) > 180
+    assert np.percentile(whole(hand, size=128)[48:96, 48:96], 90) < 60
+
+
+def test_averaged_areas_have_finer_levels_than_the_film() -> None:
+    film = np.random.default_rng(0).integers(0, 3, (400, 400)).astype(np.uint8)
+    levels = np.unique(whole(film, size=100, contrast_percentiles=PLAIN))
+    assert len(levels) > 15  # three in the film, sixteenths of them in the averages
+
+
+def test_what_is_not_exposed_becomes_black() -> None:
+    film = np.full((400, 400), 120, np.uint8)
+    film[60:316, 80:336] = phantom(0, 2, 256).image // 2
+    turned = frame(film, Framing(size=128))
+    assert turned.crop.why == HAND
+    corners = turned.pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.max() < 60
+
+
+def test_a_film_without_a_hand_is_kept_whole_and_says_so() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 150)).astype(np.uint8)
+    framed = frame(noise, Framing(size=64))
+    assert framed.crop.box == (0, 0, 150, 200)
+    assert framed.crop.why == WHOLE_FILM
+    assert np.array_equal(framed.pixels, whole(noise, size=64))
+    assert frame(noise, Framing(size=64, crop="film")).crop.why == WHOLE_FILM_ASKED
+    assert {HAND, WHOLE_FILM, WHOLE_FILM_ASKED} == set(REASONS)
+
+
+def test_a_region_is_taken_for_the_film_and_its_crop_told_in_the_film_s_pixels() -> None:
+    left, right = phantom(0, 2, 256).image, phantom(0, 5, 256).image
+    both = np.hstack([left, right])
+    settings = Framing(size=128)
+    part = frame(both, settings, (256, 0, 512, 256))
+    alone = frame(right, settings)
+    assert np.array_equal(part.pixels, alone.pixels)
+    x, y, x2, y2 = alone.crop.box
+    assert part.crop.box == (x + 256, y, x2 + 256, y2)
+
+
+@pytest.mark.parametrize("region", [(0, 0, 101, 50), (0, 0, 50, 101), (90, 0, 100, 100)])
+def test_a_region_outside_the_picture_is_refused(region: tuple[int, int, int, int]) -> None:
+    with pytest.raises(InputError, match="region: it is .*, and the picture 100 x 100 pixels"):
+        frame(np.zeros((100, 100), np.uint8), Framing(size=32), region)

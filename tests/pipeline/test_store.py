@@ -66,7 +66,9 @@ def make(manifest: Manifest, framing: Framing = FRAMING, folder: Path | None = N
 
 
 def expected(manifest: Manifest) -> np.ndarray:
-    return np.stack([frame(read_radiograph(path), FRAMING) for path in manifest.image_paths()])
+    return np.stack(
+        [frame(read_radiograph(path), FRAMING).pixels for path in manifest.image_paths()]
+    )
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -95,7 +97,10 @@ def test_it_stands_beside_the_manifest(manifest: Manifest) -> None:
     assert store.folder.name.startswith("32px-")
     assert left_behind(store.folder.parent) == sorted(
         [store.folder.name]
-        + [f"{store.folder.name}/{name}" for name in ("checksums.npy", "images.npy", "store.json")]
+        + [
+            f"{store.folder.name}/{name}"
+            for name in ("checksums.npy", "frames.csv", "images.npy", "store.json")
+        ]
     )
 
 
@@ -327,6 +332,14 @@ def test_after_a_kill_it_goes_on_where_it_was(
         file.write(bytes(32 * 32))
     store = make(manifest)
     assert np.array_equal(store.images, expected(manifest))
+    crops = [frame(read_radiograph(path), FRAMING).crop for path in manifest.image_paths()]
+    frames = store.frames()
+    assert frames["image_id"].tolist() == store.image_ids
+    assert [tuple(box) for box in frames[["left", "top", "right", "bottom"]].to_numpy()] == [
+        crop.box for crop in crops
+    ]
+    assert frames["why"].tolist() == [crop.why for crop in crops]
+    assert (frames["rotation"] == 0).all()
     assert len(decoded) == 20 - len(done) + 1
     assert not partial.exists()
 
@@ -357,10 +370,30 @@ def test_two_processes_make_it_once(manifest: Manifest) -> None:
 def test_store_json_names_what_it_was_made_from(manifest: Manifest) -> None:
     described = json.loads((make(manifest).folder / "store.json").read_text())
     assert described["manifest_digest"] == manifest.digest
-    assert described["framing"] == {"size": 32, "contrast_percentiles": [2.0, 99.5]}
+    assert described["framing"] == {
+        "size": 32,
+        "crop": "hand",
+        "contrast_percentiles": [2.0, 99.5],
+    }
 
 
 def test_an_empty_manifest_is_refused(manifest: Manifest) -> None:
     empty = Manifest(manifest.path, manifest.table.iloc[:0], manifest.digest)
     with pytest.raises(InputError, match="no rows"):
         make(empty)
+
+
+def test_a_region_is_cut_out_and_one_outside_its_picture_is_refused(manifest: Manifest) -> None:
+    table = manifest.table.assign(region="")
+    table.loc[3, "region"] = "4 8 28 36"
+    path = manifest.path.with_name("regions.csv")
+    cut = write_manifest(table, path)
+    film = read_radiograph(cut.image_paths()[3])
+    assert np.array_equal(make(cut)[3], frame(film[8:36, 4:28], FRAMING).pixels)
+    table.loc[[3, 5], "region"] = "8 8 4000 40"
+    with pytest.raises(InputError, match="region: it is 8 8 4000 40") as caught:
+        make(write_manifest(table, path))
+    assert [Path(fault.where.split(": ")[0]) for fault in caught.value.faults] == [
+        cut.image_paths()[3],
+        cut.image_paths()[5],
+    ]

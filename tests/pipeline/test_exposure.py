@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from boneage.pipeline.exposure import (
+    above_background,
+    commonest,
+    contact,
+    erode,
+    exposed_field,
+    filled,
+    hull,
+    largest,
+    shape,
+    trimmed,
+)
+
+
+def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def test_a_collimated_field_is_found_inside_its_margin() -> None:
+    inside = box(160, 120, 20, 30, 150, 110)
+    film = np.where(inside, 40, 200).astype(np.uint8)
+    field = exposed_field(film)
+    assert not (field & (1 - inside)).any()
+    assert field.sum() > 0.85 * inside.sum()
+
+
+def test_a_film_without_a_margin_is_exposed_all_over() -> None:
+    film = np.full((200, 160), 20, np.uint8)
+    y, x = np.mgrid[:200, :160]
+    film[(y - 110) ** 2 + (x - 80) ** 2 < 30**2] = 120  # a palm,
+    for finger in range(4):
+        film[20:110, 54 + 14 * finger : 62 + 14 * finger] = 120  # fingers,
+    film[110:, 65:95] = 120  # and a forearm
+    assert exposed_field(film).all()
+
+
+def test_a_shaded_background_is_subtracted() -> None:
+    y, x = np.mgrid[:100, :100] / 100
+    film = (60 + 40 * x + 30 * (y - 0.5) ** 2).round().astype(np.uint8)
+    film[40:60, 40:60] += 50
+    above, noise = above_background(film, np.ones_like(film))
+    assert np.abs(above[42:58, 42:58] - 50).max() < 3
+    assert np.abs(above[:35]).max() < 3
+    assert noise < 1
+
+
+def test_lines_that_are_bright_all_over_are_trimmed_and_no_more_than_an_eighth() -> None:
+    field = np.ones((100, 80), np.uint8)
+    bright = box(100, 80, 0, 0, 5, 80) | box(100, 80, 60, 30, 100, 50)
+    assert np.array_equal(trimmed(bright, field), box(100, 80, 5, 0, 100, 80))
+    assert trimmed(field, field).sum() >= (100 - 24) * (80 - 18)
+    assert not trimmed(bright, np.zeros_like(field)).any()
+
+
+def test_contact_counts_long_stretches() -> None:
+    field = np.ones((100, 100), np.uint8)
+    share, stretches = contact(box(100, 100, 50, 30, 100, 70), field)
+    assert 0.05 < share < 0.2
+    assert stretches == 1
+    assert contact(box(100, 100, 30, 0, 70, 100), field)[1] == 2
+    assert contact(box(100, 100, 30, 30, 70, 70), field) == (0.0, 0)
+
+
+def test_masks() -> None:
+    ring = box(50, 50, 10, 10, 40, 40) - box(50, 50, 15, 15, 35, 35)
+    assert np.array_equal(filled(ring), box(50, 50, 10, 10, 40, 40))
+    assert np.array_equal(hull(ring), box(50, 50, 10, 10, 40, 40))
+    two = ring | box(50, 50, 0, 0, 4, 4)
+    assert np.array_equal(largest(two), ring)
+    assert not largest(np.zeros((5, 5), np.uint8)).any()
+    assert erode(np.ones((20, 20), np.uint8), 2).sum() == 16 * 16
+    rectangle, solid = shape(box(50, 50, 10, 10, 40, 40))
+    assert rectangle == pytest.approx(1, abs=0.1)
+    assert solid >= 1
+
+
+def test_the_commonest_level_counts_its_neighbours() -> None:
+    values = np.array([10, 11, 12, 200, 200], np.uint8)
+    assert commonest(values, 0) == (200, 0.4)
+    assert commonest(values, 1) == (11, 0.6)
