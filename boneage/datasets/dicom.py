@@ -7,6 +7,7 @@ What identifies is that of PS3.15, Annex E (basic confidentiality profile).
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from boneage.datasets.ages import UNITS
+from boneage.datasets.dicom_copies import write_pixels
 from boneage.datasets.dicom_examination import film_findings, film_notes
 from boneage.datasets.dicom_film import DicomFiles, DicomFilm, patients_of, read_films
-from boneage.datasets.dicom_pixels import write_pixels
 from boneage.datasets.dicom_readings import JOINS, Columns, Readings, match, read_readings
 from boneage.datasets.examination import INFANTS, YEARS_LOOK
 from boneage.datasets.folder import files_below
@@ -42,8 +43,8 @@ def import_dicom(
     join: str = "SOPInstanceUID",
     join_column: str | None = None,
     sex: str | None = None,
-    female: str = "F",
-    male: str = "M",
+    female: str | Sequence[str] = "F",
+    male: str | Sequence[str] = "M",
     split: str | None = None,
     sheet: str | None = None,
     listing: Path | None = None,
@@ -65,7 +66,7 @@ def import_dicom(
             the end of a path, with or without `.dcm`).
         join_column: Column that holds it; found by its name if None.
         sex: Column with the sex, for films whose headers lack it; PatientSex if None.
-        female: What that column holds for a girl.
+        female: What that column holds for a girl, to the letter; several if it holds several.
         male: What it holds for a boy.
         split: Column with train, val (or validation) and test; if None, a seeded 80/10/10 split
             is made, by patient, alike in age and sex.
@@ -85,8 +86,9 @@ def import_dicom(
             left behind.
     """
     out = Path(out)
-    _check_options(paths, listing, join, age_unit, sex, female, male, salt, films)
-    columns = Columns(age, age_unit, join, join_column, sex, female, male, split)
+    girl, boy = ([code] if isinstance(code, str) else list(code) for code in (female, male))
+    columns = Columns(age, age_unit, join, join_column, sex, girl, boy, split)
+    _check_options(columns, paths, listing, salt, films)
     readings = read_readings(Path(ages), columns, sheet=sheet)
     places, named = _gather(paths, listing, progress=progress)
     base = out.parent.resolve()
@@ -204,31 +206,34 @@ def _salt_notes(place: Path, *, made: bool, split: bool) -> list[str]:
 
 
 def _check_options(
+    columns: Columns,
     paths: Sequence[Path],
     listing: Path | None,
-    join: str,
-    age_unit: str,
-    sex: str | None,
-    female: str,
-    male: str,
     salt: Path | None,
     films: Path | None,
 ) -> None:
     faults = []
     if not paths and listing is None:
         faults.append(Fault("PATH", "there is none", _LAYOUT, "Name one, or pass --list."))
-    if join not in JOINS:
-        what = f"unknown join {join!r}"
-        faults.append(Fault("--join", what, ", ".join(JOINS), "Name one of these."))
-    if age_unit not in UNITS:
-        what = f"unknown unit {age_unit!r}"
-        fix = "Say which of these the ages are in."
-        faults.append(Fault("--age-unit", what, ", ".join(UNITS), fix))
-    if female == male and sex is not None:
-        what = f"both are {female!r}"
-        expected = "what the table holds for girls, and what for boys"
-        fault = Fault("--female and --male", what, expected, "Give two different values.")
-        faults.append(fault)
+    for option, noun, value, known in (
+        ("--join", "join", columns.join, tuple(JOINS)),
+        ("--age-unit", "unit", columns.age_unit, UNITS),
+    ):
+        if value not in known:
+            close = difflib.get_close_matches(value, known, n=1, cutoff=0.3)
+            fix = f"Did you mean {close[0]!r}?" if close else "Name one of these."
+            faults.append(Fault(option, f"unknown {noun} {value!r}", ", ".join(known), fix))
+    both = [code for code in columns.female if code in columns.male]
+    codes = (columns.female, columns.male)
+    if columns.sex is not None and (both or not all(codes) or not all((*codes[0], *codes[1]))):
+        faults.append(
+            Fault(
+                "--female and --male",
+                f"both are {both[0]!r}" if both else "one of them is empty",
+                "what the table holds for girls, and what for boys",
+                "Give two different values; an empty cell is an unknown sex.",
+            )
+        )
     if salt is not None:
         try:
             read_salt(salt)

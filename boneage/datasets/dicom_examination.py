@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from boneage.datasets.ages import has_decimal_commas
 from boneage.datasets.delimited import Finding
 from boneage.datasets.dicom_film import NO_FILM, PLAIN_FILM, DicomFiles, DicomFilm, patients_of
 from boneage.datasets.dicom_readings import Match, Readings
@@ -63,8 +64,20 @@ def film_findings(
             "Is it the right film of the study? Join by SOPInstanceUID.",
         ),
         *(_disclosure_findings(readings, film_at) if in_place else []),
+        *cells.row_findings(
+            "unwritable-path",
+            [row for row, film in film_at.items() if in_place and not _is_text(str(film.path))],
+            lambda row: "the path of its film has bytes that are no text, or blanks at its end",
+            "a path that a CSV file can hold",
+            "Rename it, or pass --films FOLDER.",
+        ),
         *_patient_findings(readings, film_at),
     ]
+
+
+def _is_text(path: str) -> bool:
+    """Whether a manifest can hold it: names in an old encoding are no UTF-8, cells are stripped."""
+    return path.isprintable() and path == path.strip()
 
 
 def _rows(
@@ -184,6 +197,8 @@ def _about_pictures(films: Sequence[DicomFilm]) -> Iterator[str]:
 
 
 def _about_children(readings: Readings, films: Sequence[DicomFilm]) -> Iterator[str]:
+    if has_decimal_commas(readings.ages):
+        yield "The bone ages were read with decimal commas: 10,5 is 10.5."
     if readings.sexes is not None:
         pairs = enumerate(zip(readings.sexes, films, strict=True))
         differing = [

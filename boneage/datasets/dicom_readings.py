@@ -61,8 +61,8 @@ class Columns:
         join: One of `JOINS`.
         joined: The column with what `join` says; looked for when None.
         sex: The sex; None takes it from the films.
-        female: What that column holds for a girl.
-        male: What it holds for a boy.
+        female: What that column may hold for a girl.
+        male: What it may hold for a boy.
         split: train, val or test, if there is such a column.
     """
 
@@ -71,8 +71,8 @@ class Columns:
     join: str
     joined: str | None = None
     sex: str | None = None
-    female: str = "F"
-    male: str = "M"
+    female: Sequence[str] = ("F",)
+    male: Sequence[str] = ("M",)
     split: str | None = None
 
 
@@ -83,14 +83,16 @@ class Readings:
     Attributes:
         cells: As text.
         keys: What each row is joined by.
+        ages: What each row's bone age is written as.
         months: float64 (n,), NaN where the cell is no number.
         sexes: "F", "M" or "" for each row; None when the table is not asked.
         splits: "train", "val", "test" or "" for each row; None likewise.
         findings: Faults of the rows.
     """
 
-    cells: Cells
+    cells: Cells = field(repr=False)
     keys: Sequence[str] = field(repr=False)
+    ages: Sequence[str] = field(repr=False)
     months: NDArray[np.float64]
     sexes: Sequence[str] | None
     splits: Sequence[str] | None
@@ -123,7 +125,8 @@ def read_readings(file: Path, columns: Columns, *, sheet: str | None = None) -> 
     if absent or joined is None:
         raise InputError([*(finding.fault for finding in cells.findings), *absent])
     months, age_findings = _ages(cells, columns)
-    codes = {columns.female: "F", columns.male: "M"}
+    codes = {**dict.fromkeys(columns.female, "F"), **dict.fromkeys(columns.male, "M")}
+    female, male = (" or ".join(map(repr, codes)) for codes in (columns.female, columns.male))
     sexes = None if columns.sex is None else [codes.get(t, "") for t in cells.table[columns.sex]]
     splits = None
     if columns.split is not None:
@@ -135,7 +138,7 @@ def read_readings(file: Path, columns: Columns, *, sheet: str | None = None) -> 
             "unknown-sex",
             [row for row, sex in enumerate(sexes or ()) if not sex],
             lambda row: f"{columns.sex} is neither a girl's nor a boy's code",
-            f"{columns.female!r} (--female) or {columns.male!r} (--male)",
+            f"{female} (--female) or {male} (--male)",
             "Correct it, or those two options; a sex is never guessed.",
         ),
         *cells.row_findings(
@@ -146,7 +149,8 @@ def read_readings(file: Path, columns: Columns, *, sheet: str | None = None) -> 
             "Correct it, or leave --split out for a seeded split.",
         ),
     ]
-    return Readings(cells, cells.table[joined].tolist(), months, sexes, splits, findings)
+    keys, ages = cells.table[joined].tolist(), cells.table[columns.age].tolist()
+    return Readings(cells, keys, ages, months, sexes, splits, findings)
 
 
 def _find_joined(cells: Cells, join: str) -> str | None:

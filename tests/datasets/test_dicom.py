@@ -83,11 +83,19 @@ def save(dataset: Dataset, path: Path, storage: str = COMPUTED_RADIOGRAPHY) -> P
     return path
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("exported")
+    return [dicom(folder / "film", number).read_bytes() for number in range(20)]
+
+
 @pytest.fixture
-def pacs(tmp_path: Path) -> Path:
+def pacs(tmp_path: Path, exported: list[bytes]) -> Path:
     """Twenty films of twenty children, in folders as they come off a disc."""
-    for number in range(20):
-        dicom(film(tmp_path / "pacs", number), number)
+    for number, content in enumerate(exported):
+        path = film(tmp_path / "pacs", number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     return tmp_path / "pacs"
 
 
@@ -263,7 +271,7 @@ def test_bytes_flipped_in_the_header_never_give_a_traceback(pacs: Path) -> None:
     rng = np.random.default_rng(5)
     path = film(pacs, 3)
     whole = path.read_bytes()
-    for _ in range(60):
+    for _ in range(40):
         damaged = bytearray(whole)
         for position in rng.integers(0, 900, size=6):
             damaged[position] = rng.integers(256)
@@ -355,6 +363,22 @@ def test_ages_in_days_and_in_years_and_months(pacs: Path) -> None:
     assert "row 3: bone age is '(not shown)'" in found
 
 
+def test_decimal_commas_are_said(pacs: Path) -> None:
+    rows = [f"{UID}.{number};{40 + number},5" for number in range(4)]
+    manifest = imported(pacs, *rows, header=HEADER.replace(",", ";"))
+    assert sorted(manifest.table["age_months"]) == [40.5, 41.5, 42.5, 43.5]
+    assert note(manifest, "The bone ages were read with decimal commas")
+
+
+def test_file_names_in_an_old_encoding_or_with_a_blank_at_the_end(pacs: Path) -> None:
+    for number, name in ((3, "IM3 "), (4, "h\udce4nd")):
+        film(pacs, number).rename(pacs / name)
+    (found,) = faults(pacs, *ROWS[:4])
+    assert "row 5: the path of its film has bytes that are no text, or blanks at its end" in found
+    assert len(faults_again(pacs)) == 2
+    assert len(imported(pacs, films=pacs.parent / "films")) == 20
+
+
 def test_infants_are_imported_when_the_unit_leaves_no_doubt(pacs: Path) -> None:
     manifest = imported(pacs, f"{UID}.1,0.5", f"{UID}.2,1.5", age_unit="years")
     assert set(manifest.table["source"]) == {"dicom, infants, seeded split"}
@@ -400,6 +424,15 @@ def test_sex_and_split_of_the_table(pacs: Path) -> None:
     found = faults_again(pacs, *rows, split="set", **options)
     assert "row 2: Sex is neither a girl's nor a boy's code; expected 'w' (--female)" in found[0]
     assert "row 3: set is no split; expected train, val or test" in found[1]
+
+
+def test_several_codes_of_a_sex_and_an_empty_one(pacs: Path) -> None:
+    rows = [f"{row},{('w', 'f', 'm')[n % 3]}" for n, row in enumerate(ROWS)]
+    options: dict[str, Any] = {"header": f"{HEADER},Sex", "sex": "Sex", "male": ["m"]}
+    manifest = imported(pacs, *rows, female=["w", "f"], **options)
+    assert manifest.table["sex"].value_counts().to_dict() == {"F": 14, "M": 6}
+    (found,) = faults_again(pacs, *rows, female="", **options)
+    assert "--female and --male: one of them is empty" in found
 
 
 def test_films_of_a_patient_stay_together_and_agree(pacs: Path) -> None:
