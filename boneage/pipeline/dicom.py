@@ -40,7 +40,7 @@ _BARE_START = re.compile(
 )
 
 # Whatever pydicom's parsing of a hostile header has been seen to end in.
-_PARSING_ERRORS = (
+PARSING_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -107,7 +107,7 @@ def open_dicom(path: str | Path, *, pixels: bool = True) -> Dataset:
     with open_regular(path) as file:
         start = file.read(_PREAMBLE + 4)
         if not is_dicom(start, path):
-            raise InputError(_fault(path, "it is not a DICOM file"))
+            raise InputError(dicom_fault(path, "it is not a DICOM file"))
         file.seek(0)
         stream = file if not pixels else io.BytesIO(file.read())
         return read_dataset(stream, path, pixels=pixels)
@@ -139,14 +139,14 @@ def read_dataset(stream: BinaryIO, path: Path, *, pixels: bool) -> Dataset:
             dataset = read_partial(stream, stop, force=True)
             elements = [dataset.get_item(tag) for tag in dataset.keys()]  # noqa: SIM118
             whole = all(_is_whole(element, None if deflated else size) for element in elements)
-    except (InvalidDicomError, *_PARSING_ERRORS):
-        raise InputError(_fault(path, "its header can't be read")) from None
+    except (InvalidDicomError, *PARSING_ERRORS):
+        raise InputError(dicom_fault(path, "its header can't be read")) from None
     if not found and whole:
-        raise InputError(_fault(path, "it holds no pixels (truncated, or no picture)"))
+        raise InputError(dicom_fault(path, "it holds no pixels (truncated, or no picture)"))
     missing = pixels and not any(tag in dataset for tag in _PIXEL_TAGS)
     beyond = not deflated and found and size < found[0] != _UNDEFINED
     if missing or beyond or not whole:
-        raise InputError(_fault(path, f"the file is truncated ({size} bytes)"))
+        raise InputError(dicom_fault(path, f"the file is truncated ({size} bytes)"))
     return dataset
 
 
@@ -182,7 +182,8 @@ def _is_deflated(stream: BinaryIO) -> bool:
     return deflated
 
 
-def _fault(path: Path, what: str) -> Fault:
+def dicom_fault(path: Path, what: str) -> Fault:
+    """Says what is wrong with a DICOM file; `what` quotes nothing that may tell a person."""
     return Fault(
         str(path), what, "a whole DICOM file that holds a picture", "Fetch or export it again."
     )
