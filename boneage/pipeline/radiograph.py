@@ -66,7 +66,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
         check_dimensions(path, layout.width, layout.height)
         check_whole(data, layout)
     except StructureError as broken:
-        raise InputError(picture_fault(path, str(broken))) from None
+        raise InputError(picture_fault(path, str(broken), broken.fix)) from None
     return _decode(data, layout, path)
 
 
@@ -89,7 +89,7 @@ def read_dimensions(path: str | Path) -> tuple[int, int]:
             if not dicom:
                 layout = read_layout(file.take, file.size)
         except StructureError as broken:
-            raise InputError(picture_fault(path, str(broken))) from None
+            raise InputError(picture_fault(path, str(broken), broken.fix)) from None
         except OSError as error:
             raise InputError(picture_fault(path, _unread(error))) from None
     if dicom:

@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.tiff import Take, TiffError, TiffHeader, check_tiff, read_tiff_header
+from boneage.pipeline.tiff import (
+    SAVE_ANEW,
+    Take,
+    TiffError,
+    TiffHeader,
+    check_tiff,
+    read_tiff_header,
+)
 
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 20_000
@@ -45,7 +52,11 @@ _BMP_KINDS = frozenset({0, 3, 6})  # not run-length coded: that has no end to lo
 
 
 class StructureError(Exception):
-    """Why a file's structure is not that of a whole picture."""
+    """Why a file is not a whole picture that can be read."""
+
+    def __init__(self, what: str, fix: str = "Fetch or export that file again.") -> None:
+        super().__init__(what)
+        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +129,9 @@ def open_regular(path: Path) -> BoundedFile:
     raise InputError(picture_fault(path, what))
 
 
-def picture_fault(path: Path, what: str) -> Fault:
+def picture_fault(path: Path, what: str, fix: str = "Fetch or export that file again.") -> Fault:
     """Says that a file is not a picture that can be read."""
-    return Fault(
-        str(path),
-        what,
-        "one whole PNG, JPEG, TIFF, BMP or DICOM picture",
-        "Fetch or export that file again.",
-    )
+    return Fault(str(path), what, "one whole PNG, JPEG, TIFF, BMP or DICOM picture", fix)
 
 
 def check_dimensions(path: Path, width: int, height: int) -> None:
@@ -176,9 +182,9 @@ def read_layout(take: Take, size: int) -> Layout:
     except (struct.error, IndexError):
         raise StructureError(f"the file is truncated ({size} bytes)") from None
     except TiffError as error:
-        raise StructureError(str(error)) from None
+        raise StructureError(*error.args) from None
     if start.startswith(_BIG_TIFF):
-        raise StructureError("it is a BigTIFF file, which is not read")
+        raise StructureError("it is a BigTIFF file, which is not read", SAVE_ANEW)
     raise StructureError(f"it is not a picture (it begins with {start!r})")
 
 
@@ -200,7 +206,7 @@ def check_whole(data: bytes, layout: Layout) -> None:
     except (struct.error, IndexError):
         raise StructureError(f"the file is truncated ({len(data)} bytes)") from None
     except TiffError as error:
-        raise StructureError(str(error)) from None
+        raise StructureError(*error.args) from None
 
 
 def _read_png(take: Take) -> Layout:
@@ -226,7 +232,7 @@ def _walk_png(data: bytes) -> None:
         if zlib.crc32(view[position + 4 : end]) != checksum:
             raise StructureError(f"the file is damaged (checksum of its {kind!r} chunk)")
         if kind == b"acTL" and struct.unpack_from(">I", data, position + 8) != (1,):
-            raise StructureError("it holds several pictures (an animation)")
+            raise StructureError("it holds several pictures (an animation)", SAVE_ANEW)
         if kind == b"IEND":
             return
         position = end + 4
@@ -302,7 +308,7 @@ def _check_bmp(data: bytes) -> None:
     else:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     if compression not in _BMP_KINDS:
-        raise StructureError("it is a compressed BMP file, which is not read")
+        raise StructureError("it is a compressed BMP file, which is not read", SAVE_ANEW)
     expected = pixels + (width * bits + 31) // 32 * 4 * abs(height)
     if expected > len(data):
         raise StructureError(f"the file is truncated ({len(data)} of {expected} bytes)")

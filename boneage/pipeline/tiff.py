@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 Take = Callable[[int, int], bytes]
 """Gives from an offset so many bytes, or raises `struct.error` when there are fewer."""
 
+SAVE_ANEW = "Save it as a grey PNG of 8 or 16 bits, one picture a file."
+
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR = 274, 277, 278, 284
 _TILE_WIDTH, _TILE_HEIGHT, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBFILE = 322, 323, 338, 339, 254
@@ -30,7 +32,7 @@ _FORMAT_NAMES = {2: "signed whole numbers", 3: "floating point", 5: "complex", 6
 
 
 class TiffError(Exception):
-    """Why a TIFF file is refused."""
+    """Why a TIFF file is refused; a second argument says what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +135,15 @@ def check_tiff(data: bytes, header: TiffHeader) -> None:
         TiffError: Why they are not.
     """
     if header.pictures > 1:
-        raise TiffError(f"it holds {header.pictures} pictures (a multi-page file)")
+        raise TiffError(f"it holds {header.pictures} pictures (a multi-page file)", SAVE_ANEW)
     samples = header.first(_SAMPLES, 1)
     depths, forms = set(header.tags.get(_BITS, (1,))), set(header.tags.get(_SAMPLE_FORMAT, (1,)))
     if forms - {1, 4}:
         name = next((_FORMAT_NAMES[form] for form in forms if form in _FORMAT_NAMES), "unknown")
-        raise TiffError(f"its pixels are {name}, not unsigned whole numbers")
+        raise TiffError(f"its pixels are {name}, not unsigned whole numbers", SAVE_ANEW)
     if len(depths) != 1 or depths - {1, 8, 12, 16} or not 1 <= samples <= 5:
         bits = ", ".join(map(str, sorted(depths)))
-        raise TiffError(f"its pixels have {samples} samples of {bits} bits")
+        raise TiffError(f"its pixels have {samples} samples of {bits} bits", SAVE_ANEW)
     parts, rows, row_bytes = _parts(header, samples, depths.pop())
     for offsets, counts in zip(_OFFSETS, _COUNTS, strict=True):
         if offsets in header.tags:

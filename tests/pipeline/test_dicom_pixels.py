@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from boneage.datasets.phantom import draw_hand
+from boneage.errors import InputError
+from boneage.pipeline import dicom_pixels
+from boneage.pipeline.dicom import is_dicom, open_dicom, quiet_pydicom
+from boneage.pipeline.radiograph import read_dimensions, read_radiograph
+
+MakeDicom = Callable[..., bytes]
+Read = Callable[..., npt.NDArray[Any]]
+
+REAL = Path(__file__).parents[3] / "shared" / "real" / "dicom" / "cr-extremity-monochrome1-j2k.dcm"
+JPEG, JPEG_12 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
+LOSSLESS = {
+    "JPEG lossless": "1.2.840.10008.1.2.4.57",
+    "JPEG lossless SV1": "1.2.840.10008.1.2.4.70",
+    "JPEG-LS": "1.2.840.10008.1.2.4.80",
+    "JPEG-LS near lossless": "1.2.840.10008.1.2.4.81",
+    "JPEG 2000 lossless": "1.2.840.10008.1.2.4.90",
+    "JPEG 2000": "1.2.840.10008.1.2.4.91",
+    "RLE": "1.2.840.10008.1.2.5",
+}
+
+
+@pytest.fixture(scope="module")
+def hand() -> npt.NDArray[np.uint8]:
+    film = draw_hand(120, "F", rng=np.random.default_rng(0), size=96)[:80]
+    return np.asarray(cv2.normalize(film, None, 0, 255, cv2.NORM_MINMAX), np.uint8)
+
+
+@pytest.fixture
+def read(make_dicom: MakeDicom, tmp_path: Path) -> Read:
+    """Makes a DICOM file of an array and reads it back."""
+
+    def make_and_read(pixels: npt.NDArray[Any], bits: int, **header: Any) -> npt.NDArray[Any]:
+        path = tmp_path / "film"
+        path.write_bytes(make_dicom(pixels, bits, **header))
+        image = read_radiograph(path)
+        assert read_dimensions(path) == (image.shape[1], image.shape[0])
+        return image
+
+    return make_and_read
+
+
+def spread(hand: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint16]:
+    """The same film at another depth."""
+    return np.rint(hand * ((2**bits - 1) / 255)).astype(np.uint16)
+
+
+def steps_apart(image: npt.NDArray[Any], hand: npt.NDArray[np.uint8]) -> float:
+    """The largest difference to the 8-bit film, in its steps."""
+    return float(np.abs(image / 257.0 - hand).max())
+
+
+def sequence(first: int, bits: int, table: npt.NDArray[Any], kind: str = "US") -> list[Any]:
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.add_new("LUTDescriptor", kind, [len(table) % 65536, first, bits])
+    item.add_new("LUTData", "OW", table.astype("<u2").tobytes())
+    item.add_new("ModalityLUTType", "LO", "US")
+    return [item]
+
+
+def test_eight_bits_are_read_as_they_are(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    image = read(hand, 8)
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, hand)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_it_is_the_same_film_as_the_eight_bit_png(
+    read: Read, hand: npt.NDArray[np.uint8], tmp_path: Path, bits: int, photometric: str
+) -> None:
+    cv2.imwrite(str(tmp_path / "film.png"), hand)
+    png = read_radiograph(tmp_path / "film.png")
+    stored = spread(255 - hand if photometric == "MONOCHROME1" else hand, bits)
+    window = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
+    for header in ({}, window):
+        image = read(stored, bits, PhotometricInterpretation=photometric, **header)
+        assert image.dtype == (np.uint16 if bits > 8 or header else np.uint8)
+        steps = steps_apart(image if image.dtype == np.uint16 else image * np.uint16(257), png)
+        assert steps <= 0.5 * 255 / (2**bits - 1) + 0.01
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_signed_values_start_below_zero(read: Read, hand: npt.NDArray[np.uint8], bits: int) -> None:
+    signed = spread(hand, bits).astype(np.int32) - 2 ** (bits - 1)
+    kept = signed.astype(np.int8 if bits == 8 else np.int16)
+    image = read(kept, bits)
+    assert steps_apart(image.astype(float) * (257 if bits == 8 else 1), hand) <= 0.04
+    windowed = read(kept, bits, WindowCenter=0, WindowWidth=2**bits)
+    assert steps_apart(windowed, hand) <= 0.04
+
+
+@pytest.mark.parametrize(
+    ("function", "centre", "width"),
+    [("LINEAR", 1500.5, 1001), ("LINEAR_EXACT", 1500, 1000), (None, 1500.5, 1001)],
+)
+def test_a_window_is_spread_over_the_whole_range(
+    read: Read, hand: npt.NDArray[np.uint8], function: str | None, centre: float, width: float
+) -> None:
+    stored = spread(hand, 12)
+    header = {"VOILUTFunction": function} if function else {}
+    image = read(stored, 12, WindowCenter=centre, WindowWidth=width, **header)
+    expected = np.clip((stored.astype(float) - 1000) / 1000, 0, 1) * 65_535
+    assert np.abs(image - expected).max() <= 0.5
+
+
+def test_a_sigmoid_window_and_the_first_of_several(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    stored = spread(hand, 12)
+    header = {"WindowCenter": [1500, 3], "WindowWidth": [1000, 7], "VOILUTFunction": "SIGMOID"}
+    expected = 65_535 / (1 + np.exp(-4 * (stored.astype(float) - 1500) / 1000))
+    assert np.abs(read(stored, 12, **header) - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("centre", "width"),
+    [(2000, 1), (2000, 0), (2000, -5), (90_000, 100), (-5000, 100), ("", ""), (2000.2, 1.5)],
+)
+def test_a_window_that_shows_nothing_is_passed_over(
+    read: Read, hand: npt.NDArray[np.uint8], centre: float, width: float
+) -> None:
+    stored = spread(hand, 12)
+    image = read(stored, 12, WindowCenter=centre, WindowWidth=width)
+    assert np.array_equal(image, read(stored, 12))
+
+
+def test_rescaling_comes_before_the_window(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    stored = spread(hand, 12)
+    rescale = {"RescaleSlope": "0.5", "RescaleIntercept": "-1000"}
+    image = read(stored, 12, WindowCenter=-500 + 0.5, WindowWidth=1001, **rescale)
+    expected = np.clip(stored * 0.5 / 1000, 0, 1) * 65_535
+    assert np.abs(image - expected).max() <= 0.5
+
+
+def test_a_negative_slope_turns_the_film_round(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    assert np.array_equal(read(hand, 8, RescaleSlope="-1", RescaleIntercept="255"), 255 - hand)
+
+
+def test_a_lookup_table_of_interest_is_applied_before_a_window(
+    read: Read, hand: npt.NDArray[np.uint8]
+) -> None:
+    stored = spread(hand, 12)
+    table = np.rint(np.linspace(0, 1, 4096) ** 2 * 65_535)
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    image = read(stored, 12, VOILUTSequence=sequence(0, 16, table), **window)
+    assert np.array_equal(image, table[stored])
+    shallow = read(stored, 12, VOILUTSequence=sequence(0, 12, np.rint(table / 65_535 * 4095)))
+    assert np.abs(shallow - table[stored]).max() <= 9
+    broken = read(stored, 12, VOILUTSequence=sequence(0, 16, table[:7]), **window)
+    assert np.array_equal(broken, read(stored, 12, **window))
+
+
+def test_a_modality_lookup_table_is_applied_first(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    stored = spread(hand, 12)
+    turned = np.arange(4095, -1, -1)
+    image = read(stored, 12, ModalityLUTSequence=sequence(0, 16, turned))
+    assert steps_apart(image, 255 - hand) <= 0.04
+
+
+def test_padding_is_black_and_does_not_count(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    stored = spread(hand, 12).astype(np.int16)
+    stored[:, :20] = -2000
+    for photometric in ("MONOCHROME1", "MONOCHROME2"):
+        window = {"WindowCenter": 2048, "WindowWidth": 4096}
+        image = read(
+            stored, 16, PixelPaddingValue=-2000, PhotometricInterpretation=photometric, **window
+        )
+        assert not image[:, :20].any()
+        seen = hand[:, 20:] if photometric == "MONOCHROME2" else 255 - hand[:, 20:]
+        assert steps_apart(image[:, 20:], seen) <= 0.04
+
+
+def test_an_overlay_in_the_upper_bits_is_not_seen(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    stored = spread(hand, 12)
+    assert np.array_equal(read(stored | 0x8000, 12), read(stored, 12))
+
+
+@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE"])
+def test_inverse_presentation_does_not_invert_twice(
+    read: Read, hand: npt.NDArray[np.uint8], shape: str
+) -> None:
+    for photometric, expected in (("MONOCHROME1", 255 - hand), ("MONOCHROME2", hand)):
+        header = {"PresentationLUTShape": shape, "PhotometricInterpretation": photometric}
+        assert np.array_equal(read(hand, 8, **header), expected)
+
+
+def test_colour_captures_become_grey(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    assert np.array_equal(read(np.dstack([hand] * 3), 8), hand)
+    luma = np.dstack([hand, np.full_like(hand, 128), np.full_like(hand, 128)])
+    grey = read(luma, 8, PhotometricInterpretation="YBR_FULL")
+    assert np.abs(grey.astype(int) - hand).max() <= 1
+    palette = {
+        f"{colour}PaletteColorLookupTable{part}": value
+        for colour in ("Red", "Green", "Blue")
+        for part, value in (
+            ("Descriptor", [256, 0, 16]),
+            ("Data", (np.arange(255, -1, -1) * 257).astype("<u2").tobytes()),
+        )
+    }
+    mapped = read(hand, 8, PhotometricInterpretation="PALETTE COLOR", **palette)
+    assert steps_apart(mapped, 255 - hand) <= 0.01
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_what_pacs_send_is_read_exactly(
+    read: Read, hand: npt.NDArray[np.uint8], name: str, bits: int
+) -> None:
+    stored = hand if bits == 8 else spread(hand, bits)
+    assert np.array_equal(read(stored, bits, syntax=LOSSLESS[name]), read(stored, bits))
+    if name != "JPEG-LS near lossless":
+        signed = (stored.astype(np.int32) - 2 ** (bits - 1)).astype(f"i{stored.itemsize}")
+        assert np.array_equal(read(signed, bits, syntax=LOSSLESS[name]), read(stored, bits))
+
+
+def test_baseline_jpeg_is_read_and_twelve_bit_jpeg_refused(
+    read: Read, hand: npt.NDArray[np.uint8]
+) -> None:
+    assert np.abs(read(hand, 8, syntax=JPEG).astype(int) - hand).max() <= 12
+    with pytest.raises(InputError, match="JPEG of 1[26] bits"):
+        read(spread(hand, 12), 12, syntax=JPEG_12)
+
+
+def test_compressed_colour_is_read(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    colour = np.dstack([hand] * 3)
+    for syntax in (LOSSLESS["RLE"], LOSSLESS["JPEG 2000 lossless"], LOSSLESS["JPEG lossless SV1"]):
+        assert np.array_equal(read(colour, 8, syntax=syntax), hand)
+
+
+def test_a_missing_decoder_names_the_extra(
+    read: Read, hand: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_pixels.importlib.util, "find_spec", lambda name: None)
+    for name in ("JPEG lossless", "JPEG-LS"):
+        with pytest.raises(InputError, match=r'pip install "boneage\[dicom\]"'):
+            read(hand, 8, syntax=LOSSLESS[name])
+    for name in ("JPEG 2000", "RLE"):
+        assert np.array_equal(read(hand, 8, syntax=LOSSLESS[name]), hand)
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [
+        ({"NumberOfFrames": 3}, r"3 frames \(a multi-frame object\)"),
+        ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels"),
+        ({"Rows": 0}, "96 x 0 pixels"),
+        ({"Rows": 500}, "can't be decoded"),
+        ({"BitsStored": 30}, "30 of 8 bits"),
+        ({"PhotometricInterpretation": "Doe^Jane"}, "of a kind not read"),
+        ({"PhotometricInterpretation": "RGB"}, "of a kind not read"),
+        ({"BitsAllocated": 32}, "32 bits"),
+    ],
+)
+def test_hostile_headers_are_refused_without_telling_a_person(
+    make_dicom: MakeDicom,
+    hand: npt.NDArray[np.uint8],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    header: dict[str, Any],
+    what: str,
+) -> None:
+    path = tmp_path / "film.dcm"
+    path.write_bytes(make_dicom(hand, 8, **header))
+    with caplog.at_level(logging.DEBUG), pytest.raises(InputError, match=what) as caught:
+        read_radiograph(path)
+    for text in (str(caught.value), caplog.text):
+        assert "Doe" not in text
+        assert "20150401" not in text
+
+
+def test_headers_alone_are_opened_and_pixels_left(
+    make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = tmp_path / "film.dcm"
+    data = make_dicom(hand, 8)
+    path.write_bytes(data)
+    with quiet_pydicom():
+        assert "PixelData" not in open_dicom(path, pixels=False)
+        assert open_dicom(path).PixelData == hand.tobytes()
+    for length in (140, len(data) // 8, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(InputError, match="film.dcm: .*(truncated|header)"):
+            open_dicom(path)
+    path.write_text("no DICOM" * 100)
+    with pytest.raises(InputError, match="not a DICOM file"):
+        open_dicom(path, pixels=False)
+
+
+def test_files_without_a_preamble_are_told_by_name_and_content(
+    make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    from pydicom import dcmread
+
+    whole = tmp_path / "whole.dcm"
+    whole.write_bytes(make_dicom(hand, 8))
+    bare = tmp_path / "IM0001"
+    dcmread(whole).save_as(bare, enforce_file_format=False)
+    data = whole.read_bytes()[132:]  # the group of the file itself stays
+    for path in (tmp_path / "bare.dcm", tmp_path / "1.2.840.113.9", bare):
+        path.write_bytes(data)
+        assert np.array_equal(read_radiograph(path), hand)
+    assert not is_dicom(data, Path("film.png"))
+    assert not is_dicom(b"no DICOM" * 40, Path("film.dcm"))
+
+
+def test_a_deflated_bomb_is_not_unfolded(
+    make_dicom: MakeDicom,
+    hand: npt.NDArray[np.uint8],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pydicom import dcmread
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    path = tmp_path / "film.dcm"
+    path.write_bytes(make_dicom(hand, 8))
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path)
+    assert np.array_equal(read_radiograph(path), hand)
+    monkeypatch.setattr("boneage.pipeline.dicom.LARGEST_FILE", 1000)
+    with pytest.raises(InputError, match="film.dcm"):
+        read_radiograph(path)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs the real film, which is not in the repository")
+def test_the_real_film_shows_bright_bone() -> None:
+    film = read_radiograph(REAL)
+    assert film.dtype == np.uint16
+    assert film.shape == (1760, 1760)
+    assert read_dimensions(REAL) == (1760, 1760)
+    air, bone = film[1000:1200, 500:650].mean(), film[1500:1600, 750:900].mean()
+    assert bone > 3 * air
