@@ -115,14 +115,33 @@ def trimmed(bright: Mask, field: Mask) -> Mask:
 
 def contact(mask: Mask, field: Mask) -> tuple[float, int]:
     """Where a mask meets the field's edge: the share of it, and in how many long stretches."""
-    ring = field & (1 - erode(field, 2))
-    touching = np.asarray(ring & mask, np.uint8)
-    total = max(1, int(ring.sum()))
+    total = max(1, int(_edge(field).sum()))
+    lengths = [len(rows) / total for rows, _ in contact_stretches(mask, field)]
+    return sum(lengths), sum(length > 0.06 for length in lengths)
+
+
+def contact_stretches(
+    mask: Mask, field: Mask, *, at_least: float = 0.0
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Where a mask meets the field's edge: rows and columns of each stretch, the longest first.
+
+    Args:
+        mask: Within the field.
+        field: Its edge is two pixels wide.
+        at_least: Stretches of so many pixels of length.
+    """
+    touching = np.asarray(_edge(field) & mask, np.uint8)
     count, labels = cv2.connectedComponents(
         np.asarray(cv2.dilate(touching, disk(1)), np.uint8), connectivity=8
     )
-    stretches = np.bincount(labels[touching > 0], minlength=count)[1:] / total
-    return float(touching.sum()) / total, int((stretches > 0.06).sum())
+    labels[touching == 0] = 0
+    stretches = [np.nonzero(labels == part) for part in range(1, count)]
+    long = [(rows, columns) for rows, columns in stretches if len(rows) >= 2 * at_least]
+    return sorted(long, key=lambda stretch: -len(stretch[0]))
+
+
+def _edge(field: Mask) -> Mask:
+    return np.asarray(field & (1 - erode(field, 2)), np.uint8)
 
 
 def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], float]:

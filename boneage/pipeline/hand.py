@@ -18,6 +18,7 @@ from boneage.pipeline.exposure import (
     Mask,
     above_background,
     contact,
+    contact_stretches,
     disk,
     erode,
     exposed_field,
@@ -87,7 +88,7 @@ def find_hand(radiograph: Radiograph) -> Hand:
     if mask is None:
         return Hand((0, 0, width, height), WHOLE_FILM, np.zeros_like(grey), field)
     palm = _palm(mask)
-    forearm = _forearm(mask, palm)
+    forearm = _forearm(mask, field, palm)
     left, top, right, bottom = _crop(mask, palm, forearm)
     x, y = width / grey.shape[1], height / grey.shape[0]
     box = (
@@ -185,19 +186,31 @@ def _palm(mask: Mask) -> tuple[float, float, float]:
     return float(x), float(y), float(depth[y, x])
 
 
-def _forearm(mask: Mask, palm: tuple[float, float, float]) -> tuple[float, float] | None:
+def _forearm(
+    mask: Mask, field: Mask, palm: tuple[float, float, float]
+) -> tuple[float, float] | None:
+    """Where the silhouette runs on: along its thick part, to where it leaves the field."""
     x, y, radius = palm
+    exits = [
+        (columns.mean() - x, rows.mean() - y)
+        for rows, columns in contact_stretches(mask, field, at_least=0.6 * radius)
+    ]
+    if not exits:  # all of it is inside the field: there is nothing to be cut off
+        return None
     thick = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(0.5 * radius))
     rows, columns = np.nonzero(thick)
     across, down = columns - x, rows - y
     far = np.hypot(across, down) > 1.5 * radius
-    if far.sum() <= 0.15 * radius**2:
-        return None
-    vector = np.array([across[far].mean(), down[far].mean()])
-    length = float(np.hypot(*vector))
-    if length <= radius:
-        return None
-    return float(vector[0] / length), float(vector[1] / length)
+    if far.sum() > 0.15 * radius**2:
+        along = _unit(across[far].mean(), down[far].mean())
+        if any(np.dot(along, _unit(*exit_)) > 0.5 for exit_ in exits):
+            return along
+    return _unit(*exits[0]) if np.hypot(*exits[0]) > radius else None
+
+
+def _unit(x: float, y: float) -> tuple[float, float]:
+    length = max(1e-6, float(np.hypot(x, y)))
+    return float(x / length), float(y / length)
 
 
 def _crop(
