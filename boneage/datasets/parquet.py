@@ -13,6 +13,8 @@ from boneage.errors import Fault, InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+MOST_ROWS = 250_000
+"""Most rows read."""
 MOST_CELLS = 2_000_000
 """Most cells read."""
 MOST_UNPACKED_BYTES = 64 << 20
@@ -69,7 +71,7 @@ def _check(file: Any, where: str) -> list[str]:
     meta = file.metadata
     unpacked = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
     cells = meta.num_rows * meta.num_columns
-    if cells > MOST_CELLS or unpacked > MOST_UNPACKED_BYTES:
+    if meta.num_rows > MOST_ROWS or cells > MOST_CELLS or unpacked > MOST_UNPACKED_BYTES:
         what = f"it has {meta.num_rows:,} rows of {meta.num_columns:,} columns"
         raise _too_large(where, f"{what}, {unpacked:,} bytes unpacked")
     nested = [
@@ -109,7 +111,7 @@ def _check_texts(table: pa.Table, where: str) -> None:
 
 
 def _too_large(where: str, what: str) -> InputError:
-    most = f"at most {MOST_CELLS:,} cells and {MOST_UNPACKED_BYTES:,} bytes"
+    most = f"at most {MOST_ROWS:,} rows, {MOST_CELLS:,} cells, {MOST_UNPACKED_BYTES:,} bytes"
     return InputError(Fault(where, what, most, "Leave out the columns that are not needed."))
 
 

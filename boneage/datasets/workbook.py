@@ -21,32 +21,37 @@ from boneage.errors import Fault, InputError
 
 MOST_BYTES = 64 << 20
 """Largest workbook read, in bytes of its file."""
-MOST_UNPACKED_BYTES = 160 << 20
+MOST_UNPACKED_BYTES = 128 << 20
 """Most bytes that its parts may say they have when unpacked; zipfile stops at what they say."""
-MOST_CELLS = 250_000
-"""Most cells, such as 12,500 rows of 20 columns: openpyxl takes 3 to 4 s for them on one core."""
+MOST_CELLS = 200_000
+"""Most cells, such as 12,500 rows of 16 columns: openpyxl takes up to 4 s for them on one core."""
 MOST_STRINGS = 100_000
 """Most different texts, which Excel keeps in a list of their own."""
+MOST_ROWS = 250_000
+"""Most rows that are written down, empty ones too."""
+MOST_ELEMENTS = 1_200_000
+"""Most elements of its XML: a cell has up to four."""
 MOST_OTHER_ELEMENTS = 30_000
 """Most elements that are no cell and no text (styles, links, merges): openpyxl is slow there."""
 
 _MOST_ENTRIES = 2_000
+_STRIDE = 1 << 17  # bytes that no text of a cell has in a row: Excel ends it at 32,767 letters
 _LAST_ROW, _LAST_COLUMN = 1_048_576, 16_384  # as far as Excel goes
 _AS_CSV = "Save the sheet as 'CSV UTF-8' and name that file."
 _ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
 _FEW = 5
 
-_TAG = re.compile(rb"<(?:[\w.-]+:)?(row|c)\b([^>]*)")
+_TAG = re.compile(rb"<(?:[\w.-]+:)?(row|c)\b([^<>]*)")
 _CHEAP = re.compile(rb"<(?:[\w.-]+:)?(?:c|v|row|f|is|t|si)[\s/>]")
 _STRING = re.compile(rb"<(?:[\w.-]+:)?si[\s/>]")
 _REFERENCE = re.compile(rb"""\sr\s*=\s*["']([^"']*)["']""")
 _MERGED = re.compile(
-    rb"""<(?:[\w.-]+:)?mergeCell\s[^>]*?ref\s*=\s*["']([A-Z]+)(\d+):([A-Z]+)(\d+)"""
+    rb"""<(?:[\w.-]+:)?mergeCell\s[^<>]*?ref\s*=\s*["']([A-Z]+)(\d+):([A-Z]+)(\d+)"""
 )
 # A formula's cell without its result; one that gave an empty text has the type "str".
 _NO_RESULT = re.compile(
-    rb"<(?:[\w.-]+:)?c\b([^>]*)>\s*<(?:[\w.-]+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</[^>]*f>)"
-    rb"\s*(?:<(?:[\w.-]+:)?v\s*/>|<(?:[\w.-]+:)?v>\s*</[^>]*v>)?\s*</[^>]*c>"
+    rb"<(?:[\w.-]+:)?c\b([^<>]*)>\s*<(?:[\w.-]+:)?f\b(?:[^<>]*/>|[^<>]*>[^<]*</[^<>]*f>)"
+    rb"\s*(?:<(?:[\w.-]+:)?v\s*/>|<(?:[\w.-]+:)?v>\s*</[^<>]*v>)?\s*</[^<>]*c>"
 )
 _TEXT_TYPE = re.compile(rb"""\st\s*=\s*["']str["']""")
 _CELL = re.compile(rb"([A-Z]{1,3})([0-9]{1,7})")
@@ -90,6 +95,8 @@ class Worksheet:
 @dataclass(frozen=True)
 class _Part:
     cells: int = 0
+    rows: int = 0
+    elements: int = 0
     strings: int = 0
     others: int = 0
     no_result: tuple[str, ...] = ()
@@ -173,6 +180,8 @@ def _check_kind(names: set[str], where: str) -> None:
 def _check_counts(parts: dict[str, _Part], where: str) -> None:
     for name, most, noun in (
         ("cells", MOST_CELLS, "cells"),
+        ("rows", MOST_ROWS, "rows"),
+        ("elements", MOST_ELEMENTS, "elements"),
         ("strings", MOST_STRINGS, "different texts"),
         ("others", MOST_OTHER_ELEMENTS, "elements beside cells and texts (styles, links, shapes)"),
     ):
@@ -183,16 +192,19 @@ def _check_counts(parts: dict[str, _Part], where: str) -> None:
 
 def _look_at(part: bytes, name: str, where: str) -> _Part:
     """Counts what is in one part, and refuses what would lead openpyxl astray."""
-    if not name.lower().endswith((".xml", ".rels")) and part.lstrip()[:1] != b"<":
+    if not name.lower().endswith((".xml", ".rels")) and part[:64].lstrip()[:1] != b"<":
         return _Part()  # a picture or a macro, which is never opened
     if part[:2] in (b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<"):
         raise _broken(where, f"{name} is not UTF-8")
     if b"<!DOCTYPE" in part or b"<!ENTITY" in part:  # Excel writes none; entities can explode
         raise _broken(where, f"{name} declares XML entities")
+    for start in range(0, len(part), _STRIDE):
+        if part.find(b"<", start, start + _STRIDE) < 0:
+            raise _too_large(where, f"{name} has a text of {_STRIDE:,} bytes or more", "less")
     elements = part.count(b"<") - part.count(b"</")
     cheap = sum(1 for _ in _CHEAP.finditer(part))
     strings = sum(1 for _ in _STRING.finditer(part))
-    cells = _check_order(part, name, where)
+    rows, cells = _check_order(part, name, where)
     merged = tuple(
         (int(first), int(last), f"{a.decode()}{int(first)}:{b.decode()}{int(last)}")
         for a, first, b, last in _MERGED.findall(part)
@@ -202,14 +214,15 @@ def _look_at(part: bytes, name: str, where: str) -> _Part:
         for attributes in _NO_RESULT.findall(part)
         if not _TEXT_TYPE.search(attributes) and (reference := _REFERENCE.search(attributes))
     )
-    return _Part(cells, strings, elements - cheap, no_result, merged)
+    return _Part(cells, rows, elements, strings, elements - cheap, no_result, merged)
 
 
-def _check_order(part: bytes, name: str, where: str) -> int:
-    """The size of a worksheet's grid; its rows and cells must stand in order."""
-    row = column = cells = 0
+def _check_order(part: bytes, name: str, where: str) -> tuple[int, int]:
+    """The rows and the cells of a worksheet's grid, which must stand in order."""
+    row = column = rows = cells = 0
     for tag in _TAG.finditer(part):
         is_row = tag[1] == b"row"
+        rows += is_row
         found = _REFERENCE.search(tag[2])
         if found is None:
             row, column = (row + 1, 0) if is_row else (row, column + 1)
@@ -225,9 +238,9 @@ def _check_order(part: bytes, name: str, where: str) -> int:
             place = found[1][:20].decode("utf-8", "replace")
             raise _broken(where, f"{name} has {place!r} where the row after {row} belongs")
         cells += not is_row
-        if cells > MOST_CELLS:
+        if cells > MOST_CELLS or rows > MOST_ROWS:
             break
-    return cells
+    return rows, cells
 
 
 def _column_number(letters: bytes) -> int:
