@@ -214,7 +214,8 @@ def _read_pixels(dataset: Dataset, form: _Form, path: Path) -> tuple[npt.NDArray
 def _syntax_name(form: _Form) -> str:
     from pydicom.uid import UID
 
-    name = UID(form.syntax).name
+    with quiet_pydicom():
+        name = UID(form.syntax).name
     return "of an unknown name" if name == form.syntax else name  # never what the file says itself
 
 

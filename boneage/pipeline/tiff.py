@@ -25,6 +25,9 @@ _KINDS = {1: "B", 3: "H", 4: "I"}
 _MOST_ENTRIES = 4096
 _MOST_DIRECTORIES = 64
 _NOT_COMPRESSED = 1
+# None, CCITT (three kinds), LZW, JPEG, deflate and PackBits: of what it does not know OpenCV
+# makes a black picture.
+_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32946, 32773})
 _DEFLATE = frozenset({8, 32946})
 _WHITE_IS_ZERO = 0
 _UNASSOCIATED_ALPHA, _ASSOCIATED_ALPHA = 2, 1
@@ -144,11 +147,14 @@ def check_tiff(data: bytes, header: TiffHeader) -> None:
     if len(depths) != 1 or depths - {1, 8, 12, 16} or not 1 <= samples <= 5:
         bits = ", ".join(map(str, sorted(depths)))
         raise TiffError(f"its pixels have {samples} samples of {bits} bits", SAVE_ANEW)
+    packed = header.first(_COMPRESSION, 1)
+    if packed not in _COMPRESSIONS:
+        raise TiffError(f"its compression (number {packed}) is not read", SAVE_ANEW)
     parts, rows, row_bytes = _parts(header, samples, depths.pop())
     for offsets, counts in zip(_OFFSETS, _COUNTS, strict=True):
         if offsets in header.tags:
             _check_parts(data, header, header.tags[offsets], header.tags.get(counts, ()), parts)
-            if header.first(_COMPRESSION, 1) == _NOT_COMPRESSED:
+            if packed == _NOT_COMPRESSED:
                 held = sum(header.tags.get(counts, ()))
                 if held < rows * row_bytes:
                     raise TiffError(f"its strips hold {held} of {rows * row_bytes} bytes")
