@@ -1,0 +1,277 @@
+"""The verbs `boneage data import …`: one for each form in which datasets come."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+
+from boneage.console import OutOption, SeedOption, app, say_manifest
+from boneage.errors import Fault, InputError
+
+MANIFEST = Path("manifest.csv")
+
+DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Where it was unpacked.")]
+AgeOption = Annotated[str, typer.Option(help="Column with the bone age.")]
+UnitOption = Annotated[
+    str, typer.Option(help="months, years, days or years-months (10y6m, 10-06).")
+]
+FemaleOption = Annotated[
+    list[str], typer.Option(help="What the sex column says for a girl; may be repeated.")
+]
+MaleOption = Annotated[
+    list[str], typer.Option(help="What the sex column says for a boy; may be repeated.")
+]
+SplitOption = Annotated[str | None, typer.Option(help="Column with train, val or test.")]
+SheetOption = Annotated[str | None, typer.Option(help="Worksheet, where there are several.")]
+
+
+class Importers(TyperGroup):
+    """The importers here and, by their entry points, those of other packages."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of all importers, ours first."""
+        from boneage.datasets.plugins import importers
+
+        ours = super().list_commands(ctx)
+        return [*ours, *(name for name in importers() if name not in ours)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One importer; somebody else's is loaded now. None if there is none of that name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            return command
+        from boneage.datasets.plugins import importers, load_importer
+
+        point = importers().get(cmd_name)
+        if point is None:
+            return None
+        try:
+            return _command(cmd_name, load_importer(point))
+        except InputError as error:
+            return _broken_command(cmd_name, error)
+
+
+import_app = app(None, "Turn a dataset as it comes into a manifest.", cls=Importers)
+
+
+@import_app.command("rsna")
+def import_rsna(folder: DirArgument, out: OutOption = MANIFEST, seed: SeedOption = 0) -> None:
+    """Import the RSNA 2017 challenge set: the official archives, or Kaggle's copy."""
+    from boneage.datasets.rsna import import_rsna as run_import
+
+    say_manifest(run_import(folder, out, seed=seed))
+
+
+@import_app.command("rhpe")
+def import_rhpe(folder: DirArgument, out: OutOption = MANIFEST) -> None:
+    """Import RHPE: films of both hands, of which the left one is cut out."""
+    from boneage.datasets.rhpe import import_rhpe as run_import
+
+    say_manifest(run_import(folder, out))
+
+
+@import_app.command("dha")
+def import_dha(
+    folder: DirArgument,
+    readings: Annotated[Path, typer.Option(help="Table with two readings a film.")],
+    out: OutOption = MANIFEST,
+    number: Annotated[str | None, typer.Option(help="Column with the film's number.")] = None,
+    reading_1: Annotated[str | None, typer.Option(help="Column with the first reading.")] = None,
+    reading_2: Annotated[str | None, typer.Option(help="Column with the second reading.")] = None,
+    chronological: Annotated[
+        str | None, typer.Option(help="Column with the time since birth.")
+    ] = None,
+    sex: Annotated[str | None, typer.Option(help="Column compared with the folders' sex.")] = None,
+    patient: Annotated[str | None, typer.Option(help="Column that tells patients apart.")] = None,
+    readings_unit: Annotated[
+        str | None, typer.Option(help="months or years, where the header does not say it.")
+    ] = None,
+    chronological_unit: Annotated[
+        str | None, typer.Option(help="The same of the time since birth.")
+    ] = None,
+    sheet: SheetOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Import the Digital Hand Atlas: folders by race, sex and age, and a table of readings."""
+    from boneage.datasets.dha import import_dha as run_import
+
+    say_manifest(
+        run_import(
+            folder,
+            out,
+            readings=readings,
+            seed=seed,
+            number=number,
+            reading_1=reading_1,
+            reading_2=reading_2,
+            chronological=chronological,
+            sex=sex,
+            patient=patient,
+            readings_unit=readings_unit,
+            chronological_unit=chronological_unit,
+            sheet=sheet,
+        )
+    )
+
+
+@import_app.command("table")
+def import_table(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, Excel or Parquet.")],
+    image: Annotated[
+        str,
+        typer.Option(help="Column with the image's path, or a pattern such as films/{id}_*.tif."),
+    ],
+    age: AgeOption,
+    age_unit: UnitOption,
+    sex: Annotated[str, typer.Option(help="Column with the sex.")],
+    female: FemaleOption,
+    male: MaleOption,
+    out: OutOption = MANIFEST,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder the paths start from; default the file's own.")
+    ] = None,
+    patient: Annotated[str | None, typer.Option(help="Column that tells patients apart.")] = None,
+    chronological: Annotated[
+        str | None, typer.Option(help="Column with the time since birth.")
+    ] = None,
+    chronological_unit: Annotated[
+        str | None, typer.Option(help="Its unit; default the bone age's.")
+    ] = None,
+    split: SplitOption = None,
+    sheet: SheetOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Import any table of ages, whatever its columns, units and codes are called."""
+    from boneage.datasets.table import import_table as run_import
+
+    say_manifest(
+        run_import(
+            file,
+            out,
+            image=image,
+            age=age,
+            age_unit=age_unit,
+            sex=sex,
+            female=female,
+            male=male,
+            image_root=image_root,
+            patient=patient,
+            chronological=chronological,
+            chronological_unit=chronological_unit,
+            split=split,
+            sheet=sheet,
+            seed=seed,
+        )
+    )
+
+
+@import_app.command("dicom")
+def import_dicom(
+    ages: Annotated[Path, typer.Option(help="Table with a bone age for each film.")],
+    age: AgeOption,
+    age_unit: UnitOption,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Folders or DICOM files.")
+    ] = None,
+    out: OutOption = MANIFEST,
+    join: Annotated[
+        str,
+        typer.Option(help="What names a row's film: SOPInstanceUID, AccessionNumber or file."),
+    ] = "SOPInstanceUID",
+    join_column: Annotated[
+        str | None, typer.Option(help="Column that holds it, if it is called otherwise.")
+    ] = None,
+    sex: Annotated[
+        str | None, typer.Option(help="Column with the sex, where the headers lack it.")
+    ] = None,
+    female: FemaleOption = ["F"],  # noqa: B006 - Typer takes the default as it is
+    male: MaleOption = ["M"],  # noqa: B006
+    split: SplitOption = None,
+    sheet: SheetOption = None,
+    listing: Annotated[
+        Path | None, typer.Option("--list", help="Text file with a path on each line.")
+    ] = None,
+    films: Annotated[
+        Path | None,
+        typer.Option(help="Folder for copies with pixels only, named by pseudonyms."),
+    ] = None,
+    salt: Annotated[
+        Path | None,
+        typer.Option(help="Key of the pseudonyms; default: made once, beside the manifest."),
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Import DICOM films from a PACS and a table of ages; nobody is named in the manifest."""
+    from boneage.datasets.dicom import import_dicom as run_import
+
+    say_manifest(
+        run_import(
+            paths or [],
+            out,
+            ages=ages,
+            age=age,
+            age_unit=age_unit,
+            join=join,
+            join_column=join_column,
+            sex=sex,
+            female=female,
+            male=male,
+            split=split,
+            sheet=sheet,
+            listing=listing,
+            films=films,
+            salt=salt,
+            seed=seed,
+        )
+    )
+
+
+def _command(name: str, function: Callable[..., Any]) -> Any:
+    """The verb of somebody else's importer, from its signature; `out` becomes `--out`."""
+    from boneage.datasets.manifest import Manifest
+
+    def run(**arguments: Any) -> None:
+        manifest = function(**arguments)
+        if not isinstance(manifest, Manifest):
+            raise InputError(
+                Fault(
+                    f"boneage data import {name}",
+                    f"it returned {type(manifest).__name__}",
+                    "a Manifest, as boneage.datasets.manifest.write_manifest returns it",
+                    "Tell the authors of that importer.",
+                )
+            )
+        say_manifest(manifest)
+
+    hints = get_type_hints(function, include_extras=True)
+    parameters = [
+        parameter.replace(annotation=hints.get(parameter.name, str))
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name != "out"
+    ]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    out = inspect.Parameter(
+        "out", inspect.Parameter.KEYWORD_ONLY, default=MANIFEST, annotation=OutOption
+    )
+    run.__signature__ = inspect.Signature([*parameters, out])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*parameters, out]}
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, help=(inspect.getdoc(function) or "").partition("\n\n")[0])(run)
+    return typer.main.get_command(alone)
+
+
+def _broken_command(name: str, error: InputError) -> Any:
+    """A verb that is listed with what is wrong with it, and refuses with the same."""
+
+    def refuse() -> None:
+        raise error
+
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    alone.command(name, help=f"Broken: {error.faults[0].what}", context_settings=anything)(refuse)
+    return typer.main.get_command(alone)

@@ -1,0 +1,151 @@
+"""Contact sheets: every film beside what the model is given of it, the oddest first."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+
+from boneage.datasets.manifest import Manifest
+from boneage.errors import Fault, InputError
+from boneage.files import write_bytes
+from boneage.pipeline.framing import HAND
+from boneage.pipeline.radiograph import Radiograph, read_dimensions, read_radiograph
+from boneage.pipeline.store import Store
+
+CELL = 220
+"""Side of one picture on a sheet, pixels."""
+COLUMNS, ROWS = 5, 4
+
+_GAP, _CAPTION = 10, 40
+_PAPER, _INK = 28, 235
+_BOX, _WHOLE = (255, 160, 40), (70, 70, 255)  # blue, green, red: OpenCV's order
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def oddest_first(manifest: Manifest, store: Store) -> pd.DataFrame:
+    """Orders a manifest's films by how unusual their crop is.
+
+    First those kept whole because no hand was found, then those that were turned, then the others
+    by how far the crop's share of the film and its aspect are from the median ones.
+
+    Args:
+        manifest: Whose films they are.
+        store: As prepared from it.
+
+    Returns:
+        The store's frames, with `row` (in the manifest) and `oddness`, the largest first.
+    """
+    frames = store.frames()
+    films = zip(manifest.image_paths(), manifest.regions(), strict=True)
+    areas = [_area(path, region) for path, region in films]
+    width, height = frames["right"] - frames["left"], frames["bottom"] - frames["top"]
+    share = np.log(width * height / np.array(areas))
+    aspect = np.log(width / height)
+    oddness = (share - share.median()).abs() + (aspect - aspect.median()).abs()
+    oddness += 100.0 * (frames["why"] != HAND) + 50.0 * (frames["rotation"] != 0)
+    ordered = frames.assign(row=np.arange(len(frames)), oddness=oddness)
+    return ordered.sort_values("oddness", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def write_sheets(
+    manifest: Manifest, store: Store, folder: Path, *, count: int = 60, progress: bool = True
+) -> list[Path]:
+    """Writes contact sheets of the oddest films of a manifest.
+
+    Each film is shown with its crop drawn in, contrast stretched for the eye, and beside it the
+    picture that the store holds.
+
+    Args:
+        manifest: Whose films they are.
+        store: As prepared from it.
+        folder: Where `look-01.png` and so on are written.
+        count: Films to show; 20 go on a sheet.
+        progress: Whether to draw a progress bar on standard error.
+
+    Raises:
+        InputError: A film can't be read any more, or the folder can't be written to.
+    """
+    if count < 1:
+        raise InputError(Fault("--count", f"it is {count}", "at least 1", "Name a number."))
+    chosen = oddest_first(manifest, store).head(count)
+    per_sheet = COLUMNS * ROWS
+    sheets = [chosen[start : start + per_sheet] for start in range(0, len(chosen), per_sheet)]
+    shown: Iterable[pd.DataFrame] = sheets
+    if progress:
+        shown = track(sheets, "Drawing sheets", console=Console(stderr=True))
+    written = []
+    paths, regions = manifest.image_paths(), manifest.regions()
+    for number, sheet in enumerate(shown, start=1):
+        cells = []
+        for crop in sheet.to_dict("records"):
+            row = crop["row"]
+            cells.append(_cell(read_radiograph(paths[row]), store[row], crop, regions[row]))
+        path = folder / f"look-{number:02d}.png"
+        _, png = cv2.imencode(".png", _sheet(cells))
+        write_bytes(path, png.tobytes())
+        written.append(path)
+    return written
+
+
+def _area(path: Path, region: tuple[int, int, int, int] | None) -> int:
+    if region is not None:
+        left, top, right, bottom = region
+        return (right - left) * (bottom - top)
+    width, height = read_dimensions(path)
+    return width * height
+
+
+def _cell(
+    film: Radiograph,
+    framed: npt.NDArray[np.uint8],
+    crop: dict[Hashable, Any],
+    region: tuple[int, int, int, int] | None,
+) -> npt.NDArray[np.uint8]:
+    """One film and its frame side by side, with a caption below."""
+    left, top, right, bottom = region or (0, 0, film.shape[1], film.shape[0])
+    film = film[top:bottom, left:right]
+    scale = CELL / max(film.shape)
+    size = (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[0] * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    small = cv2.resize(film, size, interpolation=how).astype(np.float32)
+    low, high = np.percentile(small, [1, 99])
+    stretched = np.clip((small - low) * (255 / max(1.0, high - low)), 0, 255).astype(np.uint8)
+    original = cv2.cvtColor(stretched, cv2.COLOR_GRAY2BGR)
+    box = [
+        round((crop[side] - start) * scale)
+        for side, start in (("left", left), ("top", top), ("right", left), ("bottom", top))
+    ]
+    colour = _BOX if crop["why"] == HAND else _WHOLE
+    cv2.rectangle(original, (box[0], box[1]), (box[2] - 1, box[3] - 1), colour, 2)
+    cell = np.full((CELL + _CAPTION, 2 * CELL + 4, 3), _PAPER, np.uint8)
+    x, y = (CELL - size[0]) // 2, (CELL - size[1]) // 2
+    cell[y : y + size[1], x : x + size[0]] = original
+    shrink = cv2.INTER_AREA if framed.shape[0] > CELL else cv2.INTER_LINEAR
+    cell[:CELL, CELL + 4 :] = cv2.resize(framed, (CELL, CELL), interpolation=shrink)[..., None]
+    turned = f", turned by {crop['rotation']}" if crop["rotation"] else ""
+    lines = (crop["image_id"], f"{crop['why'].partition(':')[0]}{turned}")
+    for line, baseline in zip(lines, (CELL + 16, CELL + 33), strict=True):
+        place = (3, baseline)
+        cv2.putText(cell, line, place, _FONT, 0.45, (_INK, _INK, _INK), 1, cv2.LINE_AA)
+    return cell
+
+
+def _sheet(cells: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    height, width = cells[0].shape[:2]
+    rows = -(-len(cells) // COLUMNS)
+    columns = min(len(cells), COLUMNS)
+    shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
+    sheet = np.full(shape, _PAPER, np.uint8)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, COLUMNS)
+        top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
+        sheet[top : top + height, left : left + width] = cell
+    return sheet
