@@ -63,7 +63,7 @@ format: install ## let ruff mend what it can
 UV ?= uv
 COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-  --extra dev $(UVARGS)
+  --extra dev --extra dicom --extra parquet $(UVARGS)
 WITH_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64'
 WITHOUT_CPU_WHEEL := sys_platform != 'linux' or platform_machine != 'x86_64'
 

@@ -94,7 +94,8 @@ class Films:
             for name in _members(archive):
                 split = split_by_name(name.name)
                 if (
-                    split in absent
+                    split is not None
+                    and split in absent
                     and name.suffix.lower() in TABLE_SUFFIXES
                     and name.name not in here
                     and name.name != _KAGGLE_TEST_TABLE

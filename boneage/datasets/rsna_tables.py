@@ -257,7 +257,7 @@ def _split_of(labels: Labels, *, alone: bool) -> tuple[str, str] | Fault:
         return split, "its number of rows" if count else "its name" if name else "its columns"
     if alone:
         return "train", "being the only one"
-    return _conflict(labels, f"columns {', '.join(labels.cells.table)}")
+    return _conflict(labels, f"columns {', '.join(map(str, labels.cells.table.columns))}")
 
 
 def _conflict(labels: Labels, what: str) -> Fault:
@@ -276,8 +276,8 @@ def _content(labels: Labels) -> list[tuple[str, float, str]]:
 
 
 def _split_by_headers(labels: Labels) -> str | None:
-    folded = tuple(_fold(name) for name in (labels.cells.key, labels.age, labels.sex))
-    return _OFFICIAL_HEADERS.get(folded)  # type: ignore[call-overload, no-any-return]
+    folded = _fold(labels.cells.key), _fold(labels.age), _fold(labels.sex)
+    return _OFFICIAL_HEADERS.get(folded)
 
 
 def _header(cells: Cells, known: Sequence[str]) -> str | None:
