@@ -55,7 +55,9 @@ def write_pixels(
 
     console = Console(stderr=True)
     with ThreadPoolExecutor(_WORKERS) as pool:
-        jobs = {pool.submit(write, index): index for index in range(len(films))}
+        # By name, or the times of the files would keep the order of the table.
+        order = sorted(range(len(films)), key=names.__getitem__)
+        jobs = {pool.submit(write, index): index for index in order}
         try:
             bar = track(
                 as_completed(jobs),

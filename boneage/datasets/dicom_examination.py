@@ -229,8 +229,8 @@ def _about_ages(films: Sequence[DicomFilm]) -> Iterator[str]:
     known = sum(film.age.months is not None for film in films)
     if known:
         yield (
-            f"Chronological ages: {known:,} of {len(films):,}, in whole months, so that no birth "
-            "date follows from one and the day of the film."
+            f"Chronological ages: {known:,} of {len(films):,}, in whole months: with the day of a "
+            "film one tells the month of birth, not the day."
         )
     else:
         yield "No film tells a chronological age that could be."
