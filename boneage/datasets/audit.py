@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
+from boneage.datasets.balance import balance_findings, digit_findings
 from boneage.datasets.delimited import Cells, Finding, read_bytes
 from boneage.datasets.examination import (
     SEXES,
     SPLITS,
     Examination,
     examine,
-    image_path,
-    is_file,
     rows_by_image,
 )
+from boneage.datasets.inspection import (
+    Look,
+    duplicate_findings,
+    image_parts,
+    look_at_all,
+    look_findings,
+)
 from boneage.errors import Fault, InputError
-from boneage.pipeline.radiograph import read_radiograph
 
-_WARNINGS = frozenset({"blank-image", "shared-image", "empty-split"})
+Severity = Literal["error", "warning", "note"]
+
+_WARNINGS = frozenset(
+    {
+        "age-imbalance",
+        "blank-image",
+        "empty-split",
+        "flat-image",
+        "inverted",
+        "near-duplicate",
+        "saturated-image",
+        "sex-imbalance",
+        "shared-image",
+        "turned-hand",
+        "two-hands",
+    }
+)
+_NOTES = frozenset({"digit-preference"})
 _NO_SPLIT = "unknown"
 
 
@@ -39,13 +57,13 @@ class AuditFault:
 
     Attributes:
         severity: `error` for what training refuses or must not use, `warning` for what a person
-            should look at.
+            should look at, `note` for what a person should know.
         code: Kind of fault, such as `unreadable-image`.
         image_ids: The images concerned; empty when it is the whole table.
         message: For people.
     """
 
-    severity: Literal["error", "warning"]
+    severity: Severity
     code: str
     image_ids: tuple[str, ...]
     message: str
@@ -80,7 +98,7 @@ class AuditReport:
 
     @property
     def has_errors(self) -> bool:
-        """Whether anything but warnings was found."""
+        """Whether anything but warnings and notes was found."""
         return any(fault.severity == "error" for fault in self.faults)
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,6 +113,7 @@ class AuditReport:
             **values,
             "errors": severities["error"],
             "warnings": severities["warning"],
+            "notes": severities["note"],
             "has_errors": self.has_errors,
         }
 
@@ -113,7 +132,7 @@ class AuditReport:
         yield (
             f"{self.manifest}: {self.images:,} images, {self.decoded:,} read in "
             f"{self.seconds:.1f} s, {severities['error']} errors, "
-            f"{severities['warning']} warnings"
+            f"{severities['warning']} warnings, {severities['note']} notes"
         )
         for split, counts in self.counts.items():
             age = self.ages.get(split)
@@ -132,17 +151,6 @@ class AuditReport:
             ]
             depths = ", ".join(f"{n:,} of {bits} bits" for bits, n in self.sizes["bits"].items())
             yield f"  pixels: {', '.join(spans)}; {depths}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What decoding one image told."""
-
-    code: str = ""
-    fault: Fault | None = None
-    height: int = 0
-    width: int = 0
-    bits: int = 0
 
 
 def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
@@ -164,13 +172,16 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
         )
         return AuditReport(path, None, faults, 0, 0, {}, {}, {}, time.monotonic() - started)
     cells = examination.cells
-    paths = _image_paths(cells, path)
-    looks = _look_at_all(paths, progress=progress)
+    parts = image_parts(cells, path)
+    looks = look_at_all(parts, progress=progress)
     found = [
         *examination.findings,
-        *_look_findings(cells, paths, looks),
+        *look_findings(cells, parts, looks),
+        *duplicate_findings(cells, parts, looks),
         *_shared_image_findings(cells, path.parent.resolve()),
         *_empty_split_findings(cells),
+        *balance_findings(examination),
+        *digit_findings(examination),
     ]
     whole = [look for look in looks.values() if look.height]
     return AuditReport(
@@ -178,7 +189,7 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
         examination.digest,
         tuple(_audit_fault(finding) for finding in found),
         images=len(cells.table),
-        decoded=sum(1 for p in paths if p is not None and looks[p].height),
+        decoded=sum(1 for part in parts if part is not None and looks[part].height),
         counts=_counts(cells),
         ages=_age_summaries(examination),
         sizes=_sizes(whole),
@@ -187,64 +198,10 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
 
 
 def _audit_fault(finding: Finding) -> AuditFault:
-    severity: Literal["error", "warning"] = "warning" if finding.code in _WARNINGS else "error"
+    severity: Severity = "error"
+    if finding.code in _WARNINGS | _NOTES:
+        severity = "note" if finding.code in _NOTES else "warning"
     return AuditFault(severity, finding.code, finding.image_ids, str(finding.fault))
-
-
-def _image_paths(cells: Cells, manifest: Path) -> list[Path | None]:
-    """Each row's image; None where there is none, which the table's findings say already."""
-    if "image" not in cells.table:
-        return [None] * len(cells.table)
-    folder = manifest.parent.resolve()
-    paths = [image_path(folder, name) if name else None for name in cells.table["image"]]
-    return [path if path is not None and is_file(path) else None for path in paths]
-
-
-def _look_at_all(paths: Sequence[Path | None], *, progress: bool) -> dict[Path, _Look]:
-    unique = list(dict.fromkeys(path for path in paths if path is not None))
-    # Decoding lets go of the interpreter lock; more threads than cores hide a slow disk.
-    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
-        looks: Iterable[_Look] = pool.map(_look_at, unique)
-        if progress:
-            console = Console(stderr=True)
-            looks = track(looks, "Checking images", total=len(unique), console=console)
-        return dict(zip(unique, looks, strict=True))
-
-
-def _look_at(path: Path) -> _Look:
-    try:
-        radiograph = read_radiograph(path)
-    except InputError as error:
-        empty = is_file(path) and path.stat().st_size == 0
-        return _Look("empty-file" if empty else "unreadable-image", error.faults[0])
-    height, width = radiograph.shape
-    bits = 8 * radiograph.itemsize
-    if radiograph.min() < radiograph.max():
-        return _Look("", None, height, width, bits)
-    blank = Fault(
-        str(path),
-        f"every pixel is {radiograph.flat[0]}",
-        "a picture",
-        "Look at it; leave its row out if there is no hand.",
-    )
-    return _Look("blank-image", blank, height, width, bits)
-
-
-def _look_findings(
-    cells: Cells, paths: Sequence[Path | None], looks: Mapping[Path, _Look]
-) -> list[Finding]:
-    wrong: dict[tuple[str, str, str], dict[int, Fault]] = {}
-    for row, path in enumerate(paths):
-        look = looks[path] if path is not None else _Look()
-        if look.fault is not None:
-            kind = (look.code, look.fault.expected, look.fault.fix)
-            wrong.setdefault(kind, {})[row] = look.fault
-    images = cells.table["image"] if wrong else ()
-    findings: list[Finding] = []
-    for (code, expected, fix), faults in wrong.items():
-        what = {row: f"image {images[row]}: {fault.what}" for row, fault in faults.items()}
-        findings += cells.row_findings(code, what, what.__getitem__, expected, fix)
-    return findings
 
 
 def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
@@ -320,7 +277,7 @@ def _age_summaries(examination: Examination) -> dict[str, dict[str, float]]:
     return summaries
 
 
-def _sizes(looks: Sequence[_Look]) -> dict[str, dict[str, float]]:
+def _sizes(looks: Sequence[Look]) -> dict[str, dict[str, float]]:
     if not looks:
         return {}
     bits = Counter(look.bits for look in looks)

@@ -9,12 +9,13 @@ import pytest
 
 from boneage.datasets.audit import AuditReport, audit
 from boneage.datasets.manifest import COLUMNS
+from boneage.datasets.phantom import phantom
 
 
 def png(path: Path, *, size: tuple[int, int] = (40, 32), dtype: type = np.uint8) -> Path:
     path.parent.mkdir(exist_ok=True)
-    rng = np.random.default_rng(len(path.name))
-    cv2.imwrite(str(path), rng.integers(0, 255, size).astype(dtype))
+    film = cv2.resize(phantom(5, path.name.encode()[0], 64).image, size[::-1])
+    cv2.imwrite(str(path), film.astype(dtype) * (np.iinfo(dtype).max // 255))
     return path
 
 
@@ -57,7 +58,7 @@ def test_a_sound_manifest_has_no_faults_and_its_counts(folder: Path) -> None:
     assert report.sizes["bits"] == {"8": 3, "16": 1}
     text = report.render()
     assert "4 images, 4 read" in text
-    assert "0 errors, 0 warnings" in text
+    assert "0 errors, 0 warnings, 0 notes" in text
 
 
 def test_faults_of_the_table_and_of_the_images_come_together(folder: Path) -> None:
@@ -141,3 +142,79 @@ def test_the_report_is_json(folder: Path) -> None:
     assert values["faults"][0]["severity"] == "error"
     assert values["faults"][0]["image_ids"] == ["e"]
     assert values["manifest"].endswith("manifest.csv")
+
+
+def hands(folder: Path, count: int) -> list[str]:
+    """Writes phantoms and gives their rows, in the three splits by turns."""
+    (folder / "films").mkdir(exist_ok=True)
+    rows = []
+    for i in range(count):
+        film = phantom(5, i, 128)
+        cv2.imwrite(str(folder / "films" / f"{i}.png"), film.image)
+        split = ("train", "val", "test")[i % 3]
+        rows.append(f"{i},films/{i}.png,{film.age_months:g},{film.sex},{split}")
+    return rows
+
+
+def test_what_looking_at_films_tells_is_a_warning_with_ids(tmp_path: Path) -> None:
+    rows = hands(tmp_path, 9)
+    film = phantom(5, 0, 128).image
+    spoilt = {
+        "1": phantom(5, 1, 128).image[::-1],
+        "2": np.rot90(phantom(5, 2, 128).image),
+        "3": np.hstack([film, phantom(5, 3, 128).image[:, ::-1]]),
+        "4": 255 - phantom(5, 4, 128).image,
+        "5": 100 + phantom(5, 5, 128).image // 64,
+        "6": np.where(np.arange(128)[:, None] < 100, 255, phantom(5, 6, 128).image),
+    }
+    for name, image in spoilt.items():
+        cv2.imwrite(str(tmp_path / "films" / f"{name}.png"), image.astype(np.uint8))
+    report = audit(manifest(tmp_path, *rows), progress=False)
+    told = {(fault.code, *fault.image_ids) for fault in report.faults}
+    assert told >= {
+        ("turned-hand", "1"), ("turned-hand", "2"), ("two-hands", "3"), ("inverted", "4"),
+        ("flat-image", "5"), ("saturated-image", "6"),
+    }  # fmt: skip
+    assert not {each for each in told if {"0", "7", "8"} & set(each[1:])}
+    assert not report.has_errors
+    (upside_down,) = [fault for fault in report.faults if fault.image_ids == ("1",)]
+    assert "upside down" in upside_down.message
+
+
+def test_the_same_film_across_splits_is_an_error_and_within_one_a_warning(tmp_path: Path) -> None:
+    rows = hands(tmp_path, 9)
+    for source, copy in (("0", "a"), ("1", "b")):
+        image = cv2.imread(str(tmp_path / "films" / f"{source}.png"), 0)
+        cv2.imwrite(str(tmp_path / "films" / f"{copy}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 70])
+    rows += ["a,films/a.jpg,90,M,train", "b,films/b.jpg,90,M,train"]
+    report = audit(manifest(tmp_path, *rows), progress=False)
+    assert codes(report) == {"near-duplicate-in-two-splits": ("b",), "near-duplicate": ("a",)}
+    assert report.has_errors
+    assert "looks the same as films/1.png of row 3 (likeness 0.9" in report.faults[0].message
+
+
+def test_a_region_is_looked_at_alone_and_one_outside_is_an_error(tmp_path: Path) -> None:
+    rows = hands(tmp_path, 3)
+    both = np.hstack([phantom(5, 0, 128).image, phantom(5, 3, 128).image[:, ::-1]])
+    cv2.imwrite(str(tmp_path / "films" / "0.png"), both)
+    header = ",".join([*COLUMNS, "region"])
+    regions = ["0 0 128 128", "", "0 0 129 128"]
+    rows = [f"{row},{region}" for row, region in zip(rows, regions, strict=True)]
+    report = audit(manifest(tmp_path, *rows, header=header), progress=False)
+    assert codes(report) == {"region-outside": ("2",)}
+    assert "a part of 128 x 128 pixels" in report.faults[0].message
+    assert report.sizes["width"]["maximum"] == 128
+
+
+def test_a_patient_in_two_splits_is_an_error(tmp_path: Path) -> None:
+    rows = [f"{row},same" for row in hands(tmp_path, 3)]
+    report = audit(
+        manifest(tmp_path, *rows, header=",".join([*COLUMNS, "patient_id"])), progress=False
+    )
+    assert "patient-in-two-splits" in codes(report)
+    assert report.has_errors
+
+
+def test_a_phantom_cohort_passes(cohort: Path) -> None:
+    report = audit(cohort, progress=False)
+    assert report.faults == ()

@@ -1,0 +1,169 @@
+"""The same film twice, though saved anew: as JPEG, resized, brightened, cropped a little, mirrored.
+
+A 64-bit hash of every film (signs of its low cosine frequencies) finds the candidates, every pair
+compared. All hands look alike to it, so what it finds is looked at twice more: as 16 x 16 cells,
+then as two small copies laid over each other, and only the last decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from boneage.pipeline.orientation import Floats
+
+LIKE = 0.91
+"""Correlation of the two copies' detail from which films are called the same."""
+
+_HASH_PIXELS, _HASH_SIDE = 32, 8
+_MOST_BITS = 10
+_COARSE_PIXELS, _COARSE_LIKE = 16, 0.84
+_THUMB_PIXELS = 64
+_INNER = 50  # of one copy, laid over the other: a film cropped a little still finds its place
+_FINE = 2.0  # pixels: outlines of hands are alike, their bones are not
+_SCALES = (1.0, 0.96, 0.92, 1.04, 1.08)
+_BLOCK = 1024
+_CHUNK = 65_536
+_CLOSE = 0.5
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fingerprint:
+    """What is kept of a film to know it again.
+
+    Attributes:
+        code: 64 bits of its low cosine frequencies.
+        mirrored: The same of its mirror image.
+        thumb: uint8 (64, 64), its detail about 128.
+    """
+
+    code: int
+    mirrored: int
+    thumb: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two films that are the same.
+
+    Attributes:
+        first: Position of the one that comes first.
+        second: Position of the other.
+        likeness: Correlation of their detail, `LIKE` to 1.
+        mirrored: Whether one is the other's mirror image.
+    """
+
+    first: int
+    second: int
+    likeness: float
+    mirrored: bool
+
+
+def fingerprint(film: Floats) -> Fingerprint:
+    """Takes a film's fingerprint.
+
+    Args:
+        film: float32 (h, w), a small copy.
+    """
+    detail = _detail(film)
+    thumb = np.clip(128 + 40 * detail, 0, 255).astype(np.uint8)
+    low = cv2.resize(detail, (_HASH_PIXELS, _HASH_PIXELS), interpolation=cv2.INTER_AREA)
+    waves = cv2.dct(low)[: _HASH_SIDE + 1, : _HASH_SIDE + 1]
+    waves = waves[:_HASH_SIDE, 1:]  # the very first column tells the film's rows, not the hand
+    # Mirroring turns the sign of every odd frequency across.
+    flipped = waves * np.where(np.arange(1, _HASH_SIDE + 1) % 2, -1, 1)
+    return Fingerprint(_bits(waves), _bits(flipped), thumb)
+
+
+def find_pairs(prints: Sequence[Fingerprint]) -> list[Pair]:
+    """Finds every two films that are the same, by position."""
+    pairs = []
+    for first, second, mirrored in _looked_at_again(prints):
+        likeness = _likeness(prints[first].thumb, prints[second].thumb, mirrored)
+        if likeness >= LIKE:
+            pairs.append(Pair(first, second, likeness, mirrored))
+    return pairs
+
+
+def _detail(film: Floats) -> Floats:
+    """float32 (64, 64): what is lighter or darker than its neighbourhood, in its usual size."""
+    size = (_THUMB_PIXELS, _THUMB_PIXELS)
+    shrinking = min(film.shape) >= _THUMB_PIXELS
+    small = cv2.resize(film, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    band = cv2.GaussianBlur(small, (0, 0), 0.7) - cv2.GaussianBlur(small, (0, 0), 6)
+    around = np.sqrt(cv2.GaussianBlur(band * band, (0, 0), 8))
+    return np.asarray(np.clip(band / (around + 0.1 * around.mean() + 1e-3), -3, 3), np.float32)
+
+
+def _bits(waves: npt.NDArray[np.float32]) -> int:
+    return int.from_bytes(np.packbits(waves.ravel() > 0).tobytes(), "big")
+
+
+def _looked_at_again(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int, bool]]:
+    """The candidates whose 16 x 16 cells are alike too."""
+    if not prints:
+        return
+    cells = np.stack([_coarse(each.thumb) for each in prints])
+    flat = cells.reshape(len(cells), -1)
+    flipped = cells[:, :, ::-1].reshape(len(cells), -1)
+    for first, second, mirrored in _candidates(prints):
+        others = flipped if mirrored else flat
+        for start in range(0, len(first), _CHUNK):
+            one, other = first[start : start + _CHUNK], second[start : start + _CHUNK]
+            alike = np.einsum("nc,nc->n", flat[one], others[other]) >= _COARSE_LIKE
+            for i in np.flatnonzero(alike):
+                yield int(one[i]), int(other[i]), mirrored
+
+
+def _coarse(thumb: npt.NDArray[np.uint8]) -> Floats:
+    size = (_COARSE_PIXELS, _COARSE_PIXELS)
+    cells = cv2.resize(thumb.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    cells -= cells.mean()
+    return np.asarray(cells / (np.linalg.norm(cells) + 1e-6))
+
+
+def _candidates(
+    prints: Sequence[Fingerprint],
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], bool]]:
+    """Positions of two films with alike hashes, the lower first, and whether mirrored."""
+    codes = np.array([each.code for each in prints], np.uint64)
+    flipped = np.array([each.mirrored for each in prints], np.uint64)
+    for start in range(0, len(codes), _BLOCK):
+        block = codes[start : start + _BLOCK, None]
+        alike = np.bitwise_count(block ^ codes[None, start:]) <= _MOST_BITS
+        turned = np.bitwise_count(block ^ flipped[None, start:]) <= _MOST_BITS
+        for matrix, mirrored in ((alike, False), (turned & ~alike, True)):
+            first, second = np.nonzero(matrix)
+            later = first < second
+            yield start + first[later], start + second[later], mirrored
+
+
+def _likeness(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], mirrored: bool) -> float:
+    """The best correlation of the middle of one copy with any place of the other."""
+    still, moved = _fine(one), _fine(other)
+    if mirrored:
+        moved = np.ascontiguousarray(moved[:, ::-1])
+    best = -1.0
+    for scale in _SCALES:
+        best = max(best, _overlaid(still, moved, scale))
+        if best < _CLOSE or best >= LIKE:
+            break
+    return best
+
+
+def _fine(thumb: npt.NDArray[np.uint8]) -> Floats:
+    thumb32 = thumb.astype(np.float32)
+    return np.asarray(thumb32 - cv2.GaussianBlur(thumb32, (0, 0), _FINE), np.float32)
+
+
+def _overlaid(one: Floats, other: Floats, scale: float) -> float:
+    edge = (_THUMB_PIXELS - _INNER) // 2
+    inner = one[edge:-edge, edge:-edge]
+    if scale != 1:
+        side = round(_INNER * scale)
+        inner = cv2.resize(inner, (side, side), interpolation=cv2.INTER_LINEAR)
+    return float(cv2.matchTemplate(other, inner, cv2.TM_CCOEFF_NORMED).max())

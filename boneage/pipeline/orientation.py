@@ -1,0 +1,181 @@
+"""Which way up the hand on a film lies, told by gradients; any contrast, either polarity.
+
+A film is cut into 8 x 8 cells and every cell told by how strong its edges are in eight directions
+(Dalal & Triggs, CVPR 2005), weighed against their neighbourhood, so that a flat film looks like a
+crisp one and an inverted one like itself. Turning the film by a quarter only permutes the cells and
+the directions. Two linear looks are taken in all four turns, at the whole film and at the window
+that looks most like a hand; only what both say is said with confidence.
+
+`orientation.npz` holds the looks' weights. They are fitted to drawn hands alone
+(`experiments/orientation/fit.py`): there is no radiograph in them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+CELLS, DIRECTIONS, CELL_PIXELS = 8, 8, 6
+WINDOW_PIXELS = CELLS * CELL_PIXELS
+RATIOS = (1.0, 1.25, 1.56, 1.95, 2.44)
+"""Side of the film over side of the window that is looked through."""
+SURE = 1.0
+"""Confidence above which a hand is told to be turned; see data/README.md for what that costs."""
+
+_WORKING_PIXELS = 256
+_WINDOW_WEIGHT = 2.0  # a window's scores span about half of the whole film's
+_FAINTEST = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """How the hand lies.
+
+    Attributes:
+        turn: Degrees, counter-clockwise, by which the film must be turned so that the fingers
+            point up: 0, 90, 180 or 270. `np.rot90(film, turn // 90)` does it.
+        confidence: How far that turn is ahead of the next best, in the look that is less sure of
+            it: about log odds; below 0 the looks disagree.
+        window: Where the hand was looked at: left, top, right and bottom as shares of the film.
+    """
+
+    turn: int
+    confidence: float
+    window: tuple[float, float, float, float]
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the hand is not upright for sure."""
+        return self.turn != 0 and self.confidence > SURE
+
+
+def find_orientation(radiograph: npt.NDArray[np.generic]) -> Orientation:
+    """Tells which way up the hand of a film lies.
+
+    Args:
+        radiograph: Array `(h, w)` of any number type and size, aspect kept or not.
+    """
+    film = working_copy(radiograph)
+    whole = four_scores(unit(gradient_cells(film, WINDOW_PIXELS))[None], "whole")[0]
+    windows, places = windows_of(film, RATIOS)
+    scores = four_scores(windows, "window")
+    best = int(scores.max(1).argmax())
+    seen = scores.max(0)
+    turn = int((whole + _WINDOW_WEIGHT * seen).argmax())
+    confidence = min(_lead(whole, turn), _WINDOW_WEIGHT * _lead(seen, turn))
+    left, top, side = (float(value) for value in places[best])
+    return Orientation(90 * turn, confidence, (left, top, left + side, top + side))
+
+
+def working_copy(radiograph: npt.NDArray[np.generic]) -> Floats:
+    """A film as float32, its long side at most 256 pixels."""
+    height, width = radiograph.shape
+    scale = _WORKING_PIXELS / max(height, width)
+    film = radiograph if radiograph.dtype in (np.uint8, np.uint16) else radiograph.astype("f4")
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        film = np.asarray(cv2.resize(np.asarray(film), size, interpolation=cv2.INTER_AREA))
+    return np.ascontiguousarray(film, np.float32)
+
+
+def gradient_cells(film: Floats, side: int) -> Floats:
+    """Edges of a film squeezed into a square, told by cell and direction.
+
+    Args:
+        film: float32 (h, w).
+        side: Of the square, in pixels; a multiple of `CELL_PIXELS`.
+
+    Returns:
+        float32 (side / CELL_PIXELS, side / CELL_PIXELS, DIRECTIONS), 0 and more.
+    """
+    shrinking = max(film.shape) >= side
+    square = cv2.resize(
+        film, (side, side), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    )
+    dx = cv2.Sobel(square, cv2.CV_32F, 1, 0, ksize=3, borderType=cv2.BORDER_REPLICATE)
+    dy = cv2.Sobel(square, cv2.CV_32F, 0, 1, ksize=3, borderType=cv2.BORDER_REPLICATE)
+    strength = cv2.magnitude(dx, dy)
+    around = cv2.blur(strength, (WINDOW_PIXELS // 4 + 1, WINDOW_PIXELS // 4 + 1))
+    # Doubled angles: an edge and the same edge inverted are one direction.
+    scale = 1 / (around + 0.3 * float(around.mean()) + _FAINTEST) / (strength + _FAINTEST)
+    cosine, sine = (dx * dx - dy * dy) * scale, 2 * dx * dy * scale
+    angles = 2 * np.pi * np.arange(DIRECTIONS, dtype=np.float32) / DIRECTIONS
+    count = side // CELL_PIXELS
+    cells = np.empty((count, count, DIRECTIONS), np.float32)
+    for direction, angle in enumerate(angles):
+        along = cv2.addWeighted(cosine, float(np.cos(angle)), sine, float(np.sin(angle)), 0)
+        along = cv2.max(along, 0.0)
+        cells[:, :, direction] = cv2.resize(along, (count, count), interpolation=cv2.INTER_AREA)
+    return np.asarray(np.sqrt(cells))
+
+
+def unit(cells: Floats) -> Floats:
+    """Cells with a norm of 1."""
+    return np.asarray(cells / (np.linalg.norm(cells) + 1e-6), np.float32)
+
+
+def windows_of(film: Floats, ratios: Sequence[float]) -> tuple[Floats, Floats]:
+    """Every square window of a film, in steps of one cell, at several scales.
+
+    Returns:
+        float32 (n, CELLS, CELLS, DIRECTIONS) of norm 1, and float32 (n, 3): left, top and side of
+        each window as shares of the film.
+    """
+    views, places = [], []
+    for ratio in ratios:
+        side = round(WINDOW_PIXELS * ratio / CELL_PIXELS) * CELL_PIXELS
+        cells = gradient_cells(film, side)
+        count = len(cells)
+        view = np.lib.stride_tricks.sliding_window_view(cells, (CELLS, CELLS), (0, 1))
+        steps = view.shape[0]
+        views.append(view.transpose(0, 1, 3, 4, 2).reshape(steps * steps, CELLS, CELLS, DIRECTIONS))
+        top, left = np.divmod(np.arange(steps * steps), steps)
+        place = (left / count, top / count, np.full(len(left), CELLS / count))
+        places.append(np.stack(place, 1).astype(np.float32))
+    windows = np.concatenate(views)
+    norms = np.sqrt(np.einsum("nijd,nijd->n", windows, windows))[:, None, None, None]
+    return np.asarray(windows / (norms + 1e-6)), np.concatenate(places)
+
+
+def four_scores(windows: Floats, look: str) -> Floats:
+    """float32 (n, 4): how well each window, turned by 0 to 3 quarters, fits the look's weights."""
+    weights, bias = _weights()[look]
+    return np.asarray(windows.reshape(len(windows), -1) @ weights + bias, np.float32)
+
+
+def turned(cells: npt.NDArray[np.float32], quarters: int) -> Floats:
+    """The cells of a film turned counter-clockwise by so many quarters."""
+    rotated = np.rot90(cells, quarters, (0, 1))
+    return np.asarray(np.roll(rotated, DIRECTIONS // 2 * quarters, axis=2))
+
+
+def _lead(scores: Floats, turn: int) -> float:
+    return float(scores[turn] - np.delete(scores, turn).max())
+
+
+@functools.cache
+def _weights() -> Mapping[str, tuple[Floats, float]]:
+    """For each look float32 (512, 4), one column a turn, and its bias."""
+    looks = {}
+    for name, (template, bias) in read_templates().items():
+        columns = [turned(template, -quarters % 4).ravel() for quarters in range(4)]
+        looks[name] = np.ascontiguousarray(np.stack(columns, 1)), bias
+    return looks
+
+
+def read_templates() -> dict[str, tuple[Floats, float]]:
+    """The looks as fitted: float32 (CELLS, CELLS, DIRECTIONS) and a bias, by name."""
+    file = importlib.resources.files("boneage.pipeline") / "orientation.npz"
+    with file.open("rb") as stream, np.load(stream) as stored:
+        return {
+            name: (stored[name].astype(np.float32), float(stored[f"{name}_bias"]))
+            for name in ("whole", "window", "pair")
+        }

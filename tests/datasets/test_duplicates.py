@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from boneage.datasets.duplicates import find_pairs, fingerprint
+from boneage.datasets.phantom import phantom
+from boneage.pipeline.orientation import working_copy
+
+FILMS = [phantom(5, i, 160).image for i in range(30)]
+COPIES = {
+    "jpeg": lambda film: cv2.imdecode(cv2.imencode(".jpg", film, [1, 60])[1], 0),
+    "half the size": lambda film: cv2.resize(film, (80, 80), interpolation=cv2.INTER_AREA),
+    "brighter": lambda film: np.clip(film * 1.2 + 15, 0, 255).astype(np.uint8),
+    "gamma": lambda film: (255 * (film / 255) ** 0.6).astype(np.uint8),
+    "16 bits": lambda film: film.astype(np.uint16) * 257,
+    "cropped": lambda film: film[3:-2, 2:-4],
+    "mirrored": lambda film: np.ascontiguousarray(film[:, ::-1]),
+}
+
+
+def prints(*films: np.ndarray) -> list:
+    return [fingerprint(working_copy(film)) for film in films]
+
+
+def test_different_hands_are_no_duplicates() -> None:
+    assert find_pairs(prints(*FILMS)) == []
+    assert find_pairs([]) == []
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_film_saved_anew_is_known_again(name: str) -> None:
+    copy = COPIES[name](FILMS[7])
+    (pair,) = find_pairs(prints(*FILMS, copy))
+    assert (pair.first, pair.second) == (7, len(FILMS))
+    assert pair.mirrored == (name == "mirrored")
+
+
+def test_three_of_a_kind_are_three_pairs() -> None:
+    found = find_pairs(prints(FILMS[0], FILMS[1], FILMS[0], FILMS[0]))
+    assert [(pair.first, pair.second) for pair in found] == [(0, 2), (0, 3), (2, 3)]
+    assert all(pair.likeness == pytest.approx(1, abs=1e-4) for pair in found)
