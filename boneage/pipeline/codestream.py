@@ -16,6 +16,10 @@ _DHT, _DQT, _DRI, _SOS, _LSE = 0xC4, 0xDB, 0xDD, 0xDA, 0xF8
 _FRAME_HEADERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xF7})
 _BEFORE_SCAN = frozenset({_DHT, _DQT, _DRI, _LSE, 0xFE, *range(0xE0, 0xF0)}) | _FRAME_HEADERS
 _MOST_TILES = 4096
+_MOST_SEGMENTS = 1000
+MOST_SCANS = 50
+"""Each scan of a progressive JPEG runs over the whole picture, however few bytes it has: encoders
+write about ten, and a thousand would take minutes."""
 
 
 class CodestreamError(ValueError):
@@ -116,7 +120,9 @@ def _read_jpeg(frame: bytes) -> FrameHeader:
     header: FrameHeader | None = None
     tables = 0
     position = 2
-    while True:
+    if frame.count(b"\xff\xda") > MOST_SCANS:
+        raise CodestreamError(f"its compressed pixels have more than {MOST_SCANS} scans")
+    for _ in range(_MOST_SEGMENTS):
         lead, kind, length = struct.unpack_from(">BBH", frame, position)
         body = frame[position + 4 : position + 2 + length]
         if lead != 0xFF or length < 2 or len(body) != length - 2:
@@ -135,6 +141,7 @@ def _read_jpeg(frame: bytes) -> FrameHeader:
             if len(body) != 6 + 3 * samples:
                 raise CodestreamError("its compressed pixels have a damaged header")
         position += 2 + length
+    raise CodestreamError("its compressed pixels have a damaged header")
 
 
 def _check_scan(body: bytes, header: FrameHeader | None, tables: int) -> None:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.structure import LARGEST_FILE, open_regular
@@ -54,7 +54,27 @@ PARSING_ERRORS = (
     zlib.error,
 )
 
+# A film's header takes some hundreds of reads, its pixels one a fragment or one in 8 kB; a file of
+# millions of empty elements would take minutes and gigabytes.
+_MOST_READS = 200_000
+
 _SILENCE = threading.RLock()
+
+
+class _CountedReads:
+    """A stream that ends with an error after so many reads."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._left = _MOST_READS
+        self.seek = stream.seek
+        self.tell = stream.tell
+
+    def read(self, size: int = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too many reads")
+        return self._stream.read(size)
 
 
 @contextmanager
@@ -136,7 +156,7 @@ def read_dataset(stream: BinaryIO, path: Path, *, pixels: bool) -> Dataset:
     try:
         with quiet_pydicom():
             deflated = _is_deflated(stream)
-            dataset = read_partial(stream, stop, force=True)
+            dataset = read_partial(cast(BinaryIO, _CountedReads(stream)), stop, force=True)
             elements = [dataset.get_item(tag) for tag in dataset.keys()]  # noqa: SIM118
             whole = all(_is_whole(element, None if deflated else size) for element in elements)
     except (InvalidDicomError, *PARSING_ERRORS):

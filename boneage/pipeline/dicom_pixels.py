@@ -42,6 +42,9 @@ _JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 _LOSSLESS = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70, 80, 81))  # JPEG and JPEG-LS
 _NATIVE = frozenset(f"1.2.840.10008.1.2{n}" for n in ("", ".1", ".1.98", ".1.99", ".2"))
 
+_ITEM = b"\xfe\xff\x00\xe0"
+_MOST_FRAGMENTS = 10_000
+
 # Of every hundred pixels at least one must lie within a window: fewer show no hand, not even an
 # infant's on a large panel (3 in a hundred).
 _LEAST_WITHIN_WINDOW = 0.01
@@ -176,6 +179,8 @@ def _read_pixels(dataset: Dataset, form: _Form, path: Path) -> tuple[npt.NDArray
         )
     from pydicom.encaps import get_frame
 
+    if dataset.PixelData.count(_ITEM) > _MOST_FRAGMENTS:
+        raise CodestreamError("its compressed pixels are in too many pieces")
     with quiet_pydicom():
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     if form.syntax == _RLE:
@@ -257,9 +262,11 @@ def _runs(frame: bytes, form: _Form) -> npt.NDArray[Any]:
         raise CodestreamError("its run-length coded pixels have a single bit")
     raw = decode_rle(frame, form.rows * form.columns, form.samples * width)
     planes = np.frombuffer(raw, np.uint8).reshape(form.samples, width, form.rows, form.columns)
-    values = np.ascontiguousarray(planes.transpose(2, 3, 0, 1)).view(f">u{width}")[..., 0]
-    values = values.astype(f"u{width}")
-    return values[..., 0] if form.samples == 1 else values
+    values = planes[:, 0].astype(f"u{width}")
+    if width == 2:
+        values <<= 8
+        values |= planes[:, 1]
+    return values[0] if form.samples == 1 else np.moveaxis(values, 0, -1)
 
 
 def _grey_of_colour(pixels: npt.NDArray[Any], dataset: Dataset, form: _Form) -> _Grey:
@@ -301,7 +308,10 @@ def _grey_of_levels(pixels: npt.NDArray[Any], dataset: Dataset, form: _Form) -> 
         shown = 1 - shown
     shown[padding] = 0
     table = np.rint(shown * (65_535 if deep else 255)).astype(np.uint16 if deep else np.uint8)
-    return np.asarray(np.take(table, raw))
+    shades = np.empty(raw.shape, table.dtype)
+    for top in range(0, len(raw), 256):  # numpy makes indices of 8 bytes: a strip at a time
+        np.take(table, raw[top : top + 256], out=shades[top : top + 256], mode="clip")
+    return shades
 
 
 def _apply_modality(stored: npt.NDArray[np.int64], dataset: Dataset) -> _Floats:

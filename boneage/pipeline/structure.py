@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
+from boneage.pipeline.codestream import MOST_SCANS
 from boneage.pipeline.tiff import (
     SAVE_ANEW,
     Take,
@@ -45,9 +46,8 @@ _BMP = b"BM"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _EXIF = b"Exif\0\0"
-# Each scan of a progressive JPEG runs over the whole picture, however few bytes it has: encoders
-# write about ten, and a thousand would take minutes.
-_MOST_SCANS = 50
+# Libpng writes pieces of 8 kB; a file of millions of empty ones would take minutes.
+_MOST_CHUNKS, _MOST_SEGMENTS = 200_000, 20_000
 _BMP_KINDS = frozenset({0, 3, 6})  # not run-length coded: that has no end to look for
 
 
@@ -213,13 +213,14 @@ def _read_png(take: Take) -> Layout:
     width, height = struct.unpack(">II", take(16, 8))
     position = len(_PNG)
     turned = False
-    while True:
+    for _ in range(_MOST_CHUNKS):
         length, kind = struct.unpack(">I4s", take(position, 8))
         if kind == b"eXIf":
             turned = _turned(take(position + 8, length))
-        if kind in (b"IDAT", b"IEND"):  # what comes later OpenCV does not look at either
+        if kind == b"IEND":
             return Layout(height, width) if turned else Layout(width, height)
         position += 12 + length
+    raise StructureError(f"the file is damaged (more than {_MOST_CHUNKS} chunks)")
 
 
 def _walk_png(data: bytes) -> None:
@@ -242,7 +243,7 @@ def _read_jpeg(take: Take) -> Layout:
     width = height = 0
     turned = False
     position = 2
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         lead, kind = take(position, 2)
         if lead != 0xFF:
             raise StructureError("the file is damaged (a marker is missing in its header)")
@@ -257,12 +258,13 @@ def _read_jpeg(take: Take) -> Layout:
         if kind in (0xDA, 0xD9):
             return Layout(height, width) if turned else Layout(width, height)
         position += 2 + length
+    raise StructureError(f"the file is damaged (more than {_MOST_SEGMENTS} segments)")
 
 
 def _walk_jpeg(data: bytes) -> None:
     scans = 0
     position = 2
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         # A search, not a look: between a scan and its end marker lie entropy-coded bytes.
         marker = _JPEG_MARKER.search(data, position)
         if marker is None:
@@ -271,10 +273,11 @@ def _walk_jpeg(data: bytes) -> None:
         if kind == 0xD9:
             return
         scans += kind == 0xDA
-        if scans > _MOST_SCANS:
-            raise StructureError(f"the file is damaged (more than {_MOST_SCANS} scans)")
+        if scans > MOST_SCANS:
+            raise StructureError(f"the file is damaged (more than {MOST_SCANS} scans)")
         (length,) = struct.unpack_from(">H", data, marker.end())
         position = marker.end() + length
+    raise StructureError(f"the file is damaged (more than {_MOST_SEGMENTS} segments)")
 
 
 def _turned(exif: bytes) -> bool:

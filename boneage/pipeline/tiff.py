@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from boneage.pipeline.codestream import MOST_SCANS
+
 Take = Callable[[int, int], bytes]
 """Gives from an offset so many bytes, or raises `struct.error` when there are fewer."""
 
@@ -24,10 +26,13 @@ _READ = frozenset(
 _KINDS = {1: "B", 3: "H", 4: "I"}
 _MOST_ENTRIES = 4096
 _MOST_DIRECTORIES = 64
+_MOST_VALUES = 200_000  # 40 megapixels in tiles of 16 x 16
+_MOST_UNFOLDED = 400 * 2**20  # they in 16-bit RGBA
 _NOT_COMPRESSED = 1
 # None, CCITT (three kinds), LZW, JPEG, deflate and PackBits: of what it does not know OpenCV
 # makes a black picture.
 _COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32946, 32773})
+_JPEG = 7
 _DEFLATE = frozenset({8, 32946})
 _WHITE_IS_ZERO = 0
 _UNASSOCIATED_ALPHA, _ASSOCIATED_ALPHA = 2, 1
@@ -118,6 +123,8 @@ def _read_directory(
         tag, kind, count = struct.unpack_from(order + "HHI", directory, position)
         if tag not in _READ or not count:
             continue
+        if count > _MOST_VALUES:
+            raise TiffError(f"its directory is damaged ({count} values of one kind)")
         layout = f"{order}{count}{_KINDS.get(kind, 'I')}"
         size = struct.calcsize(layout)
         value_place = place + 2 + position + 8
@@ -185,24 +192,31 @@ def _check_parts(
 ) -> None:
     if len(offsets) < parts or len(counts) < parts:
         raise TiffError(f"it names {min(len(offsets), len(counts))} of its {parts} strips or tiles")
-    deflated = header.first(_COMPRESSION, 1) in _DEFLATE
+    packed = header.first(_COMPRESSION, 1)
+    left = _MOST_UNFOLDED
     for offset, count in zip(offsets[:parts], counts[:parts], strict=True):
         if offset + count > len(data):
             raise TiffError(f"the file is truncated ({len(data)} of {offset + count} bytes)")
-        if deflated:
-            _check_deflated(data[offset : offset + count])
+        if packed == _JPEG and data.count(b"\xff\xda", offset, offset + count) > MOST_SCANS:
+            raise TiffError(f"a strip of it has more than {MOST_SCANS} scans")
+        if packed in _DEFLATE:
+            left -= _unfold(data[offset : offset + count], left)
 
 
-def _check_deflated(part: bytes) -> None:
-    """Unfolds one strip, a piece at a time so that a bomb takes no memory."""
+def _unfold(part: bytes, most: int) -> int:
+    """Unfolds a strip, a piece at a time so that a bomb takes no memory; returns its bytes."""
     unfolder = zlib.decompressobj()
+    unfolded = 0
     try:
-        unfolder.decompress(part, 2**20)
         while not unfolder.eof:
-            if not unfolder.decompress(unfolder.unconsumed_tail, 2**20):
-                raise TiffError("a strip of it is truncated")
+            piece = unfolder.decompress(part, 2**20)
+            part = unfolder.unconsumed_tail
+            unfolded += len(piece)
+            if not (piece or unfolder.eof) or unfolded > most:
+                raise TiffError("the file is damaged (its strips are truncated, or have no end)")
     except zlib.error:
         raise TiffError("the file is damaged (a checksum of its pixels)") from None
+    return unfolded
 
 
 def without_alpha(data: bytes, header: TiffHeader) -> bytes:

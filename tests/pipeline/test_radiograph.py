@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,12 @@ import numpy.typing as npt
 import pytest
 
 from boneage.errors import InputError
-from boneage.pipeline.radiograph import LARGEST_SIDE, read_radiograph
+from boneage.pipeline.radiograph import (
+    LARGEST_PIXELS,
+    LARGEST_SIDE,
+    read_dimensions,
+    read_radiograph,
+)
 
 SOFT = [cv2.IMWRITE_TIFF_COMPRESSION, 1]  # not compressed
 FORMATS = {
@@ -176,3 +182,164 @@ def test_floating_point_pixels_are_refused(film: npt.NDArray[np.uint8], tmp_path
     data = encode(film.astype(np.float32), ".tiff", [])
     with pytest.raises(InputError, match="floating point"):
         read_radiograph(write(tmp_path, data, ".tiff"))
+
+
+def tiff(
+    pixels: npt.NDArray[Any], *, order: str = "<", after: bytes = b"", **tags: int | list[int]
+) -> bytes:
+    """One uncompressed strip; `tags` are t258=8 and the like; `after` is a second directory."""
+    height, width = pixels.shape[:2]
+    samples = 1 if pixels.ndim == 2 else pixels.shape[2]
+    body = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    values: dict[int, list[int]] = {
+        256: [width],
+        257: [height],
+        258: [8 * pixels.itemsize] * samples,
+    }
+    values |= {259: [1], 262: [1 if samples == 1 else 2], 277: [samples], 278: [height]}
+    values |= {273: [0], 279: [len(body)]}
+    for name, value in tags.items():
+        values[int(name[1:])] = value if isinstance(value, list) else [value]
+    start = 8 + 2 + 12 * len(values) + 4
+    outside = b""
+    long = {tag: len(value) > 2 for tag, value in values.items()}
+    values[273] = [start + sum(2 * len(values[tag]) for tag in values if long[tag])]
+    entries = b""
+    for tag, value in sorted(values.items()):
+        kind = "I" if tag in (273, 279) else "H"
+        raw = struct.pack(f"{order}{len(value)}{kind}", *value)
+        if long[tag]:
+            place = struct.pack(order + "I", start + len(outside))
+            outside, raw = outside + raw, place
+        entries += struct.pack(order + "HHI", tag, 4 if kind == "I" else 3, len(value))
+        entries += raw.ljust(4, b"\0")
+    following = start + len(outside) + len(body) if after else 0
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(values))
+    return head + entries + struct.pack(order + "I", following) + outside + body + after
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_tiff_films_of_every_kind_are_read(
+    film: npt.NDArray[np.uint8], tmp_path: Path, order: str, depth: type[np.generic]
+) -> None:
+    top = np.iinfo(depth).max
+    grey = film.astype(depth) * depth(top // 255)
+    rgb, clear = np.dstack([grey] * 3), np.full_like(grey, top // 3)
+    kinds = {
+        "grey": tiff(grey, order=order),
+        "white is zero": tiff(top - grey, order=order, t262=0),
+        "rgb": tiff(rgb, order=order),
+        "rgba": tiff(np.dstack([rgb, clear]), order=order, t338=2),
+        "rgba applied": tiff(np.dstack([rgb, clear]), order=order, t338=1),
+    }
+    if depth == np.uint8:
+        ramp = [257 * level for level in range(256)]
+        kinds["palette"] = tiff(255 - film, order=order, t262=3, t320=ramp[::-1] * 3)
+    for kind, data in kinds.items():
+        image = read_radiograph(write(tmp_path, data, ".tif"))
+        assert image.dtype == depth, kind
+        assert np.array_equal(image, grey), kind
+
+
+def test_one_bit_films_are_black_and_white(film: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    white = film > 128
+    expected = np.where(white, 255, 0)
+    for packed, zero in ((np.packbits(white, axis=1), 1), (np.packbits(~white, axis=1), 0)):
+        data = tiff(packed, t256=film.shape[1], t258=1, t262=zero)
+        assert np.array_equal(read_radiograph(write(tmp_path, data, ".tif")), expected)
+    data = encode(expected.astype(np.uint8), ".png", [cv2.IMWRITE_PNG_BILEVEL, 1])
+    assert np.array_equal(read_radiograph(write(tmp_path, data)), expected)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (2, np.fliplr),
+        (3, lambda film: np.rot90(film, 2)),
+        (4, np.flipud),
+        (5, np.transpose),
+        (6, lambda film: np.rot90(film, -1)),
+        (7, lambda film: np.rot90(film, 2).T),
+        (8, np.rot90),
+    ],
+)
+def test_tiff_films_are_turned_upright(
+    film: npt.NDArray[np.uint8], tmp_path: Path, orientation: int, turn: Any
+) -> None:
+    for pixels in (film, film * np.uint16(257)):
+        path = write(tmp_path, tiff(pixels, t274=orientation), ".tif")
+        image = read_radiograph(path)
+        assert np.array_equal(image, turn(pixels))
+        assert read_dimensions(path) == image.shape[::-1]
+
+
+def test_a_png_with_exif_behind_its_pixels_is_turned_upright(
+    film: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    plain = encode(film, ".png", [])
+    turn = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHH", 1, 0x0112, 3, 1, 6, 0) + bytes(4)
+    path = write(tmp_path, plain[:-12] + chunk(b"eXIf", turn) + plain[-12:])
+    assert np.array_equal(read_radiograph(path), np.rot90(film, -1))
+    assert read_dimensions(path) == (90, 60)
+
+
+@pytest.mark.parametrize("packing", [5, 7, 8, 32773])
+def test_compressed_tiff_films_are_read(
+    film: npt.NDArray[np.uint8], tmp_path: Path, packing: int
+) -> None:
+    data = encode(film, ".tif", [cv2.IMWRITE_TIFF_COMPRESSION, packing])
+    image = read_radiograph(write(tmp_path, data, ".tif"))
+    assert np.abs(image.astype(int) - film).max() <= (12 if packing == 7 else 0)
+
+
+def test_damage_in_a_deflated_tiff_film_is_seen(
+    film: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    data = encode(film, ".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 8])
+    for place in range(100, len(data) // 2, 97):
+        damaged = bytearray(data)
+        damaged[place] ^= 4
+        with pytest.raises(InputError, match="damaged"):
+            read_radiograph(write(tmp_path, bytes(damaged), ".tif"))
+
+
+def test_pages_are_refused_but_a_preview_is_not_a_page(
+    film: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    def second(kind: int) -> bytes:
+        return struct.pack("<HHHIII", 1, 254, 4, 1, kind, 0)
+
+    preview = write(tmp_path, tiff(film, after=second(1)), ".tif")
+    assert np.array_equal(read_radiograph(preview), film)
+    pages = write(tmp_path, tiff(film, after=second(0)), ".tif")
+    with pytest.raises(InputError, match="2 pictures .a multi-page file.; .*one picture a file"):
+        read_radiograph(pages)
+    plain = encode(film, ".png", [])
+    animation = plain[:33] + chunk(b"acTL", struct.pack(">II", 2, 0)) + plain[33:]
+    with pytest.raises(InputError, match="several pictures"):
+        read_radiograph(write(tmp_path, animation))
+
+
+def test_more_pixels_than_a_film_has_are_refused(tmp_path: Path) -> None:
+    side = int(LARGEST_PIXELS**0.5) + 1
+    path = write(tmp_path, png(side, side, b""))
+    for read in (read_radiograph, read_dimensions):
+        with pytest.raises(InputError, match="40 million pixels at most"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(13)) + chunk(b"teSt", b"") * 200_001, "chunks"),
+        (b"\xff\xd8" + b"\xff\xfe\0\x02" * 30_000 + b"\xff\xd9", "segments"),
+    ],
+    ids=["png", "jpeg"],
+)
+def test_files_of_countless_empty_pieces_are_refused(
+    tmp_path: Path, data: bytes, what: str
+) -> None:
+    for read in (read_radiograph, read_dimensions):
+        with pytest.raises(InputError, match=what):
+            read(write(tmp_path, data))
