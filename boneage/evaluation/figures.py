@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, MultipleLocator, NullLocator
+from numpy.typing import NDArray
 
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#66727f", "#dde3e9", "#0b5394", "#e1eaf4"
 # Blue and vermilion stay apart in every common colour blindness (Okabe & Ito 2008, Color
@@ -224,6 +225,41 @@ def learning_curves(
         axes_all[-1].set_xlim(first - margin, last + margin)
         for axes in axes_all:
             axes.grid(axis="y", color=RULE, linewidth=0.7)
+    return figure
+
+
+def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
+    """Draws how many images there are for each year of age, girls beside boys.
+
+    Args:
+        ages: Months; NaN is left out.
+        sexes: "F" or "M"; others are left out.
+    """
+    with _style("age-histogram"):
+        figure = Figure(figsize=(10.2, 3.4), layout="constrained")
+        axes = figure.subplots()
+        oldest = np.nanmax(ages, initial=0) if np.isfinite(ages).any() else 0
+        edges = np.arange(0, max(12 * 19, oldest) + 13, 12)
+        width = 0.42
+        for sex, style in SEX_STYLE.items():
+            chosen = ages[(sexes == sex) & np.isfinite(ages)]
+            counts, _ = np.histogram(chosen, edges)
+            side = -0.5 if sex == "F" else 0.5
+            place = edges[:-1] / 12 + 0.5 + side * width
+            axes.bar(
+                place,
+                counts,
+                width,
+                color=style["colour"],
+                label=f"{style['label']} ({len(chosen):,})",
+            )
+        axes.set_xlim(-0.2, edges[-1] / 12)
+        axes.xaxis.set_major_locator(MultipleLocator(2))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(axis="y", color=RULE, linewidth=0.7)
+        axes.set_xlabel("Labelled bone age, years")
+        axes.set_ylabel("Images")
+        axes.legend(loc="upper left", fontsize=9.5)
     return figure
 
 

@@ -91,7 +91,7 @@ def agreement_section(svgs: Mapping[str, str], words: str, metrics: Mapping[str,
         ),
         _figure(svgs["bland-altman"], caption, "Bland-Altman"),
     ]
-    return _section(
+    return section(
         "Agreement with the label",
         f"One point for each of the {metrics['n']:,} {words}.",
         f'<div class="pair">{"".join(pair)}</div>',
@@ -102,7 +102,7 @@ def group_section(svgs: Mapping[str, str], words: str, metrics: Mapping[str, Any
     """Returns the errors by sex and age band."""
     groups = [group for kind in metrics["groups"].values() for group in kind.values()]
     few = any(0 < group["n"] < FEW for group in groups)
-    return _section(
+    return section(
         "For whom it errs",
         f"Means over the {words} with 95 % confidence intervals; age bands go by the label. A bias "
         "right of zero means that the model reads too old."
@@ -119,7 +119,7 @@ def curves_section(svgs: Mapping[str, str], info: Mapping[str, Any]) -> str:
     """Returns the learning curves, or nothing when there is no history."""
     if "learning-curves" not in svgs:
         return ""
-    return _section(
+    return section(
         "How it learned",
         "The training error is measured on augmented images while the weights still move, so it "
         "may lie above the validation error. The epoch with the lowest validation error was kept.",
@@ -131,7 +131,7 @@ def worst_section(worst: pd.DataFrame, images: Mapping[str, str], missing: str, 
     """Returns the images with the largest errors, each with its picture if there is one."""
     cards = "".join(_case(row, images) for row in worst.to_dict("records"))
     lead = f"The largest errors among the {words}, each framed as the model saw it. "
-    return _section(
+    return section(
         f"The {len(worst)} worst cases" if len(worst) > 1 else "The worst case",
         lead + (missing or "Look for poor exposure, odd position, several hands, wrong labels."),
         f'<ol class="cases">{cards}</ol>',
@@ -152,20 +152,25 @@ def evaluations_section(others: Sequence[tuple[str, str, Mapping[str, Any]]]) ->
     )
     head = "<tr><th>Images</th><th>Evaluation</th><th>n</th><th>MAE, months</th><th>95 % CI</th>"
     head += "<th>Bias, months</th><th>Within 12 months</th></tr>"
-    return _section("Also evaluated", "", f"<table>{head}{rows}</table>")
+    return section("Also evaluated", "", f"<table>{head}{rows}</table>")
 
 
 def facts_section(recipe: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     """Returns recipe and provenance: what is needed to make this run again."""
-    return _section(
+    return section(
         "Recipe",
         "Every setting, defaults included.",
         f'<div class="facts short">{_fact_blocks("Recipe", recipe)}</div>',
-    ) + _section(
+    ) + section(
         "Provenance",
         "What this run was made from, with and on.",
         f'<div class="facts">{_fact_blocks("Run", info)}</div>',
     )
+
+
+def facts_section_of(title: str, lead: str, values: Mapping[str, Any]) -> str:
+    """Returns plain values under a title."""
+    return section(title, lead, f'<div class="facts">{_facts("", values)}</div>')
 
 
 def case_images(store: Mapping[str, Any], image_ids: Sequence[str]) -> tuple[dict[str, str], str]:
@@ -215,7 +220,8 @@ def _bar(
     )
 
 
-def _section(title: str, lead: str, body: str) -> str:
+def section(title: str, lead: str, body: str) -> str:
+    """Returns a part of the page: title, a sentence in grey, and HTML."""
     paragraph = f'<p class="lead">{escape(lead)}</p>' if lead else ""
     return f"<section><h2>{escape(title)}</h2>{paragraph}{body}</section>"
 
@@ -255,7 +261,8 @@ def _facts(title: str, values: Mapping[str, Any]) -> str:
         f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_text(value))}</dd>"
         for name, value in _flat(values)
     )
-    return f"<section><h3>{escape(title)}</h3><dl>{rows}</dl></section>" if rows else ""
+    head = f"<h3>{escape(title)}</h3>" if title else ""
+    return f"<section>{head}<dl>{rows}</dl></section>" if rows else ""
 
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -109,6 +109,7 @@ def write_report(run: Run) -> Path:
     ]
     template = importlib.resources.files("boneage.evaluation") / "report_template.html"
     html = Template(template.read_text(encoding="utf-8")).substitute(
+        kind="Bone age model report",
         title=escape(str(info.get("name") or recipe.name)),
         subtitle=escape(_subtitle(info, recipe)),
         verdict=escape(_verdict(shown)),
