@@ -39,6 +39,7 @@ Array = np.ndarray
 
 
 def draw_all() -> Array:
+    """The phantoms that everything is fitted to, uint8 (n, 128, 128)."""
     with ThreadPoolExecutor() as pool:
         return np.stack(list(pool.map(lambda i: phantom(SEED, i, SIDE).image, range(PHANTOMS))))
 
@@ -85,6 +86,7 @@ def film(drawn: Array, rng: np.random.Generator, small: float = 0.55) -> tuple[A
 
 
 def marked(h: Array, rng: np.random.Generator) -> Array:
+    """A film with a letter on it."""
     h = np.ascontiguousarray(h, np.float32)
     at = (int(rng.integers(0, h.shape[1] - 20)), int(rng.integers(15, h.shape[0])))
     word = str(rng.choice(["L", "R", "LA", "KM"]))
@@ -93,6 +95,7 @@ def marked(h: Array, rng: np.random.Generator) -> Array:
 
 
 def exposed(h: Array, rng: np.random.Generator) -> Array:
+    """A film with its exposure and noise, float32 0 to 255."""
     noisy = np.clip(h, 0, 1) * rng.uniform(60, 255) + rng.normal(0, rng.uniform(0, 6), h.shape)
     return np.clip(noisy, 0, 255).astype(np.float32)
 
@@ -139,6 +142,7 @@ def cut_film(canvas: Array, box: Array, rng: np.random.Generator, most: float) -
 
 
 def features(picture: Array) -> Array:
+    """Cells of one picture."""
     return unit(gradient_cells(picture, WINDOW_PIXELS))
 
 
@@ -155,12 +159,14 @@ def four(cells: Array) -> Array:
 def drawn_each(
     count: int, purpose: int, make: Callable[[int, np.random.Generator], Array]
 ) -> Array:
+    """Makes so many things, each from a generator of its own."""
     with ThreadPoolExecutor() as pool:
         made = pool.map(lambda i: make(i, np.random.default_rng([purpose, i])), range(count))
         return np.stack(list(made))
 
 
 def logistic(x: Array, y: Array, weight: Array, decay: float, *, bias: bool = True) -> Array:
+    """Fits a logistic regression; the bias comes last."""
     x = np.hstack([x, np.ones((len(x), 1))]) if bias else x
     x = x.astype(np.float64)
 
@@ -177,6 +183,8 @@ def logistic(x: Array, y: Array, weight: Array, decay: float, *, bias: bool = Tr
 
 
 def fit_whole(phantoms: Array) -> Array:
+    """Which of four turns of a film is upright."""
+
     def one(i: int, rng: np.random.Generator) -> Array:
         return features(cut_film(*film(phantoms[i % PHANTOMS], rng), rng, 0.35))
 
@@ -198,6 +206,7 @@ def fit_whole(phantoms: Array) -> Array:
 
 
 def overlap(box: Array, places: Array) -> Array:
+    """Intersection over union of a film and windows."""
     left, top, width, height = box
     x, y, side = places.T
     across = np.clip(np.minimum(left + width, x + side) - np.maximum(left, x), 0, None)
@@ -206,6 +215,7 @@ def overlap(box: Array, places: Array) -> Array:
 
 
 def fit_window(phantoms: Array) -> Array:
+    """An upright hand that fills the window, or anything else."""
     rng = np.random.default_rng(3)
     films = [film(phantoms[i % PHANTOMS], rng) for i in range(2400)]
     good = []
@@ -242,6 +252,8 @@ def fit_window(phantoms: Array) -> Array:
 
 
 def fit_pair(phantoms: Array) -> Array:
+    """Two hands side by side, or one."""
+
     def one(i: int, rng: np.random.Generator) -> Array:
         if i % 2:
             return features(pair(phantoms, rng))
@@ -256,6 +268,8 @@ def fit_pair(phantoms: Array) -> Array:
 
 
 def fit_polarity(phantoms: Array) -> Array:
+    """Dense is bright, or dark."""
+
     def one(i: int, rng: np.random.Generator) -> Array:
         return grey_bands(cut_film(*film(phantoms[i % PHANTOMS], rng), rng, 0.3))
 
@@ -265,6 +279,7 @@ def fit_polarity(phantoms: Array) -> Array:
 
 
 def main(out: str) -> None:
+    """Fits all four and writes them."""
     phantoms = draw_all()
     looks = {}
     for name, fit in (("window", fit_window), ("whole", fit_whole), ("pair", fit_pair)):
