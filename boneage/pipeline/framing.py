@@ -13,6 +13,7 @@ import numpy.typing as npt
 from boneage.errors import Fault, InputError
 from boneage.pipeline.exposure import disk
 from boneage.pipeline.hand import WHOLE_FILM, Box, Hand, find_hand, working_copy
+from boneage.pipeline.orientation import find_orientation
 from boneage.pipeline.radiograph import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
 
@@ -33,7 +34,8 @@ class Crop:
 
     Attributes:
         box: Left, top, right, bottom in pixels of the film; the last two are the first outside.
-        rotation: Degrees by which that part was turned clockwise: 0.
+        rotation: Degrees by which that part was then turned, counter-clockwise, for the fingers to
+            point up: 0, 90, 180 or 270.
         why: How it was chosen, one of `REASONS`; begins with `whole film` where it is all of it.
     """
 
@@ -58,8 +60,9 @@ class Framed:
 def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -> Framed:
     """Cuts out the hand, stretches its contrast and fits it, centred, into a black square.
 
-    With `crop = "hand"` the hand is found and cut out with a margin, the unexposed surroundings in
-    that crop are made black, and the grey levels that become 0 and 255 are the lower percentile of
+    With `crop = "hand"` the hand is found and cut out with a margin, and turned upright by quarters
+    where both its forearm and the look of it say so. The unexposed surroundings in that crop are
+    made black, and the grey levels that become 0 and 255 are the lower percentile of
     the exposed crop (the background) and the upper one of the hand itself: a bright marker has no
     say in it. Where no hand is found, and with `crop = "film"`, it is all of the film, and both
     percentiles are those of all its pixels. What lies outside the two levels is clipped. The
@@ -86,7 +89,7 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
         hand = None
     else:
         found = find_hand(radiograph)
-        crop = Crop(found.box, 0, found.why or HAND)
+        crop = Crop(found.box, _turn(radiograph, found), found.why or HAND)
         hand = found if found.found else None
     low, high = _levels(radiograph, crop.box, hand, framing.contrast_percentiles)
     left, top, right, bottom = crop.box
@@ -96,6 +99,7 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
     inner = cv2.convertScaleAbs(np.maximum(inner.astype(np.float32) / depth - low, 0), alpha=scale)
     if hand is not None:
         _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
+        inner = np.rot90(inner, crop.rotation // 90)
     return Framed(_centred(inner, framing.size), crop)
 
 
@@ -118,6 +122,17 @@ def _cut(radiograph: Radiograph, region: Box) -> Radiograph:
             )
         )
     return radiograph[top:bottom, left:right]
+
+
+def _turn(radiograph: Radiograph, hand: Hand) -> int:
+    """The quarter turns, in degrees counter-clockwise, that put the forearm below the fingers."""
+    if hand.forearm is None:
+        return 0
+    x, y = hand.forearm
+    turn = (0 if y > 0 else 180) if abs(y) >= abs(x) else (90 if x < 0 else 270)
+    # A closed hand may look like its forearm to the one, a slanting one lie between two turns for
+    # the other: only what both say is done.
+    return turn if turn and find_orientation(working_copy(radiograph)).turn == turn else 0
 
 
 def _levels(

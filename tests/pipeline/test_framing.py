@@ -163,3 +163,16 @@ def test_a_region_is_taken_for_the_film_and_its_crop_told_in_the_film_s_pixels()
 def test_a_region_outside_the_picture_is_refused(region: tuple[int, int, int, int]) -> None:
     with pytest.raises(InputError, match="region: it is .*, and the picture 100 x 100 pixels"):
         frame(np.zeros((100, 100), np.uint8), Framing(size=32), region)
+
+
+@pytest.mark.parametrize("turned", [0, 90, 180, 270])
+def test_a_hand_that_lies_on_its_side_or_head_is_put_upright(turned: int) -> None:
+    settings = Framing(size=128)
+    for index in (2, 5):
+        film = phantom(0, index, 256).image
+        upright = frame(film, settings)
+        framed = frame(np.rot90(film, -turned // 90).copy(), settings)
+        assert upright.crop.rotation == 0
+        assert framed.crop.rotation == turned
+        across = np.corrcoef(framed.pixels.ravel(), upright.pixels.ravel())[0, 1]
+        assert across > 0.9
