@@ -15,7 +15,10 @@ _JP2_BOX = b"\x00\x00\x00\x0cjP  "
 _DHT, _DQT, _DRI, _SOS, _LSE = 0xC4, 0xDB, 0xDD, 0xDA, 0xF8
 _FRAME_HEADERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xF7})
 _BEFORE_SCAN = frozenset({_DHT, _DQT, _DRI, _LSE, 0xFE, *range(0xE0, 0xF0)}) | _FRAME_HEADERS
+_SOT, _SOD, _COD, _COC = 0xFF90, 0xFF93, 0xFF52, 0xFF53
 _MOST_TILES = 4096
+_MOST_LAYERS = 64
+_MOST_PRECINCTS = 100_000  # a 30 megapixel film in precincts of 64 x 64 has half of them
 _MOST_SEGMENTS = 1000
 MOST_SCANS = 50
 """Each scan of a progressive JPEG runs over the whole picture, however few bytes it has: encoders
@@ -182,5 +185,48 @@ def _read_jpeg_2000(frame: bytes) -> FrameHeader:
     components = [struct.unpack_from(">BBB", frame, 42 + 3 * i) for i in range(samples)]
     if not components or {(c[0], c[1], c[2]) for c in components} != {(components[0][0], 1, 1)}:
         raise CodestreamError("its compressed pixels are subsampled or of several depths")
+    _check_coding(frame, 4 + length, width, height)
     depth = components[0][0]
     return FrameHeader(0x51, width, height, samples, (depth & 0x7F) + 1, depth > 0x7F)
+
+
+def _check_coding(frame: bytes, position: int, width: int, height: int) -> None:
+    """Sees, in the main header and in those of the tiles, that no table grows without reason.
+
+    A picture cut into precincts of 4 x 4 pixels in 65,535 layers takes gigabytes to be decoded.
+    """
+    tile_part = 0
+    for _ in range(16 * _MOST_TILES):
+        if frame.startswith(_EOI, position):
+            return
+        kind, length = struct.unpack_from(">HH", frame, position)
+        body = frame[position + 4 : position + 2 + length]
+        if kind == _SOT:
+            tile_part = position
+        elif kind == _SOD:
+            (part_length,) = struct.unpack_from(">I", frame, tile_part + 6)
+            if not part_length:  # it runs to the end
+                return
+            if tile_part + part_length < position + 2:
+                break
+            position = tile_part + part_length
+            continue
+        elif kind in (_COD, _COC):
+            style, first = (body[0], 5) if kind == _COD else (body[1], 2)
+            layers = struct.unpack_from(">H", body, 2)[0] if kind == _COD else 0
+            precincts = body[first + 5 :] if style & 1 else b""
+            if layers > _MOST_LAYERS or _count(precincts, width, height) > _MOST_PRECINCTS:
+                break
+        if length < 2 or kind < 0xFF00:
+            break
+        position += 2 + length
+    raise CodestreamError("its compressed pixels have a header that makes no sense")
+
+
+def _count(precincts: bytes, width: int, height: int) -> int:
+    """Counts precincts, given the logarithms of their sides from the lowest resolution up."""
+    levels = range(len(precincts) - 1, -1, -1)  # how often the picture was halved
+    return sum(
+        -(-width // (1 << level + (size & 15))) * -(-height // (1 << level + (size >> 4)))
+        for level, size in zip(levels, precincts, strict=True)
+    )

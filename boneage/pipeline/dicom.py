@@ -84,13 +84,20 @@ def quiet_pydicom() -> Iterator[None]:
     To be held wherever a value of a dataset is read, because that is when pydicom converts it.
     Python's warning filters belong to the whole process, so threads take turns; pydicom's
     parsing holds the interpreter anyway.
+
+    Raises:
+        ValueError: What pydicom raises as errors of its own kinds, which quote values, too.
     """
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
     logger = logging.getLogger("pydicom")
     with _SILENCE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before, logger.disabled = logger.disabled, True
         try:
             yield
+        except (BytesLengthException, InvalidDicomError):
+            raise ValueError("the header is damaged") from None
         finally:
             logger.disabled = before
 
@@ -141,7 +148,6 @@ def read_dataset(stream: BinaryIO, path: Path, *, pixels: bool) -> Dataset:
         path: The name for the messages.
         pixels: Whether to read the pixels, too.
     """
-    from pydicom.errors import InvalidDicomError
     from pydicom.filereader import read_partial
 
     size = stream.seek(0, io.SEEK_END)
@@ -159,7 +165,7 @@ def read_dataset(stream: BinaryIO, path: Path, *, pixels: bool) -> Dataset:
             dataset = read_partial(cast(BinaryIO, _CountedReads(stream)), stop, force=True)
             elements = [dataset.get_item(tag) for tag in dataset.keys()]  # noqa: SIM118
             whole = all(_is_whole(element, None if deflated else size) for element in elements)
-    except (InvalidDicomError, *PARSING_ERRORS):
+    except PARSING_ERRORS:
         raise InputError(dicom_fault(path, "its header can't be read")) from None
     if not found and whole:
         raise InputError(dicom_fault(path, "it holds no pixels (truncated, or no picture)"))

@@ -30,9 +30,9 @@ from boneage.pipeline.tiff import (
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 20_000
 # A film of 24 x 30 cm, the largest that one hand is laid on, has 29 megapixels when digitised at
-# 50 micrometres, as finely as it is done; the largest flat panels have 18. Decoding 40 took at
-# most 2.8 s (16-bit RGBA in a PNG) and 0.5 GB on one core.
-LARGEST_PIXELS = 40_000_000
+# 50 micrometres, as finely as it is done; the largest flat panels have 18. Decoding 40 took up to
+# 0.7 GB, and 7 s of one core when they were noise in JPEG 2000; films take a quarter of that.
+LARGEST_PIXELS = 30_000_000
 LARGEST_FILE = 256 * 2**20  # those pixels in 16-bit RGB, not compressed
 
 _PNG = b"\x89PNG\r\n\x1a\n"

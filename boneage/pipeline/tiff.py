@@ -26,7 +26,7 @@ _READ = frozenset(
 _KINDS = {1: "B", 3: "H", 4: "I"}
 _MOST_ENTRIES = 4096
 _MOST_DIRECTORIES = 64
-_MOST_VALUES = 200_000  # 40 megapixels in tiles of 16 x 16
+_MOST_VALUES = 200_000  # 30 megapixels and more in tiles of 16 x 16
 _MOST_UNFOLDED = 400 * 2**20  # they in 16-bit RGBA
 _NOT_COMPRESSED = 1
 # None, CCITT (three kinds), LZW, JPEG, deflate and PackBits: of what it does not know OpenCV
