@@ -134,26 +134,28 @@ def _outside(
 ) -> list[Finding]:
     """Ages below zero or too great, and a column of days that look like months."""
     texts = cells.table[column]
-    median = "unknown" if np.isnan(months).all() else f"{np.nanmedian(months / _size(unit)):.4g}"
-    other = "years" if unit == "months" else "months"
+    if unit == "years-months":
+        expected, fix = f"from 0 to {most / 12:g} years", "Correct the label."
+    else:
+        size = MONTHS_IN[unit]
+        median = "unknown" if np.isnan(months).all() else f"{np.nanmedian(months / size):.4g}"
+        expected = f"{unit} from 0 to {most / size:g}, and this column's median is {median}"
+        other = "years" if unit == "months" else "months"
+        fix = f"Is it in {other}? Pass {option} {other}; else correct the label."
     findings = cells.row_findings(
         code,
         np.flatnonzero((months < 0) | (months > most)),
         lambda row: f"{column} is {texts[row]}",
-        f"{unit} from 0 to {most / _size(unit):g}, and this column's median is {median}",
-        f"Is it in {other}? Pass {option} {other}; else correct the label.",
+        expected,
+        fix,
     )
     known = months[~np.isnan(months)]
-    if unit == "days" and known.size and 0 < known.max() / _size(unit) <= MOST_MONTHS:
+    if unit == "days" and known.size and 0 < known.max() / MONTHS_IN[unit] <= MOST_MONTHS:
         findings += cells.row_findings(
             "months-as-days",
             [int(np.nanargmax(months))],
             lambda row: f"{column} is {texts[row]}, the largest of all",
-            f"days, and this column's median is {median}",
+            expected,
             f"Is it in months or years? Pass {option} months or years; newborns' ages too.",
         )
     return findings
-
-
-def _size(unit: str) -> float:
-    return MONTHS_IN.get(unit, 1.0)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from boneage.datasets.manifest import read_manifest
@@ -159,14 +161,8 @@ def test_an_image_root_and_names_without_suffix(films: Path) -> None:
     manifest = imported(table(films, *rows), image_root=films / "films")
     assert manifest.image_paths()[3] == (films / "films" / "3.tif").resolve()
     (films / "films" / "3.png").touch()
-    found = faults_again(table(films, *rows), image_root=films / "films")
+    found = faults_of_new(table(films, *rows), image_root=films / "films")
     assert "row 5 (film 3): 2 files may be meant by 3: 3.png, 3.tif" in found[0]
-
-
-def faults_again(file: Path, **options: Any) -> list[str]:
-    with pytest.raises(InputError) as caught:
-        imported(file, **options)
-    return [str(fault) for fault in caught.value.faults]
 
 
 def test_equal_names_in_two_folders_keep_their_folder_in_the_id(films: Path) -> None:
@@ -203,3 +199,234 @@ def test_a_patient_in_two_splits_and_an_unknown_split(films: Path) -> None:
 def test_an_empty_table_and_one_that_is_not_there(films: Path) -> None:
     assert "it has a header and no rows" in faults(table(films))[0]
     assert "there is no such file" in faults(films / "none.csv")[0]
+
+
+def test_the_first_import_of_a_newcomer(tmp_path: Path) -> None:
+    """A CSV of years and codes beside a folder of scans; the ids have no folder and no suffix."""
+    folder = tmp_path / "clinic"
+    (folder / "scans").mkdir(parents=True)
+    for i in range(12):
+        (folder / "scans" / f"{i:03}.TIF").touch()
+    file = table(folder, *(f"{i:03},{i + 1.5},{'fm'[i % 2]}" for i in range(12)))
+    root = (folder / "scans").resolve()
+    found = faults(file)
+    assert len(found) == 12
+    assert found[0].endswith(f"Images of such names are in {root}: pass --image-root {root}.")
+    manifest = imported(file, image_root=root)
+    assert manifest.image_paths()[11] == root / "011.TIF"
+    assert manifest.table["image_id"].tolist()[:2] == ["000", "001"]
+
+
+def test_excel_parquet_and_csv_give_the_same_manifest(films: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "film": [f"films/{i}" for i in range(30)],
+            "bone age": [1.5 + i / 2 for i in range(30)],
+            "Geschlecht": ["f", "m"] * 15,
+        }
+    )
+    frame.to_excel(films / "readings.xlsx", index=False)
+    frame.to_parquet(films / "readings.parquet")
+    frame.to_csv(films / "readings.csv", index=False, sep=";", encoding="utf-16")
+    expected = imported(table(films, *YEARS)).path.read_text()
+    for suffix in ("xlsx", "parquet", "csv"):
+        assert imported(films / f"readings.{suffix}").path.read_text() == expected
+
+
+def test_a_worksheet_is_named(films: Path) -> None:
+    frame = pd.DataFrame({"film": ["films/0"], "bone age": [8], "Geschlecht": ["f"]})
+    with pd.ExcelWriter(films / "a.xlsx") as writer:
+        frame.to_excel(writer, sheet_name="2023", index=False)
+        frame.assign(film="films/1").to_excel(writer, sheet_name="2024", index=False)
+    assert "Name one with --sheet: '2023', '2024'." in faults(films / "a.xlsx")[0]
+    assert imported(films / "a.xlsx", sheet="2024").table["image_id"].tolist() == ["1"]
+
+
+def test_decimal_commas_are_read_where_they_leave_no_doubt(films: Path) -> None:
+    header = "film;bone age;Geschlecht"
+    manifest = imported(table(films, "films/0;10,5;f", "films/1;9;m", header=header))
+    assert manifest.table["age_months"].tolist() == [126.0, 108.0]
+    assert manifest.notes == ("bone age was read with decimal commas: 10,5 is 10.5.",)
+    (fault,) = faults_of_new(table(films, "films/0;10,5;f", "films/1;9.5;m", header=header))
+    assert "bone age is '10,5'; expected a number of years" in fault
+
+
+def faults_of_new(file: Path, **options: Any) -> list[str]:
+    """As `faults`, where an earlier import of the same test has written something."""
+    with pytest.raises(InputError) as caught:
+        imported(file, **options)
+    return [str(fault) for fault in caught.value.faults]
+
+
+@pytest.mark.parametrize(
+    ("text", "months"),
+    [
+        ("10y6m", 126),
+        ("10 y 6 m", 126),
+        ("10-06", 126),
+        ("10;6", 126),
+        ("10 years, 6 months", 126),
+        ("10 Jahre 6 Monate", 126),
+        ("10yrs.", 120),
+        ("18m", 18),
+        ("0-0", 0),
+    ],
+)
+def test_years_and_months_in_one_cell(films: Path, text: str, months: int) -> None:
+    rows = [f'films/0.tif,"{text}",f', "films/1.tif,12y0m,m"]
+    ages = imported(table(films, *rows), age_unit="years-months").table["age_months"]
+    assert ages.tolist() == [months, 144]
+
+
+@pytest.mark.parametrize("text", ["10", "10.6", "10-12", "10y12m", "2024-06-10", "y", "10/6", "-"])
+def test_years_and_months_that_could_be_something_else(films: Path, text: str) -> None:
+    (fault,) = faults(table(films, f"films/0.tif,{text},f"), age_unit="years-months")
+    assert f"bone age is {text!r}; expected years and months such as 10y6m or 10-06" in fault
+
+
+def test_years_and_months_beyond_twenty_years(films: Path) -> None:
+    (fault,) = faults(table(films, "films/0.tif,25y1m,f"), age_unit="years-months")
+    assert "bone age is 25y1m; expected from 0 to 20 years. Correct the label." in fault
+
+
+def test_days_are_months_of_a_twelfth_of_a_year(films: Path) -> None:
+    manifest = imported(table(films, "films/0,3652.5,f", "films/1,30,m"), age_unit="days")
+    np.testing.assert_allclose(manifest.table["age_months"], [120, 30 / 30.4375], rtol=1e-9)
+    (fault,) = faults_of_new(table(films, "films/0,126,f", "films/1,30,m"), age_unit="days")
+    assert "bone age is 126, the largest of all; expected days from 0 to 7305" in fault
+    (fault,) = faults_of_new(table(films, "films/0,7306,f"), age_unit="days")
+    assert "expected days from 0 to 7305" in fault
+
+
+def test_several_codes_for_a_sex(films: Path) -> None:
+    rows = ["films/0,8,f", "films/1,8,Female", "films/2,8,M", "films/3,8,x"]
+    codes: dict[str, Any] = {"female": ["f", "Female"], "male": ["m", "M"]}
+    (fault,) = faults(table(films, *rows), **codes)
+    assert "Geschlecht is 'x'; expected 'f' or 'Female' (--female) or 'm' or 'M' (--male)" in fault
+    sexes = imported(table(films, *rows[:3]), **codes).table["sex"].tolist()
+    assert sexes == ["F", "F", "M"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "what"),
+    [
+        ({"female": ["f", "m"], "male": "m"}, "both are 'm'"),
+        ({"female": "", "male": "m"}, "one of them is empty"),
+        ({"female": [], "male": "m"}, "one of them is empty"),
+    ],
+)
+def test_codes_that_tell_no_sex(films: Path, codes: dict[str, Any], what: str) -> None:
+    assert f"--female and --male: {what}" in faults(table(films, *YEARS), **codes)[0]
+
+
+def test_chronological_age_has_its_own_unit_and_may_be_empty(films: Path) -> None:
+    header = "film,bone age,Geschlecht,lived"
+    file = table(films, "films/0,8,f,100", "films/1,9,m,", header=header)
+    options = {"chronological": "lived", "chronological_unit": "months"}
+    ages = imported(file, **options).table["chronological_age_months"]
+    assert ages[0] == 100
+    assert np.isnan(ages[1])
+    assert (
+        "--chronological-unit: unknown unit 'month'"
+        in (faults_of_new(file, **{**options, "chronological_unit": "month"})[0])
+    )
+    (fault,) = faults_of_new(file, chronological="lived")  # the unit of the bone age
+    assert "lived is 100; expected years from 0 to 40" in fault
+    file = table(films, "films/0,8,f,8.5", "films/1,9,m,old", header=header)
+    found = faults_of_new(file, **options)
+    assert "lived is 'old'; expected a number of months, or nothing" in found[0]
+    assert "Is it in years? Pass --chronological-unit years." in found[1]
+
+
+def test_patients_who_are_not_named_are_counted(films: Path) -> None:
+    file = table(films, "films/0,8,f,p1", "films/1,9,m,", header="film,bone age,Geschlecht,pid")
+    assert imported(file, patient="pid").notes == (
+        "1 images have no pid: each counts as a patient of its own.",
+    )
+
+
+def patterned(films: Path, *ids: str, **options: Any) -> Any:
+    file = table(
+        films, *(f"{i},{8 + k},f" for k, i in enumerate(ids)), header="id,bone age,Geschlecht"
+    )
+    return imported(file, **options)
+
+
+def make(films: Path, *names: str) -> None:
+    for name in names:
+        path = films / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("films/{id}.tif", ["films/1.tif", "films/12.tif"]),
+        ("films/{id}", ["films/1.tif", "films/12.tif"]),
+        ("xs/{id}_*.png", ["xs/1_20240101.png", "xs/12_20230101.png"]),
+        ("xs/*_{id}.png", ["xs/left_1.png", "xs/left_12.png"]),
+        ("xs/{id:04}*.jpg", ["xs/0001.jpg", "xs/0012b.jpg"]),
+        ("xs/{id:04}.jpg", ["xs/0001.jpg", "xs/0012.jpg"]),
+        ("xs/**/{id}.png", ["xs/1.png", "xs/a/b/12.png"]),
+        ("xs/*/{id}.*", ["xs/a/1.png", "xs/b/12.dcm"]),
+        ("xs/{id}/*.png", ["xs/1/film.png", "xs/12/film.png"]),
+        ("{id}*/film.png", ["1-a/film.png", "12-a/film.png"]),
+    ],
+)
+def test_a_pattern_fits_one_image_a_row(films: Path, pattern: str, names: list[str]) -> None:
+    make(films, *names, "xs/other.txt", "xs/a/1.xml", "xs/a/._1.png")
+    ids = ["1-", "12"] if pattern.startswith("{") else ["1", "12"]  # 1* would fit both
+    manifest = patterned(films, *ids, image=pattern)
+    assert manifest.image_paths() == [(films / name).resolve() for name in names]
+    assert manifest.table["image_id"].tolist() == ids
+
+
+def test_a_pattern_that_fits_none_or_several_images(films: Path) -> None:
+    make(films, "xs/1_a.png", "xs/1_b.png", "xs/2_a.png", "xs/2_a.txt")
+    with pytest.raises(InputError) as caught:
+        patterned(films, "1", "2", "3", "", image="xs/{id}_*")
+    found = [str(fault).partition("readings.csv: ")[2] for fault in caught.value.faults]
+    assert "row 5: id is empty; expected a name" in found[0]
+    assert "row 4 (id 3): there is no image xs/3_*; expected one image" in found[1]
+    assert "row 2 (id 1): 2 files may be meant by xs/1_*: 1_a.png, 1_b.png" in found[2]
+    assert len(found) == 3
+
+
+def test_signs_of_patterns_in_a_cell_are_plain_letters(films: Path) -> None:
+    make(films, "xs/[1]_a.png", "xs/2_a.png")
+    with pytest.raises(InputError) as caught:
+        patterned(films, "[1]", "*", "?", image="xs/{id}_*.png")
+    assert len(caught.value.faults) == 2
+    assert "there is no image xs/*_*.png" in str(caught.value.faults[0])
+
+
+def test_a_pattern_with_no_column_and_a_column_that_is_not_there(films: Path) -> None:
+    for pattern, what in (
+        ("films/*.tif", "the pattern names no column"),
+        ("films/{ID}.tif", "(--image ID): there is no column 'ID'"),
+        ("none/{id}_*.tif", "there is no folder"),
+    ):
+        with pytest.raises(InputError, match=re.escape(what)):
+            patterned(films, "1", image=pattern)
+
+
+def test_two_rows_of_one_image_by_a_pattern(films: Path) -> None:
+    make(films, "xs/1_a.png")
+    with pytest.raises(InputError, match="id 1_ stands in row 2 already"):
+        patterned(films, "1", "1_", image="xs/{id}*.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["films\\0.tif", "films/0.TIF", "./films/0", "films/../films/0.tif", "mu\u0308.png"]
+)
+def test_names_as_other_systems_write_them(films: Path, name: str) -> None:
+    make(films, "m\u00fc.png")
+    path = imported(table(films, f"{name},8,f")).image_paths()[0]
+    assert path.name in ("0.tif", "m\u00fc.png")
+
+
+def test_control_characters_in_names(films: Path) -> None:
+    file = table(films, "films/0.tif,8,f,p\x00q", header="film,bone age,Geschlecht,pid")
+    (fault,) = faults(file, patient="pid")
+    assert "pid is 'p\\x00q'; expected text without control characters" in fault
