@@ -251,6 +251,10 @@ def forged(whole: Whole, make_dicom: Callable[..., bytes]) -> Iterator[tuple[str
             place = data.index(kind, data.index(b"\xe0\x7f\x10\x00")) + 5
             forgery = data[:place] + b"\x7f\xff\x7f\xff\x7f\xff" + data[place + 6 :]
             yield f"codestream {name}.dcm", forgery
+    if "dicom 2000" in whole:
+        data = whole["dicom 2000"][1]
+        place = data.index(b"\xff\x52\0") + 6
+        yield "layers.dcm", data[:place] + b"\xff\xff" + data[place + 2 :]
 
 
 NO_PICTURES = {

@@ -159,6 +159,9 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
 def png(width: int, height: int, pixels: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
@@ -332,7 +335,7 @@ def test_more_pixels_than_a_film_has_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(13)) + chunk(b"teSt", b"") * 200_001, "chunks"),
+        (PNG + chunk(b"IHDR", bytes(13)) + chunk(b"teSt", b"") * 200_001, "chunks"),
         (b"\xff\xd8" + b"\xff\xfe\0\x02" * 30_000 + b"\xff\xd9", "segments"),
     ],
     ids=["png", "jpeg"],
