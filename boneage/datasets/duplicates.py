@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from boneage.pipeline.orientation import Floats
 
-LIKE = 0.91
-"""Correlation of the two copies' detail from which films are called the same."""
+LIKE = 0.94
+"""Correlation of the two copies' detail from which films are called the same; the most alike of 64
+million pairs of different children of RSNA reach 0.93."""
 
 _HASH_PIXELS, _HASH_SIDE = 32, 8
 _MOST_BITS = 10

@@ -15,7 +15,7 @@ COPIES = {
     "brighter": lambda film: np.clip(film * 1.2 + 15, 0, 255).astype(np.uint8),
     "gamma": lambda film: (255 * (film / 255) ** 0.6).astype(np.uint8),
     "16 bits": lambda film: film.astype(np.uint16) * 257,
-    "cropped": lambda film: film[3:-2, 2:-4],
+    "cropped": lambda film: film[2:-1, 1:-2],
     "mirrored": lambda film: np.ascontiguousarray(film[:, ::-1]),
 }
 
