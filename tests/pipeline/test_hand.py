@@ -105,14 +105,15 @@ def test_the_working_copy_is_small_and_never_larger_than_the_film() -> None:
     reason="the real films and their annotations are not beside this checkout",
 )
 def test_every_joint_is_inside_the_crop_of_all_but_one_in_a_hundred_films() -> None:
-    script = Path(__file__).parents[2] / "experiments" / "framing-100px" / "joints.py"
+    script = Path(__file__).parents[2] / "experiments" / "framing-100px" / "measure.py"
+    joints = ["--joints", str(REAL / "joints" / "train")]
     done = subprocess.run(
-        [sys.executable, str(script), str(REAL / "joints"), str(REAL / "rsna-kaggle-100px")],
+        [sys.executable, str(script), *joints, str(REAL / "rsna-kaggle-100px")],
         capture_output=True,
         text=True,
         check=True,
     )
     (row,) = json.loads(done.stdout)["rows"]
-    assert row["films"] == 219
+    assert row["annotated_films"] == 219
     assert row["all_joints_inside"] >= 0.99
     assert row["median_area_ratio"] <= 1.5

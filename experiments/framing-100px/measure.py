@@ -1,0 +1,131 @@
+"""Does the crop hold every joint, is a turned hand put upright, and what does framing cost?
+
+    python experiments/framing-100px/measure.py --joints JOINTS [--halve] [--turned N] FILMS...
+
+JOINTS holds Pascal VOC files `<id>.xml` with a box around every ossification region (Koitka et al.
+2018); FILMS are folders with `<id>.png` at any depth, each measured by itself. Prints aggregates as
+JSON, for each folder:
+
+- the share of its annotated films with every box inside the crop, and the crop's median area, as a
+  share of the film and as a multiple of that of the tight rectangle around the boxes;
+- with --turned, of N films (chosen by seed 0) turned by 0, 90, 180 and 270 degrees, the share
+  that was put upright;
+- milliseconds of one core to frame a film to 299 pixels, beyond decoding it; with --halve, at half
+  its width and height.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from boneage.pipeline.framing import frame
+from boneage.pipeline.radiograph import Radiograph, read_radiograph
+from boneage.provenance import provenance
+from boneage.recipe import Framing
+
+TIMED = 60
+FRAMING = Framing()
+
+
+def tight_rectangle(path: Path) -> tuple[float, float, float, float] | None:
+    """Left, top, right, bottom around all boxes, in shares of the film; None without a box."""
+    root = ET.parse(path).getroot()
+    size = [float(root.findtext(f"size/{name}", "nan")) for name in ("width", "height")]
+    boxes = [
+        [float(box.findtext(name, "nan")) for name in ("xmin", "ymin", "xmax", "ymax")]
+        for box in root.iter("bndbox")
+    ]
+    if not boxes:
+        return None
+    corners = np.array(boxes) / [*size, *size]
+    left, top = corners[:, :2].min(0)
+    right, bottom = corners[:, 2:].max(0)
+    return float(left), float(top), float(right), float(bottom)
+
+
+def joints_inside(joints: Path, films: list[Path]) -> dict[str, Any]:
+    """How the crops lie to the annotated joints."""
+    inside, areas, tight_areas, whole = [], [], [], 0
+    for path in films:
+        annotation = joints / f"{path.stem}.xml"
+        tight = tight_rectangle(annotation) if annotation.exists() else None
+        if tight is None:
+            continue
+        film = read_radiograph(path)
+        height, width = film.shape
+        crop = frame(film, FRAMING).crop
+        whole += crop.why != "hand"
+        left, top, right, bottom = np.array(crop.box) / [width, height, width, height]
+        inside.append(
+            left <= tight[0] and top <= tight[1] and right >= tight[2] and bottom >= tight[3]
+        )
+        areas.append((right - left) * (bottom - top))
+        tight_areas.append((tight[2] - tight[0]) * (tight[3] - tight[1]))
+    if not inside:
+        return {"annotated_films": 0}
+    return {
+        "annotated_films": len(inside),
+        "all_joints_inside": float(np.mean(inside)),
+        "kept_whole": whole,
+        "median_area_of_film": float(np.median(areas)),
+        "median_tight_area_of_film": float(np.median(tight_areas)),
+        "median_area_ratio": float(np.median(areas) / np.median(tight_areas)),
+    }
+
+
+def put_upright(films: list[Path], count: int) -> dict[str, float]:
+    """The share of films that come out upright after they were turned."""
+    chosen = np.random.default_rng(0).permutation(len(films))[:count]
+    upright = dict.fromkeys((0, 90, 180, 270), 0)
+    for index in chosen:
+        film = read_radiograph(films[index])
+        for turned in upright:
+            rotated = np.rot90(film, -turned // 90).copy()
+            upright[turned] += frame(rotated, FRAMING).crop.rotation == turned
+    return {str(turned): hits / len(chosen) for turned, hits in upright.items()}
+
+
+def milliseconds(films: list[Path], halve: bool) -> dict[str, Any]:
+    """Processor time that framing takes on one thread, over up to 60 films."""
+    times = []
+    for path in films[:TIMED]:
+        film: Radiograph = read_radiograph(path)
+        if halve:
+            film = cv2.resize(film, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        started = time.thread_time()
+        frame(film, FRAMING)
+        times.append(1000 * (time.thread_time() - started))
+    median, late = np.percentile(times, [50, 95])
+    return {"median": float(median), "percentile_95": float(late), "halved": halve}
+
+
+def main() -> None:
+    """Measures every folder named on the command line."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--joints", type=Path, required=True)
+    arguments.add_argument("--halve", action="store_true")
+    arguments.add_argument("--turned", type=int, default=0)
+    arguments.add_argument("films", type=Path, nargs="+")
+    given = arguments.parse_args()
+    cv2.setNumThreads(1)
+    rows = []
+    for folder in given.films:
+        films = sorted(folder.rglob("*.png"))
+        row = {"name": folder.name, "films": len(films), **joints_inside(given.joints, films)}
+        if given.turned:
+            row["put_upright"] = put_upright(films, given.turned)
+        row["milliseconds_a_film"] = milliseconds(films, given.halve)
+        rows.append(row)
+    print(json.dumps({"machine": provenance(), "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
