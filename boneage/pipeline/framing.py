@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.exposure import disk
-from boneage.pipeline.hand import WHOLE_FILM, Box, Hand, find_hand, working_copy
+from boneage.pipeline.hand import WHOLE_FILM, Box, Hand, find_hand
 from boneage.pipeline.orientation import find_orientation
 from boneage.pipeline.radiograph import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
@@ -89,7 +89,7 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
         hand = None
     else:
         found = find_hand(radiograph)
-        crop = Crop(found.box, _turn(radiograph, found), found.why or HAND)
+        crop = Crop(found.box, _turn(found), found.why or HAND)
         hand = found if found.found else None
     low, high = _levels(radiograph, crop.box, hand, framing.contrast_percentiles)
     left, top, right, bottom = crop.box
@@ -124,7 +124,7 @@ def _cut(radiograph: Radiograph, region: Box) -> Radiograph:
     return radiograph[top:bottom, left:right]
 
 
-def _turn(radiograph: Radiograph, hand: Hand) -> int:
+def _turn(hand: Hand) -> int:
     """The quarter turns, in degrees counter-clockwise, that put the forearm below the fingers."""
     if hand.forearm is None:
         return 0
@@ -132,7 +132,7 @@ def _turn(radiograph: Radiograph, hand: Hand) -> int:
     turn = (0 if y > 0 else 180) if abs(y) >= abs(x) else (90 if x < 0 else 270)
     # A closed hand may look like its forearm to the one, a slanting one lie between two turns for
     # the other: only what both say is done.
-    return turn if turn and find_orientation(working_copy(radiograph)).turn == turn else 0
+    return turn if turn and find_orientation(hand.copy).turn == turn else 0
 
 
 def _levels(
@@ -141,7 +141,7 @@ def _levels(
     """The grey levels that become 0 and 255."""
     if hand is None:
         return _film_levels(radiograph, percentiles)
-    copy = working_copy(radiograph)
+    copy = hand.copy
     y, x = copy.shape[0] / radiograph.shape[0], copy.shape[1] / radiograph.shape[1]
     left, top, right, bottom = box
     part = (

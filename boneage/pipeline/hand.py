@@ -53,15 +53,17 @@ class Hand:
     Attributes:
         box: The crop, in pixels of the film; all of it when no hand was found.
         why: Empty when a hand was found, else why the whole film is kept.
-        mask: The silhouette on the working copy: array `(h, w)`, uint8, 0 or 1.
+        copy: The small copy of the film that it was looked for on.
+        mask: The silhouette on that copy: array `(h, w)`, uint8, 0 or 1.
         field: The exposed part of the film, likewise.
         forearm: Unit vector (x, y) from the palm towards the forearm; None when there is none.
-        palm: Centre (x, y) and radius of the palm's inscribed circle, on the working copy; None
-            when no hand was found.
+        palm: Centre (x, y) and radius of the palm's inscribed circle, on the copy; None when no
+            hand was found.
     """
 
     box: Box
     why: str
+    copy: Radiograph
     mask: Mask
     field: Mask
     forearm: tuple[float, float] | None = None
@@ -83,10 +85,11 @@ def find_hand(radiograph: Radiograph) -> Hand:
         The hand, or the whole film with the reason.
     """
     height, width = radiograph.shape
-    grey = as_grey(working_copy(radiograph))
+    copy = working_copy(radiograph)
+    grey = as_grey(copy)
     mask, field = _silhouette(grey)
     if mask is None:
-        return Hand((0, 0, width, height), WHOLE_FILM, np.zeros_like(grey), field)
+        return Hand((0, 0, width, height), WHOLE_FILM, copy, np.zeros_like(grey), field)
     palm = _palm(mask)
     forearm = _forearm(mask, field, palm)
     left, top, right, bottom = _crop(mask, palm, forearm)
@@ -97,7 +100,7 @@ def find_hand(radiograph: Radiograph) -> Hand:
         min(width, round(right * x)),
         min(height, round(bottom * y)),
     )
-    return Hand(box, "", mask, field, forearm, palm)
+    return Hand(box, "", copy, mask, field, forearm, palm)
 
 
 def working_copy(radiograph: Radiograph) -> Radiograph:
