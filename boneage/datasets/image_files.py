@@ -20,6 +20,7 @@ SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".dicom")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PADDED = re.compile(r"(.+):0([1-9][0-9]?)", re.DOTALL)
 _MOST_LOOKED_AT = 5_000
+_LETTERS, _FEW = 3, 8
 _AFTER = "\U0010ffff"  # behind every text that goes on from the same start
 
 
@@ -162,26 +163,18 @@ class Pattern:
         """The path for one row, its own `*` still in it."""
         return "".join(text + _padded(row, name, width) for text, name, width in self.pieces)
 
-    def ends(self, row: Mapping[str, str]) -> tuple[str, str]:
-        """What a row's path must begin with and end with: all before the first `*`, after the last.
+    def plain_parts(self, row: Mapping[str, str]) -> list[str]:
+        """What is between a row's wildcards: the path's start first, its end last.
 
         A `*` that stands in the table is no wildcard.
         """
-        parts = [
-            (part, wild)
-            for text, name, width in self.pieces
-            for part, wild in ((text, "*" in text), (_padded(row, name, width), False))
-        ]
-        first = last = ""
-        for part, wild in parts:
-            first += part.partition("*")[0] if wild else part
-            if wild:
-                break
-        for part, wild in reversed(parts):
-            last = (part.rpartition("*")[2] if wild else part) + last
-            if wild:
-                break
-        return first, last
+        parts = [""]
+        for text, name, width in self.pieces:
+            first, *further = text.replace("**/", "*").split("*")
+            parts[-1] += first
+            parts += further
+            parts[-1] += _padded(row, name, width)
+        return parts
 
     def expression(self, row: Mapping[str, str]) -> re.Pattern[str]:
         """A row's whole path; `*` stays within one folder, `**/` is any folders or none."""
@@ -221,32 +214,48 @@ class PatternFiles:
         else:
             found = [base / name for name in _file_names(base)]
         start = f"{pattern.folder.rstrip('/')}/" if pattern.folder else ""
-        self._paths = {
-            unicodedata.normalize("NFC", start + below): path
-            for path in found
-            if _is_text(below := path.relative_to(base).as_posix())
-        }
-        # Three orders in which a few can be found to look at closely, wherever the `*` stands.
+        self._paths: dict[str, list[Path]] = {}
+        for path in found:
+            below = path.relative_to(base).as_posix()
+            if _is_text(below):
+                name = unicodedata.normalize("NFC", start + below)
+                self._paths.setdefault(name, []).append(path)
+        # Three ways to a few that are worth a closer look, wherever the `*` stands.
         self._by_path = sorted((name, name) for name in self._paths)
         self._by_name = sorted((name.rpartition("/")[2], name) for name in self._paths)
-        self._by_end = sorted((name[::-1], name) for name in self._paths)
+        self._by_letters: dict[str, list[str]] = {}
+        for name in self._paths:
+            for letters in {name[i : i + _LETTERS] for i in range(len(name) - _LETTERS + 1)}:
+                self._by_letters.setdefault(letters, []).append(name)
 
     def fitting(self, row: Mapping[str, str]) -> list[Path]:
         """Every image that fits what a row says; other kinds of files only if no image does."""
         row = {name: unicodedata.normalize("NFC", text) for name, text in row.items()}
-        expression = self.pattern.expression(row)
-        fitting = sorted(name for name in self._likely(row) if expression.fullmatch(name))
+        parts, expression = self.pattern.plain_parts(row), self.pattern.expression(row)
+        fitting = [
+            name
+            for name in self._likely(parts, row)
+            if all(part in name for part in parts) and expression.fullmatch(name)
+        ]
         images = [name for name in fitting if name.lower().endswith(SUFFIXES)]
-        return [self._paths[name] for name in images or fitting]
+        return [path for name in sorted(images or fitting) for path in self._paths[name]]
 
-    def _likely(self, row: Mapping[str, str]) -> list[str]:
-        first, last = self.pattern.ends(row)
-        orders = [(self._by_path, first), (self._by_end, last[::-1])]
+    def _likely(self, parts: Sequence[str], row: Mapping[str, str]) -> list[str]:
+        orders = [(self._by_path, parts[0])]
         if not any("/" in text for text in row.values()):
-            orders.append((self._by_name, self.pattern.tail.ends(row)[0]))
+            orders.append((self._by_name, self.pattern.tail.plain_parts(row)[0]))
         ranges = [
             (bisect_left(order, (start, "")), bisect_left(order, (start + _AFTER, "")), order)
             for order, start in orders
         ]
         begin, end, order = min(ranges, key=lambda found: found[1] - found[0])
+        if end - begin > _FEW:
+            lists = [
+                self._by_letters.get(part[i : i + _LETTERS], [])
+                for part in parts
+                for i in range(len(part) - _LETTERS + 1)
+            ]
+            rarest = min(lists, key=len, default=None)
+            if rarest is not None and len(rarest) < end - begin:
+                return rarest
         return [name for _, name in order[begin:end]]

@@ -288,7 +288,7 @@ def _image_findings(cells: Cells, images: _Images, files: ImageFiles) -> list[Fi
             "ambiguous-file",
             several,
             lambda row: (
-                f"{len(found[row])} files may be meant by {names[row]}: {_some(found[row])}"
+                f"{len(found[row])} files may be meant by {names[row]}: {_some(found[row], files.root)}"
             ),
             "one image a row",
             "Write the whole name, or a pattern that fits only one of them.",
@@ -296,9 +296,9 @@ def _image_findings(cells: Cells, images: _Images, files: ImageFiles) -> list[Fi
     ]
 
 
-def _some(paths: Sequence[Path]) -> str:
+def _some(paths: Sequence[Path], root: Path) -> str:
     more = ", …" if len(paths) > _NAMED else ""
-    return ", ".join(path.name for path in paths[:_NAMED]) + more
+    return ", ".join(os.path.relpath(path, root) for path in paths[:_NAMED]) + more
 
 
 def _sexes(cells: Cells, column: str, female: Sequence[str], male: Sequence[str]) -> list[str]:

@@ -369,6 +369,8 @@ def make(films: Path, *names: str) -> None:
         ("xs/{id:04}*.jpg", ["xs/0001.jpg", "xs/0012b.jpg"]),
         ("xs/{id:04}.jpg", ["xs/0001.jpg", "xs/0012.jpg"]),
         ("xs/**/{id}.png", ["xs/1.png", "xs/a/b/12.png"]),
+        ("**/{id}.png", ["1.png", "a/b/12.png"]),
+        ("**/x{id}-*/*/f_*", ["x1-/a/f_1.png", "y/x12-b/b/f_0.png"]),
         ("xs/*/{id}.*", ["xs/a/1.png", "xs/b/12.dcm"]),
         ("xs/{id}/*.png", ["xs/1/film.png", "xs/12/film.png"]),
         ("{id}*/film.png", ["1-a/film.png", "12-a/film.png"]),
@@ -376,6 +378,7 @@ def make(films: Path, *names: str) -> None:
 )
 def test_a_pattern_fits_one_image_a_row(films: Path, pattern: str, names: list[str]) -> None:
     make(films, *names, "xs/other.txt", "xs/a/1.xml", "xs/a/._1.png")
+    make(films, *(f"xs/more{i}.png" for i in range(9)))
     ids = ["1-", "12"] if pattern.startswith("{") else ["1", "12"]  # 1* would fit both
     manifest = patterned(films, *ids, image=pattern)
     assert manifest.image_paths() == [(films / name).resolve() for name in names]
@@ -389,7 +392,7 @@ def test_a_pattern_that_fits_none_or_several_images(films: Path) -> None:
     found = [str(fault).partition("readings.csv: ")[2] for fault in caught.value.faults]
     assert "row 5: id is empty; expected a name" in found[0]
     assert "row 4 (id 3): there is no image xs/3_*; expected one image" in found[1]
-    assert "row 2 (id 1): 2 files may be meant by xs/1_*: 1_a.png, 1_b.png" in found[2]
+    assert "row 2 (id 1): 2 files may be meant by xs/1_*: xs/1_a.png, xs/1_b.png" in found[2]
     assert len(found) == 3
 
 
