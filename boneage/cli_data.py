@@ -77,6 +77,19 @@ def data_check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
     raise typer.Exit(2 if report.has_errors else 0)
 
 
+@data_app.command("card")
+def data_card(
+    manifest: ManifestArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; default MANIFEST's name-card.html.")
+    ] = None,
+) -> None:
+    """Write a one-page data card: counts, ages by sex, sizes, faults and terms; no film in it."""
+    from boneage.evaluation.card import write_card
+
+    typer.echo(str(write_card(manifest, out)))
+
+
 @data_app.command("frame")
 def data_frame(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Radiographs.")],

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from boneage.cli_import import import_app
+from boneage.datasets import plugins
+from boneage.datasets.manifest import Manifest, read_manifest
+from boneage.errors import InputError
+
+README = Path(__file__).parents[1] / "data" / "README.md"
+BROKEN = EntryPoint("broken", "no_such_module:function", plugins.GROUP)
+NUMBER = EntryPoint("number", "math:pi", plugins.GROUP)
+
+
+def example_package(folder: Path) -> Path:
+    """The package in data/README.md, as a reader would copy it."""
+    text = README.read_text(encoding="utf-8")
+    for name, language in (("pyproject.toml", "toml"), ("boneage_clinic.py", "python")):
+        block = re.search(rf"```{language}\n# {re.escape(name)}\n(.*?)```", text, re.DOTALL)
+        assert block is not None, f"data/README.md has no {name}"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(block.group(1))
+    return folder
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch):
+    """Pretends that installed packages offer these importers."""
+
+    def offering(*points: EntryPoint) -> None:
+        monkeypatch.setattr(plugins, "entry_points", lambda group: points)
+
+    return offering
+
+
+def test_the_example_in_the_documentation_installs_and_runs(cohort: Path, tmp_path: Path) -> None:
+    package, site = example_package(tmp_path / "boneage-clinic"), tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, *offline, "--target", site, package], check=True)
+    films = tmp_path / "films"
+    films.mkdir()
+    table = read_manifest(cohort).table.head(20)
+    for row, path in zip(table.itertuples(), read_manifest(cohort).image_paths(), strict=False):
+        shutil.copy(path, films / f"{row.image_id}_{row.sex}_{row.age_months:.0f}.png")
+    command = [sys.executable, "-c", "from boneage.cli import main; main()", "data", "import"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
+
+    def boneage(*arguments: str) -> str:
+        done = subprocess.run(
+            [*command, *arguments],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    assert "Import the clinic's films" in boneage("--help")
+    assert "--seed" in boneage("clinic", "--help")
+    assert "20 images" in boneage("clinic", "films", "--seed", "1", "--out", "clinic.csv")
+    manifest = read_manifest(tmp_path / "clinic.csv")
+    assert manifest.table["image_id"].tolist() == sorted(table["image_id"])
+    assert set(manifest.table["source"]) == {"clinic, seeded split"}
+
+
+def test_a_broken_importer_is_listed_as_such_and_the_others_work(offer) -> None:
+    offer(BROKEN)
+    listed = CliRunner().invoke(import_app, ["--help"]).output
+    assert re.search(r"rsna .*official archives", listed)
+    assert re.search(r"broken .*Broken: no_such_module:function can't be loaded", listed)
+
+
+@pytest.mark.parametrize(
+    ("point", "what"),
+    [(BROKEN, r"can't be loaded \(ModuleNotFoundError"), (NUMBER, "math:pi is no function")],
+)
+def test_a_broken_importer_says_whose_it_is(offer, point: EntryPoint, what: str) -> None:
+    offer(point)
+    result = CliRunner().invoke(import_app, [point.name, "somewhere", "--with", "options"])
+    assert isinstance(result.exception, InputError)
+    assert re.search(what, str(result.exception))
+    assert "an unknown package" in str(result.exception)
+
+
+def test_an_importer_that_makes_no_manifest_is_refused(offer, monkeypatch) -> None:
+    offer(EntryPoint("nothing", f"{__name__}:nothing", plugins.GROUP))
+    monkeypatch.setattr(plugins, "load_importer", lambda point: nothing)
+    result = CliRunner().invoke(import_app, ["nothing", "films"])
+    assert "it returned NoneType; expected a Manifest" in str(result.exception)
+
+
+def nothing(folder: Path, out: Path) -> Manifest | None:
+    """Makes nothing."""
+    assert isinstance(folder, Path)
+    assert out == Path("manifest.csv")
+
+
+def test_ours_can_not_be_replaced(offer) -> None:
+    offer(EntryPoint("rsna", "no_such_module:function", plugins.GROUP))
+    listed = CliRunner().invoke(import_app, ["--help"]).output
+    assert listed.count("\n  rsna ") == 1
+    assert "Broken" not in listed
+
+
+def test_there_is_no_importer_of_an_unknown_name(offer) -> None:
+    offer()
+    result = CliRunner().invoke(import_app, ["nowhere"])
+    assert result.exit_code == 2
+    assert "No such command 'nowhere'" in result.output
+
+
+@pytest.mark.parametrize("name", ["rsna", "rhpe", "dha", "table", "dicom"])
+def test_every_importer_refuses_what_is_not_there(name: str, tmp_path: Path) -> None:
+    columns = ["--age", "age", "--age-unit", "years"]
+    options = {
+        "dha": ["--readings", str(tmp_path / "readings.csv")],
+        "table": ["--image", "file", *columns, "--sex", "sex", "--female", "f", "--male", "m"],
+        "dicom": ["--ages", str(tmp_path / "ages.csv"), *columns],
+    }
+    out = tmp_path / "manifest.csv"
+    arguments = [name, str(tmp_path / "nothing"), *options.get(name, []), "--out", str(out)]
+    result = CliRunner().invoke(import_app, arguments)
+    assert isinstance(result.exception, InputError)
+    assert "; expected " in str(result.exception)
+    assert not out.exists()
