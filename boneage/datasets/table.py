@@ -270,6 +270,11 @@ def _image_findings(cells: Cells, images: _Images, files: ImageFiles) -> list[Fi
     identities = [
         str(paths[0]) if len(paths) == 1 else name for paths, name in zip(found, names, strict=True)
     ]
+
+    def some(row: int) -> str:
+        more = ", …" if len(found[row]) > _NAMED else ""
+        return ", ".join(os.path.relpath(path, files.root) for path in found[row][:_NAMED]) + more
+
     absent = [row for row, paths in enumerate(found) if names[row] and not paths]
     several = [row for row, paths in enumerate(found) if len(paths) > 1]
     fix = "Is it below another folder? Name that with --image-root."
@@ -287,18 +292,11 @@ def _image_findings(cells: Cells, images: _Images, files: ImageFiles) -> list[Fi
         *cells.row_findings(
             "ambiguous-file",
             several,
-            lambda row: (
-                f"{len(found[row])} files may be meant by {names[row]}: {_some(found[row], files.root)}"
-            ),
+            lambda row: f"{len(found[row])} files may be meant by {names[row]}: {some(row)}",
             "one image a row",
             "Write the whole name, or a pattern that fits only one of them.",
         ),
     ]
-
-
-def _some(paths: Sequence[Path], root: Path) -> str:
-    more = ", …" if len(paths) > _NAMED else ""
-    return ", ".join(os.path.relpath(path, root) for path in paths[:_NAMED]) + more
 
 
 def _sexes(cells: Cells, column: str, female: Sequence[str], male: Sequence[str]) -> list[str]:
