@@ -220,6 +220,7 @@ def _interval(part: dict[str, Any], factor: float = 1.0) -> str:
 def main() -> None:
     """Runs the command line: 0 when done, 2 for faulty input, 130 when interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greeting is no news
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # our messages tell of a damaged file
     try:
         app()
     except InputError as error:
