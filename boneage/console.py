@@ -20,8 +20,10 @@ ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A ma
 
 
 def app(name: str | None, text: str, **settings: Any) -> typer.Typer:
-    """A group of verbs; without a verb it prints its help."""
-    return typer.Typer(name=name, help=text, no_args_is_help=True, **settings)
+    """A group of verbs; without a verb it prints its help, as plain text."""
+    return typer.Typer(
+        name=name, help=text, no_args_is_help=True, rich_markup_mode=None, **settings
+    )
 
 
 def say_manifest(manifest: Manifest) -> None:

@@ -93,10 +93,11 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
         hand = found if found.found else None
     low, high = _levels(radiograph, crop.box, hand, framing.contrast_percentiles)
     left, top, right, bottom = crop.box
-    inner = _resized(radiograph[top:bottom, left:right], framing.size)
+    fine = _resized(radiograph[top:bottom, left:right], framing.size)
     depth = _FINER if radiograph.dtype == np.uint8 else 1
     scale = 255.0 / max(1.0, high - low)
-    inner = cv2.convertScaleAbs(np.maximum(inner.astype(np.float32) / depth - low, 0), alpha=scale)
+    above = np.maximum(fine.astype(np.float32) / depth - low, 0)
+    inner = np.asarray(cv2.convertScaleAbs(above, alpha=scale), np.uint8)
     if hand is not None:
         _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
         inner = np.rot90(inner, crop.rotation // 90)
