@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from boneage.datasets.ages import ages_in_months
 from boneage.datasets.delimited import Cells, Finding
 from boneage.datasets.dicom_film import NO_FILM, DicomFilm
+from boneage.datasets.examination import SPLIT_OF_WORD
 from boneage.datasets.sheet import read_sheet
 from boneage.errors import Fault, InputError
 from boneage.pipeline.structure import open_regular
@@ -32,15 +33,6 @@ JOINS: Mapping[str, tuple[str, ...]] = {
 """What rows and films may be joined by, and how a column that holds it is called, folded."""
 
 _NO_KEY = "(none)"  # of Cells: what would name a row in messages is what must not be in them
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 # Up to four digits before the point (days), or 10y6m and the like: no patient's number, no name.
 _AGE = re.compile(
     r"[+-]?[0-9]{1,4}([.,][0-9]*)?|[0-9]{1,2}\s?([ymj]|years?|jahre?)[0-9a-z ,.]{0,10}"
@@ -130,7 +122,7 @@ def read_readings(file: Path, columns: Columns, *, sheet: str | None = None) -> 
     sexes = None if columns.sex is None else [codes.get(t, "") for t in cells.table[columns.sex]]
     splits = None
     if columns.split is not None:
-        splits = [_SPLITS.get(text.lower(), "") for text in cells.table[columns.split]]
+        splits = [SPLIT_OF_WORD.get(text.lower(), "") for text in cells.table[columns.split]]
     findings = [
         *cells.findings,
         *age_findings,

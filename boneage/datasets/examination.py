@@ -21,6 +21,16 @@ from boneage.errors import Fault
 COLUMNS = ("image_id", "image", "age_months", "sex", "split")
 OPTIONAL = ("patient_id", "chronological_age_months", "region", "source")
 SPLITS = ("train", "val", "test")
+SPLIT_OF_WORD = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What people write for the three, in lower case."""
 SEXES = ("F", "M")
 MOST_MONTHS = 240.0
 """Largest bone age accepted; the oldest labels of RSNA and RHPE are 228 and 240 months."""

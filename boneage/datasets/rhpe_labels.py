@@ -18,6 +18,7 @@ from boneage.datasets.atlas import (
 )
 from boneage.datasets.delimited import Cells, Finding, missing_column
 from boneage.datasets.examination import (
+    SPLIT_OF_WORD,
     SPLITS,
     age_findings,
     id_findings,
@@ -40,15 +41,6 @@ _HEADERS = {
         *("chronological", "chronological_age"),
         *("chronological_months", "chronological_age_months"),
     ),
-}
-_SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
 }
 
 
@@ -89,7 +81,9 @@ def split_of(path: Path, root: Path) -> str | None:
     """The split that a file's name says, or else the innermost of its folders that says one."""
     parts = path.relative_to(root).parts
     for part in reversed((*parts[:-1], Path(parts[-1]).stem)):
-        words = {_SPLIT_WORDS[w] for w in re.findall(r"[a-z]+", part.lower()) if w in _SPLIT_WORDS}
+        words = {
+            SPLIT_OF_WORD[w] for w in re.findall(r"[a-z]+", part.lower()) if w in SPLIT_OF_WORD
+        }
         if len(words) == 1:
             return words.pop()
     return None

@@ -18,21 +18,18 @@ from boneage.datasets.ages import (
     has_decimal_commas,
 )
 from boneage.datasets.delimited import Cells, Finding, missing_column
-from boneage.datasets.examination import INFANTS, YEARS_LOOK, id_findings, patient_findings
+from boneage.datasets.examination import (
+    INFANTS,
+    SPLIT_OF_WORD,
+    YEARS_LOOK,
+    id_findings,
+    patient_findings,
+)
 from boneage.datasets.image_files import SUFFIXES, ImageFiles, Pattern, PatternFiles
 from boneage.datasets.manifest import SPLITS, Manifest, assign_splits, write_manifest
 from boneage.datasets.sheet import read_sheet
 from boneage.errors import Fault, InputError
 
-_SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 _NAMED = 3
 
 
@@ -118,7 +115,7 @@ def import_table(
     cells = replace(cells, key=images.column)
     months, faults = ages_in_months(cells, age, units[0], "--age-unit")
     sexes = _sexes(cells, sex, *codes)
-    splits = [] if split is None else [_SPLIT_WORDS.get(t.lower(), "") for t in cells.table[split]]
+    splits = [] if split is None else [SPLIT_OF_WORD.get(t.lower(), "") for t in cells.table[split]]
     findings = [
         *cells.findings,
         *_image_findings(cells, images, files),
