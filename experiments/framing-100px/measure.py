@@ -10,8 +10,8 @@ JSON, for each folder:
   share of the film and as a multiple of that of the tight rectangle around the boxes;
 - with --turned, of N films (chosen by seed 0) turned by 0, 90, 180 and 270 degrees, the share
   that was put upright;
-- milliseconds of one core to frame a film to 299 pixels, beyond decoding it, where films of more than
-  1,300 pixels are shrunk to half their size first.
+- milliseconds of one core to frame a film to 299 pixels, beyond decoding it; films of more than
+  1,300 pixels are halved first.
 """
 
 from __future__ import annotations
