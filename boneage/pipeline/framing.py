@@ -25,7 +25,7 @@ WHOLE_FILM_ASKED = "whole film: framing.crop is film"
 REASONS = (HAND, WHOLE_FILM, WHOLE_FILM_ASKED)
 """All that a crop's `why` may be."""
 
-_FINER = 256  # steps that one 8-bit grey level is divided into while areas are averaged
+_FINER = 256  # steps, a shift by 8, of one 8-bit grey level while areas are averaged
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _resized(part: Radiograph, size: int) -> npt.NDArray[np.uint16]:
     """The part with its longer side made `size`; uint8 in 256ths of a level."""
     height, width = part.shape
     if part.dtype == np.uint8:
-        part = cv2.multiply(part, _FINER, dtype=cv2.CV_16U)
+        part = np.left_shift(part, 8, dtype=np.uint16)
     scale = size / max(height, width)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     if inner == (width, height):

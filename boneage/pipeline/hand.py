@@ -25,6 +25,7 @@ from boneage.pipeline.exposure import (
     filled,
     hull,
     largest,
+    opened,
     shape,
     trimmed,
 )
@@ -137,8 +138,8 @@ def _silhouette(grey: Grey) -> tuple[Mask | None, Mask]:
         for _ in range(4):  # a second, weaker shadow behind the hand goes as the threshold rises
             hot = (above > threshold).astype(np.uint8)
             inner = trimmed(hot, field)
-            opened = cv2.morphologyEx(np.asarray(hot & inner), cv2.MORPH_OPEN, disk(1))
-            part = largest(np.asarray(opened, np.uint8))
+            unspecked = cv2.morphologyEx(np.asarray(hot & inner), cv2.MORPH_OPEN, disk(1))
+            part = largest(np.asarray(unspecked, np.uint8))
             mask = filled(part)
             if mask.mean() < _SMALLEST_HAND:
                 break
@@ -178,7 +179,7 @@ def _palm(mask: Mask) -> tuple[float, float, float]:
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
     _, radius, _, (x, y) = cv2.minMaxLoc(depth)
     # A forearm may be as wide as the palm; fingers, which an opening takes away, are not at it.
-    thin = mask & (1 - cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(0.55 * radius)))
+    thin = mask & (1 - opened(mask, 0.55 * radius))
     thin = cv2.morphologyEx(np.asarray(thin, np.uint8), cv2.MORPH_OPEN, disk(1))
     rows, columns = np.nonzero(thin)
     if len(rows) > 0.5 * radius**2:
@@ -200,8 +201,7 @@ def _forearm(
     ]
     if not exits:  # all of it is inside the field: there is nothing to be cut off
         return None
-    thick = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(0.5 * radius))
-    rows, columns = np.nonzero(thick)
+    rows, columns = np.nonzero(opened(mask, 0.5 * radius))
     across, down = columns - x, rows - y
     far = np.hypot(across, down) > 1.5 * radius
     if far.sum() > 0.15 * radius**2:

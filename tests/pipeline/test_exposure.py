@@ -12,6 +12,7 @@ from boneage.pipeline.exposure import (
     filled,
     hull,
     largest,
+    opened,
     shape,
     trimmed,
 )
@@ -79,6 +80,14 @@ def test_masks() -> None:
     rectangle, solid = shape(box(50, 50, 10, 10, 40, 40))
     assert rectangle == pytest.approx(1, abs=0.1)
     assert solid >= 1
+
+
+def test_an_opening_takes_away_what_is_thin() -> None:
+    palm, finger = box(80, 80, 30, 20, 70, 60), box(80, 80, 5, 36, 30, 44)
+    thick = opened(palm | finger, 10)
+    assert not (thick & finger)[:25].any()
+    assert (thick & palm).sum() > 0.9 * palm.sum()
+    assert not opened(finger, 10).any()
 
 
 def test_the_commonest_level_counts_its_neighbours() -> None:
