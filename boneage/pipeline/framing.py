@@ -18,7 +18,7 @@ from boneage.pipeline.radiograph import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
 
 # Raised whenever `frame` gives other pixels for the same settings: stores are made anew then.
-VERSION = 2
+VERSION = 3
 
 HAND = "hand"
 WHOLE_FILM_ASKED = "whole film: framing.crop is film"
@@ -113,7 +113,8 @@ def framing_key(framing: Framing) -> str:
 def _cut(radiograph: Radiograph, region: Box) -> Radiograph:
     height, width = radiograph.shape
     left, top, right, bottom = region
-    if right > width or bottom > height or min(right - left, bottom - top) < SMALLEST_SIDE:
+    outside = min(left, top) < 0 or right > width or bottom > height
+    if outside or min(right - left, bottom - top) < SMALLEST_SIDE:
         raise InputError(
             Fault(
                 "region",

@@ -2,7 +2,7 @@
 
 Classical and deterministic. The parameters were set on 219 films of the RSNA set whose joints
 Koitka et al. (2018) annotated (a box around every ossification region), so that the crop holds all
-of those boxes; `experiments/framing/` measures it.
+of those boxes; `experiments/framing-100px/measure.py` measures it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WHOLE_FILM = "whole film: no hand stands out from its background"
 
 # In radii of the palm's inscribed circle, from its centre or from the silhouette.
 _WRIST = 2.3  # how far below the palm the forearm is cut: the growth plates lie within 2.2
-_MARGIN = 0.1
+_MARGIN = 0.09
 _BELOW = 0.5  # margin where the silhouette ends before the wrist does
 
 _SMALLEST_HAND = 0.03  # of the film
