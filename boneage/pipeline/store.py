@@ -6,7 +6,8 @@ A store is a folder of four files:
 - `frames.csv`: for each row `image_id`, the crop's `left`, `top`, `right` and `bottom` in pixels of
   the film, its `rotation` in degrees and `why`: `hand`, or why it is the whole film;
 - `checksums.npy`: uint32 `(n,)`, the CRC-32 of every row;
-- `store.json`: image ids, framing, and the digests of what the store was made from.
+- `store.json`: the version of this layout, image ids, framing, and the digests of what the store
+  was made from.
 
 It is built in a sibling folder ending in `.partial` and renamed when the last row stands, so a
 folder of the final name is complete. After a kill, rows whose checksum holds are kept.
@@ -81,7 +82,9 @@ class Store:
 
     def frames(self) -> pd.DataFrame:
         """How every image was cropped: the table in `frames.csv`, in the order of the rows."""
-        return pd.read_csv(self.folder / "frames.csv", dtype={"image_id": str})
+        # An id may be any text, NA and null too: none of the columns ever lacks a value.
+        path = self.folder / "frames.csv"
+        return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False)
 
     def select(self, image_ids: Sequence[str]) -> StoreView:
         """Returns the rows of these ids, in this order.
@@ -149,11 +152,14 @@ def open_store(folder: str | Path, *, verify: bool = False) -> Store:
         verify: Whether to read and check every row.
 
     Raises:
-        InputError: There is no complete store, or it is damaged.
+        InputError: There is no complete store, it is of another version, or it is damaged.
     """
     folder = Path(folder)
     try:
         described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        if described["version"] != VERSION:
+            raise InputError(_of_another_version(folder, described["version"]))
+        (folder / "frames.csv").stat()
         checksums = np.load(folder / "checksums.npy")
         images = np.load(folder / "images.npy", mmap_mode="r")
         image_ids = list(described["image_ids"])
@@ -162,12 +168,15 @@ def open_store(folder: str | Path, *, verify: bool = False) -> Store:
         recorded = described["digest"]
         whole = store_digest(described, checksums) == recorded
     except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        # With its store.json it passes for complete, and would not be made anew.
+        delete = "" if missing == "store.json" else "Delete that folder first. "
         raise InputError(
             Fault(
                 str(folder),
-                f"there is no complete store ({Path(error.filename).name} is missing)",
-                "images.npy, checksums.npy and store.json",
-                "Make it with `boneage data prepare`.",
+                f"there is no complete store ({missing} is missing)",
+                "images.npy, frames.csv, checksums.npy and store.json",
+                f"{delete}Make it with `boneage data prepare`.",
             )
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -241,6 +250,15 @@ def _reopen(folder: Path, digest: str) -> Store:
     return store
 
 
+def _of_another_version(folder: Path, version: object) -> Fault:
+    return Fault(
+        str(folder),
+        f"it is a store of version {version}",
+        f"version {VERSION}, which this boneage makes",
+        "Prepare the manifest again with `boneage data prepare`.",
+    )
+
+
 def _damaged(folder: Path, what: str) -> Fault:
     return Fault(
         str(folder),
@@ -295,6 +313,9 @@ def _open_if_current(folder: Path, plan: dict[str, Any]) -> Store | None:
         described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if not isinstance(described, dict):
+        return None
+    # The version is in the plan: a store of another one is made anew like any other.
     if any(described.get(name) != value for name, value in plan.items()):
         return None
     return open_store(folder)
