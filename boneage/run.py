@@ -77,7 +77,9 @@ class Run:
         """
         values = read_json(self.recipe_path)
         # Runs from before there was a choice framed the whole film; the default is the hand now.
-        values.setdefault("framing", {}).setdefault("crop", "film")
+        framing = values.setdefault("framing", {})
+        if isinstance(framing, dict):  # if not, the recipe's own check says so
+            framing.setdefault("crop", "film")
         return recipe_from_values(values, where=str(self.recipe_path))
 
     def read_info(self) -> dict[str, Any]:

@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
 from boneage.errors import InputError
+from boneage.recipe import Recipe
 from boneage.run import Run, open_run
 
 
@@ -19,3 +22,24 @@ def test_predictions_and_metrics_are_kept_apart_by_split(tmp_path):
     run = Run(tmp_path)
     assert run.predictions_path("val").name == "predictions-val.csv"
     assert run.metrics_path("test").name == "metrics-test.json"
+
+
+@pytest.mark.parametrize(
+    ("framing", "crop"), [(None, "film"), ({"size": 64}, "film"), ({"crop": "hand"}, "hand")]
+)
+def test_a_recipe_from_before_there_were_crops_is_one_of_films(tmp_path, framing, crop):
+    values = Recipe(name="old").model_dump(mode="json")
+    values.pop("framing")
+    if framing is not None:
+        values["framing"] = framing
+    run = Run(tmp_path)
+    run.recipe_path.write_text(json.dumps(values))
+    assert run.read_recipe().framing.crop == crop
+
+
+@pytest.mark.parametrize("framing", [None, [299]])
+def test_framing_that_is_no_section_is_a_fault_of_the_recipe(tmp_path, framing):
+    run = Run(tmp_path)
+    run.recipe_path.write_text(json.dumps({"name": "odd", "framing": framing}))
+    with pytest.raises(InputError, match=r"recipe.json: framing is (None|\[299\]); expected "):
+        run.read_recipe()
