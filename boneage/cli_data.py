@@ -66,7 +66,7 @@ def download_rsna(
 
 @data_app.command("check")
 def data_check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
-    """Read every row and image of a manifest and name every fault; exit 2 if there are any."""
+    """Read every row and image of a manifest and name what is wrong; errors exit 2, warnings 0."""
     from boneage.datasets.audit import audit
 
     report = audit(manifest)
@@ -93,17 +93,18 @@ def data_card(
 @data_app.command("frame")
 def data_frame(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Radiographs.")],
+    recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say which part of a radiograph the model is given: left, top, right, bottom in pixels."""
     from boneage.pipeline.framing import frame
     from boneage.pipeline.radiograph import read_radiograph
-    from boneage.recipe import Framing
 
+    framing = _framing(None, recipe)
     frames, faults = [], list[Fault]()
     for image in images:
         try:
-            crop = frame(read_radiograph(image), Framing()).crop
+            crop = frame(read_radiograph(image), framing).crop
         except InputError as error:
             faults += error.faults
             continue
@@ -141,12 +142,13 @@ def data_look(
 ) -> None:
     """Draw contact sheets: each film beside what the model is given, the oddest first."""
     from boneage.datasets.manifest import read_manifest
-    from boneage.pipeline.look import write_sheets
+    from boneage.pipeline.look import check_folder, write_sheets
     from boneage.pipeline.store import prepare
 
     framing = _framing(size, recipe)
     cohort = read_manifest(manifest)
     folder = out or manifest.with_suffix(".look")
+    check_folder(folder)  # now, not after an hour of preparing
     for sheet in write_sheets(cohort, prepare(cohort, framing), folder, count=count):
         typer.echo(str(sheet))
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from boneage.cli_data import data_app
-from boneage.datasets.manifest import read_manifest
+from boneage.datasets.manifest import read_manifest, write_manifest
 from boneage.errors import InputError
 
 
@@ -46,6 +46,41 @@ def test_frame_answers_for_the_films_that_can_be_read_and_names_the_others(
     assert "broken.png" in str(result.exception)
     (found,) = json.loads(result.stdout)["frames"]
     assert found["image"] == str(film)
+
+
+def test_frame_takes_a_recipe_s_framing(cohort: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "film.toml"
+    recipe.write_text('name = "film"\n[framing]\ncrop = "film"\n')
+    film = read_manifest(cohort).image_paths()[0]
+    result = boneage_data("frame", film, "--recipe", recipe)
+    assert result.stdout.startswith(f"{film}: 0 0 96 96, turned by 0, whole film")
+
+
+def test_look_says_that_it_can_not_write_before_it_prepares(cohort: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cohort"
+    shutil.copytree(cohort.parent, folder, ignore=shutil.ignore_patterns("*.store"))
+    before = sorted(folder.rglob("*"))
+    result = boneage_data("look", folder / "manifest.csv", "--out", folder / "manifest.csv")
+    assert isinstance(result.exception, InputError)
+    assert "no sheet can be written there" in str(result.exception)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_look_replaces_older_sheets_and_takes_any_id(cohort: Path, tmp_path: Path) -> None:
+    folder, sheets = tmp_path / "cohort", tmp_path / "sheets"
+    shutil.copytree(cohort.parent, folder, ignore=shutil.ignore_patterns("*.store"))
+    table = read_manifest(folder / "manifest.csv").table.head(6)
+    ids = ["NA", "null", "nan", "None", "Mädchen", "x" * 90]
+    manifest = write_manifest(table.assign(image_id=ids), folder / "odd.csv")
+    sheets.mkdir()
+    kept = [sheets / "look-out.png", sheets / "look-1.jpg"]
+    for path in (*kept, sheets / "look-01.png", sheets / "look-07.png"):
+        path.touch()
+    result = boneage_data("look", manifest.path, "--size", 64, "--out", sheets)
+    assert result.exit_code == 0, result.exception
+    assert sorted(sheets.iterdir()) == sorted([*kept, sheets / "look-01.png"])
+    sheet = cv2.imread(str(sheets / "look-01.png"))
+    assert (sheet[:18, 10:400] > 150).any()  # the legend
 
 
 def test_look_draws_the_oddest_films_first(cohort: Path, tmp_path: Path) -> None:

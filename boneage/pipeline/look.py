@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.files import write_bytes
 from boneage.pipeline.framing import HAND
+from boneage.pipeline.hand import WHOLE_FILM
 from boneage.pipeline.radiograph import Radiograph, read_dimensions, read_radiograph
 from boneage.pipeline.store import Store
 
@@ -24,10 +27,13 @@ CELL = 220
 """Side of one picture on a sheet, pixels."""
 COLUMNS, ROWS = 5, 4
 
-_GAP, _CAPTION = 10, 40
+LEGEND = "blue: what is framed; red: kept whole, no hand found; the oddest first"
+
+_GAP, _CAPTION, _HEADER = 10, 40, 18
 _PAPER, _INK = 28, 235
 _BOX, _WHOLE = (255, 160, 40), (70, 70, 255)  # blue, green, red: OpenCV's order
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+_LONGEST_ID = 36  # characters that leave room for the age
 
 
 def oddest_first(manifest: Manifest, store: Store) -> pd.DataFrame:
@@ -41,7 +47,8 @@ def oddest_first(manifest: Manifest, store: Store) -> pd.DataFrame:
         store: As prepared from it.
 
     Returns:
-        The store's frames, with `row` (in the manifest) and `oddness`, the largest first.
+        The store's frames, with `row` (in the manifest), `age_months`, `sex` and `oddness`, the
+        largest first.
     """
     frames = store.frames()
     films = zip(manifest.image_paths(), manifest.regions(), strict=True)
@@ -51,8 +58,33 @@ def oddest_first(manifest: Manifest, store: Store) -> pd.DataFrame:
     aspect = np.log(width / height)
     oddness = (share - share.median()).abs() + (aspect - aspect.median()).abs()
     oddness += 100.0 * (frames["why"] != HAND) + 50.0 * (frames["rotation"] != 0)
-    ordered = frames.assign(row=np.arange(len(frames)), oddness=oddness)
+    known = {name: manifest.table[name].to_numpy() for name in ("age_months", "sex")}
+    ordered = frames.assign(row=np.arange(len(frames)), **known, oddness=oddness)
     return ordered.sort_values("oddness", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Tests that sheets can be written to a folder; leaves nothing behind.
+
+    Raises:
+        InputError: They can't.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if made:
+            folder.rmdir()
+    except OSError as error:
+        raise InputError(
+            Fault(
+                str(folder),
+                f"no sheet can be written there ({error.strerror})",
+                "a folder that can be written to",
+                "Name another one with --out.",
+            )
+        ) from None
 
 
 def write_sheets(
@@ -61,7 +93,7 @@ def write_sheets(
     """Writes contact sheets of the oddest films of a manifest.
 
     Each film is shown with its crop drawn in, contrast stretched for the eye, and beside it the
-    picture that the store holds.
+    picture that the store holds. Older sheets in the folder are removed.
 
     Args:
         manifest: Whose films they are.
@@ -88,11 +120,19 @@ def write_sheets(
         for crop in sheet.to_dict("records"):
             row = crop["row"]
             cells.append(_cell(read_radiograph(paths[row]), store[row], crop, regions[row]))
+        if number == 1:
+            _remove_sheets(folder)
         path = folder / f"look-{number:02d}.png"
         _, png = cv2.imencode(".png", _sheet(cells))
         write_bytes(path, png.tobytes())
         written.append(path)
     return written
+
+
+def _remove_sheets(folder: Path) -> None:
+    for path in folder.glob("look-*.png"):
+        if re.fullmatch(r"look-\d{2,}\.png", path.name):  # no other is one of ours
+            path.unlink()
 
 
 def _area(path: Path, region: tuple[int, int, int, int] | None) -> int:
@@ -123,7 +163,7 @@ def _cell(
         round((crop[side] - start) * scale)
         for side, start in (("left", left), ("top", top), ("right", left), ("bottom", top))
     ]
-    colour = _BOX if crop["why"] == HAND else _WHOLE
+    colour = _WHOLE if crop["why"] == WHOLE_FILM else _BOX
     cv2.rectangle(original, (box[0], box[1]), (box[2] - 1, box[3] - 1), colour, 2)
     cell = np.full((CELL + _CAPTION, 2 * CELL + 4, 3), _PAPER, np.uint8)
     x, y = (CELL - size[0]) // 2, (CELL - size[1]) // 2
@@ -131,21 +171,34 @@ def _cell(
     shrink = cv2.INTER_AREA if framed.shape[0] > CELL else cv2.INTER_LINEAR
     cell[:CELL, CELL + 4 :] = cv2.resize(framed, (CELL, CELL), interpolation=shrink)[..., None]
     turned = f", turned by {crop['rotation']}" if crop["rotation"] else ""
-    lines = (crop["image_id"], f"{crop['why'].partition(':')[0]}{turned}")
-    for line, baseline in zip(lines, (CELL + 16, CELL + 33), strict=True):
-        place = (3, baseline)
-        cv2.putText(cell, line, place, _FONT, 0.45, (_INK, _INK, _INK), 1, cv2.LINE_AA)
+    known = f"{crop['age_months'] / 12:.1f} years, {crop['sex']}"
+    _write(cell, f"{_short(crop['image_id'])}: {known}", (3, CELL + 16))
+    _write(cell, f"{crop['why'].partition(':')[0]}{turned}", (3, CELL + 33))
     return cell
+
+
+def _short(image_id: str) -> str:
+    """The id as far as there is room for it, in the only characters that OpenCV can draw."""
+    drawn = "".join(sign if " " <= sign <= "~" else "?" for sign in image_id)
+    return drawn if len(drawn) <= _LONGEST_ID else f"{drawn[: _LONGEST_ID - 3]}..."
+
+
+def _write(picture: npt.NDArray[np.uint8], text: str, place: tuple[int, int]) -> None:
+    """Writes a line, smaller where it would not fit."""
+    (width, _), _ = cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)
+    scale = _FONT_SCALE * min(1.0, (picture.shape[1] - 2 * place[0]) / width)
+    cv2.putText(picture, text, place, _FONT, scale, (_INK, _INK, _INK), 1, cv2.LINE_AA)
 
 
 def _sheet(cells: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     height, width = cells[0].shape[:2]
     rows = -(-len(cells) // COLUMNS)
     columns = min(len(cells), COLUMNS)
-    shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
+    shape = (_HEADER + rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
     sheet = np.full(shape, _PAPER, np.uint8)
+    _write(sheet, LEGEND, (_GAP, _HEADER))
     for number, cell in enumerate(cells):
         row, column = divmod(number, COLUMNS)
-        top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
+        top, left = _HEADER + _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
         sheet[top : top + height, left : left + width] = cell
     return sheet
