@@ -71,7 +71,7 @@ def import_dha(
         sex: Column with the sex, compared with the folders; may be absent.
         patient: Column that tells patients apart; may be absent, then every film is one.
         readings_unit: `months` or `years`; None takes what the header says, or else what alone
-            agrees with the age folders.
+            agrees with the age folders, for each of the two readings by itself.
         chronological_unit: The same of the time since birth.
         sheet: Worksheet of a workbook.
 

@@ -127,7 +127,8 @@ def read_readings(
         films: All films of the atlas.
         columns: Header of each of `number`, `reading-1`, `reading-2`, `chronological`, `sex` and
             `patient`; None finds it by what it is usually called.
-        readings_unit: `months`, `years`, or None to tell it by header or age folders.
+        readings_unit: `months`, `years`, or None to tell it by header or age folders, for each of
+            the two readings by itself.
         chronological_unit: The same of the time since birth.
         sheet: Worksheet of a workbook.
 
@@ -161,18 +162,42 @@ def read_readings(
         found.get("patient"),
     )
     table.findings += [*cells.findings, *_id_findings(table)]
-    readings = [found["reading-1"], found["reading-2"]]
-    unit = _unit("readings-unit", readings_unit, readings, table, (table.first, table.second))
-    table.first, table.second = table.first * _months(unit), table.second * _months(unit)
-    for column, months in zip(readings, (table.first, table.second), strict=True):
-        table.findings += _reading_findings(cells, column, months, unit)
-    if table.chronological is not None:
-        born = [table.chronological]
-        unit = _unit("chronological-unit", chronological_unit, born, table, (table.born,))
-        table.born = table.born * _months(unit)
-        table.findings += chronological_findings(cells, table.chronological, table.born)
+    _to_months(table, found, readings_unit, chronological_unit)
     _check_sexes(table)
     return table
+
+
+def _to_months(
+    table: Readings,
+    found: Mapping[str, str],
+    readings_unit: str | None,
+    chronological_unit: str | None,
+) -> None:
+    """Converts each column by its own unit: the two readings may well have different ones.
+
+    Raises:
+        InputError: The unit of a column can't be told, or what tells it disagrees.
+    """
+    faults = []
+    option = "readings-unit"
+    for name, values in (("reading-1", table.first), ("reading-2", table.second)):
+        column = found[name]
+        unit = _unit(option, readings_unit, column, f"the readings in {column}", table, values)
+        if isinstance(unit, Fault):
+            faults.append(unit)
+            continue
+        values *= _months(unit)
+        table.findings += _reading_findings(table.cells, column, values, unit)
+    if (column := table.chronological) is not None:
+        option, what = "chronological-unit", f"the ages since birth in {column}"
+        unit = _unit(option, chronological_unit, column, what, table, table.born)
+        if isinstance(unit, Fault):
+            faults.append(unit)
+        else:
+            table.born *= _months(unit)
+            table.findings += chronological_findings(table.cells, column, table.born)
+    if faults:
+        raise InputError(faults)
 
 
 def _months(unit: str) -> float:
@@ -283,29 +308,33 @@ def _reading_findings(
 def _unit(
     option: str,
     given: str | None,
-    columns: Sequence[str],
+    column: str,
+    what: str,
     table: Readings,
-    values: Sequence[NDArray[np.float64]],
-) -> str:
-    """The unit of some columns: as told, by the header, or as the age folders have it.
+    values: NDArray[np.float64],
+) -> str | Fault:
+    """The unit of a column: by its header, as told, or as the age folders have it.
 
-    Raises:
-        InputError: It can't be told, or the age folders gainsay it.
+    A fault where it can't be told, or where two of these disagree.
     """
-    said = {unit for unit in (_bare(column)[1] for column in columns) if unit is not None}
-    claimed = given or (said.pop() if len(said) == 1 else None)
-    who = f"as --{option} says" if given else "as the header says"
+    where, either = table.cells.where, " or ".join(UNITS)
+    header = _bare(column)[1]
+    if given is not None and header not in (None, given):
+        wrong = (
+            f"{what} are in {header}, as the header says, and not in {given}, as --{option} says"
+        )
+        fix = f"Leave --{option} out, or correct the header."
+        return Fault(where, wrong, "one unit", fix)
+    claimed = given or header
     off = _years_off(table, values)
-    names = " and ".join(columns)
     if off is None:
         if claimed is not None:
             return claimed
-        if not any(film is not None for film in table.films):
-            return UNITS[0]  # no row has a film, and that is said instead
-        what = f"too few of {names} are put to films to tell their unit"
-        raise InputError(
-            Fault(table.cells.where, what, "months or years", f"Pass --{option} to say it.")
-        )
+        joined = any(film is not None for film in table.films)
+        if not joined or np.isnan(values).all():
+            return UNITS[0]  # nothing to convert, and that is said instead
+        few_told = f"too few of {what} are put to films to tell their unit"
+        return Fault(where, few_told, either, f"Pass --{option} to say it.")
     best = min(UNITS, key=lambda unit: off[unit])
     clear = off[best] < _MOST_YEARS_OFF and _CLEARLY * off[best] < max(off.values())
     measured = (
@@ -314,24 +343,22 @@ def _unit(
     if claimed is not None and (claimed == best or not clear):
         return claimed
     if claimed is not None:
-        what = f"{names} would be in {claimed}, {who}, but are {measured}"
-        raise InputError(Fault(table.cells.where, what, best, f"Pass --{option} {best}."))
+        who = f"as --{option} says" if given else "as the header says"
+        wrong = f"{what} would be in {claimed}, {who}, but are {measured}"
+        fix = f"Pass --{option} {best}." if header is None else "Correct the header."
+        return Fault(where, wrong, best, fix)
     if not clear:
-        what = f"the unit of {names} can't be told: they are {measured}"
-        raise InputError(
-            Fault(table.cells.where, what, "months or years", f"Pass --{option} to say it.")
-        )
-    table.notes.append(f"{names} are taken to be in {best}: they are {measured} (medians).")
+        untold = f"the unit of {what} can't be told: they are {measured}"
+        return Fault(where, untold, either, f"Pass --{option} to say it.")
+    said = what[0].upper() + what[1:]
+    table.notes.append(f"{said} are taken to be in {best}: they are {measured} (medians).")
     return best
 
 
-def _years_off(table: Readings, values: Sequence[NDArray[np.float64]]) -> dict[str, float] | None:
+def _years_off(table: Readings, values: NDArray[np.float64]) -> dict[str, float] | None:
     """Median distance from the middle of the age folder, years, for each unit."""
     middle = np.array([np.nan if film is None else film.year + 0.5 for film in table.films])
-    distances = {
-        unit: np.concatenate([np.abs(column * _months(unit) / 12 - middle) for column in values])
-        for unit in UNITS
-    }
+    distances = {unit: np.abs(values * _months(unit) / 12 - middle) for unit in UNITS}
     if np.count_nonzero(~np.isnan(distances["years"])) < _FEWEST_TO_TELL:
         return None
     return {unit: float(np.nanmedian(distance)) for unit, distance in distances.items()}

@@ -131,9 +131,13 @@ def test_the_unit_is_that_of_option_header_or_age_folders(
     assert manifest.table["age_months"].iloc[1] == pytest.approx(12 * 2.6)
     assert manifest.table["chronological_age_months"].iloc[1] == pytest.approx(28.8)
     told = [note for note in manifest.notes if "are taken to be in" in note]
-    assert len(told) == (2 if unit is None and header == HEADER else 0)
+    assert len(told) == (3 if unit is None and header == HEADER else 0)
     if told:
-        assert f"in {'years' if factor == 1 else 'months'}:" in told[0]
+        unit_told = "years" if factor == 1 else "months"
+        assert told[0].startswith(f"The readings in reading_1 are taken to be in {unit_told}:")
+        assert told[2].startswith(
+            f"The ages since birth in chronological_age are taken to be in {unit_told}"
+        )
 
 
 def test_readings_and_ages_may_have_different_units(atlas: Path) -> None:
@@ -144,19 +148,58 @@ def test_readings_and_ages_may_have_different_units(atlas: Path) -> None:
     assert table["chronological_age_months"].iloc[5] == 12 * 18 + 5
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "number,Reading 1 (years),Reading 2 (months)",
+        "number,reading_1,reading_2",
+        "number,reading_1,Reading 2 (months)",
+    ],
+)
+def test_the_two_readings_may_have_different_units(atlas: Path, header: str) -> None:
+    rows = [f"{n},{year + 0.3},{12 * year + 6}" for _, year, n in films()]
+    write(atlas, *rows, header=header)
+    table = run(atlas).table
+    assert table["reading_1_months"].iloc[5] == "219.6"
+    assert table["reading_2_months"].iloc[5] == "222"
+    assert table["age_months"].iloc[5] == pytest.approx((219.6 + 222) / 2)
+
+
+@pytest.mark.parametrize("unit", ["years", "months"])
+def test_one_unit_for_readings_of_two_is_refused(atlas: Path, unit: str) -> None:
+    rows = [f"{n},{year + 0.3},{12 * year + 6}" for _, year, n in films()]
+    write(atlas, *rows, header="number,reading_1,reading_2")
+    found = faults(atlas, readings_unit=unit)
+    assert len(found) == 1
+    assert f"would be in {unit}, as --readings-unit says" in found[0]
+    write(atlas, *rows, header="number,Reading 1 (years),Reading 2 (months)")
+    found = faults(atlas, readings_unit=unit)
+    assert len(found) == 1
+    assert f"as the header says, and not in {unit}, as --readings-unit says" in found[0]
+
+
+def test_a_reading_whose_unit_alone_cannot_be_told_is_refused(atlas: Path) -> None:
+    rows = [f"{n},{year + 0.3},60" for _, year, n in films()]
+    write(atlas, *rows, header="number,reading_1,reading_2")
+    found = faults(atlas)
+    assert len(found) == 1
+    assert "the unit of the readings in reading_2 can't be told" in found[0]
+
+
 def test_a_unit_that_cannot_be_told_must_be_given(atlas: Path) -> None:
     header = "number,reading_1,reading_2"
     write(atlas, *(f"{number},60,60" for *_, number in films()), header=header)
     found = faults(atlas)
-    assert len(found) == 1
-    assert "the unit of reading_1 and reading_2 can't be told" in found[0]
+    assert len(found) == 2
+    assert "the unit of the readings in reading_1 can't be told" in found[0]
+    assert "the unit of the readings in reading_2 can't be told" in found[1]
     assert "Pass --readings-unit to say it." in found[0]
     assert len(run(atlas, readings_unit="months")) == 48
 
 
 def test_too_few_readings_to_tell_the_unit(atlas: Path) -> None:
     write(atlas, "5002,2.3,2.5", header="number,reading_1,reading_2")
-    assert "too few of reading_1 and reading_2" in faults(atlas)[0]
+    assert "too few of the readings in reading_1" in faults(atlas)[0]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +215,9 @@ def test_a_unit_that_the_age_folders_gainsay_is_refused(
 ) -> None:
     write(atlas, *(row(*film, factor) for film in films()), header=header)
     right = "years" if factor == 1 else "months"
-    assert f"Pass --readings-unit {right}." in faults(atlas, readings_unit=unit)[0]
+    fix = "Correct the header." if unit is None else f"Pass --readings-unit {right}."
+    found = faults(atlas, readings_unit=unit)
+    assert sum(fix in fault for fault in found) == 2  # of each reading
 
 
 def test_an_unknown_unit_is_refused(atlas: Path) -> None:
@@ -352,7 +397,7 @@ def test_infants_alone_are_not_taken_for_years(atlas: Path) -> None:
     for folder in (atlas / "atlas" / "DHA_Original").glob("*/*"):
         if not folder.name.endswith("00"):
             shutil.rmtree(folder)
-    assert "the unit of reading_1 and reading_2 can't be told" in faults(atlas)[0]
+    assert "the unit of the readings in reading_2 can't be told" in faults(atlas)[0]
     table = run(atlas, readings_unit="years").table
     assert len(table) == 8
     assert table["age_months"].max() == pytest.approx(7.2)
