@@ -134,6 +134,7 @@ def _outside(
 ) -> list[Finding]:
     """Ages below zero or too great, and a column of days that look like months."""
     texts = cells.table[column]
+    outside = (months < 0) | (months > most)
     if unit == "years-months":
         expected, fix = f"from 0 to {most / 12:g} years", "Correct the label."
     else:
@@ -142,9 +143,12 @@ def _outside(
         expected = f"{unit} from 0 to {most / size:g}, and this column's median is {median}"
         other = "years" if unit == "months" else "months"
         fix = f"Is it in {other}? Pass {option} {other}; else correct the label."
+        known = months[~np.isnan(months)]
+        if 2 * np.count_nonzero(outside) <= known.size:  # the others are in that unit
+            fix = "Correct the label."
     findings = cells.row_findings(
         code,
-        np.flatnonzero((months < 0) | (months > most)),
+        np.flatnonzero(outside),
         lambda row: f"{column} is {texts[row]}",
         expected,
         fix,

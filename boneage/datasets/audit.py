@@ -18,7 +18,9 @@ from boneage.datasets.examination import (
     SEXES,
     SPLITS,
     Examination,
+    Region,
     examine,
+    parse_region,
     rows_by_image,
 )
 from boneage.datasets.inspection import (
@@ -40,6 +42,7 @@ _WARNINGS = frozenset(
         "flat-image",
         "inverted",
         "near-duplicate",
+        "nearly-empty-image",
         "saturated-image",
         "sex-imbalance",
         "shared-image",
@@ -80,7 +83,8 @@ class AuditReport:
         images: Rows of the table.
         decoded: Images that were read whole.
         counts: For each split, `n`, `F` and `M`.
-        ages: For each split, n, mean, sd, minimum, median and maximum of age_months.
+        ages: For each split, n, mean, sd, minimum, median and maximum of age_months, of those that
+            can be ages.
         sizes: minimum, median and maximum of width and height in pixels, and a count of images
             for each depth in bits.
         seconds: How long it took.
@@ -206,12 +210,15 @@ def _audit_fault(finding: Finding) -> AuditFault:
 
 def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
     splits = cells.table["split"] if "split" in cells.table else [""] * len(cells.table)
-    first_of = {
-        row: first
-        for first, *rest in rows_by_image(cells, folder).values()
-        for row in rest
-        if splits[row] == splits[first]  # in two splits it is a fault of the table
-    }
+    regions = cells.table["region"] if "region" in cells.table else [""] * len(cells.table)
+    first_of: dict[int, int] = {}
+    for rows in rows_by_image(cells, folder).values():
+        first_with: dict[Region | None, int] = {}  # two parts of one film are two images
+        for row in rows:
+            first = first_with.setdefault(parse_region(regions[row]), row)
+            # In two splits it is a fault of the table.
+            if row != first and splits[row] == splits[rows[0]]:
+                first_of[row] = first
     return cells.row_findings(
         "shared-image",
         sorted(first_of),
@@ -263,10 +270,9 @@ def _counts(cells: Cells) -> dict[str, dict[str, int]]:
 
 def _age_summaries(examination: Examination) -> dict[str, dict[str, float]]:
     splits = _split_of(examination.cells)
-    known = np.isfinite(examination.ages)
     summaries = {}
     for split in (*SPLITS, _NO_SPLIT):
-        ages = examination.ages[(splits == split) & known]
+        ages = examination.ages[(splits == split) & examination.possible]
         if len(ages):
             summaries[split] = {
                 "n": len(ages),

@@ -30,7 +30,7 @@ def balance_findings(examination: Examination) -> list[Finding]:
         return []
     splits = np.array(table["split"], dtype=str)
     sexes = np.array(table["sex"], dtype=str)
-    known = np.isfinite(examination.ages) & np.isin(sexes, SEXES)
+    known = examination.possible & np.isin(sexes, SEXES)
     train = known & (splits == SPLITS[0])
     findings = []
     for split in SPLITS[1:]:
@@ -51,7 +51,7 @@ def balance_findings(examination: Examination) -> list[Finding]:
 
 def digit_findings(examination: Examination) -> list[Finding]:
     """Whether readers rounded: more whole years among the ages than chance gives."""
-    ages = examination.ages[np.isfinite(examination.ages)]
+    ages = examination.ages[examination.possible]
     if len(ages) < _FEWEST or _only_years(examination.cells, ages):
         return []
     whole = float((np.abs(ages / 12 - np.rint(ages / 12)) < 1e-6).mean())

@@ -115,8 +115,12 @@ def _shared(positions: Sequence[int], what: Callable[[int], str]) -> str:
     return f"{first}, and {len(positions) - 1:,} others likewise"
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, expected: str = "a CSV file") -> bytes:
     """Reads a whole file.
+
+    Args:
+        path: The file.
+        expected: What it should be, as messages say it.
 
     Raises:
         InputError: It is missing, a folder, or can't be read.
@@ -129,7 +133,7 @@ def read_bytes(path: Path) -> bytes:
         reason, fix = "it is a folder", "Name the file inside it."
     except OSError as error:
         reason, fix = f"it can't be read ({error.strerror})", "Check its permissions."
-    raise InputError(Fault(str(path), reason, "a CSV file", fix))
+    raise InputError(Fault(str(path), reason, expected, fix))
 
 
 def read_cells(

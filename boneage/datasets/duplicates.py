@@ -27,8 +27,7 @@ _THUMB_PIXELS = 64
 _INNER = 50  # of one copy, laid over the other: a film cropped a little still finds its place
 _FINE = 2.0  # pixels: outlines of hands are alike, their bones are not
 _SCALES = (1.0, 0.96, 0.92, 1.04, 1.08)
-_BLOCK = 1024
-_CHUNK = 65_536
+_MOST_AT_ONCE = 8_000_000  # pairs of hashes; 64 MB of their differences
 _CLOSE = 0.5
 
 
@@ -81,12 +80,19 @@ def fingerprint(film: Floats) -> Fingerprint:
 
 
 def find_pairs(prints: Sequence[Fingerprint]) -> list[Pair]:
-    """Finds every two films that are the same, by position."""
-    pairs = []
-    for first, second, mirrored in _looked_at_again(prints):
-        likeness = _likeness(prints[first].thumb, prints[second].thumb, mirrored)
-        if likeness >= LIKE:
-            pairs.append(Pair(first, second, likeness, mirrored))
+    """Finds every film that is the same as an earlier one, by position.
+
+    A film is in one pair at most as the second: with the first film that it is the same as. So
+    five thousand copies of one placeholder are as many pairs, not twelve million.
+    """
+    pairs: list[Pair] = []
+    copies = np.zeros(len(prints), bool)
+    for first, others, mirrored in _looked_at_again(prints, copies):
+        for second in others:
+            likeness = _likeness(prints[first].thumb, prints[second].thumb, mirrored)
+            if likeness >= LIKE:
+                copies[second] = True
+                pairs.append(Pair(first, int(second), likeness, mirrored))
     return pairs
 
 
@@ -104,20 +110,20 @@ def _bits(waves: npt.NDArray[np.float32]) -> int:
     return int.from_bytes(np.packbits(waves.ravel() > 0).tobytes(), "big")
 
 
-def _looked_at_again(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int, bool]]:
-    """The candidates whose 16 x 16 cells are alike too."""
+def _looked_at_again(
+    prints: Sequence[Fingerprint], copies: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, npt.NDArray[np.intp], bool]]:
+    """Of each film the candidates whose 16 x 16 cells are alike too."""
     if not prints:
         return
     cells = np.stack([_coarse(each.thumb) for each in prints])
     flat = cells.reshape(len(cells), -1)
     flipped = cells[:, :, ::-1].reshape(len(cells), -1)
-    for first, second, mirrored in _candidates(prints):
-        others = flipped if mirrored else flat
-        for start in range(0, len(first), _CHUNK):
-            one, other = first[start : start + _CHUNK], second[start : start + _CHUNK]
-            alike = np.einsum("nc,nc->n", flat[one], others[other]) >= _COARSE_LIKE
-            for i in np.flatnonzero(alike):
-                yield int(one[i]), int(other[i]), mirrored
+    for first, others, mirrored in _candidates(prints, copies):
+        looked_at = (flipped if mirrored else flat)[others]
+        alike = np.einsum("c,nc->n", flat[first], looked_at) >= _COARSE_LIKE
+        if alike.any():
+            yield first, others[alike], mirrored
 
 
 def _coarse(thumb: npt.NDArray[np.uint8]) -> Floats:
@@ -128,19 +134,26 @@ def _coarse(thumb: npt.NDArray[np.uint8]) -> Floats:
 
 
 def _candidates(
-    prints: Sequence[Fingerprint],
-) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], bool]]:
-    """Positions of two films with alike hashes, the lower first, and whether mirrored."""
+    prints: Sequence[Fingerprint], copies: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, npt.NDArray[np.intp], bool]]:
+    """Of each film the later ones with alike hashes that are no copies yet, and if mirrored.
+
+    `copies` is read as it goes: who takes the candidates marks there those that are copies.
+    """
     codes = np.array([each.code for each in prints], np.uint64)
     flipped = np.array([each.mirrored for each in prints], np.uint64)
-    for start in range(0, len(codes), _BLOCK):
-        block = codes[start : start + _BLOCK, None]
+    step = max(1, _MOST_AT_ONCE // max(1, len(codes)))
+    for start in range(0, len(codes), step):
+        block = codes[start : start + step, None]
         alike = np.bitwise_count(block ^ codes[None, start:]) <= _MOST_BITS
         turned = np.bitwise_count(block ^ flipped[None, start:]) <= _MOST_BITS
-        for matrix, mirrored in ((alike, False), (turned & ~alike, True)):
-            first, second = np.nonzero(matrix)
-            later = first < second
-            yield start + first[later], start + second[later], mirrored
+        turned &= ~alike
+        for row in range(len(block)):
+            later = start + row + 1
+            for matrix, mirrored in ((alike, False), (turned, True)):
+                others = later + np.flatnonzero(matrix[row, row + 1 :] & ~copies[later:])
+                if len(others):
+                    yield start + row, others, mirrored
 
 
 def _likeness(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], mirrored: bool) -> float:

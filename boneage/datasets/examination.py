@@ -42,6 +42,7 @@ INFANTS = "infants"
 Region = tuple[int, int, int, int]
 """Part of a film in pixels: left, top, right, bottom; the last two are the first ones outside."""
 
+_MOST_DIGITS = 7  # of a number of a region: no picture is that wide, and no number endless
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SYNONYMS = {
     "image_id": ("id", "case_id", "filename"),
@@ -68,6 +69,11 @@ class Examination:
     ages: NDArray[np.float64]
     findings: tuple[Finding, ...]
     digest: str
+
+    @property
+    def possible(self) -> NDArray[np.bool_]:
+        """Bool (n,): whose age can be one: what sums up ages leaves out the others."""
+        return np.asarray((self.ages >= 0) & (self.ages <= MOST_MONTHS))
 
 
 def examine(content: bytes, path: Path) -> Examination:
@@ -292,7 +298,9 @@ def _chronological_findings(cells: Cells) -> list[Finding]:
 def parse_region(text: str) -> Region | None:
     """The four numbers of a `region` cell, or None when it is not four that enclose anything."""
     parts = text.split(" ")
-    if len(parts) != 4 or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) != 4 or not all(
+        len(part) <= _MOST_DIGITS and part.isascii() and part.isdigit() for part in parts
+    ):
         return None
     left, top, right, bottom = map(int, parts)
     return (left, top, right, bottom) if left < right and top < bottom else None

@@ -15,10 +15,12 @@ from rich.progress import track
 from boneage.datasets.delimited import Cells, Finding
 from boneage.datasets.duplicates import Fingerprint, Pair, find_pairs, fingerprint
 from boneage.datasets.examination import Region, image_path, is_file, parse_region
-from boneage.datasets.quality import FLAT_LEVELS, SATURATED_SHARE, Quality, look_at
+from boneage.datasets.quality import EMPTY_SHARE, FLAT_LEVELS, SATURATED_SHARE, Quality, look_at
 from boneage.errors import Fault, InputError
-from boneage.pipeline.orientation import working_copy
-from boneage.pipeline.radiograph import Radiograph, read_radiograph
+from boneage.pipeline.orientation import shrunk
+from boneage.pipeline.radiograph import SMALLEST_SIDE, Radiograph, read_radiograph
+
+_REGION_FIX = "Correct the column region, or leave it empty for the whole film."
 
 Part = tuple[Path, Region | None]
 """An image, and the part of it that is meant."""
@@ -94,6 +96,13 @@ _KINDS = (
         f"at most {SATURATED_SHARE:.0%} of a film burnt out",
         "Look at it; export it again with another window, or leave its row out.",
     ),
+    _Kind(
+        "nearly-empty-image",
+        lambda q: q.dark > EMPTY_SHARE and q.spread >= FLAT_LEVELS,  # else it is flat
+        lambda q: "it is nearly empty: next to all of it is as dark as its background",
+        f"a hand on more than {1 - EMPTY_SHARE:.0%} of the film",
+        "Look at it; export it again, or leave its row out.",
+    ),
 )
 
 
@@ -135,11 +144,13 @@ def _look(part: Part) -> Look:
         left, top, right, bottom = region
         if right > width or bottom > height:
             return Look("region-outside", _outside(path, region, width, height))
+        if min(right - left, bottom - top) < SMALLEST_SIDE:
+            return Look("region-too-small", _too_small(path, region))
         radiograph = radiograph[top:bottom, left:right]
     height, width = radiograph.shape
     if radiograph.min() == radiograph.max():
         return Look("blank-image", _blank(path, radiograph), height, width, bits)
-    quality, print_ = look_at(radiograph), fingerprint(working_copy(radiograph))
+    quality, print_ = look_at(radiograph), fingerprint(shrunk(radiograph))
     return Look("", None, height, width, bits, quality, print_)
 
 
@@ -148,7 +159,16 @@ def _outside(path: Path, region: Region, width: int, height: int) -> Fault:
         str(path),
         f"its region {' '.join(map(str, region))} reaches out of the picture",
         f"a part of {width} x {height} pixels",
-        "Correct the column region, or leave it empty.",
+        _REGION_FIX,
+    )
+
+
+def _too_small(path: Path, region: Region) -> Fault:
+    return Fault(
+        str(path),
+        f"its region {' '.join(map(str, region))} is too small",
+        f"sides of at least {SMALLEST_SIDE} pixels",
+        _REGION_FIX,
     )
 
 
@@ -193,12 +213,14 @@ def duplicate_findings(
     for row, part in enumerate(parts):
         if part is not None and looks[part].print is not None:
             first_row.setdefault(part, row)
-    rows = list(first_row.values())
+    films, rows = [path for path, _ in first_row], list(first_row.values())
     prints = [look.print for part in first_row if (look := looks[part]).print is not None]
     splits = cells.table["split"] if "split" in cells.table else [""] * len(cells.table)
     across: dict[int, str] = {}
     within: dict[int, str] = {}
     for pair in find_pairs(prints):
+        if films[pair.second] == films[pair.first]:  # two parts of one film may overlap
+            continue
         row, other = rows[pair.second], rows[pair.first]
         where = within if splits[row] == splits[other] else across
         where.setdefault(row, _same(cells, row, other, pair))
@@ -209,7 +231,7 @@ def duplicate_findings(
             sorted(across),
             across.__getitem__,
             "each film in one split",
-            "Look at both; keep one of the rows, or give the two images one patient_id.",
+            "Look at both. Move both to one split, or keep one of them.",
         ),
         *cells.row_findings("near-duplicate", sorted(within), within.__getitem__, expected, fix),
     ]

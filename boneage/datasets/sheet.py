@@ -101,7 +101,7 @@ def _read(path: Path) -> bytes:
                 "Is it a table? Leave out the columns that are not needed, or divide it.",
             )
         )
-    return read_bytes(path)
+    return read_bytes(path, "a table (CSV, Excel or Parquet)")
 
 
 def _refuse_others(content: bytes, where: str) -> None:

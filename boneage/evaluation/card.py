@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.resources
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -19,6 +21,7 @@ from boneage.datasets.examination import SPLITS, Examination, examine
 from boneage.errors import InputError
 from boneage.evaluation import figures, page
 from boneage.files import write_text
+from boneage.provenance import provenance
 
 SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test", "unknown": "No split"}
 _MOST_KINDS_NAMED = 3
@@ -38,8 +41,10 @@ _FAULT_WORDS = {
     "missing-file": "Missing files",
     "near-duplicate": "Films that look the same, in one split",
     "near-duplicate-in-two-splits": "Films that look the same, in two splits",
+    "nearly-empty-image": "Films that are nearly empty",
     "patient-in-two-splits": "Patients in two splits",
     "region-outside": "Regions that reach out of their picture",
+    "region-too-small": "Regions too small to be used",
     "saturated-image": "Films that are burnt out",
     "sex-imbalance": "Shares of boys differ between splits",
     "shared-image": "Files that stand twice in one split",
@@ -48,8 +53,9 @@ _FAULT_WORDS = {
     "unknown-sex": "Unknown sex",
     "unknown-split": "Unknown split",
     "unreadable-image": "Unreadable files",
-    "years-not-months": "Ages in years, not months",
+    "years-as-months": "Ages in years, not months",
 }
+_ABSOLUTE = re.compile(r"""(?<![\w.:/~])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\"']+[/\\])+""")
 _TERMS = {
     "rsna": (
         "RSNA Pediatric Bone Age Challenge 2017.",
@@ -104,7 +110,7 @@ def card(report: AuditReport, examination: Examination | None) -> str:
     sections = [
         _ages_section(examination),
         _splits_section(report),
-        _faults_section(report),
+        _faults_section(report, examination),
         _pixels_section(report),
         page.facts_section_of(
             "Provenance", "What this card was made from.", _facts(report, examination)
@@ -166,7 +172,11 @@ def _tiles(report: AuditReport, examination: Examination | None) -> list[tuple[s
         span = f"{known.min() / 12:.1f} to {known.max() / 12:.1f} years"
         tiles.append(("Bone age, median", f"{np.median(known) / 12:.1f} years", span))
     counted = Counter(level for level, _, _ in _by_kind(report.faults).values())
-    remark = f"kinds of warnings: {counted['warning']}, notes: {counted['note']}"
+    hit = {i for fault in report.faults if fault.severity == "error" for i in fault.image_ids}
+    remark = (
+        f"images affected: {len(hit):,}; kinds of warnings: {counted['warning']}, "
+        f"notes: {counted['note']}"
+    )
     tiles.append(("Kinds of errors", str(counted["error"]), remark))
     return tiles
 
@@ -178,7 +188,7 @@ def _share(part: int, whole: int, words: str) -> str:
 def _known_ages(examination: Examination | None) -> NDArray[np.float64]:
     if examination is None:
         return np.empty(0)
-    return examination.ages[np.isfinite(examination.ages)]
+    return examination.ages[examination.possible]
 
 
 def _sources(examination: Examination | None) -> list[str]:
@@ -234,14 +244,15 @@ def _splits_section(report: AuditReport) -> str:
     return page.section("Splits", "Ages in months.", _table(head, rows)) if rows else ""
 
 
-def _faults_section(report: AuditReport) -> str:
+def _faults_section(report: AuditReport, examination: Examination | None) -> str:
     if not report.faults:
         return page.section("Faults", "None was found.", "")
     rows = []
+    images = _images_elsewhere(examination)
     order = {"error": 0, "warning": 1, "note": 2}
     kinds = sorted(_by_kind(report.faults).items(), key=lambda kind: order[kind[1][0]])
     for code, (severity, ids, message) in kinds:
-        text = escape(_without_folder(message, report.manifest))
+        text = escape(_without_folders(message, report.manifest, images))
         listed = f"<p>{escape(', '.join(ids))}</p>" if ids else ""
         fold = f"<details><summary>{escape(_words(code))}</summary><p>{text}</p>{listed}</details>"
         count = f"{len(ids):,}" if ids else "–"
@@ -255,22 +266,35 @@ def _faults_section(report: AuditReport) -> str:
     )
 
 
-def _without_folder(message: str, manifest: Path) -> str:
-    """A message that names no folder of this machine: a card is passed on."""
+def _images_elsewhere(examination: Examination | None) -> list[str]:
+    """The images that the table names by a path that leads out of its folder, longest first."""
+    if examination is None or "image" not in examination.cells.table:
+        return []
+    named = {str(image) for image in examination.cells.table["image"]}
+    return sorted((n for n in named if n.startswith(("/", ".."))), key=len, reverse=True)
+
+
+def _without_folders(message: str, manifest: Path, images: Sequence[str]) -> str:
+    """A message that names no folder of this machine, only files: a card is passed on."""
     told = message.replace(f"{manifest}: ", "")
     for folder in (manifest.parent.resolve(), manifest.parent):
         if folder not in (Path(), Path("/")):
-            told = told.replace(f"{folder}/", "").replace(str(folder), "the manifest's folder")
-    return told
+            start = rf"(?<![\w./-]){re.escape(str(folder))}"
+            told = re.sub(rf"{start}/", "", told)
+            if folder.is_absolute():  # `data` is a word, too
+                told = re.sub(rf"{start}(?![\w-])", "the manifest's folder", told)
+    for image in images:  # whole, for there may be blanks in it
+        told = told.replace(image, Path(image).name)
+    return _ABSOLUTE.sub("", told)
 
 
 def _by_kind(faults: Sequence[AuditFault]) -> dict[str, tuple[str, list[str], str]]:
     """For each kind of fault its severity, its ids and its first message."""
-    kinds: dict[str, tuple[str, list[str], str]] = {}
+    kinds: dict[str, tuple[str, dict[str, None], str]] = {}
     for fault in faults:
-        _, ids, _ = kinds.setdefault(fault.code, (fault.severity, [], fault.message))
-        ids.extend(image_id for image_id in fault.image_ids if image_id not in ids)
-    return kinds
+        _, ids, _ = kinds.setdefault(fault.code, (fault.severity, {}, fault.message))
+        ids.update(dict.fromkeys(fault.image_ids))
+    return {code: (level, list(ids), message) for code, (level, ids, message) in kinds.items()}
 
 
 def _words(code: str) -> str:
@@ -306,5 +330,11 @@ def _facts(report: AuditReport, examination: Examination | None) -> Mapping[str,
             yield "sha256", report.digest
         yield "sources", ", ".join(_sources(examination)) or "not named"
         yield "checked in", page.duration(report.seconds)
+        yield "checked on", datetime.datetime.now(datetime.UTC).date().isoformat()
+        made_by = provenance()
+        yield "boneage", made_by["boneage"]
+        if made_by["commit"]:
+            changed = " and changes not committed" if made_by["uncommitted_changes"] else ""
+            yield "commit", made_by["commit"] + changed
 
     return dict(facts())

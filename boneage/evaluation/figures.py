@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
+from boneage.datasets.examination import MOST_MONTHS
+
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#66727f", "#dde3e9", "#0b5394", "#e1eaf4"
 # Blue and vermilion stay apart in every common colour blindness (Okabe & Ito 2008, Color
 # Universal Design), and the markers stay apart on a black-and-white printer.
@@ -232,17 +234,18 @@ def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
     """Draws how many images there are for each year of age, girls beside boys.
 
     Args:
-        ages: Months; NaN is left out.
+        ages: Months; those that can't be ages, and NaN, are left out.
         sexes: "F" or "M"; others are left out.
     """
     with _style("age-histogram"):
         figure = Figure(figsize=(10.2, 3.4), layout="constrained")
         axes = figure.subplots()
-        oldest = np.nanmax(ages, initial=0) if np.isfinite(ages).any() else 0
-        edges = np.arange(0, max(12 * 19, oldest) + 13, 12)
+        possible = (ages >= 0) & (ages <= MOST_MONTHS)
+        oldest = ages[possible].max(initial=12 * 19)
+        edges = np.arange(0, oldest + 13, 12)
         width = 0.42
         for sex, style in SEX_STYLE.items():
-            chosen = ages[(sexes == sex) & np.isfinite(ages)]
+            chosen = ages[(sexes == sex) & possible]
             counts, _ = np.histogram(chosen, edges)
             side = -0.5 if sex == "F" else 0.5
             place = edges[:-1] / 12 + 0.5 + side * width

@@ -63,7 +63,7 @@ def find_orientation(radiograph: npt.NDArray[np.generic]) -> Orientation:
     Args:
         radiograph: Array `(h, w)` of any number type and size, aspect kept or not.
     """
-    film = working_copy(radiograph)
+    film = shrunk(radiograph)
     whole = four_scores(unit(gradient_cells(film, WINDOW_PIXELS))[None], "whole")[0]
     windows, places = windows_of(film, RATIOS)
     scores = four_scores(windows, "window")
@@ -75,7 +75,7 @@ def find_orientation(radiograph: npt.NDArray[np.generic]) -> Orientation:
     return Orientation(90 * turn, confidence, (left, top, left + side, top + side))
 
 
-def working_copy(radiograph: npt.NDArray[np.generic]) -> Floats:
+def shrunk(radiograph: npt.NDArray[np.generic]) -> Floats:
     """A film as float32, its long side at most 256 pixels."""
     height, width = radiograph.shape
     scale = _WORKING_PIXELS / max(height, width)

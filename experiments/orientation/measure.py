@@ -22,7 +22,7 @@ import numpy as np
 
 from boneage.datasets.duplicates import find_pairs, fingerprint
 from boneage.datasets.quality import look_at
-from boneage.pipeline.orientation import working_copy
+from boneage.pipeline.orientation import shrunk
 from boneage.pipeline.radiograph import read_radiograph
 from boneage.provenance import provenance
 
@@ -91,7 +91,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
 def _found(films: list[Film], copy: Callable[[Film], Film]) -> float:
     """The share of films that are found to be alike with their copy."""
     both = [*films, *(copy(film) for film in films)]
-    pairs = find_pairs([fingerprint(working_copy(film)) for film in both])
+    pairs = find_pairs([fingerprint(shrunk(film)) for film in both])
     found = {(pair.first, pair.second) for pair in pairs}
     return _share((index, index + len(films)) in found for index in range(len(films)))
 

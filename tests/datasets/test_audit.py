@@ -165,6 +165,7 @@ def test_what_looking_at_films_tells_is_a_warning_with_ids(tmp_path: Path) -> No
         "3": np.hstack([film, phantom(5, 3, 128).image[:, ::-1]]),
         "4": 255 - phantom(5, 4, 128).image,
         "5": 100 + phantom(5, 5, 128).image // 64,
+        "8": np.where(np.arange(128)[:, None] < 12, phantom(5, 8, 128).image | 128, 0),
         "6": np.where(np.arange(128)[:, None] < 100, 255, phantom(5, 6, 128).image),
     }
     for name, image in spoilt.items():
@@ -173,9 +174,9 @@ def test_what_looking_at_films_tells_is_a_warning_with_ids(tmp_path: Path) -> No
     told = {(fault.code, *fault.image_ids) for fault in report.faults}
     assert told >= {
         ("turned-hand", "1"), ("turned-hand", "2"), ("two-hands", "3"), ("inverted", "4"),
-        ("flat-image", "5"), ("saturated-image", "6"),
+        ("flat-image", "5"), ("saturated-image", "6"), ("nearly-empty-image", "8"),
     }  # fmt: skip
-    assert not {each for each in told if {"0", "7", "8"} & set(each[1:])}
+    assert not {each for each in told if {"0", "7"} & set(each[1:])}
     assert not report.has_errors
     (upside_down,) = [fault for fault in report.faults if fault.image_ids == ("1",)]
     assert "upside down" in upside_down.message
@@ -198,11 +199,12 @@ def test_a_region_is_looked_at_alone_and_one_outside_is_an_error(tmp_path: Path)
     both = np.hstack([phantom(5, 0, 128).image, phantom(5, 3, 128).image[:, ::-1]])
     cv2.imwrite(str(tmp_path / "films" / "0.png"), both)
     header = ",".join([*COLUMNS, "region"])
-    regions = ["0 0 128 128", "", "0 0 129 128"]
+    regions = ["0 0 128 128", "0 0 15 128", "0 0 129 128"]
     rows = [f"{row},{region}" for row, region in zip(rows, regions, strict=True)]
     report = audit(manifest(tmp_path, *rows, header=header), progress=False)
-    assert codes(report) == {"region-outside": ("2",)}
-    assert "a part of 128 x 128 pixels" in report.faults[0].message
+    assert codes(report) == {"region-too-small": ("1",), "region-outside": ("2",)}
+    assert "0 0 15 128 is too small; expected sides of at least 16" in report.faults[0].message
+    assert "a part of 128 x 128 pixels" in report.faults[1].message
     assert report.sizes["width"]["maximum"] == 128
 
 
@@ -218,3 +220,22 @@ def test_a_patient_in_two_splits_is_an_error(tmp_path: Path) -> None:
 def test_a_phantom_cohort_passes(cohort: Path) -> None:
     report = audit(cohort, progress=False)
     assert report.faults == ()
+
+
+def test_two_parts_of_one_film_are_two_images(tmp_path: Path) -> None:
+    film = phantom(5, 0, 128).image
+    (tmp_path / "films").mkdir()
+    cv2.imwrite(str(tmp_path / "films" / "a.png"), np.hstack([film, film]))
+    parts = ["0 0 128 128", "128 0 256 128", "0 0 128 128"]
+    rows = [f"{i},films/a.png,90,F,train,{part}" for i, part in enumerate(parts)]
+    report = audit(manifest(tmp_path, *rows, header=",".join([*COLUMNS, "region"])), progress=False)
+    assert codes(report) == {"shared-image": ("2",), "empty-split": ()}
+
+
+def test_absurd_ages_and_regions_are_faults_and_no_more(folder: Path) -> None:
+    rows = [f"{row}," for row in GOOD[1:]]
+    rows += [f"a,films/a.png,1e20,F,train,{'9' * 5000} 0 1 1"]
+    header = ",".join([*COLUMNS, "region"])
+    report = audit(manifest(folder, *rows, header=header), progress=False)
+    assert codes(report) == {"impossible-age": ("a",), "bad-region": ("a",)}
+    assert report.ages["train"]["maximum"] == 90

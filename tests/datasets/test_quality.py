@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom import phantom
-from boneage.datasets.quality import look_at
+from boneage.datasets.quality import EMPTY_SHARE, look_at
 
 FILMS = [phantom(5, i, 128).image for i in range(12)]
 
@@ -46,9 +46,33 @@ def test_levels_are_told_in_eight_bits_of_any_depth(dtype: type) -> None:
     film[:32] = np.iinfo(dtype).max
     quality = look_at(film)
     assert quality.spread == pytest.approx(255)
-    assert quality.lightest == quality.darkest == 0.5
+    assert quality.lightest == quality.dark == 0.5
 
 
 def test_a_flat_film_spans_few_levels() -> None:
     flat = (100 + FILMS[0] // 64).astype(np.uint8)
     assert look_at(flat).spread < 5
+
+
+def empty_films() -> dict[str, np.ndarray]:
+    """Films that hold next to nothing, by what they hold."""
+    rng = np.random.default_rng(0)
+    specks = np.where(rng.random((400, 300)) < 0.02, 200, 0)
+    corner = np.zeros((400, 300), np.uint16)
+    corner[:40, :40] = 60_000
+    noise = rng.normal(5, 1.5, (400, 300)).clip(0, 10)
+    noise[:40, :40] = 255
+    return {"specks": specks.astype(np.uint8), "corner": corner, "noise": noise.astype(np.uint8)}
+
+
+@pytest.mark.parametrize("name", ["specks", "corner", "noise"])
+def test_a_film_with_next_to_nothing_on_it_is_dark(name: str) -> None:
+    assert look_at(empty_films()[name]).dark > EMPTY_SHARE
+
+
+def test_a_hand_on_black_is_not_nearly_empty_though_a_pixel_is_hot() -> None:
+    for film in FILMS:
+        hot = film.astype(np.uint16)
+        hot[0, 0] = 65_535
+        assert look_at(framed(film, 0)).dark < EMPTY_SHARE
+        assert look_at(hot).dark < EMPTY_SHARE

@@ -394,3 +394,8 @@ def _spoilt_part(content: bytes, lot: random.Random) -> bytes:
         for name, text in parts.items():
             archive.writestr(name, bytes(text))
     return buffer.getvalue()
+
+
+def test_a_file_that_is_not_there_may_be_any_table(tmp_path: Path) -> None:
+    said = refusal(tmp_path / "ages.xlsx")
+    assert "there is no such file; expected a table (CSV, Excel or Parquet)" in said

@@ -102,8 +102,7 @@ def test_infants_are_imported_when_the_unit_leaves_no_doubt(films: Path) -> None
 def test_months_imported_as_years(films: Path) -> None:
     assert faults(table(films, *YEARS, "films/0,126,f"))[1] == (
         "readings.csv: row 32 (film films/0): bone age is 126; expected years from 0 to 20, and "
-        "this column's median is 9. Is it in months? Pass --age-unit months; else correct the "
-        "label."
+        "this column's median is 9. Correct the label."
     )
     rows = [f"films/{i}.tif,{60 + 3 * i},f" for i in range(30)]
     found = faults(table(films, *rows))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import datetime
 import re
 from pathlib import Path
 
 import pytest
 
+from boneage.datasets import examination
 from boneage.errors import InputError
-from boneage.evaluation.card import write_card
+from boneage.evaluation.card import _FAULT_WORDS, write_card
 
 
 def test_a_card_is_one_page_without_network_or_pictures(cohort: Path, tmp_path: Path) -> None:
@@ -20,6 +22,7 @@ def test_a_card_is_one_page_without_network_or_pictures(cohort: Path, tmp_path: 
     assert "Bone age data card" in html
     assert "All 60 images were read and nothing is wrong" in html
     assert "no patient is in them" in html
+    assert f"{datetime.datetime.now(datetime.UTC):%Y-}" in html
     assert str(cohort.parent) not in html  # a card is passed on: no folder of this machine
 
 
@@ -52,3 +55,36 @@ def test_a_card_that_cannot_be_written_is_said(cohort: Path, tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="can't be written"):
         write_card(cohort, tmp_path / "file" / "card.html", progress=False)
+
+
+def test_absurd_ages_are_left_out_of_the_figure_and_the_summaries(tmp_path: Path) -> None:
+    ages = ["1e20", "999", "-5", "60", "120"]
+    rows = [f"{i},{i}.png,{age},F,train" for i, age in enumerate(ages)]
+    path = tmp_path / "manifest.csv"
+    path.write_text("\n".join(["image_id,image,age_months,sex,split", *rows]))
+    html = write_card(path, progress=False).read_text()
+    assert "Girls (2)" in html
+    assert "5.0 to 10.0 years" in html
+    assert "90.0 ± 30.0" in html
+    assert "images affected: 5" in html
+
+
+def test_images_elsewhere_are_told_by_name_alone(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "of a person"
+    for folder in (elsewhere, tmp_path / "a"):
+        folder.mkdir()
+    (elsewhere / "b.png").touch()
+    rows = [f"b,{elsewhere}/b.png,60,F,train", f"c,{elsewhere}/c.png,60,F,train"]
+    path = tmp_path / "a" / "manifest.csv"
+    path.write_text("\n".join(["image_id,image,age_months,sex,split", *rows]))
+    html = write_card(path, progress=False).read_text()
+    assert str(tmp_path) not in html
+    assert "of a person" not in html
+    assert "there is no image c.png; expected a file of that path" in html
+    assert "image b.png: " in html
+
+
+def test_every_kind_with_words_is_one_that_there_is() -> None:
+    folder = Path(examination.__file__).parent
+    source = "".join(file.read_text() for file in folder.glob("*.py"))
+    assert [code for code in _FAULT_WORDS if f'"{code}"' not in source] == []
