@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from boneage.console import OutOption, SeedOption, app, say_manifest
-from boneage.errors import Fault, InputError
+from boneage.errors import InputError
+
+if TYPE_CHECKING:
+    from boneage.datasets.plugins import Importer
 
 MANIFEST = Path("manifest.csv")
 
@@ -51,9 +54,18 @@ class Importers(TyperGroup):
         if point is None:
             return None
         try:
-            return _command(cmd_name, load_importer(point))
+            return _command(load_importer(point))
         except InputError as error:
             return _broken_command(cmd_name, error)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Names, at the end of the help, importers of a name that is taken."""
+        from boneage.datasets.plugins import hidden_importers
+
+        super().format_epilog(ctx, formatter)
+        for note in hidden_importers(super().list_commands(ctx)):
+            formatter.write_paragraph()
+            formatter.write_text(note)
 
 
 import_app = app(None, "Turn a dataset as it comes into a manifest.", cls=Importers)
@@ -231,38 +243,41 @@ def import_dicom(
     )
 
 
-def _command(name: str, function: Callable[..., Any]) -> Any:
-    """The verb of somebody else's importer, from its signature; `out` becomes `--out`."""
+def _command(importer: Importer) -> Any:
+    """The verb of somebody else's importer, from its parameters; `out` becomes `--out`.
+
+    Raises:
+        InputError: One of its parameters is of a type that no option can have.
+    """
     from boneage.datasets.manifest import Manifest
 
     def run(**arguments: Any) -> None:
-        manifest = function(**arguments)
+        try:
+            manifest = importer.function(**arguments)
+        except (InputError, typer.Exit, typer.Abort):
+            raise
+        except Exception as error:  # whatever it is, say whose it is
+            what = f"it failed ({type(error).__name__}: {error})"
+            raise InputError(importer.fault(what, "a manifest or an InputError")) from error
         if not isinstance(manifest, Manifest):
-            raise InputError(
-                Fault(
-                    f"boneage data import {name}",
-                    f"it returned {type(manifest).__name__}",
-                    "a Manifest, as boneage.datasets.manifest.write_manifest returns it",
-                    "Tell the authors of that importer.",
-                )
-            )
+            what = f"it returned {type(manifest).__name__}"
+            expected = "a Manifest, as boneage.datasets.manifest.write_manifest returns it"
+            raise InputError(importer.fault(what, expected))
         say_manifest(manifest)
 
-    hints = get_type_hints(function, include_extras=True)
-    parameters = [
-        parameter.replace(annotation=hints.get(parameter.name, str))
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.name != "out"
-    ]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in importer.parameters]
     out = inspect.Parameter(
         "out", inspect.Parameter.KEYWORD_ONLY, default=MANIFEST, annotation=OutOption
     )
     run.__signature__ = inspect.Signature([*parameters, out])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*parameters, out]}
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, help=(inspect.getdoc(function) or "").partition("\n\n")[0])(run)
-    return typer.main.get_command(alone)
+    text = (inspect.getdoc(importer.function) or "").partition("\n\n")[0]
+    try:
+        return _alone(importer.name, run, text)
+    except Exception as error:  # Typer has no one error for what it can't make an option of
+        what = f"its parameters can't be options ({type(error).__name__}: {error})"
+        expected = "parameters of types that Typer knows: Path, str, int, float, bool, lists"
+        raise InputError(importer.fault(what, expected)) from error
 
 
 def _broken_command(name: str, error: InputError) -> Any:
@@ -271,7 +286,12 @@ def _broken_command(name: str, error: InputError) -> Any:
     def refuse() -> None:
         raise error
 
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-    alone.command(name, help=f"Broken: {error.faults[0].what}", context_settings=anything)(refuse)
+    what = "; ".join(fault.what for fault in error.faults)
+    return _alone(name, refuse, f"Broken: {what}", context_settings=anything)
+
+
+def _alone(name: str, function: Callable[..., None], text: str, **settings: Any) -> Any:
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, help=text, **settings)(function)
     return typer.main.get_command(alone)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 from boneage.cli_import import import_app
 from boneage.datasets import plugins
 from boneage.datasets.manifest import Manifest, read_manifest
-from boneage.errors import InputError
+from boneage.errors import Fault, InputError
 
 README = Path(__file__).parents[1] / "data" / "README.md"
 BROKEN = EntryPoint("broken", "no_such_module:function", plugins.GROUP)
@@ -93,9 +95,21 @@ def test_a_broken_importer_says_whose_it_is(offer, point: EntryPoint, what: str)
     assert "an unknown package" in str(result.exception)
 
 
-def test_an_importer_that_makes_no_manifest_is_refused(offer, monkeypatch) -> None:
-    offer(EntryPoint("nothing", f"{__name__}:nothing", plugins.GROUP))
-    monkeypatch.setattr(plugins, "load_importer", lambda point: nothing)
+class Offered(EntryPoint):
+    """An entry point that names a function of this module."""
+
+    def load(self) -> Any:
+        return globals()[self.value]
+
+
+def offered(name: str, package: str = "boneage-clinic") -> EntryPoint:
+    point = Offered(name, name, plugins.GROUP)
+    vars(point)["dist"] = SimpleNamespace(name=package)
+    return point
+
+
+def test_an_importer_that_makes_no_manifest_is_refused(offer) -> None:
+    offer(offered("nothing"))
     result = CliRunner().invoke(import_app, ["nothing", "films"])
     assert "it returned NoneType; expected a Manifest" in str(result.exception)
 
@@ -106,11 +120,103 @@ def nothing(folder: Path, out: Path) -> Manifest | None:
     assert out == Path("manifest.csv")
 
 
+def no_out(folder: Path) -> None: ...
+def any_options(folder: Path, out: Path, **options: str) -> None: ...
+def any_films(*films: Path, out: Path) -> None: ...
+def by_place(folder: Path, /, out: Path) -> None: ...
+def unknown_hint(folder: Nowhere, out: Path) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+def untold(out: Path, limits=(1, 2)) -> None: ...
+def no_option(out: Path, column: int | str) -> None: ...
+def two_faults(*films: Path) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("no_out", "no_out has no parameter out"),
+        ("any_options", "parameter options stands for any number"),
+        ("any_films", "parameter films stands for any number"),
+        ("by_place", "parameter folder is positional-only"),
+        ("unknown_hint", r"signature of unknown_hint can't be read \(NameError"),
+        ("untold", "parameter limits has no type"),
+        ("no_option", r"parameters can't be options \("),
+        ("two_faults", "(?s)no parameter out.*films stands for any number"),
+    ],
+)
+def test_a_signature_that_no_verb_can_have_breaks_that_importer_alone(
+    offer, name: str, what: str
+) -> None:
+    offer(offered(name), offered("fails"))
+    listed = CliRunner().invoke(import_app, ["--help"])
+    assert listed.exit_code == 0
+    assert re.search(rf"{name} +Broken: ", listed.output)
+    assert re.search(r"fails +Falls over", listed.output)
+    result = CliRunner().invoke(import_app, [name, "films"])
+    assert isinstance(result.exception, InputError)
+    assert re.search(what, str(result.exception))
+    assert "(from boneage-clinic)" in str(result.exception)
+
+
+def test_a_module_that_exits_when_it_is_loaded_is_only_broken(offer, monkeypatch) -> None:
+    def leave(point: EntryPoint) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(Offered, "load", leave)
+    offer(offered("fails"))
+    listed = CliRunner().invoke(import_app, ["--help"])
+    assert listed.exit_code == 0
+    assert re.search(r"fails +Broken: fails can't be loaded \(SystemExit", listed.output)
+
+
+def fails(folder: Path, out: Path, error: str = "") -> Manifest:
+    """Falls over."""
+    raise {"stop": KeyboardInterrupt}.get(error, ZeroDivisionError)("by nothing")
+
+
+def test_what_an_importer_raises_is_told_with_its_name_and_package(offer) -> None:
+    offer(offered("fails"))
+    result = CliRunner().invoke(import_app, ["fails", "films"])
+    assert isinstance(result.exception, InputError)  # main exits with 2
+    assert "import fails (from boneage-clinic): it failed (ZeroDivisionError: by nothing)" in str(
+        result.exception
+    )
+    assert isinstance(result.exception.__cause__, ZeroDivisionError)
+    stopped = CliRunner().invoke(import_app, ["fails", "films", "--error", "stop"])
+    assert stopped.exit_code == 130
+
+
+def without_hints(
+    folder, out, count=3, share=0.5, strict=False, word="a", table=Path("t"), to=None
+):
+    kinds = " ".join(type(value).__name__ for value in (count, share, strict, word, to))
+    assert isinstance(folder, Path)
+    assert isinstance(table, Path)
+    assert isinstance(out, Path)
+    raise InputError(Fault("here", kinds, "them", "Well."))
+
+
+def test_parameters_without_types_have_those_of_their_defaults(offer) -> None:
+    offer(offered("without_hints"))
+    options = "--count 4 --share 1 --strict --word b --table u --to v --out m.csv"
+    result = CliRunner().invoke(import_app, ["without_hints", "films", *options.split()])
+    assert str(result.exception).startswith("here: int float bool str str;")
+
+
 def test_ours_can_not_be_replaced(offer) -> None:
     offer(EntryPoint("rsna", "no_such_module:function", plugins.GROUP))
     listed = CliRunner().invoke(import_app, ["--help"]).output
     assert listed.count("\n  rsna ") == 1
     assert "Broken" not in listed
+    assert "rsna of an unknown package is hidden by boneage's own." in listed
+
+
+def test_of_two_of_one_name_the_first_package_wins_and_the_other_is_named(offer) -> None:
+    offer(offered("fails", "b-films"), offered("fails", "a-films"))
+    listed = CliRunner().invoke(import_app, ["--help"]).output
+    assert listed.count("Falls over") == 1
+    assert "fails of b-films is hidden by that of a-films." in listed
+    result = CliRunner().invoke(import_app, ["fails", "films"])
+    assert "(from a-films)" in str(result.exception)
 
 
 def test_there_is_no_importer_of_an_unknown_name(offer) -> None:
