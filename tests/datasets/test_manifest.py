@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from boneage.datasets.examination import parse_region
 from boneage.datasets.manifest import (
     COLUMNS,
     SPLITS,
@@ -362,3 +363,21 @@ def test_a_region_that_encloses_nothing_is_refused(folder: Path, region: str) ->
     header = ",".join(COLUMNS) + ",region"
     path = written(folder, f"{GOOD},{region}", header=header)
     assert f"region is {region!r}" in messages(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "region"),
+    [
+        ("0 0 900 1200", (0, 0, 900, 1200)),
+        (f"0 0 9999999 {'0' * 6}1", (0, 0, 9_999_999, 1)),
+        ("0 0 10000000 1", None),
+        (f"0 0 {'9' * 5000} 1", None),
+        ("0 0 0 1", None),
+        ("0 0 1", None),
+        ("0 0 ² 1", None),
+    ],
+)
+def test_a_region_is_four_numbers_of_at_most_seven_digits(
+    text: str, region: tuple[int, int, int, int] | None
+) -> None:
+    assert parse_region(text) == region

@@ -133,6 +133,12 @@ def test_a_wrong_row_is_one_clear_message(films: Path, row: str, message: str) -
     assert message in found[0]
 
 
+def test_one_wrong_age_among_many_casts_no_doubt_on_the_unit(films: Path) -> None:
+    rows = [f"films/{i % 30}.tif,{5 + i % 12},f" for i in range(59)]
+    (fault,) = [f for f in faults(table(films, *rows, "films/5.tif,-3,f")) if "is -3" in f]
+    assert fault.endswith("this column's median is 10. Correct the label.")
+
+
 def test_all_faults_come_at_once(films: Path) -> None:
     found = faults(table(films, "films/0.tif,8,x", "films/77.tif,126,f", "films/2.tif,old,m"))
     assert len(found) == 4
