@@ -21,6 +21,10 @@ from boneage.datasets.examination import Region
 from boneage.errors import Fault
 
 POINTS = 17
+MOST_BYTES = 64 << 20
+"""Of an annotation file; the atlas's own are some megabytes."""
+MOST_VALUES = 2_000_000
+"""In an annotation file; the atlas's own have half a million at most."""
 MARGIN = 0.05
 """Of the annotated hand's longer side, added on every side: the box is drawn tight."""
 BARE_MARGIN = 0.15
@@ -120,7 +124,7 @@ def read_annotations(path: Path) -> tuple[dict[str, list[Hand]], list[Fault]] | 
         The hands and what is wrong with the file; None when it is JSON of another kind.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = _parsed(path)
     except (OSError, ValueError, RecursionError) as error:
         return {}, [
             Fault(
@@ -130,10 +134,12 @@ def read_annotations(path: Path) -> tuple[dict[str, list[Hand]], list[Fault]] | 
                 "Fetch it again; or move it away, and the left half of each film is taken.",
             )
         ]
+    if isinstance(content, Fault):
+        return {}, [content]
     if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
         return None
     films, faults = _films(path, content["images"])
-    hands: dict[str, list[Hand]] = {number: [] for number, _ in films.values()}
+    hands: dict[str, dict[Hand, None]] = {number: {} for number, _ in films.values()}
     strangers = []
     entries = content["annotations"] if isinstance(content["annotations"], list) else [None]
     for place, entry in enumerate(entries):
@@ -142,9 +148,7 @@ def read_annotations(path: Path) -> tuple[dict[str, list[Hand]], list[Fault]] | 
             strangers.append(f"entry {place}" if image is None else image)
             continue
         number, size = films[image]
-        hand = _hand(entry, size)
-        if hand not in hands[number]:  # the same hand twice is one hand
-            hands[number].append(hand)
+        hands[number][_hand(entry, size)] = None  # the same hand twice is one hand
     if strangers:
         faults.append(
             Fault(
@@ -154,7 +158,31 @@ def read_annotations(path: Path) -> tuple[dict[str, list[Hand]], list[Fault]] | 
                 "Fetch the file again; or move it away, and the left half of each film is taken.",
             )
         )
-    return hands, faults
+    return {number: list(of_film) for number, of_film in hands.items()}, faults
+
+
+def _parsed(path: Path) -> Any:
+    """What a JSON file holds, or the fault that it is too large to be an annotation file.
+
+    The bytes alone don't bound it: `[[],[],…]` takes some thirty times its size when parsed, so
+    what begins or parts values is counted first.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")  # a pipe may never end
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        what = f"it has more than {MOST_BYTES:,} bytes"
+    elif (values := sum(content.count(mark) for mark in (b"[", b"{", b","))) > MOST_VALUES:
+        what = f"it holds some {values:,} values"
+    else:
+        return json.loads(content.decode("utf-8-sig"))
+    return Fault(
+        str(path),
+        what,
+        f"annotations of at most {MOST_BYTES:,} bytes and {MOST_VALUES:,} values",
+        "It is not the atlas's own: move it out of the folder.",
+    )
 
 
 def cut(number: str, hands: Sequence[Hand] | None, size: Size, tally: RegionTally) -> Region:

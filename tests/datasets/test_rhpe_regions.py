@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boneage.datasets.examination import parse_region
-from boneage.datasets.rhpe_regions import Hand, RegionTally, cut, read_annotations
+from boneage.datasets.rhpe_regions import (
+    MOST_BYTES,
+    MOST_VALUES,
+    Hand,
+    RegionTally,
+    cut,
+    read_annotations,
+)
 
 NUMBERS = st.one_of(
     st.integers(-(10**400), 10**400), st.floats(), st.integers(-50, 400), st.booleans()
@@ -90,3 +98,36 @@ def test_points_beyond_the_box_widen_the_region() -> None:
 def test_a_region_is_clipped_to_the_film() -> None:
     hand = Hand((-5, 2, 400, 702), ())
     assert cut("1", [hand], (1000, 700), RegionTally()) == (0, 0, 435, 700)
+
+
+def refusal(path: Path) -> str:
+    answer = read_annotations(path)
+    assert answer is not None
+    hands, faults = answer
+    assert not hands
+    return "\n".join(map(str, faults))
+
+
+def test_files_far_larger_than_annotations_are_refused_unparsed(tmp_path: Path) -> None:
+    many, large = tmp_path / "many.json", tmp_path / "large.json"
+    many.write_bytes(b"[" + b"[]," * MOST_VALUES + b"[]]")
+    assert "many.json: it holds some 4,000,002 values" in refusal(many)
+    with large.open("wb") as file:
+        file.truncate(MOST_BYTES + 1)  # a hole, which takes no room
+    assert f"large.json: it has more than {MOST_BYTES:,} bytes" in refusal(large)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_is_no_annotation_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    assert "it is no file" in refusal(tmp_path / "a.json")
+
+
+def test_the_same_hand_many_times_is_one_hand(tmp_path: Path) -> None:
+    entries = [{"image_id": 1, "bbox": [i % 5_000, 0, 9, 9]} for i in range(20_000)]
+    images = [{"id": 1, "file_name": "00001.png"}]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"images": images, "annotations": entries}))
+    answer = read_annotations(path)
+    assert answer is not None
+    assert len(answer[0]["1"]) == 5_000
