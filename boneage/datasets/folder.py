@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def files_below(root: Path, *, progress: bool = True, layout: str = "a folder") 
     """Every file below a folder, sorted; links are followed, each folder once.
 
     What archivers and systems leave lying about (`__MACOSX`, names that begin with a dot) is
-    passed over.
+    passed over, and so are pipes, sockets and devices: reading one may never end. A link that
+    leads nowhere is named, for who needs it to say so.
 
     Args:
         root: Where to begin.
@@ -85,4 +87,12 @@ def _walk(root: Path, closed: list[OSError]) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_litter(name))
-        yield from (Path(here, name) for name in names if not is_litter(name))
+        paths = (Path(here, name) for name in names if not is_litter(name))
+        yield from (path for path in paths if _may_be_read(path))
+
+
+def _may_be_read(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # opening it fails with the same reason, aloud
+        return True

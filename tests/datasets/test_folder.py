@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def test_files_are_found_at_any_depth_and_sorted(tmp_path: Path) -> None:
 def test_litter_is_passed_over(tmp_path: Path) -> None:
     make(tmp_path, "__MACOSX/1.png", "a/__MACOSX/._1.png", "a/._1.png", ".cache/x", "a/1.png")
     assert names(tmp_path) == ["a/1.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_pipes_are_passed_over_and_links_to_files_are_not(tmp_path: Path) -> None:
+    make(tmp_path / "root", "a.csv")
+    make(tmp_path, "elsewhere.csv")
+    os.mkfifo(tmp_path / "root" / "b.csv")
+    (tmp_path / "root" / "c.csv").symlink_to(tmp_path / "root" / "b.csv")
+    (tmp_path / "root" / "d.csv").symlink_to(tmp_path / "elsewhere.csv")
+    (tmp_path / "root" / "e.csv").symlink_to(tmp_path / "nowhere.csv")
+    assert names(tmp_path / "root") == ["a.csv", "d.csv", "e.csv"]
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
