@@ -319,6 +319,8 @@ def cell_text(value: object) -> str:
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, float):
+        if value.is_integer() and abs(value) < 2**53:
+            return str(int(value))  # an identifier of 16 digits, and each is exact
         # 15 digits are what Excel shows and keeps; an exponent is never written.
         return format(Decimal(f"{value:.15g}").normalize(), "f")
     if isinstance(value, Decimal):

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import openpyxl
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from boneage.datasets import parquet, sheet, workbook
@@ -103,6 +105,22 @@ def test_excel_cells_are_as_a_person_would_write_them(tmp_path: Path) -> None:
     }
     path = excel(tmp_path / "a.xlsx", ["key", "value"], *([i, v] for i, v in enumerate(values)))
     assert cells_of(path)["value"] == list(values.values())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1234567890123456.0, "1234567890123456"),
+        (1234567890123457.0, "1234567890123457"),
+        (-12.0, "-12"),
+        (0.0, "0"),
+        (0.1 + 0.2, "0.3"),
+        (2.0**53, "9007199254740990"),  # the fifteen digits that are sure
+        (1e20, "100000000000000000000"),
+    ],
+)
+def test_floats_are_written_without_a_fraction_or_an_exponent(value: float, text: str) -> None:
+    assert workbook.cell_text(value) == text
 
 
 def test_parquet_values_are_as_a_person_would_write_them(tmp_path: Path) -> None:
@@ -335,6 +353,72 @@ def test_a_table_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "it has 50 rows of 1 columns" in refusal(frame)
     monkeypatch.setattr(workbook, "MOST_BYTES", 100)
     assert "bytes; expected a workbook of at most 100" in refusal(excel(tmp_path / "a.xlsx", [1]))
+
+
+def lying(content: bytes, truth: int, lie: int) -> bytes:
+    """The file with another number for one in its footer, of as many bytes."""
+    size = int.from_bytes(content[-8:-4], "little")
+    pages, footer = content[: -8 - size], content[-8 - size :]
+    assert len(varint(truth)) == len(varint(lie))
+    assert varint(truth) in footer
+    return pages + footer.replace(varint(truth), varint(lie))
+
+
+def varint(number: int) -> bytes:
+    """A positive number as a footer has it."""
+    groups, rest = [], 2 * number
+    while rest > 127:
+        groups.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*groups, rest])
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_parquet_whose_footer_lies_about_its_size_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, dictionary: bool
+) -> None:
+    path, names = tmp_path / "a.parquet", ["x" * 30_000_000, "y" * 40_000_000]
+    table = pa.table({"id": names})
+    options = {"compression": "zstd", "use_dictionary": dictionary, "data_page_version": version}
+    pq.write_table(table, path, **options)
+    honest = pq.ParquetFile(path).metadata.row_group(0)
+    sizes = {honest.total_byte_size, honest.column(0).total_uncompressed_size}
+    content = path.read_bytes()
+    for size in sizes:
+        content = lying(content, size, 3_000_000)
+    path.write_bytes(content)
+    assert len(content) < 30_000
+    assert pq.ParquetFile(path).metadata.row_group(0).total_byte_size == 3_000_000
+    monkeypatch.setattr(pq.ParquetFile, "read", None)
+    assert "bytes unpacked" in refusal(path)
+
+
+def test_parquet_with_texts_that_repeat_each_other_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"id": [f"x{i}" for i in range(9)]})
+    encoding = {"id": "DELTA_BYTE_ARRAY"}
+    pq.write_table(table, path, use_dictionary=False, column_encoding=encoding)
+    assert "column 'id' is encoded as DELTA_BYTE_ARRAY" in refusal(path)
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "brotli", "lz4"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_parquet_of_every_codec_and_many_pages_is_read(
+    tmp_path: Path, compression: str, version: str
+) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"id": [f"{i}" for i in range(500)], "age": [0.5, None] * 250})
+    sizes = {"row_group_size": 200, "data_page_size": 128, "write_page_index": True}
+    pq.write_table(
+        table,
+        path,
+        compression=compression,
+        data_page_version=version,
+        **sizes,
+        write_page_checksum=True,
+    )
+    assert cells_of(path) == {"id": [f"{i}" for i in range(500)], "age": ["0.5", ""] * 250}
 
 
 def test_parquet_that_is_nested_or_cut_off(tmp_path: Path) -> None:
