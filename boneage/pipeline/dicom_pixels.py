@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+from collections.abc import MutableSequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,7 @@ _EDGE = 1 / 512  # a sigmoid never quite reaches black and white
 class _Form:
     """How the pixels are stored (PS3.3, C.7.6.3).
 
-    The aspect of a pixel is not among it: where it is far from 1 the picture is not a projection
-    radiograph.
+    The aspect of a pixel is not among it: far from 1 it is no projection radiograph.
     """
 
     rows: int
@@ -143,6 +143,8 @@ def _read_form(dataset: Dataset, path: Path) -> _Form:
     if form.allocated not in (1, 8, 16) or not fits or not integers:
         what = f"its pixels have {form.stored} of {form.allocated} bits"
         raise InputError(dicom_fault(path, what if integers else "its pixels are floating point"))
+    if form.high != form.stored - 1 and (form.samples == 3 or form.photometric[0] == "P"):
+        raise InputError(dicom_fault(path, _misplaced(form)))
     return form
 
 
@@ -167,7 +169,7 @@ def _syntax(dataset: Dataset) -> str:
 def _read_pixels(dataset: Dataset, form: _Form, path: Path) -> tuple[npt.NDArray[Any], _Form]:
     """Returns the stored values, `(h, w)` or `(h, w, 3)`, and how they are stored after all."""
     if form.syntax in _NATIVE:
-        return _through_pydicom(dataset, ""), form
+        return _through_pydicom(dataset, "", masked=form.high == form.stored - 1), form
     if form.syntax not in _JPEG | _JPEG_2000 | _LOSSLESS | {_RLE}:
         raise InputError(
             Fault(
@@ -188,6 +190,8 @@ def _read_pixels(dataset: Dataset, form: _Form, path: Path) -> tuple[npt.NDArray
     frame = strip_jp2(frame)
     header = read_frame_header(frame)
     _check_agreement(header, form)
+    if form.high != form.stored - 1 and header.bits != form.stored:
+        raise CodestreamError(_misplaced(form))
     if form.syntax in _LOSSLESS:
         if importlib.util.find_spec("gdcm") is None:
             raise InputError(
@@ -240,11 +244,16 @@ def _check_agreement(header: FrameHeader, form: _Form) -> None:
         )
 
 
-def _through_pydicom(dataset: Dataset, plugin: str) -> npt.NDArray[Any]:
-    from pydicom.pixels.utils import pixel_array
+def _misplaced(form: _Form) -> str:
+    return f"its {form.stored} bits end at bit {form.high} of {form.allocated} (HighBit)"
+
+
+def _through_pydicom(dataset: Dataset, plugin: str, *, masked: bool = True) -> npt.NDArray[Any]:
+    """Has pydicom decode; `masked` clears all but the lowest BitsStored bits."""
+    from pydicom.pixels.utils import pixel_array as decode
 
     with quiet_pydicom():
-        return pixel_array(dataset, decoding_plugin=plugin)
+        return decode(dataset, decoding_plugin=plugin, correct_unused_bits=masked)
 
 
 def _through_pillow(frame: bytes, bits: int) -> npt.NDArray[Any]:
@@ -289,9 +298,8 @@ def _grey_of_colour(pixels: npt.NDArray[Any], dataset: Dataset, form: _Form) -> 
 
 def _grey_of_levels(pixels: npt.NDArray[Any], dataset: Dataset, form: _Form) -> _Grey:
     """Looks every stored value up in one table that holds all the steps."""
-    raw = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
-    levels = 256**raw.itemsize
-    # Bits above the highest may hold an overlay, as old files have it.
+    raw = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")).view(f"u{pixels.itemsize}")
+    levels = 256**raw.itemsize  # those of bits above the highest, which may hold an overlay, too
     stored = (np.arange(levels) >> (form.high + 1 - form.stored)) & (2**form.stored - 1)
     if form.signed:
         stored = stored - ((stored >> (form.stored - 1)) << form.stored)
@@ -384,15 +392,7 @@ def _number(dataset: Dataset, keyword: str) -> float | None:
     """Returns an element's first number, or None where there is none that is finite."""
     try:
         value = dataset.get(keyword)
-        first = float(
-            value[0] if isinstance(value, (list, tuple)) or _is_multiple(value) else value
-        )
+        first = float(value[0] if isinstance(value, (MutableSequence, tuple)) else value)
     except PARSING_ERRORS:
         return None
     return first if math.isfinite(first) else None
-
-
-def _is_multiple(value: Any) -> bool:
-    from pydicom.multival import MultiValue
-
-    return isinstance(value, MultiValue)

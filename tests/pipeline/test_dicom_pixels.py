@@ -188,6 +188,49 @@ def test_an_overlay_in_the_upper_bits_is_not_seen(read: Read, hand: npt.NDArray[
     assert np.array_equal(read(stored | 0x8000, 12), read(stored, 12))
 
 
+@pytest.mark.parametrize("high", [11, 13, 15])
+@pytest.mark.parametrize("kind", ["<u2", "<i2"])
+def test_bits_that_end_higher_up_are_moved_down(
+    make_dicom: MakeDicom, tmp_path: Path, high: int, kind: str
+) -> None:
+    values = np.arange(4096).reshape(64, 64)
+    expected = np.rint(values * (65_535 / 4095))
+    raw = values - (2048 if kind == "<i2" else 0)
+    noise = np.random.default_rng(3).integers(2 ** (high - 11), size=values.shape)
+    words = ((raw << (high - 11)) | noise).astype(np.int64) & 0xFFFF
+    pixels = words.astype("<u2").view(kind)
+    path = tmp_path / "film"
+    for syntax in ("", LOSSLESS["RLE"]):
+        path.write_bytes(with_high_bit(make_dicom(pixels, 16, syntax=syntax), high))
+        assert np.array_equal(read_radiograph(path), expected)
+    if high == 15:
+        path.write_bytes(with_high_bit(make_dicom(pixels, 16), high, big=True))
+        assert np.array_equal(read_radiograph(path), expected)
+    for syntax in (LOSSLESS["JPEG lossless SV1"], LOSSLESS["JPEG 2000 lossless"]):
+        path.write_bytes(with_high_bit(make_dicom(pixels, 16, syntax=syntax), high))
+        if high > 11:
+            with pytest.raises(InputError, match=f"its 12 bits end at bit {high} of 16"):
+                read_radiograph(path)
+
+
+def with_high_bit(data: bytes, high: int, *, big: bool = False) -> bytes:
+    """The same file, said to hold 12 bits that end at `high`."""
+    import io
+
+    from pydicom import Dataset, dcmread
+    from pydicom.uid import ExplicitVRBigEndian
+
+    dataset: Dataset = dcmread(io.BytesIO(data))
+    dataset.BitsStored, dataset.HighBit = 12, high
+    if big:
+        dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
+        meta, dataset = dataset.file_meta, Dataset(dataset)
+        dataset.file_meta, meta.TransferSyntaxUID = meta, ExplicitVRBigEndian
+    out = io.BytesIO()
+    dataset.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
 @pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE"])
 def test_inverse_presentation_does_not_invert_twice(
     read: Read, hand: npt.NDArray[np.uint8], shape: str
@@ -259,6 +302,7 @@ def test_a_missing_decoder_names_the_extra(
         ({"Rows": 0}, "96 x 0 pixels"),
         ({"Rows": 500}, "can't be decoded"),
         ({"BitsStored": 30}, "30 of 8 bits"),
+        ({"BitsStored": 6, "PhotometricInterpretation": "PALETTE COLOR"}, "end at bit 7 of 8"),
         ({"PhotometricInterpretation": "Doe^Jane"}, "of a kind not read"),
         ({"PhotometricInterpretation": "RGB"}, "of a kind not read"),
         ({"BitsAllocated": 32}, "32 bits"),
