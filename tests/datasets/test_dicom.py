@@ -6,6 +6,7 @@ import stat
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -551,7 +552,38 @@ def test_a_path_that_tells_who_the_child_is(pacs: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "identity", "told"),
     [
-        ("a/mueller.dcm", Identity(names=["Müller^Eva"]), False),
+        ("a/mueller.dcm", Identity(names=["Müller^Eva"]), True),
+        ("a/Mueller_1.dcm", Identity(names=["MÜLLER^A"]), True),
+        ("a/Müller/1.dcm", Identity(names=["MUELLER^A"]), True),
+        ("a/Muller.dcm", Identity(names=["MUELLER^A"]), True),
+        ("a/Sorensen.dcm", Identity(names=["Sørensen^A"]), True),
+        ("a/Soerensen.dcm", Identity(names=["Sørensen^A"]), True),
+        ("a/Sørensen.dcm", Identity(names=["Soerensen^A"]), True),
+        ("a/Weiss_Malek.dcm", Identity(names=["Weiß^B"]), True),
+        ("a/Lukasz Malek.dcm", Identity(names=["Małek^B"]), True),
+        ("a/LI_NA.dcm", Identity(names=["LI^NA"]), True),
+        ("na/li/1.dcm", Identity(names=["LI^NA"]), True),
+        ("a/Kalinax/1.dcm", Identity(names=["LI^NA"]), False),
+        ("a/na/scan.dcm", Identity(names=["LI^NA"]), False),
+        ("a/wuyi.dcm", Identity(names=["Wu^Yi"]), True),
+        ("a/YiWuHand.dcm", Identity(names=["Wu^Yi"]), True),
+        ("a/山田太郎.dcm", Identity(names=["山田^太郎"]), True),
+        ("a/6.8.2004/1.dcm", Identity(dates=[date(2004, 8, 6)]), True),
+        ("a/2004-8-6.dcm", Identity(dates=[date(2004, 8, 6)]), True),
+        ("a/6Aug2004.dcm", Identity(dates=[date(2004, 8, 6)]), True),
+        ("a/6. August 2004.dcm", Identity(dates=[date(2004, 8, 6)]), True),
+        ("a/Aug 6, 2004.dcm", Identity(dates=[date(2004, 8, 6)]), True),
+        ("a/06-08-04.dcm", Identity(dates=[date(2004, 8, 6)]), True),
+        ("1/6.8.2004.dcm", Identity(dates=[date(2004, 8, 6)]), True),
+        ("a/1/16.8.2004.dcm", Identity(dates=[date(2004, 8, 6)]), False),
+        ("a/7Aug2004.dcm", Identity(dates=[date(2004, 8, 6)]), False),
+        ("a/12345.dcm", Identity(identifiers=["0012345"]), True),
+        ("a/0012345.dcm", Identity(identifiers=["12345"]), True),
+        ("a/123.dcm", Identity(identifiers=["00123"]), True),
+        ("a/000123/1.dcm", Identity(identifiers=["123"]), True),
+        ("a/01.dcm", Identity(identifiers=["001"]), True),
+        ("a/IM01234.dcm", Identity(identifiers=["00123"]), False),
+        ("a/0.dcm", Identity(identifiers=["0000"]), False),
         ("a/MÜLLER.dcm", Identity(names=["Mu\u0308ller^Eva"]), True),
         ("a/Eva.dcm", Identity(names=["Müller^Eva"]), True),
         ("a/Evaluation.dcm", Identity(names=["Müller^Eva"]), False),
