@@ -20,6 +20,7 @@ _MOST_TILES = 4096
 _MOST_LAYERS = 64
 _MOST_PRECINCTS = 100_000  # a 30 megapixel film in precincts of 64 x 64 has half of them
 _MOST_SEGMENTS = 1000
+_MOST_RUNS = 4_000_000  # of a byte plane: seconds; 30 megapixels of 12 bits with noise have fewer
 MOST_SCANS = 50
 """Each scan of a progressive JPEG runs over the whole picture, however few bytes it has: encoders
 write about ten, and a thousand would take minutes."""
@@ -88,6 +89,9 @@ def decode_rle(frame: bytes, size: int, planes: int) -> bytes:
     if count != planes or list(offsets[:count]) != sorted(offsets[:count]) or offsets[0] < 64:
         raise CodestreamError("its run-length coded pixels have a damaged header")
     ends = [*offsets[1:count], len(frame)]
+    longest = 2 * size + 1024  # at worst each pixel is a run of its own; some fill up blocks
+    if any(end - start > longest for start, end in zip(offsets, ends, strict=False)):
+        raise CodestreamError("its run-length coded pixels are longer than its header allows")
     return b"".join(
         _unpack_bits(frame[start:end], size) for start, end in zip(offsets, ends, strict=False)
     )
@@ -96,8 +100,12 @@ def decode_rle(frame: bytes, size: int, planes: int) -> bytes:
 def _unpack_bits(segment: bytes, size: int) -> bytearray:
     plane = bytearray()
     position = 0
+    left = min(size + 1024, _MOST_RUNS)  # a run may be empty, so the length alone is no bound
     try:
         while len(plane) < size:
+            left -= 1
+            if left < 0:
+                raise CodestreamError("its run-length coded pixels are in too many runs")
             length = segment[position]
             if length < 128:
                 plane += segment[position + 1 : position + 2 + length]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from boneage.datasets.phantom import draw_hand
 from boneage.errors import InputError
 from boneage.pipeline import dicom_pixels
+from boneage.pipeline.codestream import CodestreamError, decode_rle
 from boneage.pipeline.dicom import is_dicom, open_dicom, quiet_pydicom
 from boneage.pipeline.radiograph import read_dimensions, read_radiograph
 
@@ -388,3 +391,21 @@ def test_the_real_film_shows_bright_bone() -> None:
     assert read_dimensions(REAL) == (1760, 1760)
     air, bone = film[1000:1200, 500:650].mean(), film[1500:1600, 750:900].mean()
     assert bone > 3 * air
+
+
+@pytest.mark.parametrize(
+    ("segment", "size"),
+    [
+        (bytes([0, 7]) * 30_000_000, 30_000_000),
+        (b"\x80" * 60_000_000, 30_000_000),
+        (b"\x80" * 100_000, 4096),
+        (b"\x80" * 9000, 4096),
+    ],
+    ids=["short runs", "empty runs", "a long segment", "few empty runs"],
+)
+def test_run_lengths_that_would_take_minutes_are_refused(segment: bytes, size: int) -> None:
+    frame = struct.pack("<16I", 1, 64, *[0] * 14) + segment
+    start = time.process_time()
+    with pytest.raises(CodestreamError, match="run-length coded pixels are (in too many|longer)"):
+        decode_rle(frame, size, 1)
+    assert time.process_time() - start < 5
