@@ -1,4 +1,4 @@
-"""What the tables of hand atlases have in common: headers, film numbers, sexes, children's ages."""
+"""What tables of hand radiographs have in common: headers, film numbers, sexes, ages."""
 
 from __future__ import annotations
 

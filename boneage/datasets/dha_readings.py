@@ -188,14 +188,14 @@ def _to_months(
             continue
         values *= _months(unit)
         table.findings += _reading_findings(table.cells, column, values, unit)
-    if (column := table.chronological) is not None:
-        option, what = "chronological-unit", f"the ages since birth in {column}"
-        unit = _unit(option, chronological_unit, column, what, table, table.born)
+    if (born := table.chronological) is not None:
+        option, what = "chronological-unit", f"the ages since birth in {born}"
+        unit = _unit(option, chronological_unit, born, what, table, table.born)
         if isinstance(unit, Fault):
             faults.append(unit)
         else:
             table.born *= _months(unit)
-            table.findings += chronological_findings(table.cells, column, table.born)
+            table.findings += chronological_findings(table.cells, born, table.born)
     if faults:
         raise InputError(faults)
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from boneage.datasets.atlas import few
 from boneage.datasets.delimited import Finding
 from boneage.datasets.folder import TABLE_SUFFIXES, files_below, with_suffix
 from boneage.datasets.manifest import Manifest, assign_splits, write_manifest
-from boneage.datasets.rsna_images import Films, listed
+from boneage.datasets.rsna_images import Films
 from boneage.datasets.rsna_tables import (
     SPLIT_WORDS,
     TEST_IDS,
@@ -154,7 +155,7 @@ def _left_out_notes(found: Found, films: Films) -> Iterator[str]:
     rest = films.without_row({name for each in found.labels.values() for name in each.ids()})
     if rest:
         tables = ", ".join(each.path.name for each in found.labels.values())
-        yield f"{len(rest):,} images have no row in {tables} and are left out ({listed(rest)})."
+        yield f"{len(rest):,} images have no row in {tables} and are left out ({few(rest)})."
     if "test" not in found.labels and any(n.isdecimal() and int(n) in TEST_IDS for n in rest):
         yield (
             f"Images {TEST_IDS[0]} to {TEST_IDS[-1]} are the official test set. Put its ages, "

@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 from rich.progress import track
 
+from boneage.datasets.atlas import few
 from boneage.datasets.delimited import Finding
 from boneage.datasets.folder import IMAGE_SUFFIXES, TABLE_SUFFIXES, by_stem, is_litter, with_suffix
 from boneage.datasets.rsna_tables import SPLIT_WORDS, Labels, split_by_name
 from boneage.errors import Fault
 
 _KAGGLE_TEST_TABLE = "boneage-test-dataset.csv"
-_FEW = 5
 
 
 class Films:
@@ -115,7 +115,7 @@ class Films:
         if self._copied:
             yield (
                 f"{len(self._copied):,} images are there more than once, the same byte for byte; "
-                f"one file of each is used ({listed(self._copied)})."
+                f"one file of each is used ({few(self._copied)})."
             )
 
     def _how_to_unpack(self, ids: set[str]) -> str:
@@ -127,15 +127,10 @@ class Films:
             if any(name.stem in ids or name.suffix == ".zip" for name in _members(archive))
         ]
         names = [self._short(archive) for archive in holding or self.archives]
-        return f"Unpack {listed(names)} first."
+        return f"Unpack {few(names)} first."
 
     def _short(self, path: Path) -> str:
         return str(path.relative_to(self.root))
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few names, and whether there are more."""
-    return ", ".join(names[:_FEW]) + (", …" if len(names) > _FEW else "")
 
 
 def _is_same(first: Path, other: Path) -> bool:

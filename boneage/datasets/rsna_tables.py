@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from boneage.datasets.atlas import MALE_FLAGS, SEX_WORDS, find_column, fold
 from boneage.datasets.delimited import Cells, Finding, missing_column
 from boneage.datasets.examination import (
     SPLITS,
@@ -48,9 +49,6 @@ _OFFICIAL_COLUMNS = {
     "test": "Case ID,Sex,Ground truth bone age (months)",
 }
 _NAMES = {"train": "train", "val": r"(?<![a-z])val(?![a-z])|valid", "test": "test|truth"}
-_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
-# 1 is male only in a column called so: under "sex" somebody's 1 is a girl.
-_MALE_FLAGS = {"true": "M", "1": "M", "false": "F", "0": "F"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Labels:
 
     def sexes(self) -> list[str]:
         """F, M, or nothing where a cell says neither."""
-        codes = _SEXES | (_MALE_FLAGS if self._has_flags() else {})
+        codes = SEX_WORDS | (MALE_FLAGS if self._has_flags() else {})
         return [codes.get(text.lower(), "") for text in self.cells.table[self.sex]]
 
     def findings(self) -> list[Finding]:
@@ -143,7 +141,7 @@ def find_labels(paths: Sequence[Path], root: Path, layout: str) -> Found:
         except InputError as error:
             broken[path] = error.faults
             continue
-        match [_header(cells, known) for known in _HEADERS]:
+        match [find_column(cells, known) for known in _HEADERS]:
             case [str() as key, str() as age, str() as sex]:
                 candidates.append(Labels(replace(cells, key=key), age, sex))
             case [str(), None, str()] if len(cells.table.columns) == 2:
@@ -276,17 +274,8 @@ def _content(labels: Labels) -> list[tuple[str, float, str]]:
 
 
 def _split_by_headers(labels: Labels) -> str | None:
-    folded = _fold(labels.cells.key), _fold(labels.age), _fold(labels.sex)
+    folded = fold(labels.cells.key), fold(labels.age), fold(labels.sex)
     return _OFFICIAL_HEADERS.get(folded)
-
-
-def _header(cells: Cells, known: Sequence[str]) -> str | None:
-    folded = {_fold(str(name)): str(name) for name in cells.table.columns}
-    return next((folded[name] for name in known if name in folded), None)
-
-
-def _fold(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _no_labels(others: Sequence[Cells], root: Path, layout: str) -> list[Fault]:
@@ -294,7 +283,7 @@ def _no_labels(others: Sequence[Cells], root: Path, layout: str) -> list[Fault]:
     for cells in others:
         if "train" in Path(cells.where).name.lower() or len(others) == 1:
             for known in _HEADERS:
-                if _header(cells, known) is None:
+                if find_column(cells, known) is None:
                     faults.append(missing_column(cells, known[0]).fault)
     return faults or [
         Fault(
