@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +145,7 @@ class _Writer:
                 self.out,
                 notes=[*notes, *_salt_notes(place, made=made, split=columns.split is None)],
             )
-        except InputError:
+        except BaseException:  # Ctrl-C, too, leaves nothing behind
             for path in (*written, *([place] if made else [])):
                 path.unlink(missing_ok=True)
             raise
@@ -262,8 +262,11 @@ def _gather(
                 found.update(files_below(path, progress=progress, layout=_LAYOUT))
                 continue
             there = path.exists()
-        except InputError as error:
-            faults += error.faults
+        except InputError as error:  # such a folder may bear a child's name
+            count = len(error.faults)
+            what = f"{count:,} folder{'s' if count > 1 else ''} in it can't be looked into"
+            fix = "Change permissions, or move away what may not be read."
+            faults.append(Fault(where, what, "folders that may be read", fix))
             continue
         except (OSError, ValueError):  # a name that no file system takes
             there = False
@@ -301,17 +304,13 @@ def _no_dicom(path: Path) -> Fault:
 
 
 def _hint(found: DicomFiles) -> str:
-    """What may explain that a film is missing."""
+    """What may explain that a film is missing; archives are often named after the patient."""
     archives = [path for path in found.strangers if path.suffix.lower() in (".zip", ".7z", ".iso")]
     if archives:
-        return f"Unpack {_few(archives)} first."
+        count = f"{len(archives):,} archive{'s' if len(archives) > 1 else ''}"
+        return f"Unpack the {count} (.zip, .7z, .iso) among the files first."
     if not found.films:
         return "There is no DICOM film at all: is it the folder that was exported to?"
     if found.broken:
         return f"Is it one of the {len(found.broken):,} DICOM files that can't be read?"
     return ""
-
-
-def _few(paths: Collection[Path]) -> str:
-    names = [path.name for path in paths][:3]
-    return ", ".join(names) + (", …" if len(paths) > 3 else "")

@@ -71,12 +71,12 @@ def write_pixels(
                     job.result()
                 except InputError as error:
                     faults[jobs[job]] = error.faults
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C stops at once
+        except BaseException:  # Ctrl-C stops as soon as the films at hand are done
+            pool.shutdown(wait=True, cancel_futures=True)
+            _remove(made)
             raise
     if faults:
-        for path in made:
-            path.unlink(missing_ok=True)
+        _remove(made)
         raise InputError(
             [
                 _veiled(fault, films[index], places[index])
@@ -85,6 +85,11 @@ def write_pixels(
             ]
         )
     return made
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _veiled(fault: Fault, film: DicomFilm, place: str) -> Fault:

@@ -20,7 +20,7 @@ from rich.progress import track
 from boneage.datasets.disclosure import Identity, disclosures
 from boneage.datasets.examination import is_file
 from boneage.errors import Fault, InputError
-from boneage.pipeline.dicom import is_dicom, open_dicom, quiet_pydicom
+from boneage.pipeline.dicom import PARSING_ERRORS, dicom_fault, is_dicom, open_dicom, quiet_pydicom
 from boneage.pipeline.structure import open_regular
 
 if TYPE_CHECKING:
@@ -173,8 +173,11 @@ def read_films(paths: Collection[Path], base: Path, *, progress: bool = True) ->
         except InputError as error:
             _sort_out(path, error, files)
             continue
-        with quiet_pydicom():
-            files.films.append(_film(dataset, path, base))
+        try:
+            with quiet_pydicom():
+                files.films.append(_film(dataset, path, base))
+        except PARSING_ERRORS:  # among them every UnicodeError
+            files.broken.append(dicom_fault(path, "its header can't be read"))
     return files
 
 
@@ -242,7 +245,7 @@ def _film(dataset: Dataset, path: Path, base: Path) -> DicomFilm:
 
 def _text(dataset: Dataset, keyword: str, encoding: str | None = None) -> str:
     """An element as text, from its bytes: pydicom's own conversion stumbles over odd values."""
-    from pydicom.charset import decode_bytes
+    from pydicom.charset import decode_bytes, python_encoding
     from pydicom.datadict import tag_for_keyword
     from pydicom.dataelem import RawDataElement
     from pydicom.valuerep import PN_DELIMS
@@ -256,6 +259,9 @@ def _text(dataset: Dataset, keyword: str, encoding: str | None = None) -> str:
     declared = dataset.original_character_set or "iso8859"
     encodings = [encoding or ""] if encoding else declared
     encodings = [encodings] if isinstance(encodings, str) else list(encodings)
+    # Whatever codec of Python's the header names, pydicom would take (punycode loses the text).
+    known = {"utf-8", *python_encoding.values()}
+    encodings = [name if name in known else "latin_1" for name in encodings]
     return decode_bytes(element.value or b"", encodings, PN_DELIMS).strip(" \0\t\r\n")
 
 

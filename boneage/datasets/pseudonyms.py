@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
@@ -86,7 +87,15 @@ def make_salt(path: Path) -> bool:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        if path.exists():
+            return False
+        handle, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)  # 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(32).hex().encode() + b"\n")
+            _place(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
     except FileExistsError:
         return False
     except OSError as error:
@@ -98,9 +107,17 @@ def make_salt(path: Path) -> bool:
                 "Name a place that is kept private with --salt.",
             )
         ) from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(secrets.token_bytes(32).hex().encode() + b"\n")
     return True
+
+
+def _place(part: str, path: Path) -> None:
+    """Moves a file to a name that must still be free, where the disk knows links."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # FAT and some network disks know none
+        os.replace(part, path)
 
 
 def is_private(path: Path) -> bool:

@@ -848,3 +848,92 @@ def test_a_real_film(tmp_path: Path) -> None:
     assert not [
         word for word in ("CompressedSamples", "11RG3", "FUJI95706", "1979") if word in text
     ]
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "zlib", "rot13", "nonsense"])
+def test_a_character_set_that_is_none_of_dicoms_is_no_codec_of_pythons(
+    pacs: Path, charset: str
+) -> None:
+    from boneage.datasets.dicom_film import read_films
+
+    path = dicom(pacs / "odd", 70, SpecificCharacterSet="ISO_IR 100", PatientAge="011Y")
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", charset.ljust(10).encode()))
+    found = read_films([path], pacs, progress=False)
+    assert [film.age.months for film in found.films] == [137]
+    assert [film.sex for film in found.films] == ["F"]
+
+
+def test_what_can_not_be_parsed_is_broken(pacs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from boneage.datasets import dicom_film
+
+    def fail(*_: object) -> None:
+        raise UnicodeError("Zwiebelmeyer")
+
+    monkeypatch.setattr(dicom_film, "_film", fail)
+    found = dicom_film.read_films([film(pacs, 0)], pacs, progress=False)
+    assert "its header can't be read" in str(found.broken[0])
+    assert "Zwiebelmeyer" not in str(found.broken)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_import_leaves_nothing(
+    pacs: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    from boneage.datasets import dicom_copies
+
+    calls = []
+
+    def fail(path: Path) -> object:
+        calls.append(path)
+        if len(calls) > 3:
+            raise error
+        return read_radiograph(path)
+
+    monkeypatch.setattr(dicom_copies, "read_radiograph", fail)
+    with pytest.raises(error):
+        imported(pacs, films=pacs.parent / "films")
+    for folder in ("films", "cohort"):
+        assert not [path for path in (pacs.parent / folder).rglob("*") if path.is_file()]
+    monkeypatch.undo()
+    assert len(imported(pacs, films=pacs.parent / "films")) == 20
+
+
+def test_a_salt_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boneage.datasets import pseudonyms
+
+    def fail(_: int) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pseudonyms.secrets, "token_bytes", fail)
+        with pytest.raises(KeyboardInterrupt):
+            pseudonyms.make_salt(tmp_path / "salt")
+    assert not list(tmp_path.iterdir())
+    assert pseudonyms.make_salt(tmp_path / "salt")
+    assert not pseudonyms.make_salt(tmp_path / "salt")
+    assert pseudonyms.is_private(tmp_path / "salt")
+    assert [path.name for path in tmp_path.iterdir()] == ["salt"]
+
+
+def test_closed_folders_are_counted_and_not_named(
+    pacs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boneage.datasets import dicom as module
+    from boneage.errors import Fault
+
+    def closed(path: Path, **_: object) -> list[Path]:
+        raise InputError([Fault(str(path / "Zwiebelmeyer"), "closed", "open", "Open it.")])
+
+    monkeypatch.setattr(module, "files_below", closed)
+    (found,) = faults(pacs)
+    assert found.startswith("pacs: 1 folder in it can't be looked into; expected")
+    assert "Zwiebelmeyer" not in found
+
+
+def test_archives_are_counted_and_not_named(pacs: Path) -> None:
+    (pacs / "Zwiebelmeyer.zip").write_bytes(b"PK")
+    (found,) = faults(pacs, f"{UID}.404,100")
+    assert "Unpack the 1 archive (.zip, .7z, .iso) among the files first" in found
+    assert "Zwiebelmeyer" not in found
