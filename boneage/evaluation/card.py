@@ -69,7 +69,7 @@ _TERMS = {
     "dha": (
         "Digital Hand Atlas.",
         "Research use on the terms of its request form; cite Gertych et al., Computerized Medical "
-        "Imaging and Graphics 2007;31:299-310.",
+        "Imaging and Graphics 2007;31:322-331.",
     ),
     "phantom": ("Phantoms.", "Drawn by this software; no patient is in them."),
 }

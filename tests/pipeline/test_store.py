@@ -339,7 +339,7 @@ def test_after_a_kill_it_goes_on_where_it_was(
         crop.box for crop in crops
     ]
     assert frames["why"].tolist() == [crop.why for crop in crops]
-    assert (frames["rotation"] == 0).all()
+    assert frames["rotation"].tolist() == [crop.rotation for crop in crops]
     assert len(decoded) == 20 - len(done) + 1
     assert not partial.exists()
 
