@@ -77,7 +77,8 @@ def disclosures(text: str, identity: Identity) -> tuple[str, ...]:
     views = [_View.of(folded) for folded in dict.fromkeys((*_foldings(text), *_foldings(apart)))]
 
     def shown(values: Sequence[str], shows: str) -> bool:
-        folded = {folding for value in values for folding in _foldings(value)}
+        spellings = 3 if shows == "names" else 1  # numbers are not spelt
+        folded = {folding for value in values for folding in _foldings(value)[:spellings]}
         return any(getattr(view, shows)(value) for view in views for value in folded)
 
     found = {
