@@ -314,7 +314,7 @@ def test_array_paths_and_store_serve_the_same(films: list[Path], tmp_path: Path)
     framing = Framing(size=40)
     store = prepare(manifest, framing, progress=False)
     labels = {"gender": manifest.gender(), "age_months": manifest.age_months()}
-    in_memory = np.stack([frame(read_radiograph(path), framing) for path in films])
+    in_memory = np.stack([frame(read_radiograph(path), framing).pixels for path in films])
     expected = epoch_bytes(make(images=in_memory, **labels), 1)
     for images in (films, store, store.select(store.image_ids)):
         generator = make(images=images, **labels, image_size=40)
