@@ -828,7 +828,7 @@ def test_a_picture_is_decoded_as_it_is(pacs: Path) -> None:
 def test_a_real_film(tmp_path: Path) -> None:
     folder = Path(__file__).parents[3] / "shared" / "real" / "dicom"
     if not folder.is_dir():
-        pytest.skip(f"there is no {folder}")
+        pytest.skip("needs the real film, which is not in the repository")
     ages = tmp_path / "ages.csv"
     ages.write_text("file,months\ncr-extremity-monochrome1-j2k,100\n")
     manifest = import_dicom(
