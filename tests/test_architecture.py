@@ -32,7 +32,7 @@ FLOORS = (
     # The small things that rooms of the second floor are made of.
     (2, "datasets.delimited", "datasets.folder", "datasets.pseudonyms", "datasets.disclosure"),
     (2, "datasets.ossification", "datasets.phantom_film", "datasets.plugins", "run"),
-    (2, "pipeline.codestream", "pipeline.exposure", "pipeline.augmentation"),
+    (2, "pipeline.codestream", "pipeline.exposure", "pipeline.variation"),
     (
         2,
         "pipeline.tiff",
@@ -40,7 +40,7 @@ FLOORS = (
         "datasets.phantom_skeleton",
         "datasets.phantom_exposure",
     ),
-    (2, "pipeline.structure", "pipeline.orientation"),
+    (2, "pipeline.structure", "pipeline.orientation", "pipeline.augmentation"),
     (2, "pipeline.dicom", "datasets.workbook", "datasets.duplicates"),
     (2, "pipeline.dicom_pixels", "datasets.dicom_film", "datasets.parquet", "datasets.ages"),
     # One radiograph, one table, one manifest.

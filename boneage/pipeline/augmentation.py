@@ -25,9 +25,10 @@ ImageFunction: TypeAlias = Callable[[Image], Image]
 def build_augmentation(settings: Augmentation) -> albumentations.Compose:
     """Makes the albumentations pipeline of a recipe's settings.
 
-    In this order: one warp that shifts, scales and rotates; flips; optical distortion; gamma;
-    brightness and contrast; sharpening. What has probability zero, or would change nothing, is
-    left out. What comes in from beyond the border is black, as the padding of a framed film is.
+    One transform that does everything in one pass (see `boneage.pipeline.variation`), in the order
+    of a chain: shift, scale and rotation; flips; optical distortion; gamma; brightness and
+    contrast; sharpening. What comes in from beyond the border is black, as the padding of a framed
+    film is.
 
     Args:
         settings: Extents and probabilities.
@@ -39,30 +40,20 @@ def build_augmentation(settings: Augmentation) -> albumentations.Compose:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
-    steps: list[albumentations.BasicTransform] = []
+    from boneage.pipeline.variation import RandomVariation
+
     moves = settings.shift > 0 or settings.scale != (1.0, 1.0) or settings.rotate_degrees > 0
-    if moves and settings.affine > 0:
-        steps.append(
-            albumentations.Affine(
-                translate_percent=(-settings.shift, settings.shift),
-                scale=settings.scale,
-                keep_ratio=True,  # else width and height are scaled apart
-                rotate=(-settings.rotate_degrees, settings.rotate_degrees),
-                fill=0,
-                p=settings.affine,
-            )
-        )
-    chances: list[tuple[type[albumentations.BasicTransform], float]] = [
-        (albumentations.HorizontalFlip, settings.horizontal_flip),
-        (albumentations.VerticalFlip, settings.vertical_flip),
-        (albumentations.OpticalDistortion, settings.optical_distortion),
-        (albumentations.RandomGamma, settings.gamma),
-        (albumentations.RandomBrightnessContrast, settings.brightness_contrast),
-        (albumentations.Sharpen, settings.sharpen),
-    ]
-    steps.extend(transform(p=chance) for transform, chance in chances if chance > 0)
+    chances = (
+        settings.affine if moves else 0,
+        settings.horizontal_flip,
+        settings.vertical_flip,
+        settings.optical_distortion,
+        settings.gamma,
+        settings.brightness_contrast,
+        settings.sharpen,
+    )
     # Strict, because a misspelt argument would otherwise pass with a warning.
-    return albumentations.Compose(steps, strict=True)
+    return albumentations.Compose([RandomVariation(settings)] if any(chances) else [], strict=True)
 
 
 class Augment:

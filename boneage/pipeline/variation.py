@@ -1,0 +1,171 @@
+"""A recipe's augmentation in one pass: one interpolation, one look-up table, one kernel.
+
+Shifted, scaled, turned, flipped and distorted pixels are looked up once, where a chain of
+albumentations' own transforms interpolates twice (and softens twice); gamma, brightness and
+contrast are one table of 256 levels. What is drawn, and from what, is as in that chain: `Affine`
+with `keep_ratio`, `HorizontalFlip`, `VerticalFlip`, `OpticalDistortion`, `RandomGamma`,
+`RandomBrightnessContrast` and `Sharpen`, with albumentations 2's own limits.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import albumentations
+import cv2
+import numpy as np
+import numpy.typing as npt
+from albucore import sz_lut
+from albumentations.core.transforms_interface import BaseTransformInitSchema
+
+from boneage.recipe import Augmentation
+
+Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+# albumentations' defaults.
+DISTORTION = (-0.05, 0.05)
+GAMMA = (0.8, 1.2)
+CONTRAST = (0.8, 1.2)
+BRIGHTNESS = (-0.2, 0.2)
+SHARPENING = (0.2, 0.5)
+LIGHTNESS = (0.5, 1.0)
+
+# One number in [0, 1) for each is drawn for every image, used or not: what is drawn for one
+# setting is then the same whatever the others are.
+_DRAWS = (
+    *("moved", "scale", "angle", "shift_x", "shift_y", "flipped_x", "flipped_y"),
+    *("distorted", "distortion", "gamma_changed", "gamma", "exposed", "contrast", "brightness"),
+    *("sharpened", "sharpening", "lightness"),
+)
+
+
+class RandomVariation(albumentations.ImageOnlyTransform):
+    """Varies a uint8 grey image `(h, w)` as the settings say; its shape stays.
+
+    Args:
+        settings: Extents and probabilities.
+        p: Share of images that this is done to at all.
+    """
+
+    class InitSchema(BaseTransformInitSchema):
+        """What albumentations checks the arguments with."""
+
+        settings: Augmentation
+
+    def __init__(self, settings: Augmentation, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        # albumentations hands checked settings on as the dictionary that it made of them.
+        self.settings = Augmentation.model_validate(settings)
+
+    def get_params(self) -> dict[str, Any]:
+        """Draws one number in [0, 1) for each thing that may vary."""
+        return dict(zip(_DRAWS, self.random_generator.random(len(_DRAWS)).tolist(), strict=True))
+
+    def apply(self, img: Image, **params: Any) -> Image:
+        """Returns the image varied as drawn: array `(h, w)`, uint8."""
+        settings = self.settings
+        return _sharpen(_expose(_move(img, settings, params), settings, params), settings, params)
+
+
+def _between(limits: tuple[float, float], draw: float) -> float:
+    return limits[0] + (limits[1] - limits[0]) * draw
+
+
+def _move(image: Image, settings: Augmentation, draws: dict[str, float]) -> Image:
+    height, width = image.shape
+    horizontal = draws["flipped_x"] < settings.horizontal_flip
+    vertical = draws["flipped_y"] < settings.vertical_flip
+    distorted = draws["distorted"] < settings.optical_distortion
+    moves = settings.shift > 0 or settings.scale != (1.0, 1.0) or settings.rotate_degrees > 0
+    scale, angle, shift_x, shift_y = 1.0, 0.0, 0.0, 0.0
+    if moves and draws["moved"] < settings.affine:
+        scale = _between(settings.scale, draws["scale"])
+        angle = math.radians(settings.rotate_degrees) * (2 * draws["angle"] - 1)
+        shift_x = settings.shift * width * (2 * draws["shift_x"] - 1)
+        shift_y = settings.shift * height * (2 * draws["shift_y"] - 1)
+    elif not distorted:
+        if not horizontal and not vertical:
+            return image
+        return np.asarray(cv2.flip(image, 1 if not vertical else 0 if not horizontal else -1))
+    # From a pixel's place in the answer to its place in the image, both from the centre:
+    # distorted, flipped, shifted back, and turned and scaled back.
+    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
+    flip_x, flip_y = -1 if horizontal else 1, -1 if vertical else 1
+    matrix = ((cosine * flip_x, -sine * flip_y), (sine * flip_x, cosine * flip_y))
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    offset_x = centre_x - cosine * shift_x + sine * shift_y
+    offset_y = centre_y - sine * shift_x - cosine * shift_y
+    if distorted:
+        bend = _between(DISTORTION, draws["distortion"])
+        places_x, places_y = _places(height, width, bend, matrix, (offset_x, offset_y))
+        return np.asarray(cv2.remap(image, places_x, places_y, cv2.INTER_LINEAR))
+    rows = [
+        (*row, offset - row[0] * centre_x - row[1] * centre_y)
+        for row, offset in zip(matrix, (offset_x, offset_y), strict=True)
+    ]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(image, np.array(rows), (width, height), flags=flags))
+
+
+def _places(
+    height: int,
+    width: int,
+    bend: float,
+    matrix: tuple[tuple[float, float], tuple[float, float]],
+    offset: tuple[float, float],
+) -> list[Floats]:
+    """Where every pixel comes from: two arrays `(h, w)`, float32, x and y.
+
+    A place at r from the centre is moved to r (1 + k r² + k r⁴) by the distortion (D. C. Brown,
+    Close-range camera calibration, 1971; r in units of the image's sides).
+    """
+    across, down, curve = _grid(height, width)
+    stretch = curve * np.float32(bend)
+    stretch += np.float32(1)
+    places = []
+    for (along_x, along_y), start in zip(matrix, offset, strict=True):
+        place = across * np.float32(along_x) + down * np.float32(along_y)
+        place *= stretch
+        place += np.float32(start)
+        places.append(place)
+    return places
+
+
+@functools.lru_cache(maxsize=4)
+def _grid(height: int, width: int) -> tuple[Floats, Floats, Floats]:
+    """Distance from the centre across `(1, w)` and down `(h, 1)`, and r² + r⁴ `(h, w)`."""
+    across = (np.arange(width) - (width - 1) / 2)[None, :]
+    down = (np.arange(height) - (height - 1) / 2)[:, None]
+    square = (across / width) ** 2 + (down / height) ** 2
+    answer = [part.astype(np.float32) for part in (across, down, square + square**2)]
+    return answer[0], answer[1], answer[2]
+
+
+_LEVELS = np.arange(256) / 255
+
+
+def _expose(image: Image, settings: Augmentation, draws: dict[str, float]) -> Image:
+    """Applies gamma, then contrast and brightness."""
+    table = None
+    if draws["gamma_changed"] < settings.gamma:
+        table = (_LEVELS ** _between(GAMMA, draws["gamma"]) * 255).astype(np.uint8)
+    if draws["exposed"] < settings.brightness_contrast:
+        levels = _LEVELS * 255 if table is None else table
+        contrast = _between(CONTRAST, draws["contrast"])
+        brightness = 255 * _between(BRIGHTNESS, draws["brightness"])
+        table = np.clip(levels * contrast + brightness, 0, 255).astype(np.uint8)
+    if table is None:
+        return image
+    return np.asarray(sz_lut(np.ascontiguousarray(image), table, inplace=False))
+
+
+def _sharpen(image: Image, settings: Augmentation, draws: dict[str, float]) -> Image:
+    if draws["sharpened"] >= settings.sharpen:
+        return image
+    strength = _between(SHARPENING, draws["sharpening"])
+    kernel = np.full((3, 3), -strength, np.float32)
+    kernel[1, 1] = 1 - strength + strength * (8 + _between(LIGHTNESS, draws["lightness"]))
+    return np.asarray(cv2.filter2D(image, -1, kernel))
