@@ -32,7 +32,7 @@ FLOORS = (
     # The small things that rooms of the second floor are made of.
     (2, "datasets.delimited", "datasets.folder", "datasets.pseudonyms", "datasets.disclosure"),
     (2, "datasets.ossification", "datasets.phantom_film", "datasets.plugins", "run"),
-    (2, "pipeline.codestream", "pipeline.exposure", "pipeline.variation"),
+    (2, "pipeline.codestream", "pipeline.exposure", "pipeline.areas", "pipeline.variation"),
     (
         2,
         "pipeline.tiff",

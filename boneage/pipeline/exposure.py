@@ -7,6 +7,9 @@ surface is fitted to the background of what is left.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +36,8 @@ def disk(radius: float) -> Mask:
 
 def erode(mask: Mask, radius: int) -> Mask:
     """Takes `radius` pixels off a mask, also where it meets the border of the picture."""
-    padded = cv2.copyMakeBorder(mask, radius, radius, radius, radius, cv2.BORDER_CONSTANT, value=0)
-    return np.asarray(cv2.erode(padded, disk(radius))[radius:-radius, radius:-radius], np.uint8)
+    border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
+    return np.asarray(cv2.erode(mask, disk(radius), **border), np.uint8)
 
 
 def opened(mask: Mask, radius: float) -> Mask:
@@ -90,9 +93,9 @@ def exposed_field(grey: Grey) -> Mask:
         ring = field & (1 - erode(field, 3))
         if ring.sum() < 20:
             break
-        low, high = np.percentile(grey[field > 0], [2, 90])
+        low, high = percentiles(grey, field, (2, 90))
         tolerance = max(1, round(_TOLERANCE * (high - low)))
-        level, share = commonest(grey[ring > 0], tolerance)
+        level, share = commonest(grey, ring, tolerance)
         if share < _RING_SHARE:
             break
         near = cv2.inRange(grey, level - 2 * tolerance - 1, level + 2 * tolerance + 1) // 255
@@ -161,20 +164,18 @@ def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], 
         standard deviation (from the median absolute deviation).
     """
     height, width = grey.shape
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    x, y = (x / width - 0.5).ravel(), (y / height - 0.5).ravel()
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
+    terms = _terms(height, width)
     values = grey.astype(np.float32)
-    ring = (field & (1 - erode(field, 6))) > 0
-    low, high = np.percentile(grey[field > 0], [5, 90])
+    ring = field & (1 - erode(field, 6))
+    low, high = percentiles(grey, field, (5, 90))
     tolerance = max(1, round(_TOLERANCE * (high - low)))
-    level, _ = commonest(grey[ring], tolerance)
+    level, _ = commonest(grey, ring, tolerance)
     above = values - level
     most_noise = tolerance + 0.5
     noise = 1.0
     # A little stiffness: with few samples in a corner the surface must not fly away there.
     stiffness = np.diag(np.array([0, 0, 0, 1, 1, 1]) * 7.5e-4)
-    background = ring & (np.abs(above) <= 2 * tolerance + 1)
+    background = (ring > 0) & (np.abs(above) <= 2 * tolerance + 1)
     for _ in range(4):
         chosen = np.flatnonzero(background)
         if len(chosen) < 60:
@@ -192,12 +193,42 @@ def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], 
     return np.asarray(above, np.float32), noise
 
 
-def commonest(values: Grey, tolerance: int) -> tuple[int, float]:
-    """The grey level that most values are within `tolerance` of, and the share that are."""
-    counts = np.bincount(values.ravel(), minlength=256)
-    near = np.convolve(counts, np.ones(2 * tolerance + 1), "same")
+def commonest(grey: Grey, mask: Mask, tolerance: int) -> tuple[int, float]:
+    """The grey level that most of a mask is within `tolerance` of, and the share that is."""
+    counts = np.zeros(256 + 2 * tolerance + 1, np.int64)
+    counts[tolerance + 1 : tolerance + 257] = _histogram(grey, mask)
+    up_to = counts.cumsum()
+    near = up_to[2 * tolerance + 1 :] - up_to[:256]
     level = int(near.argmax())
-    return level, float(near[level]) / max(1, values.size)
+    return level, float(near[level]) / max(1, int(up_to[-1]))
+
+
+def percentiles(grey: Grey, mask: Mask, shares: Sequence[float]) -> list[float]:
+    """What `np.percentile` gives for a mask's grey levels, of which there must be some."""
+    up_to = np.cumsum(_histogram(grey, mask))
+    found = []
+    for share in shares:
+        place = (int(up_to[-1]) - 1) * (share / 100)
+        before = int(place)
+        way = place - before
+        low, high = (int(level) for level in up_to.searchsorted((before, before + 1), "right"))
+        high = low if high > 255 else high
+        found.append(high - (high - low) * (1 - way) if way >= 0.5 else low + (high - low) * way)
+    return found
+
+
+def _histogram(grey: Grey, mask: Mask) -> npt.NDArray[np.int64]:
+    return np.asarray(cv2.calcHist([grey], [0], mask, [256], [0, 256]).ravel(), np.int64)
+
+
+@functools.lru_cache(maxsize=16)
+def _terms(height: int, width: int) -> npt.NDArray[np.float32]:
+    """The terms of a quadratic surface: float32 (height * width, 6)."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    x, y = (x / width - 0.5).ravel(), (y / height - 0.5).ravel()
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
+    terms.flags.writeable = False
+    return np.asarray(terms, np.float32)
 
 
 def _is_field(mask: Mask) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
+from boneage.pipeline.areas import Areas, Shrunk, add_up
 from boneage.pipeline.exposure import disk
 from boneage.pipeline.hand import WHOLE_FILM, Box, Hand, find_hand
 from boneage.pipeline.orientation import find_orientation
@@ -84,20 +85,16 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
         box = (left + x, top + y, right + x, bottom + y)
         return replace(part, crop=replace(part.crop, box=box))
     height, width = radiograph.shape
+    areas = add_up(radiograph)
     if framing.crop == "film":
         crop = Crop((0, 0, width, height), 0, WHOLE_FILM_ASKED)
         hand = None
     else:
-        found = find_hand(radiograph)
+        found = find_hand(radiograph, areas)
         crop = Crop(found.box, _turn(found), found.why or HAND)
         hand = found if found.found else None
     low, high = _levels(radiograph, crop.box, hand, framing.contrast_percentiles)
-    left, top, right, bottom = crop.box
-    fine = _resized(radiograph[top:bottom, left:right], framing.size)
-    depth = _FINER if radiograph.dtype == np.uint8 else 1
-    scale = 255.0 / max(1.0, high - low)
-    above = np.maximum(fine.astype(np.float32) / depth - low, 0)
-    inner = np.asarray(cv2.convertScaleAbs(above, alpha=scale), np.uint8)
+    inner = _stretched(radiograph, areas, crop.box, framing.size, (low, high))
     if hand is not None:
         _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
         inner = np.rot90(inner, crop.rotation // 90)
@@ -168,17 +165,50 @@ def _film_levels(radiograph: Radiograph, percentiles: tuple[float, float]) -> tu
     return float(low), float(high)
 
 
-def _resized(part: Radiograph, size: int) -> npt.NDArray[np.uint16]:
-    """The part with its longer side made `size`; uint8 in 256ths of a level."""
-    height, width = part.shape
+def _stretched(
+    radiograph: Radiograph,
+    areas: Areas | None,
+    box: Box,
+    size: int,
+    levels: tuple[float, float],
+) -> npt.NDArray[np.uint8]:
+    """The part in the box with its longer side made `size`, its two levels made 0 and 255."""
+    left, top, right, bottom = box
+    scale = size / max(right - left, bottom - top)
+    inner = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+    if areas is not None and areas.serve((bottom - top, right - left), inner[::-1]):
+        return _from_areas(Shrunk(areas, inner, box), levels)
+    part = radiograph[top:bottom, left:right]
+    depth = 1
     if part.dtype == np.uint8:
-        part = np.left_shift(part, 8, dtype=np.uint16)
-    scale = size / max(height, width)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if inner == (width, height):
-        return np.asarray(part, np.uint16)
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(part, inner, interpolation=how), np.uint16)
+        part, depth = np.left_shift(part, 8, dtype=np.uint16), _FINER
+    if inner != part.shape[::-1]:
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        part = np.asarray(cv2.resize(part, inner, interpolation=how), np.uint16)
+    return _contrasted(np.divide(part, np.float32(depth), dtype=np.float32), levels)
+
+
+def _from_areas(shrunk: Shrunk, levels: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """Does what is done to other films; no mean but those that decide a pixel need be OpenCV's."""
+    fine_levels = np.arange(255 * _FINER + 1, dtype=np.float32) / np.float32(_FINER)
+    table = _contrasted(fine_levels, levels).ravel()
+    means, error = shrunk.means * _FINER, shrunk.error * _FINER
+    lowest = np.maximum(np.rint(means - error), 0)
+    highest = np.minimum(np.rint(means + error), 255 * _FINER)
+    inner = table[lowest.astype(np.intp)]
+    rows, columns = np.nonzero(inner != table[highest.astype(np.intp)])
+    fine = np.rint(shrunk.as_opencv(rows, columns) * _FINER)
+    inner[rows, columns] = table[fine.astype(np.intp)]
+    return inner
+
+
+def _contrasted(
+    grey: npt.NDArray[np.float32], levels: tuple[float, float]
+) -> npt.NDArray[np.uint8]:
+    """Grey levels, fractions and all, stretched so that two of them become 0 and 255."""
+    low, high = levels
+    above = np.maximum(grey - low, 0)
+    return np.asarray(cv2.convertScaleAbs(above, alpha=255.0 / max(1.0, high - low)), np.uint8)
 
 
 def _blacken_unexposed(

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from boneage.pipeline.areas import Areas, shrink
 from boneage.pipeline.exposure import (
     Grey,
     Mask,
@@ -76,17 +77,18 @@ class Hand:
         return not self.why
 
 
-def find_hand(radiograph: Radiograph) -> Hand:
+def find_hand(radiograph: Radiograph, areas: Areas | None = None) -> Hand:
     """Finds the hand on a film, bright on dark; a turned or cut one too.
 
     Args:
         radiograph: Array `(h, w)`, uint8 or uint16.
+        areas: The film's, if they are known; the same hand is found without them.
 
     Returns:
         The hand, or the whole film with the reason.
     """
     height, width = radiograph.shape
-    copy = working_copy(radiograph)
+    copy = working_copy(radiograph, areas)
     grey = as_grey(copy)
     mask, field = _silhouette(grey)
     if mask is None:
@@ -104,13 +106,15 @@ def find_hand(radiograph: Radiograph) -> Hand:
     return Hand(box, "", copy, mask, field, forearm, palm)
 
 
-def working_copy(radiograph: Radiograph) -> Radiograph:
+def working_copy(radiograph: Radiograph, areas: Areas | None = None) -> Radiograph:
     """The film shrunk by area to the working size; a smaller one as it is."""
     height, width = radiograph.shape
     scale = WORKING_SIDE / max(height, width)
     if scale >= 1:
         return radiograph
-    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    size = max(8, round(width * scale)), max(8, round(height * scale))
+    if areas is not None and areas.serve((height, width), size[::-1]):
+        return shrink(areas, size)
     shrunk: Radiograph = cv2.resize(radiograph, size, interpolation=cv2.INTER_AREA)
     return shrunk
 

@@ -13,6 +13,7 @@ from boneage.pipeline.exposure import (
     hull,
     largest,
     opened,
+    percentiles,
     shape,
     trimmed,
 )
@@ -92,5 +93,17 @@ def test_an_opening_takes_away_what_is_thin() -> None:
 
 def test_the_commonest_level_counts_its_neighbours() -> None:
     values = np.array([10, 11, 12, 200, 200], np.uint8)
-    assert commonest(values, 0) == (200, 0.4)
-    assert commonest(values, 1) == (11, 0.6)
+    everywhere = np.ones_like(values)
+    assert commonest(values, everywhere, 0) == (200, 0.4)
+    assert commonest(values, everywhere, 1) == (11, 0.6)
+
+
+def test_percentiles_are_numpys() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        height, width = rng.integers(1, 40, 2)
+        grey = rng.integers(0, rng.integers(1, 257), (height, width)).astype(np.uint8)
+        mask = (rng.random((height, width)) < rng.random()).astype(np.uint8)
+        mask[0, 0] = 1
+        shares = [0, 2, 5, 50, 90, 99.5, 100, float(rng.random() * 100)]
+        assert percentiles(grey, mask, shares) == np.percentile(grey[mask > 0], shares).tolist()
