@@ -107,7 +107,8 @@ class Training(_Section):
     minimum_learning_rate: float = Field(default=1e-6, ge=0)
     early_stop_patience: int = Field(default=25, ge=0)  # epochs without a better one; 0: never
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    workers: int = Field(default=2, ge=1)
+    workers: int | None = Field(default=None, ge=1)  # that make batches; None: one for each core
+    use_multiprocessing: bool = True  # whether they are processes; else threads
     tensorboard: bool = False
 
     @model_validator(mode="after")

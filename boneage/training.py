@@ -84,14 +84,15 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
     records = _Records(run)
     info["stopped"] = "failed"
     try:
-        model.fit(
-            training,
-            validation_data=_generator(store, val_split, recipe, training=False),
-            epochs=settings.epochs,
-            shuffle=False,  # the generator shuffles, by seed and epoch
-            verbose=("auto" if sys.stdout.isatty() else 2) if progress else 0,
-            callbacks=[records, *_callbacks(run, settings)],
-        )
+        with training, _generator(store, val_split, recipe, training=False) as validation:
+            model.fit(
+                training,
+                validation_data=validation,
+                epochs=settings.epochs,
+                shuffle=False,  # the generator shuffles, by seed and epoch
+                verbose=("auto" if sys.stdout.isatty() else 2) if progress else 0,
+                callbacks=[records, *_callbacks(run, settings)],
+            )
         if records.diverged:
             info["stopped"] = "diverged"
             raise InputError(_divergence(out, settings))
@@ -132,8 +133,15 @@ def _generator(store: Store, split: Manifest, recipe: Recipe, *, training: bool)
         shuffle=training,
         augmentation=recipe.augmentation if training else None,
         seed=recipe.seed,
-        workers=recipe.training.workers,
+        **(_workers(recipe.training) if training else {}),  # without augmentation there's no work
     )
+
+
+def _workers(settings: Training) -> dict[str, Any]:
+    # Processes need no result of their own: batches are the same however they are made.
+    processes = settings.use_multiprocessing and os.name == "posix"
+    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    return {"workers": settings.workers or len(usable(0)), "use_multiprocessing": processes}
 
 
 def _optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
 import keras
@@ -13,20 +13,19 @@ import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.augmentation import Augment, ImageFunction
+from boneage.pipeline.batches import Batches, Floats, aligned
+from boneage.pipeline.foresight import Foresight
 from boneage.pipeline.sources import ImageSource, image_source
+from boneage.pipeline.workers import Workers
 from boneage.recipe import Augmentation, Framing
 
 if TYPE_CHECKING:
     import albumentations
 
-Floats: TypeAlias = npt.NDArray[np.float32]
 # `((image, gender), age_months)`, or as `named` and missing ages change it.
 Batch: TypeAlias = tuple[Any, ...]
 
 MOST_MONTHS = 240.0
-
-# What a random stream is for; with the seed and the epoch it makes the stream's own seed.
-_SHUFFLE, _AUGMENT = 1, 2
 
 
 class DataGenerator(keras.utils.PyDataset):
@@ -48,9 +47,17 @@ class DataGenerator(keras.utils.PyDataset):
     `shuffle=False`; what is in each batch stays as it is. Pass `shuffle=False` to `fit` for a
     run that can be repeated: this generator's `shuffle` is the thorough one.
 
+    With `use_multiprocessing`, `workers` fresh processes (spawned, never forked) write batches
+    into shared memory, ahead of what is asked for and on into the next epoch; nothing is copied
+    on the way to TensorFlow. They start with the first batch and end with `close()`, at the end
+    of `with DataGenerator(...) as generator:`, or with the generator. They need no guarded
+    `__main__`, and functions and lambdas of a notebook reach them by value.
+
     Attributes:
         epoch: The epoch that batches are served of, from 0; may be set.
         image_ids: One for each image, in the order given; None if unknown.
+        processes: How many make batches; 0 for none.
+        failure: What broke a batch off last, as it was raised: Keras wraps it; None if nothing.
     """
 
     def __init__(
@@ -90,26 +97,26 @@ class DataGenerator(keras.utils.PyDataset):
             named: Whether to serve `{"image": ..., "gender": ...}` in place of the tuple. The ages
                 stay a plain array: Keras refuses named targets for a model of one output.
             image_ids: `n` names of the images.
-            workers: Threads or processes that `fit` makes batches with.
-            use_multiprocessing: Processes in place of threads: slower here than threads.
+            workers: Threads, or processes, that `fit` makes batches with.
+            use_multiprocessing: Processes in place of threads: the fast way where augmentation is
+                what takes time. An array of images is copied once into memory that they share.
             max_queue_size: Batches that wait to be used, at most.
 
         Raises:
             InputError: What is given is no such thing; all faults at once.
         """
-        super().__init__(workers, use_multiprocessing, max_queue_size)
         faults: list[Fault] = []
-        self._source: ImageSource | None = None
-        self._augment: Augment | None = None
+        source: ImageSource | None = None
+        augment: Augment | None = None
         try:
-            self._source = image_source(images, image_size, framing)
+            source = image_source(images, image_size, framing)
         except InputError as error:
             faults.extend(error.faults)
         try:
-            self._augment = None if augmentation is None else Augment(augmentation)
+            augment = None if augmentation is None else Augment(augmentation)
         except InputError as error:
             faults.extend(error.faults)
-        count = None if self._source is None else len(self._source)
+        count = None if source is None else len(source)
         self._gender = _gender(gender, count, faults)
         self._age_months = None if age_months is None else _ages(age_months, count, faults)
         known = getattr(images, "image_ids", None) if image_ids is None else image_ids
@@ -122,24 +129,28 @@ class DataGenerator(keras.utils.PyDataset):
         _check_whole_number("max_queue_size", max_queue_size, 1, faults)
         if faults:
             raise InputError(faults)
+        assert source is not None
+        # Keras' own processes, which it would fork each epoch, are never used.
+        super().__init__(1 if use_multiprocessing else int(workers), False, int(max_queue_size))
+        self.processes = int(workers) if use_multiprocessing else 0
         self.batch_size = int(batch_size)
-        self.shuffle = bool(shuffle)
-        self.seed = int(seed)
         self.named = bool(named)
         self.epoch = 0
+        self.failure: BaseException | None = None
+        self._batches = Batches(source, augment, int(batch_size), bool(shuffle), int(seed))
         self._in_epoch = False
         self._next_index = 0
-        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+        self._making: Workers | None = None
+        self._foresight = Foresight(len(self._batches))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`(h, w, 1)` of every image."""
-        assert self._source is not None
-        return (*self._source.shape[1:], 1)
+        return self._batches.shape(0)[1:]
 
     def __len__(self) -> int:
         """Batches an epoch: all images, the last batch perhaps short."""
-        return math.ceil(len(self._gender) / self.batch_size)
+        return len(self._batches)
 
     def __getitem__(self, index: SupportsIndex) -> Batch:
         """Makes the batch of this index in the present epoch; negative ones count from the end."""
@@ -150,7 +161,7 @@ class DataGenerator(keras.utils.PyDataset):
         place %= count
         epoch = self.epoch  # read once: a whole batch is of one epoch
         rows = self.rows(place, epoch)
-        inputs = (self._images(rows, epoch, place), self._gender[rows])
+        inputs = (self._images(place, epoch), self._gender[rows])
         served = dict(zip(("image", "gender"), inputs, strict=True)) if self.named else inputs
         if self._age_months is None:
             return (served,)
@@ -167,15 +178,7 @@ class DataGenerator(keras.utils.PyDataset):
 
     def rows(self, index: int, epoch: int) -> npt.NDArray[np.int64]:
         """Returns which images are in a batch: int64 `(b,)`, in the order they are served."""
-        order = self._order  # one read: another thread may replace it
-        if order is None or order[0] != epoch:
-            count = len(self._gender)
-            if self.shuffle:
-                rows = np.random.default_rng([self.seed, _SHUFFLE, epoch, 0]).permutation(count)
-            else:
-                rows = np.arange(count)
-            order = self._order = (epoch, rows)
-        return order[1][index * self.batch_size : (index + 1) * self.batch_size]
+        return self._batches.rows(index, epoch)
 
     def on_epoch_begin(self) -> None:
         """Notes that an epoch runs; Keras calls it."""
@@ -188,18 +191,52 @@ class DataGenerator(keras.utils.PyDataset):
         if self._in_epoch:
             self.epoch += 1
         self._in_epoch = False
+        self._foresight.note_epoch()
 
-    def _images(self, rows: npt.NDArray[np.int64], epoch: int, index: int) -> Floats:
-        assert self._source is not None
-        batch = np.empty((len(rows), *self.image_shape), np.float32)
-        augment: ImageFunction | None = None
-        if self._augment is not None:
-            augment = self._augment.seeded(self.seed, _AUGMENT, epoch, index)
-        for place, row in enumerate(rows):
-            image = self._source[row]
-            if augment is not None:
-                image = augment(image)
-            np.divide(image, np.float32(255), out=batch[place, :, :, 0], dtype=np.float32)
+    def close(self) -> None:
+        """Ends the processes, if there are any; batches are then made in this one."""
+        self.processes = 0
+        if self._making is not None:
+            self._making.close()
+
+    def __enter__(self) -> DataGenerator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        # TensorFlow reports what a batch raised as an error of its own, with the text in it.
+        failure = self.failure
+        wrapped = isinstance(error, Exception) and type(failure).__name__ in str(error)
+        if failure is not None and wrapped and error is not failure:
+            raise failure from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_making": None, "_foresight": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._foresight = Foresight(len(self))
+
+    def _images(self, index: int, epoch: int) -> Floats:
+        try:
+            if self.processes:
+                key = (epoch, index)
+                if self._making is None:
+                    self._making = Workers(self._batches, self.processes, self.max_queue_size)
+                upcoming = self._foresight.upcoming(key, self._making.ahead)
+                batch = self._making.get(key, upcoming)
+                if batch is not None:
+                    return batch
+            batch = aligned(self._batches.shape(index))
+            self._batches.fill(batch, index, epoch)
+        except BaseException as error:
+            self.failure = error
+            raise
         return batch
 
 

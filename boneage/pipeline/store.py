@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
+import weakref
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,7 +66,11 @@ class Store:
         self.image_ids = image_ids
         self.digest = digest
         self.framing = framing
-        self._rows: npt.NDArray[np.uint8] = images.view(np.ndarray)  # plain rows index faster
+        # Rows are read, not looked at through the map: one that is no longer there is then an
+        # error, where the map's is a signal that ends the process, and no page of it is held.
+        self._file = os.open(folder / "images.npy", os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self._offset = int(images.offset)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -76,9 +82,24 @@ class Store:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
-        """Returns the image of a row: array `(size, size)`, uint8, read-only."""
-        row: npt.NDArray[np.uint8] = self._rows[index]
-        return row
+        """Returns the image of a row: array `(size, size)`, uint8, read-only.
+
+        Raises:
+            InputError: The file has been cut short, or can't be read, since it was opened.
+        """
+        row = operator.index(index)
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        row %= len(self)
+        _, height, width = self.images.shape
+        length = height * width
+        try:
+            pixels = os.pread(self._file, length, self._offset + row * length)
+        except OSError as error:
+            raise InputError(_damaged(self.folder, f"row {row}: {error.strerror}")) from None
+        if len(pixels) < length:
+            raise InputError(_damaged(self.folder, f"images.npy was cut short before row {row}"))
+        return np.frombuffer(pixels, np.uint8).reshape(height, width)
 
     def frames(self) -> pd.DataFrame:
         """How every image was cropped: the table in `frames.csv`, in the order of the rows."""

@@ -159,6 +159,27 @@ def test_pickling_carries_a_reference(manifest: Manifest) -> None:
     assert np.array_equal(copied[0], view[0])
 
 
+def test_a_store_cut_short_while_it_is_in_use_is_told(manifest: Manifest) -> None:
+    # Through the memory map, a row that is no longer there would be a SIGBUS.
+    store = make(manifest)
+    rows = [store[row].copy() for row in range(len(store))]
+    os.truncate(store.folder / "images.npy", store.images.offset + 12 * 32 * 32 + 1)
+    assert all(np.array_equal(store[row], rows[row]) for row in range(12))
+    with pytest.raises(InputError, match=r"images\.npy was cut short before row 12"):
+        store[12]
+    with pytest.raises(InputError, match="Delete that folder and prepare the manifest again"):
+        store.select(["a19"])[0]
+
+
+def test_rows_are_counted_as_in_a_list(manifest: Manifest) -> None:
+    store = make(manifest)
+    assert np.array_equal(store[-1], store[19])
+    assert np.array_equal(np.stack(list(store)), store.images)
+    for row in (20, -21):
+        with pytest.raises(IndexError, match="of 20"):
+            store[row]
+
+
 def test_a_store_made_anew_meanwhile_is_noticed(manifest: Manifest, tmp_path: Path) -> None:
     data = pickle.dumps(make(manifest, folder=tmp_path / "s"))
     os.utime(manifest.image_paths()[0], (1, 1))
