@@ -12,6 +12,7 @@ import numpy.typing as npt
 from boneage.errors import Fault, InputError
 from boneage.pipeline.dicom import is_dicom
 from boneage.pipeline.dicom_pixels import decode_dicom, read_dicom_dimensions
+from boneage.pipeline.inflation import inflated
 from boneage.pipeline.structure import (
     LARGEST_PIXELS,
     LARGEST_SIDE,
@@ -117,8 +118,7 @@ def _slice(data: bytes, offset: int, count: int) -> bytes:
 
 
 def _decode(data: bytes, layout: Layout, path: Path) -> Radiograph:
-    if layout.tiff is not None:
-        data = without_alpha(data, layout.tiff)
+    data = inflated(data) if layout.tiff is None else without_alpha(data, layout.tiff)
     try:
         # Grey and any depth, rather than "unchanged", because only then is EXIF rotation applied.
         image = cv2.imdecode(
