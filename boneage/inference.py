@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -79,11 +81,19 @@ def predict_radiographs(run: Run, radiographs: Sequence[Path], sex: str) -> pd.D
     framing = run.read_recipe().framing
     images: list[npt.NDArray[np.uint8]] = []
     faults: list[Fault] = []
-    for path in radiographs:
+
+    def framed(path: Path) -> npt.NDArray[np.uint8] | InputError:
         try:
-            images.append(frame(read_radiograph(path), framing).pixels)
+            return frame(read_radiograph(path), framing).pixels
         except InputError as error:
-            faults += error.faults
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for answer in threads.map(framed, radiographs):
+            if isinstance(answer, InputError):
+                faults += answer.faults
+            else:
+                images.append(answer)
     if faults:
         raise InputError(faults)
     gender = np.full((len(images), 1), float(sex == "M"), dtype=np.float32)
