@@ -82,8 +82,11 @@ STEP_OF = {f"boneage.{name}": step for step, (_, *names) in enumerate(FLOORS) fo
 
 # Only these may name Keras, anywhere in them: whatever imports one of them waits seconds for it.
 KERAS_MODULES = {f"boneage.{n}" for n in ("pipeline.generator", "model", "inference", "training")}
-# Model and training code is plain Keras; tf.* is for input and export code, which has no need yet.
-TENSORFLOW_MODULES: set[str] = set()
+KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("feed", "tutorial", "tensorflow_data", "ours")}
+KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "inference")}
+KERAS_MODULES |= {"boneage.benchmark.memory_training"}
+# Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
+TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}
 
 
 def modules() -> dict[str, Path]:

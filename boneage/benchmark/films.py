@@ -1,0 +1,126 @@
+"""What is measured on when no films are given: phantoms in full size, and stores made from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from boneage.datasets.phantom import phantom
+from boneage.pipeline.framing import REASONS, frame, framing_key
+from boneage.pipeline.preparation import FRAME_COLUMNS, store_digest
+from boneage.pipeline.radiograph import read_radiograph
+from boneage.pipeline.store import VERSION
+from boneage.recipe import Framing
+
+FULL_SIZE = (2044, 1514)
+"""Height and width of the usual film of the RSNA 2017 set, pixels."""
+
+NOISE_LEVELS = 2.0
+"""Standard deviation of the noise drawn onto a film, grey levels: real ones are not smooth, and
+a smooth one would be a smaller file that takes less to read."""
+
+_DRAWN_SIDE = 1024
+_PURPOSE = 0x42454E43  # keeps the noise apart from other streams of the same seed
+
+
+def draw_films(
+    folder: Path, count: int, shape: tuple[int, int] = FULL_SIZE, seed: int = 0
+) -> list[Path]:
+    """Draws phantom films as 8-bit grey PNG, on all cores.
+
+    Args:
+        folder: Where to; made if it is not there.
+        count: How many.
+        shape: Height and width, pixels.
+        seed: Of the children and the noise.
+
+    Returns:
+        Their paths.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(index: int) -> Path:
+        film = phantom(seed, index, min(_DRAWN_SIDE, max(64, *shape))).image
+        large = cv2.resize(film, shape[::-1], interpolation=cv2.INTER_LINEAR)
+        rng = np.random.default_rng([seed, _PURPOSE, index])
+        noise = rng.standard_normal(shape, np.float32) * np.float32(NOISE_LEVELS)
+        noisy = cv2.add(large, noise, dtype=cv2.CV_8U)  # rounded, and clipped to 0-255
+        path = folder / f"{index:06d}.png"
+        path.write_bytes(cv2.imencode(".png", noisy)[1].tobytes())
+        return path
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        return list(threads.map(draw, range(count)))
+
+
+def frame_films(films: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
+    """Returns the whole films framed to one size: array `(n, size, size)`, uint8.
+
+    Raises:
+        InputError: One of them can't be read.
+    """
+    framing = Framing(size=size, crop="film")
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        return np.stack(
+            list(threads.map(lambda path: frame(read_radiograph(path), framing).pixels, films))
+        )
+
+
+def write_pictures(folder: Path, rows: npt.NDArray[np.uint8]) -> list[Path]:
+    """Writes framed pictures as PNG files, one a row; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:06d}.png" for number in range(len(rows))]
+    for path, row in zip(paths, rows, strict=True):
+        path.write_bytes(cv2.imencode(".png", row)[1].tobytes())
+    return paths
+
+
+def write_store(
+    folder: Path, count: int, size: int, rows: npt.NDArray[np.uint8] | None = None
+) -> None:
+    """Writes a store that `open_store` takes, without a manifest and films behind it.
+
+    Args:
+        folder: New.
+        count: Rows of the store.
+        size: Side, pixels.
+        rows: Array `(m, size, size)`, uint8, repeated until there are `count`; None makes a store
+            of black images, a sparse file that takes no room on the disk.
+    """
+    folder.mkdir(parents=True)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, size, size))
+    if rows is None:
+        checksums = np.full(count, zlib.crc32(bytes(size * size)), np.uint32)
+    else:
+        for start in range(0, count, len(rows)):
+            stop = min(count, start + len(rows))
+            images[start:stop] = rows[: stop - start]
+        checksums = np.resize(np.array([zlib.crc32(row.tobytes()) for row in rows]), count)
+        checksums = checksums.astype(np.uint32)
+    del images
+    np.save(folder / "checksums.npy", checksums)
+    framing = Framing(size=size, crop="film")
+    image_ids = [f"{number:06d}" for number in range(count)]
+    crops = pd.DataFrame(0, index=range(count), columns=list(FRAME_COLUMNS))
+    crops[FRAME_COLUMNS[0]] = image_ids
+    crops[FRAME_COLUMNS[-1]] = REASONS[-1]
+    crops.to_csv(folder / "frames.csv", index=False)
+    described = {
+        "version": VERSION,
+        "key": framing_key(framing),
+        "manifest_digest": "",
+        "sources_digest": "",
+        "framing": framing.model_dump(mode="json"),
+        "image_ids": image_ids,
+    }
+    described["digest"] = store_digest(described, checksums)
+    (folder / "store.json").write_text(json.dumps(described), encoding="utf-8")

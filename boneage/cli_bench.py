@@ -1,0 +1,210 @@
+"""The verbs `boneage bench …`: how fast it is on this machine, beside others where they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from boneage.console import JsonOption, app, print_json, refuse
+
+FileOption = Annotated[Path | None, typer.Option("--out", help="Also write the JSON there.")]
+RoundsOption = Annotated[int, typer.Option(min=1, help="Turns that each gets, interleaved.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images a batch.")]
+SizeOption = Annotated[int, typer.Option(min=32, max=2048, help="Side of the images, pixels.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads or processes; one for each core if not said.")
+]
+FilmsOption = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="PATH", help="A film, or a folder of films; else phantoms are drawn."),
+]
+SecondsOption = Annotated[float, typer.Option(min=0.01, help="Of every turn, at least.")]
+
+_FILM_NAMES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"}
+
+bench_app = app(None, "Measure how fast it is here.")
+
+
+@bench_app.command("pipeline")
+def bench_pipeline(
+    size: SizeOption = 299,
+    batch: BatchOption = 32,
+    workers: WorkersOption = None,
+    rounds: RoundsOption = 5,
+    seconds: SecondsOption = 3.0,
+    films: FilmsOption = None,
+    contender: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this one; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+    out: FileOption = None,
+) -> None:
+    """Images a second into training: ours, tutorials', tf.data, PyTorch, grain, and the limit."""
+    from boneage.benchmark.contenders import BY_NAME
+    from boneage.benchmark.pipeline import COLUMNS
+    from boneage.benchmark.pipeline import bench_pipeline as measure
+
+    unknown = [name for name in contender or () if name not in BY_NAME]
+    if unknown:
+        refuse(f"--contender {', '.join(unknown)}", f"of {', '.join(BY_NAME)}")
+    result = measure(
+        size=size,
+        batch=batch,
+        workers=workers or _cores(),
+        rounds=rounds,
+        seconds=seconds,
+        films=_films(films),
+        contenders=contender or (),
+        say=_say,
+    )
+    _show(result, COLUMNS, as_json, out)
+
+
+@bench_app.command("prepare")
+def bench_prepare(
+    size: SizeOption = 299,
+    count: Annotated[int, typer.Option(min=1, help="Films of each turn.")] = 256,
+    workers: WorkersOption = None,
+    rounds: RoundsOption = 5,
+    films: FilmsOption = None,
+    as_json: JsonOption = False,
+    out: FileOption = None,
+) -> None:
+    """Films a second into a store, beside decoding and resizing alone."""
+    from boneage.benchmark.preparing import COLUMNS
+    from boneage.benchmark.preparing import bench_prepare as measure
+
+    result = measure(
+        size=size,
+        count=count,
+        workers=workers or _cores(),
+        rounds=rounds,
+        films=_films(films),
+        say=_say,
+    )
+    _show(result, COLUMNS, as_json, out)
+
+
+@bench_app.command("training")
+def bench_training(
+    backbone: Annotated[str, typer.Option(help="As in a recipe.")] = "mini_xception",
+    size: SizeOption = 128,
+    batch: BatchOption = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Steps an epoch; two epochs a turn.")] = 20,
+    rounds: RoundsOption = 5,
+    workers: WorkersOption = None,
+    precision: Annotated[
+        Literal["float32", "mixed_bfloat16", "mixed_float16"], typer.Option(help="As in a recipe.")
+    ] = "float32",
+    as_json: JsonOption = False,
+    out: FileOption = None,
+) -> None:
+    """What a step of fit costs with the generator, beside one on a constant batch."""
+    from boneage.benchmark.training import COLUMNS
+    from boneage.benchmark.training import bench_training as measure
+
+    result = measure(
+        backbone=backbone,
+        size=size,
+        batch=batch,
+        steps=steps,
+        rounds=rounds,
+        workers=workers or _cores(),
+        precision=precision,
+        say=_say,
+    )
+    _show(result, COLUMNS, as_json, out)
+
+
+@bench_app.command("memory")
+def bench_memory(
+    count: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Images of a store; 1,000, 10,000 and 50,000 if not said."),
+    ] = None,
+    size: SizeOption = 299,
+    images: Annotated[
+        int, typer.Option(min=1, help="Images to train on, for every count.")
+    ] = 50_000,
+    workers: WorkersOption = None,
+    folder: Annotated[Path | None, typer.Option(help="For the sparse stores: on a disk.")] = None,
+    as_json: JsonOption = False,
+    out: FileOption = None,
+) -> None:
+    """Memory of a training against the number of images, page cache left out."""
+    from boneage.benchmark.memory import COLUMNS
+    from boneage.benchmark.memory import bench_memory as measure
+
+    result = measure(
+        counts=count or (1_000, 10_000, 50_000),
+        size=size,
+        images=images,
+        workers=workers or _cores(),
+        folder=folder,
+        say=_say,
+    )
+    _show(result, COLUMNS, as_json, out)
+
+
+@bench_app.command("inference")
+def bench_inference(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe's model, with random weights.")
+    ] = None,
+    batch: BatchOption = 32,
+    rounds: RoundsOption = 5,
+    seconds: SecondsOption = 2.0,
+    as_json: JsonOption = False,
+    out: FileOption = None,
+) -> None:
+    """Predictions a second, and the wait for one."""
+    if run is not None and recipe is not None:
+        refuse("boneage bench inference", "a run or a recipe, not both")
+    from boneage.benchmark.inference import COLUMNS, networks
+    from boneage.benchmark.inference import bench_inference as measure
+
+    result = measure(networks(run, recipe), batch=batch, rounds=rounds, seconds=seconds, say=_say)
+    _show(result, COLUMNS, as_json, out)
+
+
+def _show(
+    result: dict[str, Any], columns: Mapping[str, str], as_json: bool, out: Path | None
+) -> None:
+    from boneage.benchmark.result import table
+
+    if out is not None:
+        out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(result)
+        return
+    machine = result["machine"]
+    typer.echo(f"{machine['device']}, {machine['cores']} cores\n")
+    typer.echo(table(result["rows"], columns))
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _films(paths: list[Path] | None) -> list[Path]:
+    """The films named, and those in the folders named."""
+    films: list[Path] = []
+    for path in paths or ():
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found = [one for one in inside if one.suffix.lower() in _FILM_NAMES]
+        if not found:
+            refuse(f"--films {path}", "a radiograph or a folder of radiographs")
+        films += found
+    return films
