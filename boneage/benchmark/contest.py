@@ -30,6 +30,11 @@ class ContenderError(Exception):
     """A contender has ended or says nothing; the message tells why."""
 
 
+def contender_command(name: str) -> list[str]:
+    """How a contender of the list is started."""
+    return [sys.executable, "-m", "boneage.benchmark.contender", name]
+
+
 class Process:
     """A contender's process, stopped whenever it is not its turn.
 
@@ -141,33 +146,44 @@ class Contest:
         processes: For each name that is in the contest, its process.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """Takes a function that shows what is being done."""
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        command: Callable[[str], Sequence[str]] = contender_command,
+    ) -> None:
+        """Takes a function that shows what is being done, and one that says how to start a name."""
         self.turns: dict[str, list[dict[str, float]]] = {}
         self.errors: dict[str, str] = {}
         self.processes: dict[str, Process] = {}
         self._say = say
+        self._command = command
 
     def enter(self, name: str, setting: Path, patience: float = START_SECONDS) -> None:
         """Starts a contender and warms it up, while all others are stopped."""
         self._say(f"starting {name}")
-        command = [sys.executable, "-m", "boneage.benchmark.contender", name]
-        process = self.processes[name] = Process(command, setting)
+        process = self.processes[name] = Process(self._command(name), setting)
         self.turns[name] = []
         try:
             process.wait(patience)
         except ContenderError as error:
             self._drop(name, error)
 
-    def play(self, rounds: int, seconds: float, least: int) -> None:
-        """Gives everyone a turn, `rounds` times over."""
+    def play(self, rounds: int, seconds: float, least: int, patience: float | None = None) -> None:
+        """Gives everyone a turn, `rounds` times over.
+
+        Args:
+            rounds: How many.
+            seconds: Of a turn, at least.
+            least: Batches of a turn, at least.
+            patience: Seconds after which one is taken to hang; plenty if not given.
+        """
         for number in range(rounds):
             self._say(f"round {number + 1} of {rounds}")
             for name, process in list(self.processes.items()):
                 # A slow one may need long for the batches it has to deliver.
-                patience = max(60.0, 20 * seconds)
+                limit = patience or max(60.0, 20 * seconds)
                 try:
-                    self.turns[name].append(process.turn(seconds, least, patience))
+                    self.turns[name].append(process.turn(seconds, least, limit))
                 except ContenderError as error:
                     self._drop(name, error)
 

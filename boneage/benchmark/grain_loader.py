@@ -62,6 +62,9 @@ def scaled(pictures: Sequence[Image]) -> npt.NDArray[np.float32]:
 def batches(setting: Setting) -> Iterator[Any]:
     """Yields images, float32 `(b, size, size, 1)` in [0, 1]."""
     grain: Any = importlib.import_module("grain")
+    flags: Any = importlib.import_module("absl.flags").FLAGS
+    if not flags.is_parsed():  # grain reads some, which nobody parses outside an absl application
+        flags.mark_as_parsed()
     dataset = (
         grain.MapDataset.source(Rows(setting))
         .seed(setting.seed)

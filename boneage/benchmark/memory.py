@@ -29,6 +29,7 @@ COLUMNS = {
     "peak_memory_mb": "memory, MB",
     "anonymous_mb": "anonymous, MB",
     "shared_mb": "shared, MB",
+    "proportional_mb": "counted once, MB",
     "growth_mb": "growth, MB",
     "ratio": "to the first",
 }

@@ -26,8 +26,9 @@ def train(folder: Path, mode: str, epochs: int, workers: int, batch: int) -> dic
     """Trains a tiny model from a store.
 
     Returns:
-        `anonymous_mb` and `shared_mb` of the process and all its workers, each at most, and
-        `peak_memory_mb`, the most that both were together.
+        `anonymous_mb` and `shared_mb` of the process and all its workers, each at most;
+        `peak_memory_mb`, the most that both were together; and `proportional_mb`, the same with
+        pages that several of them hold counted once.
     """
     store = open_store(folder)
     count, size, _ = store.shape
@@ -45,6 +46,7 @@ def train(folder: Path, mode: str, epochs: int, workers: int, batch: int) -> dic
     )
     model = tiny_model(size)
     most = {"peak_memory_mb": 0.0, "anonymous_mb": 0.0, "shared_mb": 0.0}
+    most["proportional_mb"] = 0.0
 
     def watch(step: int, logs: object = None) -> None:
         if step % SAMPLE_EVERY:

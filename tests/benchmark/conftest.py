@@ -1,0 +1,37 @@
+"""Small conditions to measure under."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boneage.benchmark.films import draw_films, frame_films, write_pictures, write_store
+from boneage.benchmark.setting import Setting
+
+SIZE = 48
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four small films. Read only."""
+    return draw_films(tmp_path_factory.mktemp("films"), 4, (160, 120))
+
+
+@pytest.fixture(scope="session")
+def setting(films: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    """What a contender is given: batches of 4, 10 images an epoch."""
+    folder = tmp_path_factory.mktemp("setting")
+    rows = frame_films(films, SIZE)
+    write_store(folder / "store", 8, SIZE, rows)
+    return Setting(
+        films=tuple(map(str, films)),
+        pictures=tuple(map(str, write_pictures(folder / "pictures", rows))),
+        store=str(folder / "store"),
+        size=SIZE,
+        batch=4,
+        workers=1,
+        count=10,
+        warm_seconds=0.0,
+        least_batches=1,
+    )
