@@ -50,7 +50,7 @@ FLOORS = (
     (2, "datasets.dha_films", "datasets.dicom_readings", "datasets.dicom_copies"),
     (2, "datasets.rsna_tables"),
     (2, "pipeline.framing", "datasets.inspection", "datasets.rhpe_films", "datasets.dha_readings"),
-    (2, "datasets.dicom_examination", "datasets.rsna_images"),
+    (2, "pipeline.framer", "datasets.dicom_examination", "datasets.rsna_images"),
     # The importers, the audit and the store.
     (2, "datasets.rsna", "datasets.rhpe", "datasets.dha", "datasets.table", "datasets.dicom"),
     (2, "datasets.phantom", "datasets.audit", "datasets.download", "pipeline.preparation"),

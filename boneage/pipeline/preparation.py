@@ -11,10 +11,11 @@ import contextlib
 import hashlib
 import json
 import os
+import queue
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +29,16 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.framing import REASONS, frame
+from boneage.pipeline.framer import Film, Framer, FramerDiedError, Row, make_row
+from boneage.pipeline.framing import REASONS
 from boneage.pipeline.hand import Box
-from boneage.pipeline.radiograph import read_radiograph
 from boneage.recipe import Framing
 
 JOURNAL_SECONDS = 2.0
 FRAME_COLUMNS = ("image_id", "left", "top", "right", "bottom", "rotation", "why")
 _UNDONE = -1
+# Threads wait for one another from here on, and so many films are worth a second's start.
+_PROCESSES_FROM_WORKERS, _PROCESSES_FROM_FILMS = 5, 1000
 
 
 def store_digest(described: dict[str, Any], checksums: npt.NDArray[np.uint32]) -> str:
@@ -93,33 +96,39 @@ def build(
         framing: How the images are to be framed.
         paths: The images, one for each row.
         regions: The part of each that is meant; None for all of it.
-        workers: Threads that decode; one for each core if not given.
+        workers: Threads that decode, or processes where there are many; one for each core if not
+            given.
         console: Where the progress bar goes; none is drawn if not given.
 
     Raises:
-        InputError: Images that can't be read (all of them are named), or no room on the disk.
+        InputError: Images that can't be read (all of them are named), no room on the disk, or a
+            process that died; then what is done is kept.
     """
     partial = folder.with_name(folder.name + ".partial")
     journal, crops, start = _begin(partial, plan, (len(paths), framing.size, framing.size))
     area = framing.size * framing.size
     faults: list[Fault] = []
-    with (partial / "images.npy").open("r+b") as file:
+    todo = np.flatnonzero(journal == _UNDONE).tolist()
+    workers = workers or os.cpu_count() or 1
+    with (
+        (partial / "images.npy").open("r+b") as file,
+        _framers(file.fileno(), workers, len(todo)) as framed,
+    ):
 
-        def make_row(row: int) -> tuple[int, int, tuple[Fault, ...]]:
+        def make(row: int) -> tuple[int, int, tuple[Fault, ...]]:
             try:
-                framed = frame(read_radiograph(paths[row]), framing, regions[row])
+                done = framed(Film(paths[row], regions[row], framing, start + row * area))
+            except FramerDiedError:
+                raise
             except InputError as error:
                 return row, _UNDONE, _placed(error.faults, paths[row])
-            pixels, crop = framed.pixels.tobytes(), framed.crop
-            crops[row] = (*crop.box, crop.rotation, REASONS.index(crop.why))
-            os.pwrite(file.fileno(), pixels, start + row * area)
-            return row, zlib.crc32(pixels), ()
+            crops[row] = done.crop
+            return row, done.checksum, ()
 
-        todo = np.flatnonzero(journal == _UNDONE).tolist()
-        executor = ThreadPoolExecutor(workers or os.cpu_count() or 1, "prepare")
+        executor = ThreadPoolExecutor(workers, "prepare")
         saved = time.monotonic()
         try:
-            rows = executor.map(make_row, todo)
+            rows = executor.map(make, todo)
             if console is not None:
                 rows = iter(track(rows, f"Preparing {framing.size} px", len(todo), console=console))
             for row, checksum, found in rows:
@@ -137,6 +146,30 @@ def build(
         raise InputError(faults)
     _write_frames(partial, plan["image_ids"], crops)
     _finish(folder, partial, plan, journal.astype(np.uint32))
+
+
+@contextlib.contextmanager
+def _framers(file: int, workers: int, films: int) -> Iterator[Callable[[Film], Row]]:
+    """What makes a row, in this process or, where that is worth while, in others."""
+    many = workers >= _PROCESSES_FROM_WORKERS and films >= _PROCESSES_FROM_FILMS
+    if not many or os.name != "posix":
+        yield lambda film: make_row(film, file)
+        return
+    framers: queue.SimpleQueue[Framer] = queue.SimpleQueue()
+    with contextlib.ExitStack() as started:
+        for _ in range(workers):
+            framer = Framer(file)
+            started.callback(framer.close)
+            framers.put(framer)
+
+        def make(film: Film) -> Row:
+            framer = framers.get()  # there is one for each thread
+            try:
+                return framer.make_row(film)
+            finally:
+                framers.put(framer)
+
+        yield make
 
 
 def _placed(faults: Sequence[Fault], path: Path) -> tuple[Fault, ...]:

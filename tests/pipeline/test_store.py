@@ -17,7 +17,7 @@ import pytest
 
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.errors import InputError
-from boneage.pipeline import preparation
+from boneage.pipeline import framer
 from boneage.pipeline.framing import frame
 from boneage.pipeline.radiograph import Radiograph, read_radiograph
 from boneage.pipeline.store import Store, open_store, prepare
@@ -57,7 +57,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return read_radiograph(path)
 
-    monkeypatch.setattr(preparation, "read_radiograph", count)
+    monkeypatch.setattr(framer, "read_radiograph", count)
     return names
 
 
@@ -301,7 +301,7 @@ def test_an_interrupt_keeps_what_is_done(
         return read_radiograph(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "read_radiograph", interrupt)
+        patch.setattr(framer, "read_radiograph", interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare(manifest, FRAMING, workers=1, progress=False)
     store = make(manifest)
@@ -313,15 +313,15 @@ SLOW_PREPARE = """
 import sys, time
 from pathlib import Path
 from boneage.datasets.manifest import read_manifest
-from boneage.pipeline import preparation
+from boneage.pipeline import framer, preparation
 from boneage.pipeline.store import prepare
 from boneage.recipe import Framing
-read = preparation.read_radiograph
+read = framer.read_radiograph
 def slow(path):
     time.sleep(float(sys.argv[2]))
     print(path.name + "\\n", end="", flush=True)  # one write: two threads print
     return read(path)
-preparation.read_radiograph = slow
+framer.read_radiograph = slow
 preparation.JOURNAL_SECONDS = 0.0
 store = prepare(read_manifest(Path(sys.argv[1])), Framing(size=32), workers=2, progress=False)
 print(store.digest)

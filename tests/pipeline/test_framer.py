@@ -1,0 +1,162 @@
+"""Stores made by processes: the same ones, the same faults, and nothing left of those that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from boneage.datasets.phantom import draw_hand
+from boneage.errors import InputError
+from boneage.pipeline import preparation
+from boneage.pipeline.framer import Film, Framer, FramerDiedError, make_row
+from boneage.pipeline.preparation import build
+from boneage.recipe import Framing
+
+FRAMING = Framing(size=64)
+COUNT = 12
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes frame on POSIX alone")
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("films")
+    for number in range(COUNT):
+        hand = draw_hand(20 + 15 * number, "FM"[number % 2], rng=np.random.default_rng(number))
+        assert cv2.imwrite(str(folder / f"{number}.png"), hand)
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", 2)
+    monkeypatch.setattr(preparation, "_PROCESSES_FROM_FILMS", 1)
+
+
+@pytest.fixture
+def framer(tmp_path: Path) -> Iterator[Framer]:
+    with (tmp_path / "images").open("w+b") as file:
+        framer = Framer(file.fileno())
+        yield framer
+        framer.close()
+
+
+def made(folder: Path, films: list[Path], workers: int) -> list[bytes]:
+    plan = {"image_ids": [film.stem for film in films], "version": 0}
+    build(folder, plan, FRAMING, films, [None] * len(films), workers, None)
+    return [(folder / name).read_bytes() for name in ("images.npy", "frames.csv", "checksums.npy")]
+
+
+def test_processes_make_the_store_that_threads_make(
+    films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_threads = made(tmp_path / "threads", films, 2)
+    monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", 2)
+    monkeypatch.setattr(preparation, "_PROCESSES_FROM_FILMS", COUNT)
+    started: list[int] = []
+    monkeypatch.setattr(preparation, "Framer", lambda file: started.append(file) or Framer(file))
+    assert made(tmp_path / "processes", films, 2) == with_threads
+    assert len(started) == 2
+    made(tmp_path / "few films", films[1:], 2)
+    made(tmp_path / "one worker", films, 1)
+    assert len(started) == 2
+
+
+def test_what_is_wrong_with_films_is_told_as_by_threads(
+    films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(films[0].read_bytes()[:-20])
+    wanted = [*films, broken, tmp_path / "missing.png"]
+    told = []
+    for least in (10**9, 1):
+        monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", least)
+        monkeypatch.setattr(preparation, "_PROCESSES_FROM_FILMS", 1)
+        with pytest.raises(InputError) as raised:
+            made(tmp_path / "store", wanted, 2)
+        told.append(raised.value.faults)
+        assert not list(tmp_path.glob("store*"))
+    assert told[0] == told[1]
+    assert len(told[0]) == 2
+
+
+@pytest.mark.usefixtures("processes")
+def test_when_a_process_is_killed_it_is_told_and_what_is_done_is_kept(
+    films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    framers: list[Framer] = []
+    monkeypatch.setattr(
+        preparation, "Framer", lambda file: framers.append(Framer(file)) or framers[-1]
+    )
+    many = films * 200
+
+    def kill(*_: object) -> None:
+        framers[0]._process.send_signal(signal.SIGKILL)
+
+    monkeypatch.setattr(preparation, "JOURNAL_SECONDS", 0.2)
+    save = preparation._save_progress
+    monkeypatch.setattr(
+        preparation, "_save_progress", lambda *given: (save(*given), framers and kill())
+    )
+    begun = time.monotonic()
+    with pytest.raises(InputError, match=r"killed by signal 9 .* what is done is kept"):
+        made(tmp_path / "store", many, 2)
+    assert time.monotonic() - begun < 20
+    assert all(framer._process.poll() is not None for framer in framers)
+    journal = np.load(tmp_path / "store.partial" / "journal.npy")
+    assert 0 < (journal >= 0).sum() < len(many)
+
+
+def test_a_dead_process_is_no_fault_of_the_film(framer: Framer, films: list[Path]) -> None:
+    film = Film(films[0], None, FRAMING, 0)
+    framer.make_row(film)
+    framer._process.kill()
+    with pytest.raises(FramerDiedError, match="killed by signal 9"):
+        framer.make_row(film)
+
+
+def test_an_unforeseen_exception_reaches_the_parent(framer: Framer, films: list[Path]) -> None:
+    with pytest.raises(AttributeError, match="crop"):
+        framer.make_row(Film(films[0], None, "no framing", 0))  # type: ignore[arg-type]
+    film = Film(films[0], None, FRAMING, 0)
+    assert framer.make_row(film) == make_row(film, framer._file)  # and it goes on
+
+
+def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from boneage.pipeline.framer import Framer; "
+        "framer = Framer(sys.stdin.fileno()); print(framer._process.pid, flush=True); "
+        "time.sleep(60)"
+    )
+    (tmp_path / "images").touch()
+    with (tmp_path / "images").open("r+b") as file:
+        parent = subprocess.Popen(
+            [sys.executable, "-c", script], stdin=file, stdout=subprocess.PIPE, text=True
+        )
+    assert parent.stdout is not None
+    with parent.stdout:
+        child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and running(child):
+        time.sleep(0.05)
+    assert not running(child)
+
+
+def running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat")
+        return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
