@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,10 +21,7 @@ Image = npt.NDArray[np.uint8]
 
 
 class Samples:
-    """A map-style dataset: one augmented picture an index, uint8 `(size, size)`.
-
-    The division by 255 waits for the whole batch: that is the faster way round.
-    """
+    """A map-style dataset: one augmented picture an index, uint8 `(size, size)`."""
 
     def __init__(self, setting: Setting, *, store: bool, fused: bool) -> None:
         """Reads rows of the store, or PNG files; with the fused policy, or the stock one."""
@@ -57,14 +55,18 @@ class Samples:
 
 
 def collate(pictures: Sequence[Image]) -> Any:
-    """Makes one float32 tensor `(b, size, size, 1)` in [0, 1] of uint8 pictures."""
+    """Makes one uint8 tensor `(b, size, size, 1)`, in memory that the training process sees.
+
+    A quarter of the bytes of float32 crosses, and the division is left to that process: of the
+    ways tried (float32 made here, in shared memory or not) it is the fastest by far.
+    """
     torch: Any = importlib.import_module("torch")
-    # The tensor's memory is what a worker shares with the training process; here it is written
-    # once, picture by picture.
-    batch = torch.empty((len(pictures), *pictures[0].shape, 1), dtype=torch.float32)
-    array = batch.numpy()
-    for place, picture in enumerate(pictures):
-        np.divide(picture, np.float32(255), out=array[place, :, :, 0], dtype=np.float32)
+    shape = (len(pictures), *pictures[0].shape, 1)
+    # As PyTorch's own default_collate does it: else the tensor is copied once more.
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    batch = torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
+    for row, picture in zip(batch.numpy(), pictures, strict=True):
+        row[:, :, 0] = picture
     return batch
 
 
@@ -88,7 +90,8 @@ def batches(setting: Setting, *, store: bool, fused: bool = False) -> Iterator[A
         worker_init_fn=quiet_worker,
     )
     while True:
-        yield from loader
+        for batch in loader:
+            yield batch.to(torch.float32).div_(255)
 
 
 def quiet_worker(_: int) -> None:
