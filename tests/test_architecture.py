@@ -40,7 +40,7 @@ FLOORS = (
         "datasets.phantom_skeleton",
         "datasets.phantom_exposure",
     ),
-    (2, "pipeline.structure", "pipeline.orientation", "pipeline.augmentation"),
+    (2, "pipeline.structure", "pipeline.orientation", "pipeline.augmentation", "pipeline.child"),
     (2, "pipeline.dicom", "pipeline.inflation", "datasets.workbook", "datasets.duplicates"),
     (2, "pipeline.dicom_pixels", "datasets.dicom_film", "datasets.parquet", "datasets.ages"),
     # One radiograph, one table, one manifest.
@@ -59,7 +59,8 @@ FLOORS = (
     (2, "pipeline.batches", "pipeline.foresight"),
     (2, "pipeline.worker"),
     (2, "pipeline.workers"),
-    (3, "pipeline.generator", "model"),
+    (3, "pipeline.adapter", "model"),
+    (3, "pipeline.generator"),
     (4, "inference"),
     (5, "training", "evaluation.scoring", "evaluation.result"),
     (6, "evaluation.figures"),
@@ -84,9 +85,10 @@ STEP_OF = {f"boneage.{name}": step for step, (_, *names) in enumerate(FLOORS) fo
 KERAS_MODULES = {f"boneage.{n}" for n in ("pipeline.generator", "model", "inference", "training")}
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("feed", "tutorial", "tensorflow_data", "ours")}
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "inference")}
-KERAS_MODULES |= {"boneage.benchmark.memory_training"}
+KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.adapter"}
 # Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
 TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}
+TENSORFLOW_MODULES |= {"boneage.pipeline.adapter"}
 
 
 def modules() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Batches of a PyDataset as `fit` gets them: through Keras' own adapter, epoch after epoch."""
+"""Batches of a PyDataset as `fit` gets them: through the adapter that Keras takes for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+from keras.src.trainers.data_adapters import get_data_adapter
 
 
 def feed(dataset: keras.utils.PyDataset) -> Iterator[Any]:
@@ -15,7 +15,7 @@ def feed(dataset: keras.utils.PyDataset) -> Iterator[Any]:
     On TensorFlow through a `tf.data.Dataset`, on JAX through an iterator, each with the threads or
     processes that the dataset asks for: all that `fit` does but the training step.
     """
-    adapter = PyDatasetAdapter(dataset, shuffle=False)
+    adapter = get_data_adapter(dataset, shuffle=False)
     on_tensorflow = keras.backend.backend() == "tensorflow"
     batches: Any = adapter.get_tf_dataset() if on_tensorflow else None
     while True:

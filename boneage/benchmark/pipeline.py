@@ -46,7 +46,7 @@ def bench_pipeline(
     seconds: float,
     films: Sequence[Path] = (),
     contenders: Sequence[str] = (),
-    warm_seconds: float = 3.0,
+    warm_seconds: float = 10.0,
     patience: float = START_SECONDS,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:

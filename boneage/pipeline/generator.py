@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
+from boneage.pipeline.adapter import InOrder
 from boneage.pipeline.augmentation import Augment, ImageFunction
 from boneage.pipeline.batches import Batches, Floats, aligned
 from boneage.pipeline.foresight import Foresight
@@ -28,7 +29,7 @@ Batch: TypeAlias = tuple[Any, ...]
 MOST_MONTHS = 240.0
 
 
-class DataGenerator(keras.utils.PyDataset):
+class DataGenerator(keras.utils.PyDataset, InOrder):
     """Serves `(image, gender), age_months` to `fit`, `evaluate` and `predict`.
 
     | served | array |
@@ -43,9 +44,9 @@ class DataGenerator(keras.utils.PyDataset):
     `fit` (and with each `evaluate` or `predict` on this same generator), and when `next` has
     served a last batch. A training that is resumed sets `generator.epoch` first.
 
-    `fit` itself shuffles the *order* of the batches with Python's `random` unless it is told
-    `shuffle=False`; what is in each batch stays as it is. Pass `shuffle=False` to `fit` for a
-    run that can be repeated: this generator's `shuffle` is the thorough one.
+    `fit` takes the batches in their order, whatever its own `shuffle` says: this generator's is the
+    thorough one, and a run can be repeated. (`class_weight` is not for regression, and has no
+    effect.)
 
     With `use_multiprocessing`, `workers` fresh processes (spawned, never forked) write batches
     into shared memory, ahead of what is asked for and on into the next epoch; nothing is copied
@@ -57,6 +58,7 @@ class DataGenerator(keras.utils.PyDataset):
         epoch: The epoch that batches are served of, from 0; may be set.
         image_ids: One for each image, in the order given; None if unknown.
         processes: How many make batches; 0 for none.
+        threads: How many make batches in `fit` where no processes do.
         failure: What broke a batch off last, as it was raised: Keras wraps it; None if nothing.
     """
 
@@ -130,10 +132,10 @@ class DataGenerator(keras.utils.PyDataset):
         if faults:
             raise InputError(faults)
         assert source is not None
-        # Keras' own processes, which it would fork each epoch, are never used.
-        super().__init__(1 if use_multiprocessing else int(workers), False, int(max_queue_size))
+        # These are ours: Keras' own processes would be forked each epoch, its queue waits.
+        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=int(max_queue_size))
         self.processes = int(workers) if use_multiprocessing else 0
-        self.batch_size = int(batch_size)
+        self.threads = 1 if use_multiprocessing else int(workers)
         self.named = bool(named)
         self.epoch = 0
         self.failure: BaseException | None = None
@@ -142,6 +144,11 @@ class DataGenerator(keras.utils.PyDataset):
         self._next_index = 0
         self._making: Workers | None = None
         self._foresight = Foresight(len(self._batches))
+
+    @property
+    def batch_size(self) -> int:
+        """Images a batch; the last may have fewer."""
+        return self._batches.batch_size
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -176,6 +183,12 @@ class DataGenerator(keras.utils.PyDataset):
             self.epoch += 1
         return batch
 
+    def shapes(self) -> Any:
+        """The shapes of what is served, in its structure, with None for the number of images."""
+        inputs = ((None, *self.image_shape), (None, 1))
+        served: Any = dict(zip(("image", "gender"), inputs, strict=True)) if self.named else inputs
+        return (served,) if self._age_months is None else (served, (None, 1))
+
     def rows(self, index: int, epoch: int) -> npt.NDArray[np.int64]:
         """Returns which images are in a batch: int64 `(b,)`, in the order they are served."""
         return self._batches.rows(index, epoch)
@@ -191,7 +204,6 @@ class DataGenerator(keras.utils.PyDataset):
         if self._in_epoch:
             self.epoch += 1
         self._in_epoch = False
-        self._foresight.note_epoch()
 
     def close(self) -> None:
         """Ends the processes, if there are any; batches are then made in this one."""

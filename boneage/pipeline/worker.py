@@ -1,8 +1,6 @@
 """A process that makes batches: told which by number, it writes them into shared memory.
 
-It is started as a fresh interpreter, never forked, so it inherits neither TensorFlow's threads nor
-its locks, and the user's script is not run a second time. It ends when the socket to its parent
-closes, however the parent came to its end.
+It is a `Child` of the process that trains.
 """
 
 from __future__ import annotations
@@ -11,14 +9,13 @@ import contextlib
 import mmap
 import pickle
 import struct
-import traceback
 from multiprocessing.connection import Connection
 
-import cloudpickle
 import cv2
 import numpy as np
 
 from boneage.pipeline.batches import Batches
+from boneage.pipeline.child import pickled
 
 JOB = struct.Struct("<qqq")  # slot, epoch, index
 READY, DONE, FAILED = b"R", b"D", b"F"
@@ -50,7 +47,7 @@ def _serve(connection: Connection, start: int, ring: int) -> None:
         text, *arrays = (given[offset : offset + length] for offset, length in places)
         batches: Batches = pickle.loads(text, buffers=arrays)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent raises it
-        connection.send_bytes(FAILED + JOB.pack(-1, -1, -1) + _pickled(error))
+        connection.send_bytes(FAILED + JOB.pack(-1, -1, -1) + pickled(error))
         return
     slots = mmap.mmap(ring, 0)
     connection.send_bytes(READY)
@@ -61,17 +58,6 @@ def _serve(connection: Connection, start: int, ring: int) -> None:
         try:
             batches.fill(batch, index, epoch)
         except Exception as error:  # noqa: BLE001 - likewise: an augmentation may raise anything
-            connection.send_bytes(FAILED + job + _pickled(error))
+            connection.send_bytes(FAILED + job + pickled(error))
         else:
             connection.send_bytes(DONE + job)
-
-
-def _pickled(error: Exception) -> bytes:
-    told = "".join(traceback.format_exception(error))
-    error.add_note(f"Raised in a process that makes batches:\n{told}")
-    try:
-        pickled: bytes = cloudpickle.dumps(error)
-        pickle.loads(pickled)
-    except Exception:  # noqa: BLE001 - exceptions of others need not be made for pickling
-        return pickle.dumps(RuntimeError(told))
-    return pickled

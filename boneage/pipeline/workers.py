@@ -8,19 +8,13 @@ can be left behind, and a small /dev/shm, as in a container, is no limit).
 from __future__ import annotations
 
 import collections
-import json
 import mmap
-import multiprocessing.connection
 import os
 import pickle
 import selectors
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,24 +25,22 @@ import numpy as np
 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.batches import Batches, Floats, aligned
+from boneage.pipeline.child import Child, close
 from boneage.pipeline.foresight import Key
 from boneage.pipeline.worker import DONE, FAILED, JOB, READY
 
-LENT = 4  # batches that are handed out in place at a time; those beyond are copied
+LENT = 8  # batches that are handed out in place at a time; those beyond are copied
 POLL_SECONDS = 0.2
-CLOSE_SECONDS = 5.0
-
-# The parent's own path, so that modules found beside a script are found there too.
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from boneage.pipeline.worker import main; main(*map(int, sys.argv[2:]))"
+_DIED = (
+    "processes that make batches until the generator is closed",
+    "If memory ran out (signal 9), take fewer workers or a smaller batch_size; "
+    "without use_multiprocessing batches are made in this process.",
 )
 
 
 @dataclass(eq=False)
 class _Worker:
-    process: subprocess.Popen[bytes]
-    connection: multiprocessing.connection.Connection
+    child: Child
     ready: bool = False
     jobs: int = 0  # sent and not yet answered
 
@@ -123,15 +115,17 @@ class Workers:
         self._receiving = threading.Lock()
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
-        self._close = weakref.finalize(self, _end, self._workers)
+        self._children: list[Child] = []
+        self._close = weakref.finalize(self, close, self._children)
         try:
             start, places = _pickled(batches)
             try:
                 for _ in range(count):
-                    worker = _started(start, ring)
+                    worker = _Worker(Child("boneage.pipeline.worker", (start, ring)))
                     self._workers.append(worker)
-                    self._selector.register(worker.connection, selectors.EVENT_READ, worker)
-                    worker.connection.send((places, self._slot_bytes))
+                    self._children.append(worker.child)
+                    self._selector.register(worker.child.connection, selectors.EVENT_READ, worker)
+                    worker.child.connection.send((places, self._slot_bytes))
             finally:
                 os.close(start)
         except BaseException:
@@ -200,7 +194,7 @@ class Workers:
                 worker = min(ready, key=lambda worker: worker.jobs)
                 slot = self._free.pop()
                 try:
-                    worker.connection.send_bytes(JOB.pack(slot, *key))
+                    worker.child.connection.send_bytes(JOB.pack(slot, *key))
                 except OSError:
                     self._free.append(slot)
                     return  # it is dead: its end of the socket tells, when it is read
@@ -233,9 +227,9 @@ class Workers:
             for key_of, _ in self._selector.select(seconds):
                 worker = key_of.data
                 try:
-                    message = worker.connection.recv_bytes()
+                    message = worker.child.connection.recv_bytes()
                 except (EOFError, OSError):
-                    self._failure = InputError(_death(worker, len(self._workers)))
+                    self._failure = InputError(worker.child.fault(*_DIED))
                     self._close()
                     return
                 with self._state:
@@ -308,49 +302,3 @@ def _pickled(batches: Batches) -> tuple[int, list[tuple[int, int]]]:
         for (offset, length), part in zip(places, parts, strict=True):
             memory[offset : offset + length] = part
     return descriptor, places
-
-
-def _started(start: int, ring: int) -> _Worker:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        given = (theirs.fileno(), start, ring)
-        # As many of them as cores: none needs threads of its own.
-        alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, given)],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **alone, "NO_ALBUMENTATIONS_UPDATE": "1"},
-            pass_fds=given,
-            process_group=0,  # Ctrl-C is for the parent, which then closes the socket
-        )
-    return _Worker(process, multiprocessing.connection.Connection(ours.detach()))
-
-
-def _end(workers: list[_Worker]) -> None:
-    for worker in workers:
-        worker.connection.close()
-    deadline = time.monotonic() + CLOSE_SECONDS
-    for worker in workers:
-        try:
-            worker.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
-
-
-def _death(worker: _Worker, count: int) -> Fault:
-    try:
-        status = worker.process.wait(1)
-    except subprocess.TimeoutExpired:
-        how = "has closed its socket"
-    else:
-        how = f"ended with status {status}"
-        if status < 0:
-            how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
-    return Fault(
-        f"worker process {worker.process.pid}",
-        f"it {how}",
-        f"{count} processes that make batches until the generator is closed",
-        "If memory ran out (signal 9), take fewer workers or a smaller batch_size; "
-        "without use_multiprocessing batches are made in this process.",
-    )

@@ -100,7 +100,7 @@ def test_when_a_process_is_killed_it_is_told_and_what_is_done_is_kept(
     many = films * 200
 
     def kill(*_: object) -> None:
-        framers[0]._process.send_signal(signal.SIGKILL)
+        framers[0]._child.process.send_signal(signal.SIGKILL)
 
     monkeypatch.setattr(preparation, "JOURNAL_SECONDS", 0.2)
     save = preparation._save_progress
@@ -111,7 +111,7 @@ def test_when_a_process_is_killed_it_is_told_and_what_is_done_is_kept(
     with pytest.raises(InputError, match=r"killed by signal 9 .* what is done is kept"):
         made(tmp_path / "store", many, 2)
     assert time.monotonic() - begun < 20
-    assert all(framer._process.poll() is not None for framer in framers)
+    assert all(framer._child.process.poll() is not None for framer in framers)
     journal = np.load(tmp_path / "store.partial" / "journal.npy")
     assert 0 < (journal >= 0).sum() < len(many)
 
@@ -119,22 +119,25 @@ def test_when_a_process_is_killed_it_is_told_and_what_is_done_is_kept(
 def test_a_dead_process_is_no_fault_of_the_film(framer: Framer, films: list[Path]) -> None:
     film = Film(films[0], None, FRAMING, 0)
     framer.make_row(film)
-    framer._process.kill()
+    framer._child.process.kill()
     with pytest.raises(FramerDiedError, match="killed by signal 9"):
         framer.make_row(film)
 
 
-def test_an_unforeseen_exception_reaches_the_parent(framer: Framer, films: list[Path]) -> None:
+def test_an_unforeseen_exception_reaches_the_parent(
+    framer: Framer, films: list[Path], tmp_path: Path
+) -> None:
     with pytest.raises(AttributeError, match="crop"):
         framer.make_row(Film(films[0], None, "no framing", 0))  # type: ignore[arg-type]
     film = Film(films[0], None, FRAMING, 0)
-    assert framer.make_row(film) == make_row(film, framer._file)  # and it goes on
+    with (tmp_path / "here").open("wb") as file:
+        assert framer.make_row(film) == make_row(film, file.fileno())  # and it goes on
 
 
 def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     script = (
         "import sys, time; from boneage.pipeline.framer import Framer; "
-        "framer = Framer(sys.stdin.fileno()); print(framer._process.pid, flush=True); "
+        "framer = Framer(sys.stdin.fileno()); print(framer._child.process.pid, flush=True); "
         "time.sleep(60)"
     )
     (tmp_path / "images").touch()

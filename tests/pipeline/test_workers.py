@@ -93,7 +93,7 @@ def started(generator: DataGenerator) -> list[int]:
         return all(worker.ready for worker in making._workers)
 
     assert wait_for(all_ready, 60)
-    return [worker.process.pid for worker in making._workers]
+    return [worker.child.process.pid for worker in making._workers]
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +307,7 @@ WARM = """
 generator[0]
 while not all(worker.ready for worker in generator._making._workers):
     time.sleep(0.02); generator[0]
-print(*[worker.process.pid for worker in generator._making._workers], flush=True)
+print(*[worker.child.process.pid for worker in generator._making._workers], flush=True)
 """
 
 
