@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from boneage.console import JsonOption, app, print_json, refuse
+from boneage.provenance import usable_cores
 
 FileOption = Annotated[Path | None, typer.Option("--out", help="Also write the JSON there.")]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Turns that each gets, interleaved.")]
@@ -55,7 +55,7 @@ def bench_pipeline(
     result = measure(
         size=size,
         batch=batch,
-        workers=workers or _cores(),
+        workers=workers or usable_cores(),
         rounds=rounds,
         seconds=seconds,
         films=_films(films),
@@ -82,7 +82,7 @@ def bench_prepare(
     result = measure(
         size=size,
         count=count,
-        workers=workers or _cores(),
+        workers=workers or usable_cores(),
         rounds=rounds,
         films=_films(films),
         say=_say,
@@ -114,7 +114,7 @@ def bench_training(
         batch=batch,
         steps=steps,
         rounds=rounds,
-        workers=workers or _cores(),
+        workers=workers or usable_cores(),
         precision=precision,
         say=_say,
     )
@@ -144,7 +144,7 @@ def bench_memory(
         counts=count or (1_000, 10_000, 50_000),
         size=size,
         images=images,
-        workers=workers or _cores(),
+        workers=workers or usable_cores(),
         folder=folder,
         say=_say,
     )
@@ -190,12 +190,6 @@ def _show(
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _films(paths: list[Path] | None) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from boneage.pipeline.framing import frame
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.store import Store, StoreView
+from boneage.provenance import usable_cores
 from boneage.run import Run
 
 
@@ -88,7 +88,7 @@ def predict_radiographs(run: Run, radiographs: Sequence[Path], sex: str) -> pd.D
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         for answer in threads.map(framed, radiographs):
             if isinstance(answer, InputError):
                 faults += answer.faults

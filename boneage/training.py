@@ -23,7 +23,7 @@ from boneage.files import write_json, write_text
 from boneage.model import build_model
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import Store, prepare
-from boneage.provenance import command_line, provenance
+from boneage.provenance import command_line, provenance, usable_cores
 from boneage.recipe import Recipe, Training
 from boneage.run import Run
 
@@ -89,7 +89,6 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
                 training,
                 validation_data=validation,
                 epochs=settings.epochs,
-                shuffle=False,  # the generator shuffles, by seed and epoch
                 verbose=("auto" if sys.stdout.isatty() else 2) if progress else 0,
                 callbacks=[records, *_callbacks(run, settings)],
             )
@@ -140,8 +139,7 @@ def _generator(store: Store, split: Manifest, recipe: Recipe, *, training: bool)
 def _workers(settings: Training) -> dict[str, Any]:
     # Processes need no result of their own: batches are the same however they are made.
     processes = settings.use_multiprocessing and os.name == "posix"
-    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    return {"workers": settings.workers or len(usable(0)), "use_multiprocessing": processes}
+    return {"workers": settings.workers or usable_cores(), "use_multiprocessing": processes}
 
 
 def _optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer:
@@ -255,7 +253,7 @@ def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) 
     )
     made_by = provenance()
     made_by["backend"] = keras.backend.backend()
-    made_by["device"] = _accelerator() or made_by["device"]
+    made_by["device"] = accelerator() or made_by["device"]
     return {
         "name": recipe.name,
         "seed": recipe.seed,
@@ -275,7 +273,8 @@ def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) 
     }
 
 
-def _accelerator() -> str | None:
+def accelerator() -> str | None:
+    """The name of the GPU that Keras computes on; None without one."""
     if not any(name.startswith(("gpu", "cuda")) for name in keras.distribution.list_devices()):
         return None
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]

@@ -42,7 +42,9 @@ def constant_batches(batch: Any, steps: int) -> Any:
         return ConstantDataset(((arrays[0], arrays[1]), arrays[2]), steps)
     import tensorflow as tf
 
-    repeated = tf.data.Dataset.from_tensors(batch).repeat(steps)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread may hold up the end of an epoch
+    repeated = tf.data.Dataset.from_tensors(batch).repeat(steps).with_options(options)
     if tf.config.list_physical_devices("GPU"):
         return repeated.apply(tf.data.experimental.prefetch_to_device("/GPU:0", 4))
     return repeated

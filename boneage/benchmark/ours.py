@@ -39,18 +39,8 @@ def batches(setting: Setting, *, processes: bool, adapter: bool = True) -> Itera
         processes: Worker processes in place of threads.
         adapter: Whether they pass through Keras' adapter; else they come from `next`.
     """
-    dataset = generator(setting, workers=setting.workers, processes=processes)
-    try:
+    with generator(setting, workers=setting.workers, processes=processes) as dataset:
         if adapter:
             yield from feed(dataset)
         while True:
             yield next(dataset)[0][0]
-    finally:
-        close(dataset)
-
-
-def close(dataset: DataGenerator) -> None:
-    """Ends the worker processes of a generator that has some."""
-    ending = getattr(dataset, "close", None)
-    if ending is not None:
-        ending()

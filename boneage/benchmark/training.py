@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from boneage.model import build_model
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import open_store
 from boneage.recipe import Augmentation
+from boneage.training import accelerator
 
 CONSTANT = "constant batch on the device"
 MODES = {
@@ -126,7 +126,7 @@ def bench_training(
                     _turn(model, way, turns[name] if number else _Turns())
         finally:
             for generator in generators.values():
-                _close(generator)
+                generator.close()
     rows = [_row(name, turn, turns[CONSTANT], steps * batch, steps) for name, turn in turns.items()]
     add_ratios(rows, OURS)
     settings = {
@@ -142,18 +142,6 @@ def bench_training(
         "ours": OURS,
     }
     return document(settings, rows, device=accelerator())
-
-
-def accelerator() -> str | None:
-    """The name of the GPU that Keras computes on; None without one."""
-    if not any(name.startswith(("gpu", "cuda")) for name in keras.distribution.list_devices()):
-        return None
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        names = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "gpu"
-    return ", ".join(names.split("\n")).strip(", ")
 
 
 def _draw_store(folder: Path, count: int, size: int) -> None:
@@ -203,9 +191,3 @@ def _row(name: str, turns: _Turns, constant: _Turns, images: int, steps: int) ->
         # Of the whole process, in which the other ways stand by.
         peak_memory_mb=round(max(turns.memory_mb)),
     )
-
-
-def _close(generator: DataGenerator) -> None:
-    ending = getattr(generator, "close", None)
-    if ending is not None:
-        ending()

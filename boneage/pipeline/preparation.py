@@ -32,6 +32,7 @@ from boneage.errors import Fault, InputError
 from boneage.pipeline.framer import Film, Framer, FramerDiedError, Row, make_row
 from boneage.pipeline.framing import REASONS
 from boneage.pipeline.hand import Box
+from boneage.provenance import usable_cores
 from boneage.recipe import Framing
 
 JOURNAL_SECONDS = 2.0
@@ -109,7 +110,7 @@ def build(
     area = framing.size * framing.size
     faults: list[Fault] = []
     todo = np.flatnonzero(journal == _UNDONE).tolist()
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     with (
         (partial / "images.npy").open("r+b") as file,
         _framers(file.fileno(), workers, len(todo)) as framed,

@@ -134,6 +134,11 @@ class Workers:
         finally:
             os.close(ring)
 
+    @property
+    def running(self) -> bool:
+        """Whether all processes have started."""
+        return all(worker.ready for worker in self._workers)
+
     def get(self, key: Key, upcoming: Sequence[Key]) -> Floats | None:
         """Returns the images of a batch, and sees to those that will be asked for next.
 

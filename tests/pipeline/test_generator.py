@@ -5,6 +5,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -73,18 +74,34 @@ def reference_batch(
     return as_bytes(((image, gender), np.array([[age_months[row]] for row in rows], np.float32)))
 
 
-def test_batches_are_those_of_the_reference() -> None:
+@pytest.mark.parametrize(
+    "way",
+    [{}, {"workers": 4}, {"workers": 2, "use_multiprocessing": True}],
+    ids=["in the main thread", "4 threads", "2 processes"],
+)
+def test_batches_are_those_of_the_reference(way: dict[str, Any]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE), dtype=np.uint8)
     gender, age_months = np.arange(COUNT) % 2, np.arange(COUNT) * 10.0
-    generator = make()
-    for epoch in (0, 1, 5):
-        expected = [
-            reference_batch(
-                images, gender, age_months, seed=3, epoch=epoch, index=index, batch_size=4
-            )
-            for index in range(6)
-        ]
-        assert epoch_bytes(generator, epoch) == expected
+    with make(**way) as generator:
+        deadline = time.monotonic() + 60
+        while generator.processes and not (generator._making and generator._making.running):
+            generator[0]  # made here until then
+            assert time.monotonic() < deadline
+        for generator.epoch in (0, 1, 5):
+            expected = [
+                reference_batch(
+                    images,
+                    gender,
+                    age_months,
+                    seed=3,
+                    epoch=generator.epoch,
+                    index=index,
+                    batch_size=4,
+                )
+                for index in range(6)
+            ]
+            assert [as_bytes(batch) for batch in generator.get_numpy_iterator()] == expected
+            assert epoch_bytes(generator, generator.epoch) == expected
 
 
 def test_types_shapes_and_ranges() -> None:

@@ -90,7 +90,7 @@ def started(generator: DataGenerator) -> list[int]:
 
     def all_ready() -> bool:
         generator[0]
-        return all(worker.ready for worker in making._workers)
+        return making.running
 
     assert wait_for(all_ready, 60)
     return [worker.child.process.pid for worker in making._workers]
@@ -305,7 +305,7 @@ def script(then: str, tmp_path: Path, *before: str, **settings: Any) -> subproce
 
 WARM = """
 generator[0]
-while not all(worker.ready for worker in generator._making._workers):
+while not generator._making.running:
     time.sleep(0.02); generator[0]
 print(*[worker.child.process.pid for worker in generator._making._workers], flush=True)
 """
