@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from boneage.pipeline.framing import REASONS, frame, framing_key
 from boneage.pipeline.preparation import FRAME_COLUMNS, store_digest
 from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.store import VERSION
+from boneage.provenance import usable_cores
 from boneage.recipe import Framing
 
 FULL_SIZE = (2044, 1514)
@@ -58,7 +58,7 @@ def draw_films(
         path.write_bytes(cv2.imencode(".png", noisy)[1].tobytes())
         return path
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         return list(threads.map(draw, range(count)))
 
 
@@ -69,7 +69,7 @@ def frame_films(films: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
         InputError: One of them can't be read.
     """
     framing = Framing(size=size, crop="film")
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         return np.stack(
             list(threads.map(lambda path: frame(read_radiograph(path), framing).pixels, films))
         )

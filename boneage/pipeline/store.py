@@ -234,7 +234,8 @@ def prepare(
         folder: Where the store is to stand. If not given: beside the manifest where one stands
             already; else in `$BONEAGE_CACHE` where that is set; else beside the manifest, or in
             `~/.cache/boneage` where that can't be written to.
-        workers: Threads that decode; one for each core if not given.
+        workers: Threads that decode, or processes where there are many; one for each core if not
+            given.
         progress: Whether to draw a progress bar on standard error.
 
     Raises:
