@@ -33,6 +33,7 @@ __all__ = (
     "OPTIONAL",
     "SPLITS",
     "Manifest",
+    "assign_folds",
     "assign_splits",
     "read_manifest",
     "write_manifest",
@@ -166,26 +167,69 @@ def assign_splits(
     """
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1):
         raise ValueError(f"fractions {fractions} are not three shares that sum to 1")
+    return table.assign(split=[SPLITS[place] for place in _dealt(table, fractions, seed)])
+
+
+def assign_folds(table: pd.DataFrame, *, folds: int, seed: int) -> NDArray[np.int64]:
+    """Gives every row one of `folds` folds of equal shares, dealt as `assign_splits` deals splits.
+
+    Args:
+        table: As `assign_splits` takes it.
+        folds: How many; at least 2, and at most as many as there are patients.
+        seed: Another seed, other folds.
+
+    Returns:
+        int64 (n,), 1 to `folds`: all images of a patient in one, each alike in age and sex.
+
+    Raises:
+        InputError: There are too few folds, or fewer patients than folds.
+    """
+    where = f"--folds {folds}"
+    if folds < 2:
+        raise InputError(
+            Fault(where, "one part has no other to be trained on", "2 or more", "Take 5.")
+        )
+    patients = _groups(table).nunique()
+    if patients < folds:
+        raise InputError(
+            Fault(
+                where,
+                f"there are {patients} patients to be dealt",
+                f"2 to {patients}" if patients > 1 else "at least two patients in train and val",
+                "Take fewer folds; all images of a patient go into one.",
+            )
+        )
+    return _dealt(table, (1 / folds,) * folds, seed) + 1
+
+
+def _groups(table: pd.DataFrame) -> pd.Series:
+    """What has to stay together: the patient, or the image where none is told."""
     group = "image:" + table["image_id"].astype(str)
-    if "patient_id" in table:
-        patient = table["patient_id"].fillna("").astype(str)
-        group = ("patient:" + patient).where(patient != "", group)
+    if "patient_id" not in table:
+        return group
+    patient = table["patient_id"].fillna("").astype(str)
+    return ("patient:" + patient).where(patient != "", group)
+
+
+def _dealt(table: pd.DataFrame, shares: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """The place in `shares` that each row, and its whole group, goes to: int64 (n,)."""
+    group = _groups(table)
     ordered = table.assign(group=group).sort_values("image_id", key=lambda ids: ids.astype(str))
     groups = ordered.groupby("group", sort=True).agg(
         age=("age_months", "mean"), sex=("sex", "first"), size=("image_id", "size")
     )
     groups["band"] = groups["age"] // _STRATUM_MONTHS
     groups["lot"] = [hashlib.sha256(f"{seed}/{key}".encode()).hexdigest() for key in groups.index]
-    share = np.array(fractions)
-    have = np.zeros(3)
-    chosen: dict[str, str] = {}
+    share = np.array(shares)
+    have = np.zeros(len(share))
+    chosen: dict[str, int] = {}
     for row in groups.sort_values(["sex", "band", "lot"]).itertuples():
         behind = share * (have.sum() + row.size) - have
         behind[share == 0] = -np.inf
         best = int(behind.argmax())
         have[best] += row.size
-        chosen[str(row.Index)] = SPLITS[best]
-    return table.assign(split=[chosen[key] for key in group])
+        chosen[str(row.Index)] = best
+    return np.array([chosen[key] for key in group], np.int64)
 
 
 def _manifest(path: Path, examination: Examination) -> Manifest:

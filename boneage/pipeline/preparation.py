@@ -149,6 +149,27 @@ def build(
     _finish(folder, partial, plan, journal.astype(np.uint32))
 
 
+def link(made: Path, folder: Path, plan: dict[str, Any]) -> None:
+    """Makes a store of the rows of another one, whose files it shares where the disk allows.
+
+    Args:
+        made: A complete store of the same images, in the same order, framed alike.
+        folder: The name of the new one; nothing may stand there.
+        plan: What that one is made from.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir()
+    for name in ("images.npy", "frames.csv", "checksums.npy"):
+        try:
+            os.link(made / name, partial / name)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(made / name, partial / name)
+    _describe(partial, plan, np.load(partial / "checksums.npy"))
+    partial.rename(folder)
+
+
 @contextlib.contextmanager
 def _framers(file: int, workers: int, films: int) -> Iterator[Callable[[Film], Row]]:
     """What makes a row, in this process or, where that is worth while, in others."""
@@ -245,9 +266,13 @@ def _finish(
     folder: Path, partial: Path, plan: dict[str, Any], checksums: npt.NDArray[np.uint32]
 ) -> None:
     _save(partial / "checksums.npy", checksums)
-    described = {**plan, "digest": store_digest(plan, checksums)}
-    (partial / "store.json").write_text(json.dumps(described), encoding="utf-8")
+    _describe(partial, plan, checksums)
     (partial / "journal.npy").unlink()
     (partial / "crops.npy").unlink()
     (partial / "plan.json").unlink()
     partial.rename(folder)
+
+
+def _describe(partial: Path, plan: dict[str, Any], checksums: npt.NDArray[np.uint32]) -> None:
+    described = {**plan, "digest": store_digest(plan, checksums)}
+    (partial / "store.json").write_text(json.dumps(described), encoding="utf-8")

@@ -34,7 +34,7 @@ from rich.console import Console
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.pipeline.framing import framing_key
-from boneage.pipeline.preparation import build, clear, locked, store_digest
+from boneage.pipeline.preparation import build, clear, link, locked, store_digest
 from boneage.recipe import Framing
 
 VERSION = 2
@@ -261,6 +261,47 @@ def prepare(
             clear(folder)
             shown = console if progress else None
             build(folder, plan, framing, paths, manifest.regions(), workers, shown)
+            store = open_store(folder)
+    return store
+
+
+def prepare_from(
+    other: Manifest, manifest: Manifest, framing: Framing, *, progress: bool = True
+) -> Store:
+    """Opens a manifest's store as `prepare` does; the rows come from another manifest's store.
+
+    Nothing is decoded twice, and no disk is taken where the file system has hard links.
+
+    Args:
+        other: The same images, in the same order; only splits and labels may differ.
+        manifest: Whose store is wanted.
+        framing: How the images are to be framed.
+        progress: As `prepare` takes it, for the other's store.
+
+    Raises:
+        InputError: As `prepare`, of the other's store.
+        ValueError: They are not the same images.
+    """
+    paths = manifest.image_paths()
+    plan = _plan(manifest, framing, paths)
+    folder = _default_folder(manifest, f"{framing.size}px-{plan['key'][:8]}")
+    store = _open_if_current(folder, plan)
+    if store is not None:
+        return store
+    alike = (
+        list(other.table["image_id"]) == list(manifest.table["image_id"])
+        and other.image_paths() == paths
+        and other.regions() == manifest.regions()
+    )
+    if not alike:
+        raise ValueError(f"{manifest.path} does not have the images of {other.path} in their order")
+    made = prepare(other, framing, progress=progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder, None):
+        store = _open_if_current(folder, plan)  # the other process may have made it meanwhile
+        if store is None:
+            clear(folder)
+            link(made.folder, folder, plan)
             store = open_store(folder)
     return store
 

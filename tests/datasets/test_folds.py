@@ -1,0 +1,70 @@
+"""Folds of a cohort: whole patients, alike in age and sex, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boneage.datasets.manifest import assign_folds
+from boneage.errors import InputError
+
+
+def cohort(count: int, patients: int | None = None) -> pd.DataFrame:
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame(
+        {
+            "image_id": [str(1377 + i) for i in range(count)],
+            "age_months": rng.integers(6, 216, count).astype(float),
+            "sex": rng.choice(["F", "M"], count),
+        }
+    )
+    return table if patients is None else table.assign(patient_id=np.arange(count) % patients)
+
+
+def test_every_image_has_one_fold_and_the_folds_are_of_one_size() -> None:
+    folds = assign_folds(cohort(1003), folds=5, seed=0)
+    assert folds.shape == (1003,)
+    assert sorted(np.bincount(folds).tolist()) == [0, 200, 200, 201, 201, 201]
+
+
+@pytest.mark.parametrize("folds", [2, 5, 10])
+def test_folds_are_alike_in_age_and_sex(folds: int) -> None:
+    by_fold = cohort(2000).assign(fold=assign_folds(cohort(2000), folds=folds, seed=1))
+    groups = by_fold.groupby("fold")
+    assert np.ptp(groups["age_months"].mean()) < 3
+    assert np.ptp(groups["sex"].agg(lambda sex: (sex == "M").mean())) < 0.02
+
+
+def test_no_patient_is_in_two_folds() -> None:
+    table = cohort(900, patients=217)
+    table["fold"] = assign_folds(table, folds=5, seed=0)
+    assert len(table[["patient_id", "fold"]].drop_duplicates()) == 217
+    np.testing.assert_allclose(table["fold"].value_counts(normalize=True), 0.2, atol=0.01)
+
+
+def test_the_same_seed_gives_the_same_folds_in_any_order_of_rows_and_another_others() -> None:
+    table = cohort(400, patients=150)
+    folds = pd.Series(assign_folds(table, folds=4, seed=3), table.index)
+    shuffled = table.sample(frac=1, random_state=1)
+    again = pd.Series(assign_folds(shuffled, folds=4, seed=3), shuffled.index)
+    pd.testing.assert_series_equal(again.sort_index(), folds)
+    assert (assign_folds(table, folds=4, seed=4) != folds).mean() > 0.3
+
+
+@settings(max_examples=25)
+@given(count=st.integers(2, 40), patients=st.integers(2, 40), folds=st.integers(2, 40))
+def test_every_fold_has_a_patient_or_it_is_refused(count: int, patients: int, folds: int) -> None:
+    table = cohort(count, patients)
+    if min(count, patients) < folds:
+        with pytest.raises(InputError, match=f"there are {min(count, patients)} patients"):
+            assign_folds(table, folds=folds, seed=0)
+    else:
+        assert set(assign_folds(table, folds=folds, seed=0)) == set(range(1, folds + 1))
+
+
+def test_fewer_than_two_folds_are_refused() -> None:
+    with pytest.raises(InputError, match=r"--folds 1: one part .* expected 2 or more"):
+        assign_folds(cohort(9), folds=1, seed=0)
