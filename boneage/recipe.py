@@ -83,11 +83,12 @@ class Model(_Section):
 
     backbone: str = "xception"
     weights: str = "none"  # "none", "imagenet" or the path of a weights file
-    weights_sha256: str | None = None  # of that file; None means the ImageNet one's
+    weights_sha256: str | None = None  # of that file; without it, it must be the ImageNet one
     gender: bool = True
     gender_units: int = Field(default=32, ge=1)
     dense_units: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 1000)
     dropout: Fraction = 0.0
+    pooling: Literal["average", "flatten"] = "average"  # of the feature map; flatten: 16Bit's
     age_centre_months: float = 120.0
     age_scale_months: float = Field(default=120.0, gt=0)
 
@@ -121,13 +122,27 @@ class Training(_Section):
 
 
 class Published(_Section):
-    """The number a recipe is to reproduce, in months, and where it stands."""
+    """The number a recipe is to reproduce, in months, and where it stands.
+
+    `test_images` and `val_images` say how many images it was measured on, `test_labels` and
+    `val_labels` who read those: `mean of six readings` is no label to compare with `one reading`.
+    """
 
     source: str
     test_mae_months: float | None = None
     test_interval_months: tuple[float, float] | None = None
+    test_images: int | None = Field(default=None, ge=1)
+    test_labels: str | None = None
     val_mae_months: float | None = None
     val_interval_months: tuple[float, float] | None = None
+    val_images: int | None = Field(default=None, ge=1)
+    val_labels: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Published:
+        if self.test_mae_months is None and self.val_mae_months is None:
+            raise ValueError("there is neither test_mae_months nor val_mae_months in it")
+        return self
 
 
 class Recipe(_Section):

@@ -59,8 +59,8 @@ FLOORS = (
     (2, "pipeline.batches", "pipeline.foresight"),
     (2, "pipeline.worker"),
     (2, "pipeline.workers"),
-    (3, "pipeline.adapter", "model"),
-    (3, "pipeline.generator"),
+    (3, "pipeline.adapter", "backbones"),
+    (3, "pipeline.generator", "model"),
     (4, "inference"),
     (5, "training", "evaluation.scoring", "evaluation.result"),
     (6, "evaluation.figures"),
@@ -86,6 +86,7 @@ KERAS_MODULES = {f"boneage.{n}" for n in ("pipeline.generator", "model", "infere
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("feed", "tutorial", "tensorflow_data", "ours")}
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "inference")}
 KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.adapter"}
+KERAS_MODULES |= {"boneage.backbones"}
 # Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
 TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}
 TENSORFLOW_MODULES |= {"boneage.pipeline.adapter"}

@@ -34,13 +34,13 @@ def tiny(monkeypatch):
     """A backbone that takes no time to compile."""
     import keras
 
-    from boneage.model import BACKBONES
+    from boneage.backbones import BACKBONES, Backbone
 
     def build(size: int) -> keras.Model:
         image = keras.Input((size, size, 1))
         return keras.Model(image, keras.layers.Conv2D(2, 3, 4)(image))
 
-    monkeypatch.setitem(BACKBONES, "tiny", build)
+    monkeypatch.setitem(BACKBONES, "tiny", Backbone(build))
 
 
 def test_training_is_compared_with_a_constant_batch(tiny):
