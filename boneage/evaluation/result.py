@@ -33,9 +33,9 @@ def write_result(run: Run) -> Path:
     result["provenance"] = info["provenance"]
     result["manifest"] = {key: info["manifest"][key] for key in _MANIFEST}
     result["manifest"]["source"] = _source(result["manifest"]["source"])
-    result["recipe"] = _without_folder(read_json(run.recipe_path))
+    result["recipe"] = without_folder(read_json(run.recipe_path))
     result["metrics"] = {
-        split: _aggregates(read_json(run.metrics_path(split)))
+        split: aggregates(read_json(run.metrics_path(split)))
         for split in _SPLITS
         if run.metrics_path(split).exists()
     }
@@ -50,7 +50,8 @@ def _source(text: str) -> str:
     return ", ".join(_name(piece) if _is_absolute(piece) else piece for piece in pieces)
 
 
-def _without_folder(recipe: dict[str, Any]) -> dict[str, Any]:
+def without_folder(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe, JSON-ready, that names a file of weights but not where it was."""
     model = recipe.get("model", {})
     if "weights" in model:  # "none" and "imagenet" are names already
         recipe["model"] = {**model, "weights": _name(model["weights"])}
@@ -65,7 +66,8 @@ def _name(path: str) -> str:
     return PureWindowsPath(path).name  # takes both kinds of slash
 
 
-def _aggregates(metrics: dict[str, Any]) -> dict[str, Any]:
+def aggregates(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Scores as far as they may be published: of fewer than five images only the number."""
     if metrics["n"] < _FEWEST:
         return {"n": metrics["n"]}
     groups = {
