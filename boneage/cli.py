@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +13,16 @@ import typer
 
 from boneage.cli_bench import bench_app
 from boneage.cli_data import data_app
+from boneage.cli_release import release
+from boneage.cli_reproduce import leaderboard, reproduce
+from boneage.cli_series import cross_validate, sweep
 from boneage.console import JsonOption, print_json, refuse
-from boneage.errors import InputError
+from boneage.errors import Fault, InputError
 
 if TYPE_CHECKING:
     from boneage.datasets.manifest import Manifest
     from boneage.recipe import Recipe
+    from boneage.stopping import Stop
 
 app = typer.Typer(
     name="boneage",
@@ -29,13 +34,23 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.command("cross-validate")(cross_validate)
+app.command()(sweep)
+app.command()(release)
+app.command()(reproduce)
+app.command()(leaderboard)
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+RUN_HELP = "A run folder, or the name of a model that ships with boneage."
+ViewsOption = Annotated[
+    int | None,
+    typer.Option(help="Of each film, answers averaged: 1, 2 or 6; else as the recipe says."),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)]
 
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, TOML.")],
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe, TOML.")] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="The manifest; without one, the recipe's phantom cohort is drawn."),
@@ -46,42 +61,135 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="As in --set training.epochs=3."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder to make.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was cut off.")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Begin with the network of another run: fine-tuning."),
+    ] = None,
+    require_gpu: Annotated[
+        bool, typer.Option("--require-gpu", help="Fail where there is no GPU to train on.")
+    ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="Only operations that repeat to the bit, on a GPU."),
+    ] = False,
 ) -> None:
-    """Train a recipe, then evaluate it on validation and test and write its report."""
+    """Train a recipe, then evaluate it on validation and test and write its report.
+
+    Ctrl-C and SIGTERM end it after a batch; --resume goes on to the very same result.
+    """
+    if deterministic:
+        _be_deterministic()  # read by TensorFlow and XLA when they are imported
+    from boneage.stopping import Stop, Terminated
+
+    stop = Stop()
+    folder = resume or out
+    with stop.listening():
+        try:
+            if resume is not None:
+                if out is not None or init is not None:
+                    refuse("--resume", "no --out and no --init beside it: the run has both")
+                resolved, manifest = _of_the_run(resume, recipe, data, seed, overrides or ())
+            elif recipe is None:
+                refuse("boneage train", "a RECIPE, or --resume RUN")
+            else:
+                resolved, manifest = _resolved(recipe, data, seed, overrides or ())
+            folder = folder or _new_run_folder(resolved)
+            _train_and_evaluate(resolved, manifest, folder, resume, init, require_gpu, stop)
+        except KeyboardInterrupt:
+            _tell_how_to_go_on("interrupted", folder)
+            raise  # Typer exits with 130
+        except Terminated:
+            _tell_how_to_go_on("terminated", folder)
+
+
+def _resolved(
+    recipe: Path, data: Path | None, seed: int | None, overrides: Sequence[str]
+) -> tuple[Recipe, Manifest]:
     from boneage.datasets.manifest import read_manifest
     from boneage.recipe import read_recipe
 
-    resolved = read_recipe(recipe, overrides or (), seed=seed)
-    if data:
-        manifest = read_manifest(data)
-        resolved = resolved.model_copy(update={"phantom": None})  # it is not what was trained on
-    else:
-        manifest = _phantom_manifest(recipe, resolved)
-    folder = out or _new_run_folder(resolved)
+    resolved = read_recipe(recipe, overrides, seed=seed)
+    if data:  # the phantom is not what was trained on
+        return resolved.model_copy(update={"phantom": None}), read_manifest(data)
+    return resolved, _phantom_manifest(recipe, resolved)
 
+
+def _of_the_run(
+    folder: Path, recipe: Path | None, data: Path | None, seed: int | None, overrides: Sequence[str]
+) -> tuple[Recipe, Manifest]:
+    """Recipe and manifest of a run; what is given beside it is taken, to be held against it."""
+    from boneage.datasets.manifest import read_manifest
+    from boneage.evaluation.scoring import run_manifest
+    from boneage.recipe import read_recipe
+    from boneage.run import Run
+
+    run = Run(folder)
+    if not run.info_path.exists():
+        expected = "a run folder with run.json in it, as training begins it"
+        refuse(f"--resume {folder}", expected, "Check the path, or begin it with --out.")
+    asked = recipe is not None or seed is not None or bool(overrides)
+    given = recipe or run.recipe_path
+    resolved = read_recipe(given, overrides, seed=seed) if asked else run.read_recipe()
+    return resolved, run_manifest(run) if data is None else read_manifest(data)
+
+
+def _train_and_evaluate(
+    recipe: Recipe,
+    manifest: Manifest,
+    folder: Path,
+    resume: Path | None,
+    init: Path | None,
+    require_gpu: bool,
+    stop: Stop,
+) -> None:
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
+    from boneage.run import open_run
+    from boneage.training import accelerator
     from boneage.training import train as run_training
 
-    try:
-        run = run_training(resolved, manifest, folder)
-    except KeyboardInterrupt:
-        if folder.exists():  # it goes when no epoch was finished
-            typer.echo(f"interrupted: what the finished epochs left is in {folder}", err=True)
-        raise  # Typer exits with 130
-    splits = [name for name in ("val", "test") if (manifest.table["split"] == name).any()]
-    for name in splits:
-        metrics = evaluate_run(run, split=name)
+    if require_gpu and accelerator() is None:
+        raise InputError(
+            Fault(
+                "--require-gpu",
+                "Keras sees no GPU",
+                "a GPU that it can compute on",
+                "Is its driver there, and in Docker --gpus all? Or leave --require-gpu away.",
+            )
+        )
+    begin = None if init is None else open_run(init)
+    run = run_training(recipe, manifest, folder, resume=resume is not None, init=begin, stop=stop)
+    metrics: dict[str, Any] | None = None
+    for name in ("val", "test"):
+        if (manifest.table["split"] == name).any():
+            metrics = evaluate_run(run, split=name)
+    assert metrics is not None  # a val split there is
     write_result(run)
     report = write_report(run)
     typer.echo(_verdict(metrics))
     typer.echo(f"report: {report}")
 
 
+def _be_deterministic() -> None:
+    os.environ["TF_DETERMINISTIC_OPS"] = "1"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def _tell_how_to_go_on(how: str, folder: Path | None) -> None:
+    if folder is None or not folder.exists():  # it goes when nothing was learned
+        typer.echo(f"{how} before anything was learned", err=True)
+        return
+    typer.echo(f"{how}; to go on: boneage train --resume {folder}", err=True)
+
+
 @app.command()
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder.")] = None,
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help=RUN_HELP)] = None,
     data: Annotated[
         Path | None, typer.Option(help="Another manifest than the run's own: an external test.")
     ] = None,
@@ -90,11 +198,12 @@ def evaluate(
         Path | None,
         typer.Option(help="Score this table: image_id,age_months,sex,predicted_age_months."),
     ] = None,
+    views: ViewsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run on a split of its manifest, or anybody's predictions."""
-    if predictions is not None and (data is not None or split is not None):
-        refuse("--predictions", "no --data and no --split beside it: the table says it all")
+    if predictions is not None and (data or split or views):
+        refuse("--predictions", "no --data, --split or --views beside it: the table says it all")
     if (run is None) == (predictions is None):
         refuse("boneage evaluate", "a run folder or --predictions FILE, one of the two")
     from boneage.evaluation.scoring import evaluate_predictions, evaluate_run
@@ -107,8 +216,13 @@ def evaluate(
 
         assert run is not None  # one of the two was given
         opened = open_run(run)
-        metrics = evaluate_run(opened, data=data, split=split or "test", progress=not as_json)
-        write_result(opened)
+        asked = split or "test"
+        metrics = evaluate_run(opened, data=data, split=asked, views=views, progress=not as_json)
+        written = write_result(opened).parent
+        if written != opened.folder:  # a released model stays as it is
+            typer.echo(f"written to {written}", err=True)
+        if metrics["manifest"].get("overlap", {}) is None:
+            typer.echo(UNKNOWN_OVERLAP, err=True)
     if as_json:
         print_json(metrics)
     else:
@@ -119,9 +233,10 @@ def evaluate(
 def report(run: RunArgument) -> None:
     """Write the report of a run once more: report.html and its figures."""
     from boneage.evaluation.report import write_report
-    from boneage.run import open_run
+    from boneage.run import Run, open_run
+    from boneage.shipped import evaluated_folder
 
-    typer.echo(str(write_report(open_run(run))))
+    typer.echo(str(write_report(Run(evaluated_folder(open_run(run).folder)))))
 
 
 @app.command()
@@ -129,6 +244,7 @@ def predict(
     run: RunArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Radiographs.")],
     sex: Annotated[str, typer.Option(help="F or M: the sex of the child, or of all of them.")],
+    views: ViewsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer for radiographs: the bone age in months (research use, not for diagnosis)."""
@@ -139,7 +255,7 @@ def predict(
     opened = open_run(run)
     from boneage.inference import predict_radiographs
 
-    answers = predict_radiographs(opened, images, sex)
+    answers = predict_radiographs(opened, images, sex, views=views)
     if as_json:
         print_json({"run": str(run), "predictions": answers.to_dict("records")})
         return
@@ -191,6 +307,12 @@ _ROWS = (
     ("within 6 months, %", "within_6_months", 100.0),
     ("within 12 months, %", "within_12_months", 100.0),
     ("within 24 months, %", "within_24_months", 100.0),
+)
+
+
+UNKNOWN_OVERLAP = (
+    "note: which images the model was trained on is not known here; those of its training among "
+    "these make it look better than it is"
 )
 
 

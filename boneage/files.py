@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from boneage.errors import Fault, InputError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file in one step: a kill leaves the old one or none; folders are made.
+@contextlib.contextmanager
+def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Gives a new file to write; it then takes the name `path` in one step, or goes again.
 
-    While it is being written it is called `.<name>.<random>.part`.
+    A kill leaves the old file or none; folders are made. While it is being written it is called
+    `.<name>.<random>.part`, and the suffix. It is on the disk before the old one is gone.
 
     Raises:
         InputError: It can't be written there.
@@ -22,17 +26,19 @@ def write_bytes(path: Path, content: bytes) -> None:
     part: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
+        handle, name = tempfile.mkstemp(f".part{suffix}", f".{path.name}.", path.parent)
         part = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        os.close(handle)
+        yield part
         part.chmod(0o644)  # mkstemp's 0600 would hide it from a container's other user
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         raise InputError(
             Fault(
                 str(path),
-                f"it can't be written ({error.strerror})",
+                f"it can't be written ({error.strerror or error})",
                 "a writable place with room in it",
                 "Name another place for it.",
             )
@@ -40,6 +46,16 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)  # gone already when all went well
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file in one step, as `replacing` does.
+
+    Raises:
+        InputError: It can't be written there.
+    """
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -107,6 +107,7 @@ class Training(_Section):
     plateau_patience: int = Field(default=4, ge=1)
     minimum_learning_rate: float = Field(default=1e-6, ge=0)
     early_stop_patience: int = Field(default=25, ge=0)  # epochs without a better one; 0: never
+    ema: Fraction = 0.0  # momentum of the weights' average, which is what is validated; 0: none
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     workers: int | None = Field(default=None, ge=1)  # that make batches; None: one for each core
     use_multiprocessing: bool = True  # whether they are processes; else threads
@@ -119,6 +120,19 @@ class Training(_Section):
         if self.warmup_epochs and self.schedule != "cosine":
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} takes schedule = 'cosine'")
         return self
+
+
+Views = Literal[1, 2, 6]
+
+
+class Prediction(_Section):
+    """How a finished run answers, in evaluation and for single films.
+
+    An answer is the mean of those for so many `views` of the film: 1, as it is; 2, its mirror
+    image too; 6, both turned by ten degrees either way too. Training and validation look once.
+    """
+
+    views: Views = 1
 
 
 class Published(_Section):
@@ -155,6 +169,7 @@ class Recipe(_Section):
     augmentation: Augmentation = Augmentation()
     model: Model = Model()
     training: Training = Training()
+    prediction: Prediction = Prediction()
     published: Published | None = None
 
 
@@ -250,6 +265,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "augmentation": Augmentation,
     "model": Model,
     "training": Training,
+    "prediction": Prediction,
     "published": Published,
 }
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from boneage.errors import Fault, InputError
 from boneage.files import read_json
 from boneage.recipe import Recipe, recipe_from_values
+from boneage.shipped import find_run
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,9 @@ class Run:
         return self.folder / "best.keras"
 
     @property
-    def last_path(self) -> Path:
-        """The model and optimizer after the last finished epoch."""
-        return self.folder / "last.keras"
+    def checkpoint_path(self) -> Path:
+        """Where the training stands, whole: weights, optimizer, history, callbacks."""
+        return self.folder / "checkpoint.npz"
 
     @property
     def tensorboard_path(self) -> Path:
@@ -69,6 +74,33 @@ class Run:
         """The scores of a split."""
         return self.folder / f"metrics-{split}.json"
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder, which is made, against another training in it.
+
+        Raises:
+            InputError: Another process trains there.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / ".lock"
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(
+                Fault(
+                    str(self.folder),
+                    "another process is training in it",
+                    "a folder of its own for every run",
+                    "Wait for that one, or name another --out.",
+                )
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held, or it would be another's
+            lock.release()
+
     def read_recipe(self) -> Recipe:
         """The recipe as it was trained, fully resolved.
 
@@ -92,16 +124,14 @@ class Run:
 
 
 def open_run(folder: Path) -> Run:
-    """Opens a finished run.
+    """Opens a finished run, by its folder or by the name of a model that ships with the project.
 
     Raises:
-        InputError: There is no such folder, or there is no trained model in it.
+        InputError: There is no such folder and no model of that name, or there is no trained model
+            in it.
     """
+    folder = find_run(folder)
     run = Run(folder)
-    if not folder.is_dir():
-        raise InputError(
-            Fault(str(folder), "there is no such folder", "a run folder", "Check the path.")
-        )
     missing = [
         path.name for path in (run.best_path, run.recipe_path, run.info_path) if not path.exists()
     ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,40 +15,196 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import pandas as pd
 
+from boneage.checkpoint import Place
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.files import write_json, write_text
+from boneage.files import write_json
+from boneage.initial import begin_with
 from boneage.model import build_model
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import Store, prepare
 from boneage.provenance import command_line, provenance, usable_cores
 from boneage.recipe import Recipe, Training
+from boneage.records import DivergedError, Records, StoppedError
+from boneage.resuming import check_same, first_init, info_resumed, last_checkpoint
 from boneage.run import Run
+from boneage.stopping import Stop
+
+ENDED = ("finished", "early")
+"""What `run.json` says under `stopped` of a training that came to its end."""
 
 
-def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = True) -> Run:
+def train(
+    recipe: Recipe,
+    manifest: Manifest,
+    out: Path,
+    *,
+    progress: bool = True,
+    resume: bool = False,
+    init: Run | None = None,
+    stop: Stop | None = None,
+) -> Run:
     """Trains one recipe on a manifest's train split, choosing by its val split.
 
     The store is prepared when it is missing. The folder gets `recipe.json` (fully resolved),
-    `run.json`, `history.csv`, `best.keras` (lowest validation MAE) and `last.keras`; nothing is
-    made before every input has been found good. An interrupt keeps what the finished epochs left
-    and is recorded in `run.json`.
+    `run.json`, `history.csv`, `best.keras` (lowest validation MAE) and `checkpoint.npz`; nothing
+    is made before every input has been found good. However the training is cut off, it goes on
+    from its checkpoint to the very weights and history that it would have had.
 
     Args:
         recipe: What to train; its seed rules weights, order and augmentation.
         manifest: The cohort, with train and val splits.
-        out: The run folder; it must not hold anything yet.
+        out: The run folder; it must not hold anything yet, or with `resume` the run.
         progress: Whether to show progress.
+        resume: Go on with a run that was cut off, by the same recipe and manifest; a finished one
+            is given back as it is.
+        init: A run whose network is begun with, in place of a random one.
+        stop: What tells the training to end after a batch, with a checkpoint.
 
     Raises:
-        InputError: The folder is taken, the manifest has no such split, an image can't be read,
-            TensorBoard is asked for and absent, or the loss is no longer a number.
+        InputError: The folder is taken or in use, the manifest has no such split, an image can't
+            be read, recipe, manifest or images are not those of the run to be resumed, `init` is
+            of another network, TensorBoard is asked for and absent, the disk is full, or the loss
+            is no longer a number.
         KeyboardInterrupt: As it came, after `run.json` was written.
+        Terminated: SIGTERM came to `stop`; likewise.
     """
-    _check_out(out)
-    if recipe.training.tensorboard and importlib.util.find_spec("tensorboard") is None:
+    run, settings = Run(out), recipe.training
+    _check_tensorboard(settings)
+    if resume:
+        before = check_same(run, recipe, manifest)
+        if before["stopped"] in ENDED:
+            return run
+        init = first_init(before)
+    else:
+        before = None
+        _check_out(out)
+    train_split, val_split = manifest.split("train"), manifest.split("val")
+    keras.utils.set_random_seed(recipe.seed)
+    model = build_model(
+        image_size=recipe.framing.size,
+        precision=settings.precision,
+        **{**recipe.model.model_dump(), **({"weights": "none"} if init else {})},
+    )
+    started = time.perf_counter()
+    told = None if init is None else begin_with(model, init, recipe, manifest)
+    store = prepare(manifest, recipe.framing, progress=progress)
+    seconds = round(time.perf_counter() - started, 2)
+    training = _generator(store, train_split, recipe, training=True)
+    validation = _generator(store, val_split, recipe, training=False)
+    model.compile(optimizer=_optimizer(settings, len(training)), loss="mae", metrics=["mae"])
+
+    with run.locked():
+        if before is None:
+            _check_out(out)  # once more: nobody else may make anything in it from here on
+            info = _info(recipe, manifest, store, model)
+            info["seconds"]["prepare"] = seconds
+            info["init"] = told
+            write_json(run.recipe_path, recipe.model_dump(mode="json"))
+        else:
+            info = info_resumed(run, before, store)
+        write_json(run.info_path, info)
+        with training, validation:
+            _fit(run, recipe, model, (training, validation), info, stop or Stop(), progress)
+    return run
+
+
+def _fit(
+    run: Run,
+    recipe: Recipe,
+    model: keras.Model,
+    generators: tuple[DataGenerator, DataGenerator],
+    info: dict[str, Any],
+    stop: Stop,
+    progress: bool,
+) -> None:
+    """Fits from where the run's checkpoint is to the end, and keeps `run.json` true."""
+    values = recipe.model_dump(mode="json")
+    place = Place()
+    info["stopped"] = "failed"
+    try:
+        while True:  # an unfinished epoch is one pass, all others are the next
+            checkpoint = last_checkpoint(run, values)
+            others = _callbacks(run, recipe.training)
+            records = Records(run, values, generators[0], others, stop, checkpoint)
+            place = records.place
+            if place.ended or place.epoch == recipe.training.epochs:
+                break
+            with stop.heeded():
+                _one_pass(model, *generators, [*others, records], recipe.training, progress)
+        info["stopped"] = "finished" if place.epoch == recipe.training.epochs else "early"
+    except DivergedError as error:
+        info["stopped"] = "diverged"
+        raise InputError(error.fault) from None
+    except StoppedError:
+        pass
+    except KeyboardInterrupt:
+        info["stopped"] = "interrupted"
+        raise
+    finally:
+        if stop.asked is not None and info["stopped"] == "failed":
+            info["stopped"] = "interrupted" if stop.asked == signal.SIGINT else "terminated"
+        info["epochs"] = place.epoch
+        if place.best is not None:
+            info["best_epoch"] = int(place.best["epoch"])
+            info["best_val_mae_months"] = place.best["val_mae"]
+        info["seconds"]["fit"] = round(place.seconds, 2)
+        write_json(run.info_path, info)
+        if info["stopped"] == "interrupted" and not run.checkpoint_path.exists():
+            shutil.rmtree(run.folder)  # nothing was learned yet
+    if info["stopped"] not in ENDED:
+        stop.raise_it()
+
+
+def _one_pass(
+    model: keras.Model,
+    training: DataGenerator,
+    validation: DataGenerator,
+    callbacks: list[keras.callbacks.Callback],
+    settings: Training,
+    progress: bool,
+) -> None:
+    """The rest of an unfinished epoch where there is one, else all epochs to the end."""
+    (records,) = (callback for callback in callbacks if isinstance(callback, Records))
+    place = records.place
+    training.epoch = place.epoch
+    verbose = ("auto" if sys.stdout.isatty() else 2) if progress else 0
+    if place.train_logs is not None:
+        _only_validate(model, validation, callbacks, place)
+        return
+    if place.batch:  # metrics have no variables to restore before a batch was seen
+        model.test_on_batch(*training[place.batch])
+    model.fit(
+        training.after(place.batch) if place.batch else training,
+        validation_data=validation,
+        initial_epoch=place.epoch,
+        epochs=place.epoch + 1 if place.batch else settings.epochs,
+        verbose=verbose,
+        callbacks=callbacks,
+    )
+
+
+def _only_validate(
+    model: keras.Model,
+    validation: DataGenerator,
+    callbacks: list[keras.callbacks.Callback],
+    place: Place,
+) -> None:
+    """The end of an epoch that was trained on whole, as `fit` would have come to it."""
+    assert place.train_logs is not None
+    logs, epoch = dict(place.train_logs), place.epoch
+    every = keras.callbacks.CallbackList(callbacks, model=model)
+    model.stop_training = False
+    every.on_train_begin()
+    every.on_epoch_begin(epoch)
+    answers = model.evaluate(validation, callbacks=every, verbose=0, return_dict=True)
+    every.on_epoch_end(epoch, logs | {f"val_{name}": value for name, value in answers.items()})
+    every.on_train_end()
+
+
+def _check_tensorboard(settings: Training) -> None:
+    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
             Fault(
                 "training.tensorboard",
@@ -57,66 +213,15 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, *, progress: bool = Tru
                 "Install it with pip install 'boneage[tensorboard]', or turn it off.",
             )
         )
-    train_split, val_split = manifest.split("train"), manifest.split("val")
-    settings = recipe.training
-    keras.utils.set_random_seed(recipe.seed)
-    model = build_model(
-        image_size=recipe.framing.size,
-        precision=settings.precision,
-        **recipe.model.model_dump(),
-    )
-    started = time.perf_counter()
-    store = prepare(manifest, recipe.framing, progress=progress)
-    prepared = time.perf_counter()
-
-    run = Run(out)
-    info = _info(recipe, manifest, store, model)
-    info["seconds"]["prepare"] = round(prepared - started, 2)
-    write_json(run.recipe_path, recipe.model_dump(mode="json"))
-    write_json(run.info_path, info)
-
-    training = _generator(store, train_split, recipe, training=True)
-    model.compile(
-        optimizer=_optimizer(settings, len(training)),
-        loss="mae",
-        metrics=["mae"],
-    )
-    records = _Records(run)
-    info["stopped"] = "failed"
-    try:
-        with training, _generator(store, val_split, recipe, training=False) as validation:
-            model.fit(
-                training,
-                validation_data=validation,
-                epochs=settings.epochs,
-                verbose=("auto" if sys.stdout.isatty() else 2) if progress else 0,
-                callbacks=[records, *_callbacks(run, settings)],
-            )
-        if records.diverged:
-            info["stopped"] = "diverged"
-            raise InputError(_divergence(out, settings))
-        info["stopped"] = "finished" if len(records.rows) == settings.epochs else "early"
-    except KeyboardInterrupt:
-        info["stopped"] = "interrupted"
-        raise
-    finally:
-        info["epochs"] = len(records.rows)
-        if records.best is not None:
-            info["best_epoch"] = int(records.best["epoch"])
-            info["best_val_mae_months"] = records.best["val_mae"]
-        info["seconds"]["fit"] = round(time.perf_counter() - prepared, 2)
-        write_json(run.info_path, info)
-        if info["stopped"] == "interrupted" and not records.rows:
-            shutil.rmtree(out)  # nothing was learned yet
-    return run
 
 
 def _check_out(out: Path) -> None:
     """Refuses a run folder that can't be made, before anything long is begun."""
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(
-            Fault(str(out), "the folder is not empty", "a new run folder", "Name another --out.")
-        )
+    if out.is_dir() and any(path.name != ".lock" for path in out.iterdir()):
+        fix = "Name another --out"
+        if Run(out).checkpoint_path.exists():
+            fix += f", or go on with that run: boneage train --resume {out}"
+        raise InputError(Fault(str(out), "the folder is not empty", "a new run folder", f"{fix}."))
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = f"{there} can't be written to" if there.is_dir() else f"{there} is a file"
@@ -153,78 +258,16 @@ def _optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Opt
             warmup_target=settings.learning_rate if warmup else None,
             warmup_steps=warmup,
         )
-    if settings.optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    return keras.optimizers.Adam(rate)
-
-
-class _Records(keras.callbacks.Callback):
-    """Writes `history.csv` and both checkpoints after each epoch, each whole or not at all.
-
-    Keras' own ModelCheckpoint writes into the file that it replaces, so an interrupt at that moment
-    would cost the best model; and its CSVLogger would be left open.
-
-    Attributes:
-        rows: One an epoch: `epoch` (from 1), `loss`, `mae`, `val_loss`, `val_mae` in months,
-            `learning_rate`, `seconds`.
-        best: The row with the lowest finite `val_mae`.
-        diverged: Whether the loss of the last epoch is no number.
-    """
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self.rows: list[dict[str, float]] = []
-        self.best: dict[str, float] | None = None
-        self.diverged = False
-        self._run = run
-        self._started = 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._started = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        assert logs is not None  # Keras always gives them; the type is its own
-        self.diverged = not math.isfinite(logs["loss"])
-        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        row = {
-            "epoch": epoch + 1,
-            **{key: float(logs[key]) for key in ("loss", "mae", "val_loss", "val_mae")},
-            "learning_rate": float(rate),
-            "seconds": round(time.perf_counter() - self._started, 2),
-        }
-        lowest = math.inf if self.best is None else self.best["val_mae"]
-        is_best = row["val_mae"] < lowest and not self.diverged  # the first is never true of nan
-        self._save(is_best=is_best)
-        self.best = row if is_best else self.best
-        self.rows.append(row)
-        write_text(self._run.history_path, pd.DataFrame(self.rows).to_csv(index=False))
-
-    def _save(self, *, is_best: bool) -> None:
-        last, best = (self._run.folder / f".{name}.part.keras" for name in ("last", "best"))
-        try:
-            self.model.save(last)
-            if is_best:
-                shutil.copyfile(last, best)
-                best.replace(self._run.best_path)
-            last.replace(self._run.last_path)
-        finally:
-            for part in (last, best):
-                part.unlink(missing_ok=True)  # gone already when all went well
-
-
-def _divergence(out: Path, settings: Training) -> Fault:
-    return Fault(
-        str(out),
-        "the loss is no longer a number",
-        "a finite loss",
-        f"Lower the learning rate: --set training.learning_rate={settings.learning_rate / 3:.1g}.",
+    average: dict[str, Any] = (
+        {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
     )
+    if settings.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, **average)
+    return keras.optimizers.Adam(rate, **average)
 
 
 def _callbacks(run: Run, settings: Training) -> list[keras.callbacks.Callback]:
-    callbacks: list[keras.callbacks.Callback] = [
-        keras.callbacks.TerminateOnNaN(),
-    ]
+    callbacks: list[keras.callbacks.Callback] = []
     if settings.schedule == "plateau":
         callbacks.append(
             keras.callbacks.ReduceLROnPlateau(

@@ -27,10 +27,11 @@ LINES_IN_A_FILE = 400
 # From the ground up; a module imports only from steps above its own in this list, so there can't
 # be a cycle either. The numbers are the design's floors; some have several steps.
 FLOORS = (
-    (0, "errors"),
+    (0, "errors", "stopping"),
     (1, "files", "recipe", "provenance", "evaluation.metrics"),
     # The small things that rooms of the second floor are made of.
     (2, "datasets.delimited", "datasets.folder", "datasets.pseudonyms", "datasets.disclosure"),
+    (2, "shipped"),
     (2, "datasets.ossification", "datasets.phantom_film", "datasets.plugins", "run"),
     (2, "pipeline.codestream", "pipeline.exposure", "pipeline.areas", "pipeline.variation"),
     (
@@ -55,17 +56,25 @@ FLOORS = (
     (2, "datasets.rsna", "datasets.rhpe", "datasets.dha", "datasets.table", "datasets.dicom"),
     (2, "datasets.phantom", "datasets.audit", "datasets.download", "pipeline.preparation"),
     (2, "pipeline.store"),
-    (2, "pipeline.sources", "pipeline.look"),
+    (2, "pipeline.sources", "pipeline.look", "pipeline.views"),
     (2, "pipeline.batches", "pipeline.foresight"),
     (2, "pipeline.worker"),
     (2, "pipeline.workers"),
     (3, "pipeline.adapter", "backbones"),
     (3, "pipeline.generator", "model"),
-    (4, "inference"),
+    (4, "checkpoint", "inference"),
+    (4, "records", "initial", "resuming"),
     (5, "training", "evaluation.scoring", "evaluation.result"),
     (6, "evaluation.figures"),
     (6, "evaluation.page"),
-    (6, "evaluation.report", "evaluation.card"),
+    (6, "evaluation.report", "evaluation.card", "evaluation.model_card"),
+    (6, "release"),
+    (6, "comparison", "leaderboard", "effort"),
+    (6, "reproduction"),
+    # Several trainings that belong together.
+    (6, "series.process", "series.grid"),
+    (6, "series.runs"),
+    (6, "series.cross_validation", "series.sweep"),
     # Measuring everything below.
     (6, "benchmark.processes", "benchmark.setting", "benchmark.policy", "benchmark.films"),
     (6, "benchmark.feed", "benchmark.constant", "benchmark.result", "benchmark.memory_training"),
@@ -76,7 +85,8 @@ FLOORS = (
     (6, "benchmark.inference"),
     (7, "console"),
     (7, "cli_import"),
-    (7, "cli_data", "cli_bench"),
+    (7, "cli_data", "cli_bench", "cli_release", "cli_reproduce"),
+    (7, "cli_series"),
     (7, "cli"),
 )
 STEP_OF = {f"boneage.{name}": step for step, (_, *names) in enumerate(FLOORS) for name in names}
@@ -86,7 +96,9 @@ KERAS_MODULES = {f"boneage.{n}" for n in ("pipeline.generator", "model", "infere
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("feed", "tutorial", "tensorflow_data", "ours")}
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "inference")}
 KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.adapter"}
-KERAS_MODULES |= {"boneage.backbones"}
+KERAS_MODULES |= {"boneage.checkpoint", "boneage.records", "boneage.initial"}
+KERAS_MODULES |= {"boneage.backbones", "boneage.effort"}
+KERAS_MODULES |= {"boneage.release"}
 # Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
 TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}
 TENSORFLOW_MODULES |= {"boneage.pipeline.adapter"}

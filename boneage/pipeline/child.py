@@ -25,9 +25,11 @@ from boneage.errors import Fault
 
 CLOSE_SECONDS = 5.0
 
-# The parent's own path, so that modules found beside a script are found there too.
+# The parent's own path, so that modules found beside a script are found there too. A cluster sends
+# SIGTERM to every process of a job: the parent wants its batches until it has closed the socket.
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "import json, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "sys.path[:] = json.loads(sys.argv[1]); "
     "from {module} import main; main(*map(int, sys.argv[2:]))"
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Sequence
 from types import TracebackType
@@ -16,6 +17,7 @@ from boneage.pipeline.adapter import InOrder
 from boneage.pipeline.augmentation import Augment, ImageFunction
 from boneage.pipeline.batches import Batches, Floats, aligned
 from boneage.pipeline.foresight import Foresight
+from boneage.pipeline.share import Share
 from boneage.pipeline.sources import ImageSource, image_source
 from boneage.pipeline.workers import Workers
 from boneage.recipe import Augmentation, Framing
@@ -183,6 +185,30 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
             self.epoch += 1
         return batch
 
+    def share(self, first: int, own: int, devices: int) -> DataGenerator:
+        """A generator of the rows that some of the devices have of every batch; see `Share`.
+
+        Args:
+            first: The first of those devices.
+            own: How many of them, one after the other.
+            devices: All of them; they divide the batch size.
+        """
+        generator = copy.copy(self)
+        generator._batches = Share(self._batches, first, own, devices)
+        return generator
+
+    @property
+    def last_batch(self) -> tuple[int, int]:
+        """Images in the last batch of an epoch, of all shares; and rows that only fill it up."""
+        batches = self._batches
+        if isinstance(batches, Share):
+            return batches.last, batches.padding
+        return batches.shape(len(batches) - 1)[0], 0
+
+    def after(self, first: int) -> Remainder:
+        """What is left of the present epoch when so many batches of it have been served."""
+        return Remainder(self, first)
+
     def shapes(self) -> Any:
         """The shapes of what is served, in its structure, with None for the number of images."""
         inputs = ((None, *self.image_shape), (None, 1))
@@ -250,6 +276,41 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
             self.failure = error
             raise
         return batch
+
+
+class Remainder(keras.utils.PyDataset, InOrder):
+    """The later batches of a generator's epoch, for a training that goes on in the middle of one.
+
+    Attributes:
+        generator: Whose they are.
+        first: The first of them.
+    """
+
+    def __init__(self, generator: DataGenerator, first: int) -> None:
+        super().__init__()
+        self.generator = generator
+        self.first = first
+        self.threads = generator.threads
+
+    def __len__(self) -> int:
+        """Batches that are left."""
+        return len(self.generator) - self.first
+
+    def __getitem__(self, index: SupportsIndex) -> Batch:
+        """Makes the batch that is so many after the first one."""
+        return self.generator[self.first + operator.index(index)]
+
+    def shapes(self) -> Any:
+        """As the generator's."""
+        return self.generator.shapes()
+
+    def on_epoch_begin(self) -> None:
+        """Tells the generator."""
+        self.generator.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Tells the generator."""
+        self.generator.on_epoch_end()
 
 
 def _column(values: Any) -> npt.NDArray[Any]:
