@@ -28,10 +28,10 @@ LINES_IN_A_FILE = 400
 # be a cycle either. The numbers are the design's floors; some have several steps.
 FLOORS = (
     (0, "errors", "stopping"),
-    (1, "files", "recipe", "provenance", "evaluation.metrics"),
+    (1, "files", "recipe", "provenance", "evaluation.metrics", "hosts"),
     # The small things that rooms of the second floor are made of.
     (2, "datasets.delimited", "datasets.folder", "datasets.pseudonyms", "datasets.disclosure"),
-    (2, "shipped"),
+    (2, "shipped", "watch"),
     (2, "datasets.ossification", "datasets.phantom_film", "datasets.plugins", "run"),
     (2, "pipeline.codestream", "pipeline.exposure", "pipeline.areas", "pipeline.variation"),
     (
@@ -58,11 +58,11 @@ FLOORS = (
     (2, "pipeline.store"),
     (2, "pipeline.sources", "pipeline.look", "pipeline.views"),
     (2, "pipeline.batches", "pipeline.foresight"),
-    (2, "pipeline.worker"),
+    (2, "pipeline.worker", "pipeline.share"),
     (2, "pipeline.workers"),
     (3, "pipeline.adapter", "backbones"),
     (3, "pipeline.generator", "model"),
-    (4, "checkpoint", "inference"),
+    (4, "checkpoint", "inference", "group"),
     (4, "records", "initial", "resuming"),
     (5, "training", "evaluation.scoring", "evaluation.result"),
     (6, "evaluation.figures"),
@@ -97,7 +97,7 @@ KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("feed", "tutorial", "tensor
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "inference")}
 KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.adapter"}
 KERAS_MODULES |= {"boneage.checkpoint", "boneage.records", "boneage.initial"}
-KERAS_MODULES |= {"boneage.backbones", "boneage.effort"}
+KERAS_MODULES |= {"boneage.backbones", "boneage.effort", "boneage.group"}
 KERAS_MODULES |= {"boneage.release"}
 # Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
 TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}

@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -68,12 +68,17 @@ class Augment:
             several threads at once, and is reproducible only if it draws nothing at random or
             draws from the pixels alone.
 
+    Attributes:
+        draws: What it draws at random for an image: "nothing" that is known here, for a function;
+            "alike" for every image, for settings; else "by image", as its pixels or size may say.
+
     Raises:
         InputError: `source` is none of these, or an albumentations transform was given arguments
             that it does not know.
     """
 
     def __init__(self, source: Augmentation | ImageFunction | albumentations.Compose) -> None:
+        alike = isinstance(source, Augmentation)
         if isinstance(source, Augmentation):
             source = build_augmentation(source)
         if not callable(source):
@@ -98,6 +103,9 @@ class Augment:
             raise InputError(faults)
         self._source: Any = source
         self._is_albumentations = hasattr(source, "set_random_state")
+        self.draws: Literal["nothing", "alike", "by image"] = (
+            "alike" if alike else "by image" if self._is_albumentations else "nothing"
+        )
         self._local = threading.local()
 
     def seeded(self, *words: int) -> ImageFunction:

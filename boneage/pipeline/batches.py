@@ -79,11 +79,18 @@ class Batches:
 
     def fill(self, batch: Floats, index: int, epoch: int) -> None:
         """Writes the images of a batch, in [0, 1], into float32 `(b, h, w, 1)`."""
-        augment: ImageFunction | None = None
-        if self.augment is not None:
-            augment = self.augment.seeded(self.seed, _AUGMENT, epoch, index)
+        augment = self._seeded(index, epoch)
         for place, row in enumerate(self.rows(index, epoch)):
-            image = self.source[row]
-            if augment is not None:
-                image = augment(image)
-            np.divide(image, np.float32(255), out=batch[place, :, :, 0], dtype=np.float32)
+            self._fill_row(batch[place], row, augment)
+
+    def _seeded(self, index: int, epoch: int) -> ImageFunction | None:
+        """The augmentation with which a batch begins, its images in their order."""
+        if self.augment is None:
+            return None
+        return self.augment.seeded(self.seed, _AUGMENT, epoch, index)
+
+    def _fill_row(self, into: Floats, row: np.int64, augment: ImageFunction | None) -> None:
+        image = self.source[row]
+        if augment is not None:
+            image = augment(image)
+        np.divide(image, np.float32(255), out=into[:, :, 0], dtype=np.float32)

@@ -100,7 +100,8 @@ class Workers:
         self.ahead = count + waiting
         self._batches = batches
         page = mmap.PAGESIZE
-        self._slot_bytes = -(-int(np.prod(batches.shape(0))) * 4 // page) * page
+        largest = max(batches.shape(index) for index in (0, len(batches) - 1))  # see Share
+        self._slot_bytes = -(-int(np.prod(largest)) * 4 // page) * page
         slots = 1 + self.ahead + LENT
         ring = _memory("batches", slots * self._slot_bytes)
         self._memory = np.frombuffer(mmap.mmap(ring, 0), np.uint8)
