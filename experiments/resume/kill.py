@@ -1,0 +1,213 @@
+"""Kills a training again and again, and holds what comes of it against one that nobody disturbed.
+
+Each trial begins the recipe anew, kills it (SIGKILL) at a moment of its own, resumes it, perhaps
+kills it again, and lets it end. Then weights, optimizer, history and best model must be those of
+the undisturbed run to the bit. Moments are drawn over the whole run: most fall into training
+steps; `--aimed` of the trials wait for the checkpoint or the best model to be half written, or
+for the evaluation after the training.
+
+    python experiments/resume/kill.py RECIPE.toml --data MANIFEST --out results/kills.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+import keras
+import numpy as np
+import pandas as pd
+
+from boneage.checkpoint import read_checkpoint
+from boneage.files import write_json
+from boneage.provenance import command_line, provenance
+from boneage.run import Run
+
+VERB = [sys.executable, "-c", "from boneage.cli import main; main()", "train"]
+POLL_SECONDS = 0.0005
+
+Moment = Callable[[Run, float], bool]  # of the run and the seconds since its first epoch
+
+
+def main() -> None:
+    """Runs the trials and writes what came of them; fails if one differs."""
+    options = arguments()
+    begin = [str(options.recipe), *(["--data", str(options.data)] if options.data else [])]
+    begin += ["--deterministic", *(part for pair in options.set for part in ("--set", pair))]
+    draws = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        whole = Run(Path(folder) / "whole")
+        started = time.monotonic()
+        finish([*begin, "--out", str(whole.folder)])
+        seconds = whole.read_info()["seconds"]["fit"]
+        print(
+            f"undisturbed: {seconds:.0f} s of {time.monotonic() - started:.0f} in fit", flush=True
+        )
+        trials = [
+            trial(number, begin, whole, seconds, draws, options.aimed, Path(folder) / "trial")
+            for number in range(options.trials)
+        ]
+    same = sum(row["same"] for row in trials)
+    print(f"{same} of {len(trials)} are the same to the bit")
+    result = {
+        "command": command_line(),
+        "recipe": options.recipe.parent.name if options.recipe.stem == "recipe" else "-",
+        "overrides": options.set,
+        "provenance": provenance(),
+        "fit_seconds": seconds,
+        "same": same,
+        "trials": trials,
+    }
+    if options.out:
+        write_json(options.out, result)
+    sys.exit(same != len(trials))
+
+
+def arguments() -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--data", type=Path, help="the manifest, if the recipe has no phantom")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--aimed", type=int, default=8, help="trials that wait for such a moment")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where the runs are made (a temporary one)")
+    parser.add_argument("--out", type=Path, help="the result, JSON")
+    return parser.parse_args()
+
+
+def trial(
+    number: int,
+    begin: list[str],
+    whole: Run,
+    seconds: float,
+    draws: random.Random,
+    aimed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """One run that is killed once or twice, and its end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    run = Run(folder)
+    command = [*begin, "--out", str(folder)]
+    kills = []
+    for _ in range(draws.choice((1, 1, 2))):
+        name, moment = choose(number, seconds, draws, aimed)
+        kills.append(kill(command, run, name, moment))
+        command = ["--resume", str(folder), "--deterministic"]
+        if not run.info_path.exists():  # it was killed before there was anything
+            command = [*begin, "--out", str(folder)]
+    finish(command)
+    same = is_same(whole, run)
+    print(f"trial {number + 1}: {' | '.join(kills)}: {'same' if same else 'DIFFERENT'}", flush=True)
+    return {"kills": kills, "same": same}
+
+
+def choose(number: int, seconds: float, draws: random.Random, aimed: int) -> tuple[str, Moment]:
+    """A moment in time, or for the first trials one that seldom comes by chance."""
+    kinds: list[tuple[str, Moment]] = [
+        ("while a checkpoint is written", partly_written("checkpoint.npz", draws.randint(1, 3))),
+        ("while the best model is written", partly_written("best.keras", draws.randint(1, 3))),
+        ("during the evaluation", evaluation_begun),
+        ("while the report is written", report_begun),
+    ]
+    if number < aimed:
+        return kinds[number % len(kinds)]
+    after = draws.uniform(0, seconds)
+    return f"{after:.2f} s after the folder was made", lambda _, passed: passed >= after
+
+
+def partly_written(name: str, times: int) -> Moment:
+    """The so-manieth time that a file of this name is being written."""
+    seen: set[str] = set()
+
+    def moment(run: Run, passed: float) -> bool:
+        seen.update(path.name for path in run.folder.glob(f".{name}.*"))
+        return len(seen) >= times
+
+    return moment
+
+
+def evaluation_begun(run: Run, passed: float) -> bool:
+    """Training is over, and the validation images have been answered for."""
+    return run.predictions_path("val").exists()
+
+
+def report_begun(run: Run, passed: float) -> bool:
+    """Only the report is missing."""
+    return run.result_path.exists()
+
+
+def kill(command: list[str], run: Run, name: str, moment: Moment) -> str:
+    """Begins, waits for the moment, kills; says when that was."""
+    with start(command) as process:
+        since = None
+        while process.poll() is None:
+            if since is None and run.recipe_path.exists():
+                since = time.monotonic()
+            if since is not None and moment(run, time.monotonic() - since):
+                break
+            time.sleep(POLL_SECONDS)
+        late = process.poll() is not None
+        os.killpg(process.pid, signal.SIGKILL)
+    if late:
+        return f"{name}: had ended"
+    if not run.checkpoint_path.exists():
+        return f"{name}, before the first checkpoint"
+    return f"{name}, after {read_checkpoint(run.checkpoint_path).place}"
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    """The verb in a process group of its own."""
+    return subprocess.Popen(
+        [*VERB, *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(command: list[str]) -> None:
+    """Lets the verb come to its end."""
+    with start(command) as process:
+        _, said = process.communicate()
+    if process.returncode:
+        sys.exit(f"boneage train {' '.join(command)} ended with {process.returncode}:\n{said}")
+
+
+def is_same(one: Run, other: Run) -> bool:
+    """Whether all that was learned, and how, is the same to the bit."""
+    histories = [pd.read_csv(run.history_path).drop(columns="seconds") for run in (one, other)]
+    checkpoints = [read_checkpoint(run.checkpoint_path) for run in (one, other)]
+    models = [keras.models.load_model(run.best_path).get_weights() for run in (one, other)]
+    predictions = [pd.read_csv(run.predictions_path("test")) for run in (one, other)]
+    return (
+        histories[0].equals(histories[1])
+        and predictions[0].equals(predictions[1])
+        and checkpoints[0].place.callbacks == checkpoints[1].place.callbacks
+        and equal(*(checkpoint.variables for checkpoint in checkpoints))
+        and equal(*models)
+    )
+
+
+def equal(ones: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    """Whether all arrays are the same to the bit."""
+    return len(ones) == len(others) and all(
+        np.array_equal(one, other) for one, other in zip(ones, others, strict=True)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What checkpoints cost: the time that a training spends on writing down, as a share of its epochs.
+
+python experiments/resume/overhead.py RECIPE.toml [--data MANIFEST] --out results/NAME.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+from boneage.cli import _resolved
+from boneage.files import write_json
+from boneage.provenance import command_line, provenance
+from boneage.records import Records
+from boneage.training import train
+
+
+def main() -> None:
+    """Trains, and times the end of each epoch from when Keras' own work is done."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    recipe, manifest = _resolved(options.recipe, options.data, None, options.set)
+    spent: list[float] = []
+    own = Records.on_epoch_end
+
+    def timed(self: Records, epoch: int, logs: Any = None) -> None:
+        began = time.perf_counter()
+        own(self, epoch, logs)
+        spent.append(time.perf_counter() - began)
+
+    Records.on_epoch_end = timed  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(recipe, manifest, Path(folder) / "run", progress=False)
+        rows = run.history_path.read_text().splitlines()[1:]
+        checkpoint_bytes = run.checkpoint_path.stat().st_size
+        parameters = run.read_info()["model"]["parameters"]
+    epochs = [float(row.rsplit(",", 1)[1]) for row in rows]
+    result = {
+        "command": command_line(),
+        "recipe": recipe.name,
+        "provenance": provenance(),
+        "parameters": parameters,
+        "checkpoint_bytes": checkpoint_bytes,
+        "epochs": len(epochs),
+        "epoch_seconds_median": statistics.median(epochs[1:]),
+        "writing_seconds": {"median": statistics.median(spent), "most": max(spent)},
+        "share": sum(spent[1:]) / sum(epochs[1:]),  # the first epoch also builds the graph
+    }
+    print(
+        f"{result['share']:.2%} of an epoch of {result['epoch_seconds_median']:.1f} s "
+        f"({statistics.median(spent):.3f} s, {max(spent):.3f} s at most)"
+    )
+    if options.out:
+        write_json(options.out, result)
+
+
+if __name__ == "__main__":
+    main()
