@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -65,3 +66,51 @@ def finished_run(cohort: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempP
     for split in ("val", "test"):
         evaluate_run(run, split=split, progress=False)
     return run
+
+
+VAL_FOLDER = "Bone Age Validation Set"
+TEST_FOLDER = "Bone Age Test Set"
+TRAIN_IDS, VAL_IDS, TEST_IDS = range(1400, 1430), range(1386, 1398), range(4360, 4366)
+
+
+@pytest.fixture(scope="session")
+def official_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the challenge's four archives unpack to, in miniature: 30, 12 and 6 phantoms."""
+    import cv2
+    import openpyxl
+
+    from boneage.datasets.phantom import phantom
+
+    root = tmp_path_factory.mktemp("official")
+    places = {
+        "boneage-training-dataset": TRAIN_IDS,
+        f"{VAL_FOLDER}/boneage-validation-dataset-1": VAL_IDS[:7],
+        f"{VAL_FOLDER}/boneage-validation-dataset-2": VAL_IDS[7:],
+        f"{TEST_FOLDER}/Test Set Images": TEST_IDS,
+    }
+    films = {}
+    for place, ids in places.items():
+        (root / place).mkdir(parents=True)
+        for name in ids:
+            films[name] = phantom(0, name, 64)
+            cv2.imwrite(str(root / place / f"{name}.png"), films[name].image)
+    boys = {name: film.sex == "M" for name, film in films.items()}
+    ages = {name: int(film.age_months) for name, film in films.items()}
+    _write_csv(root / "train.csv", "id,boneage,male", [(n, ages[n], boys[n]) for n in TRAIN_IDS])
+    _write_csv(
+        root / VAL_FOLDER / "Validation Dataset.csv",
+        "Image ID,male,Bone Age (months)",
+        [(n, str(boys[n]).upper(), ages[n]) for n in VAL_IDS],
+    )
+    book = openpyxl.Workbook()
+    book.active.append(["Case ID", "Sex", "Ground truth bone age (months)"])
+    for name in TEST_IDS:
+        book.active.append([name, "M" if boys[name] else "F", ages[name] + 0.37])
+    book.save(root / TEST_FOLDER / "Bone age ground truth.xlsx")
+    return root
+
+
+def _write_csv(path: Path, header: str, rows: list[tuple[object, ...]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header.split(","), *rows])
