@@ -1,0 +1,1 @@
+"""Several trainings that belong together: each an ordinary run folder."""
