@@ -293,7 +293,11 @@ def _notes(evaluations: list[Evaluation], info: Mapping[str, Any]) -> list[tuple
 
 
 def _overlap_notes(evaluation: Evaluation) -> list[tuple[str, str]]:
-    overlap = evaluation.metrics.get("manifest", {}).get("overlap") or {}
+    tested_on = evaluation.metrics.get("manifest", {})
+    if evaluation.is_external and tested_on.get("overlap", {}) is None:
+        text = "Which images the model was trained on is not known here; any of them may be among "
+        return [("Perhaps not independent.", f"{text}those of {evaluation.name}.")]
+    overlap = tested_on.get("overlap") or {}
     seen, chosen = overlap.get("train", 0), overlap.get("val", 0)
     if not seen + chosen:
         return []

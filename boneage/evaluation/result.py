@@ -7,6 +7,7 @@ from typing import Any
 
 from boneage.files import read_json, write_json
 from boneage.run import Run
+from boneage.shipped import own_folder
 
 _INFO = ("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped")
 _MANIFEST = ("digest", "counts", "source")
@@ -28,6 +29,7 @@ def write_result(run: Run) -> Path:
     Raises:
         InputError: A file of the run is missing or broken.
     """
+    run = Run(own_folder(run.folder))  # nothing is written into a released model
     info = run.read_info()
     result: dict[str, Any] = {key: info[key] for key in _INFO if key in info}
     result["provenance"] = info["provenance"]

@@ -26,8 +26,10 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import SEXES, baseline_median_by_sex, score
 from boneage.files import write_json, write_text
 from boneage.pipeline.store import prepare
+from boneage.pipeline.views import looks
 from boneage.provenance import file_digest
 from boneage.run import Run
+from boneage.shipped import is_release, own_folder
 
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")
 
@@ -86,39 +88,51 @@ def evaluate_predictions(csv: Path) -> dict[str, Any]:
 
 
 def evaluate_run(
-    run: Run, *, data: Path | None = None, split: str = "test", progress: bool = True
+    run: Run,
+    *,
+    data: Path | None = None,
+    split: str = "test",
+    views: int | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Lets a finished run answer for one split, and writes the predictions and their scores.
 
     Without `data` the manifest is the one that the run was trained with, and must not have
     changed since. With it, any manifest will do; one that the run was not trained with is an
     external test, and its files bear its name and digest so that they never replace the run's own.
+    Of a released model, which nothing is written into, they go to `shipped.own_folder`.
 
     Args:
         run: A finished run.
         data: Another manifest than the run's own.
         split: `train`, `val` or `test`.
+        views: Of each film, whose answers are averaged; if not given, as the run's recipe says.
         progress: Show progress on standard error.
 
     Returns:
-        What was written as `metrics-<split>.json`: `metrics.score`'s answer and `split`,
+        What was written as `metrics-<split>.json`: `metrics.score`'s answer and `split`, `views`,
         `manifest` (for an external test with `overlap`: how many of its images were `train` or
         `val` of the run, None if that can't be told), `predictions`, `baseline`.
 
     Raises:
         InputError: The manifest is missing, faulty, or not what the run was trained with; the
-            split is empty; an image can't be read; the model answers something not finite.
+            split is empty; there is no such number of views; an image can't be read; the model
+            answers something not finite.
     """
     from boneage.inference import load_model, predict_images  # brings Keras
 
     recorded = run.read_info()["manifest"]
     manifest = read_manifest(data) if data is not None else run_manifest(run)
     images = manifest.split(split)
-    store = prepare(manifest, run.read_recipe().framing, progress=progress)
+    recipe = run.read_recipe()
+    views = recipe.prediction.views if views is None else views
+    looks(views)  # no store is made for a number of views that there is not
+    store = prepare(manifest, recipe.framing, progress=progress)
     view = store.select(images.table["image_id"].tolist())
     # Keras draws its bar on standard output, which belongs to the results when it is piped
     shown = progress and sys.stdout.isatty()
-    answers = predict_images(load_model(run), view, images.gender(), progress=shown)
+    model = load_model(run)
+    answers = predict_images(model, view, images.gender(), views=views, progress=shown)
 
     table = images.table[["image_id", "age_months", "sex"]].reset_index(drop=True)
     table["predicted_age_months"] = np.asarray(answers, dtype=np.float64).reshape(-1)
@@ -135,10 +149,12 @@ def evaluate_run(
     if external:
         tested_on["overlap"] = _overlap(trained, images)
     name = evaluation_name(split, manifest, recorded["digest"])
+    run = Run(own_folder(run.folder))
     predictions_path = run.predictions_path(name)
     write_text(predictions_path, table.to_csv(index=False))
     metrics |= {
         "split": split,
+        "views": views,
         "manifest": tested_on,
         "predictions": {"file": predictions_path.name, "digest": file_digest(predictions_path)},
         "baseline": {"median_by_sex": baseline},
@@ -155,6 +171,16 @@ def run_manifest(run: Run) -> Manifest:
     """
     recorded = run.read_info()["manifest"]
     path = Path(recorded["path"])
+    if is_release(run.folder):
+        raise InputError(
+            Fault(
+                str(run.folder),
+                "this is a released model, which comes without the films it was tested on",
+                "--data MANIFEST, films of your own to test it on",
+                "Make a manifest with boneage data import; README.md in that folder has its scores "
+                "on its own test films.",
+            )
+        )
     if not path.is_file():
         raise InputError(
             Fault(

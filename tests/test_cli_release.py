@@ -1,0 +1,65 @@
+import json
+import sys
+
+import pytest
+
+from boneage import cli
+from boneage.run import Run
+
+
+@pytest.fixture
+def boneage(monkeypatch, capsys, tmp_path):
+    """Runs the command line in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BONEAGE_RUNS", raising=False)
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["boneage", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code
+        else:
+            code = 0
+        captured = capsys.readouterr()
+        return code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_a_run_is_released_and_every_verb_takes_its_name_and_writes_nothing_into_it(
+    boneage, finished_run, cohort, monkeypatch, tmp_path
+):
+    out = tmp_path / "experiments" / "tiny-best" / "model"
+    code, told, _ = boneage("release", finished_run.folder, "--out", out, "--views", 2)
+    assert code == 0
+    assert "MB; validation MAE" in told
+    assert json.loads((out / "recipe.json").read_text())["prediction"]["views"] == 2
+    monkeypatch.setattr("boneage.shipped.shipped_models", lambda: {"tiny-best": out})
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+
+    film = next((cohort.parent / "images").iterdir())
+    code, told, _ = boneage("predict", "tiny-best", film, "--sex", "F")
+    assert (code, told.count(" months (")) == (0, 1)
+    code, _, errors = boneage("report", "tiny-best")
+    assert code == 2
+    assert "Run: boneage evaluate tiny-best --data MANIFEST" in errors
+    code, _, errors = boneage("evaluate", "tiny-best")
+    assert code == 2
+    assert "expected --data MANIFEST" in errors
+    code, told, errors = boneage("evaluate", "tiny-best", "--data", cohort, "--json")
+    assert (code, json.loads(told)["n"], json.loads(told)["views"]) == (0, 6, 2)
+    assert "written to runs/tiny-best" in errors
+    assert boneage("report", "tiny-best")[:2] == (0, "runs/tiny-best/report.html\n")
+    assert (Run(tmp_path / "runs" / "tiny-best")).result_path.exists()
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+    code, _, errors = boneage("predict", "tiny-bets", film, "--sex", "F")
+    assert code == 2
+    assert "Did you mean 'tiny-best'?" in errors
+
+
+def test_an_unknown_storage_is_refused_with_those_there_are(boneage, finished_run):
+    code, _, errors = boneage("release", finished_run.folder, "--out", "x", "--storage", "int8")
+    assert code == 2
+    assert "--storage int8: that can't be done; expected float16 or float32" in errors

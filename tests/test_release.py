@@ -1,0 +1,197 @@
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage.datasets.manifest import read_manifest
+from boneage.errors import InputError
+from boneage.evaluation.scoring import evaluate_run
+from boneage.files import read_json, write_json
+from boneage.inference import load_model, predict_radiographs
+from boneage.release import release, store_small
+from boneage.run import Run, open_run
+from boneage.shipped import shipped_models
+
+
+@pytest.fixture(scope="module")
+def released(finished_run, tmp_path_factory) -> Run:
+    """The tiny run, released. Read only."""
+    out = tmp_path_factory.mktemp("experiments") / "tiny-best" / "model"
+    return release(finished_run, out, note="They were drawn small.", progress=False)
+
+
+@pytest.fixture
+def shipped(released, tmp_path, monkeypatch) -> Run:
+    """A copy to spoil, known by its name; the working folder is empty."""
+    folder = tmp_path / "experiments" / "tiny-best" / "model"
+    shutil.copytree(released.folder, folder)
+    monkeypatch.setattr("boneage.shipped.shipped_models", lambda: {"tiny-best": folder})
+    monkeypatch.setenv("BONEAGE_RUNS", str(tmp_path / "runs"))
+    return Run(folder)
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_release_holds_the_model_and_no_table(released):
+    assert sorted(contents(released.folder)) == [
+        "README.md", "SHA256SUMS", "best.keras", "recipe.json", "release.json", "result.json",
+        "run.json",
+    ]  # fmt: skip
+
+
+def test_no_path_of_the_machine_and_no_image_is_named_in_a_release(released, finished_run, cohort):
+    texts = [path.read_text() for path in released.folder.iterdir() if path.suffix != ".keras"]
+    ids = read_manifest(cohort).table["image_id"]
+    for text in texts:
+        assert str(cohort.parent.parent) not in text
+        assert str(finished_run.folder.parent) not in text
+        assert not [image_id for image_id in ids if f'"{image_id}"' in text]
+
+
+def test_the_answers_are_those_of_the_run_and_the_file_is_much_smaller(
+    released, finished_run, cohort
+):
+    paths = read_manifest(cohort).image_paths()[:8]
+    answers = [
+        predict_radiographs(run, paths, "F")["predicted_age_months"]
+        for run in (finished_run, released)
+    ]
+    np.testing.assert_allclose(*answers, atol=0.1)
+    small, large = (run.best_path.stat().st_size for run in (released, finished_run))
+    assert small < 0.5 * large
+    told = read_json(released.folder / "release.json")
+    mae = told["val_mae_months"]
+    assert mae["as_released"] == pytest.approx(mae["as_trained"], abs=0.02)
+    assert told["storage"]["float16_values"] > 10 * told["storage"]["other_values"]
+    assert told["name"] == "tiny-best"
+
+
+def test_a_released_model_is_a_plain_keras_file_that_computes_in_float32(released):
+    model = keras.models.load_model(released.best_path)
+    assert {weight.dtype for weight in model.weights if "seed" not in weight.path} == {"float32"}
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+def test_the_scores_told_are_those_of_the_released_model(released, finished_run):
+    result = read_json(released.result_path)
+    assert list(result["metrics"]) == ["val", "test"]
+    own = read_json(finished_run.metrics_path("test"))["mae_months"]["value"]
+    assert result["metrics"]["test"]["mae_months"]["value"] == pytest.approx(own, abs=0.1)
+    card = (released.folder / "README.md").read_text()
+    assert f"| all | 6 | {result['metrics']['test']['mae_months']['value']:.2f} [" in card
+
+
+def test_sums_are_as_sha256sum_reads_them(released):
+    lines = (released.folder / "SHA256SUMS").read_text().splitlines()
+    assert [line[64:] for line in lines] == [
+        "  best.keras", "  recipe.json", "  release.json", "  result.json", "  run.json",
+    ]  # fmt: skip
+
+
+def test_a_model_that_is_not_the_released_one_is_refused(shipped):
+    content = bytearray(shipped.best_path.read_bytes())
+    content[-1] ^= 1
+    shipped.best_path.write_bytes(content)
+    with pytest.raises(InputError, match=r"best.keras: its sha256 is"):
+        load_model(shipped)
+
+
+def test_an_evaluation_by_name_writes_into_a_run_of_its_own(shipped, cohort, tmp_path):
+    before = contents(shipped.folder)
+    metrics = evaluate_run(open_run(Path("tiny-best")), data=cohort, progress=False)
+    assert contents(shipped.folder) == before
+    own = open_run(tmp_path / "runs" / "tiny-best")
+    assert len(pd.read_csv(own.predictions_path("test"))) == metrics["n"] == 6
+    assert metrics["manifest"]["external"] is False  # it is the very manifest of the training
+    assert evaluate_run(own, data=cohort, progress=False)["mae_months"] == metrics["mae_months"]
+
+
+def test_other_films_are_scored_though_the_training_s_are_not_here(shipped, cohort, tmp_path):
+    table = pd.read_csv(cohort, dtype=str).iloc[::-1]
+    table["image"] = [str(cohort.parent / name) for name in table["image"]]
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    metrics = evaluate_run(shipped, data=tmp_path / "mine.csv", progress=False)
+    assert (metrics["manifest"]["external"], metrics["manifest"]["overlap"]) == (True, None)
+
+
+def test_its_own_films_did_not_come_with_it(shipped):
+    with pytest.raises(InputError, match="released model, which comes without the films"):
+        evaluate_run(shipped, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "message"),
+    [("interrupted", "its training is 'interrupted'"), ("finished", "manifest of this run")],
+)
+def test_a_run_without_an_end_or_a_manifest_is_refused(finished_run, tmp_path, stopped, message):
+    shutil.copytree(finished_run.folder, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    info = run.read_info()
+    info["manifest"]["path"] = str(tmp_path / "gone.csv")
+    write_json(run.info_path, info | {"stopped": stopped})
+    with pytest.raises(InputError, match=message):
+        release(run, tmp_path / "out", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_release_too_large_is_refused_and_nothing_is_left(finished_run, tmp_path):
+    with pytest.raises(InputError, match=r"it takes [\d,]+ bytes; expected at most 100,000"):
+        release(finished_run, tmp_path / "out", most_bytes=100_000, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_storing_that_costs_too_much_is_refused(finished_run, tmp_path, monkeypatch):
+    def spoil(values):
+        return (np.zeros_like(values) if values.ndim == 2 else values).astype(np.float16)
+
+    monkeypatch.setattr("boneage.release._as_float16", spoil)
+    monkeypatch.setattr("boneage.release._validation_mae", lambda *_: 0.0)
+    with pytest.raises(InputError, match=r"months more on validation .*--storage float32"):
+        release(finished_run, tmp_path / "out", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_taken_is_left_alone(finished_run, tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InputError, match="it is there already"):
+        release(finished_run, tmp_path, progress=False)
+
+
+def test_what_float16_can_not_hold_stays_float32(tmp_path):
+    inputs = keras.layers.Input((4,))
+    layers = {name: keras.layers.Dense(4, name=name) for name in ("usual", "huge", "tiny")}
+    x = inputs
+    for layer in layers.values():
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    layers["huge"].kernel.assign(np.full((4, 4), 1e6))
+    layers["tiny"].kernel.assign(np.full((4, 4), 1e-8))
+    model.save(tmp_path / "model.keras")
+    counts = store_small(tmp_path / "model.keras")
+    assert counts == {"float16_values": 16, "other_values": 2 * 16 + 3 * 4}
+    again = keras.models.load_model(tmp_path / "model.keras")
+    for old, new in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-3)
+    with zipfile.ZipFile(tmp_path / "model.keras") as zipped, zipped.open("model.weights.h5") as h5:
+        stored = {}
+        h5py.File(h5).visititems(lambda _, item: stored.setdefault(str(getattr(item, "dtype", ""))))
+    assert {"float16", "float32"} <= set(stored)
+
+
+def test_whatever_ships_is_whole_small_and_tells_its_terms():
+    for name, folder in shipped_models().items():
+        assert load_model(open_run(folder)).count_params() > 0
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= 12_000_000
+        assert json.loads((folder / "release.json").read_text())["name"] == name
+        card = (folder / "README.md").read_text()
+        assert "Research use only" in card
+        assert "Halabi" in card
+        assert not list(folder.glob("*.csv"))
