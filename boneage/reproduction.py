@@ -7,7 +7,7 @@ import difflib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ from boneage.recipe import Recipe, read_recipe
 from boneage.run import Run
 
 if TYPE_CHECKING:
-    from boneage.effort import Effort
     from boneage.stopping import Stop
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -160,7 +159,8 @@ def reproduce(
     changed = changed_settings(read_recipe(recipe_path), recipe)
     if changed:
         say(f"not the recipe as it stands: {', '.join(changed)}")
-    home = data.parent if data.is_file() else folders.data  # the store stands beside the manifest
+    cache = os.environ.get("BONEAGE_CACHE")  # else the store stands beside the manifest
+    home = Path(cache) if cache else data.parent if data.is_file() else folders.data
     with _imported(data, folders, dry_run=dry_run, progress=progress) as manifest:
         document: dict[str, Any] = {
             "recipe": recipe.name,
@@ -262,32 +262,34 @@ def _effort(
     for line in effort.lines():
         say(line)
     stores = (home / f"{manifest.path.stem}.store").glob(f"{recipe.framing.size}px-*")
-    _check_disk(effort, folders, home, sum(_used(store) for store in stores))
+    there = sum(_used(store) for store in stores)
+    _check_disk(
+        {
+            "the framed films": (home, max(0, effort.store_bytes - there)),
+            "the run": (folders.run.folder, effort.run_bytes),
+        }
+    )
     if keep:
         write_json(folders.effort_path, effort.as_dict())
     return effort.as_dict()
 
 
-def _check_disk(effort: Effort, folders: Folders, home: Path, there: int) -> None:
-    """Refuses what there is no room for; so many bytes of the store are there already."""
-    cache = os.environ.get("BONEAGE_CACHE")
-    wanted: dict[int, tuple[Path, int]] = {}
-    for place, size in (
-        (Path(cache) if cache else home, max(0, effort.store_bytes - there)),
-        (folders.run.folder, effort.run_bytes),
-    ):
+def _check_disk(needs: Mapping[str, tuple[Path, int]]) -> None:
+    """Refuses what there is no room for: places and bytes, by what they are for."""
+    on_disk: dict[int, list[tuple[str, Path, int]]] = {}
+    for what, (place, size) in needs.items():
         existing = next(path for path in (place, *place.absolute().parents) if path.exists())
-        device = existing.stat().st_dev
-        wanted[device] = (existing, wanted.get(device, (existing, 0))[1] + size)
-    for existing, size in wanted.values():
+        on_disk.setdefault(existing.stat().st_dev, []).append((what, existing, size))
+    for wanted in on_disk.values():
+        existing, size = wanted[0][1], sum(size for _, _, size in wanted)
         free = shutil.disk_usage(existing).free
         if size > free:
+            parts = ", ".join(f"{size / 1e9:.1f} for {what}" for what, _, size in wanted)
             raise InputError(
                 Fault(
                     str(existing),
                     f"the disk has {free / 1e9:.1f} GB left",
-                    f"{size / 1e9:.1f} GB: {effort.store_bytes / 1e9:.1f} for the framed films, "
-                    f"{effort.run_bytes / 1e9:.1f} for the run",
+                    f"{size / 1e9:.1f} GB: {parts}",
                     "Make room, name an --out on another disk, or set BONEAGE_CACHE to one.",
                 )
             )
