@@ -14,9 +14,13 @@ import pandas as pd
 from boneage.checkpoint import Checkpoint, Place, Row, write_checkpoint
 from boneage.errors import Fault, InputError
 from boneage.files import replacing, write_text
+from boneage.group import Group
 from boneage.pipeline.generator import DataGenerator
 from boneage.run import Run
 from boneage.stopping import Stop
+
+WRITING_SHARE = 0.02
+"""Of the time, at most, goes into checkpoints: after short epochs not each is written."""
 
 _REMEMBERED = ("wait", "best", "cooldown_counter")  # by callbacks that wait for an improvement
 
@@ -40,6 +44,9 @@ class DivergedError(Exception):
 class Records(keras.callbacks.Callback):
     """Writes `history.csv`, the checkpoint and the best model, each whole or not at all.
 
+    From whichever checkpoint a training goes on, it comes to the same end; so none is written
+    before the last one's cost is two percent of the time since.
+
     It must be the last of the callbacks: what the others decide at the end of an epoch belongs
     into the checkpoint. Keras' own ModelCheckpoint writes into the file that it replaces, its
     CSVLogger stays open, and its BackupAndRestore forgets what other callbacks remember.
@@ -56,6 +63,7 @@ class Records(keras.callbacks.Callback):
         others: Sequence[keras.callbacks.Callback],
         stop: Stop,
         checkpoint: Checkpoint | None,
+        group: Group,
     ) -> None:
         """Begins where the checkpoint is; with none, at the beginning.
 
@@ -66,17 +74,21 @@ class Records(keras.callbacks.Callback):
             others: The other callbacks, whose memory is to be kept.
             stop: Looked at after each batch.
             checkpoint: Where to go on from.
+            group: What trains together: one process of it writes.
         """
         super().__init__()
         self.place = Place() if checkpoint is None else checkpoint.place
         self._checkpoint = checkpoint
-        self._run, self._recipe, self._training, self._stop = run, recipe, training, stop
+        self._run, self._recipe, self._training = run, recipe, training
+        self._stop, self._group = stop, group
         self._others = {type(other).__name__: other for other in others}
         self._first = self.place.batch  # the first batch of this epoch that `fit` is given
         self._began = time.perf_counter()
         self._epoch_began = self._began
         self._own: list[np.ndarray] | None = None  # weights, while their averages are in the model
         self._best: keras.Model | None = None  # the network alone, without an optimizer to save
+        self._best_is_new = False
+        self._next_write = -math.inf
 
     def on_train_begin(self, logs: Row | None = None) -> None:
         """Restores what the checkpoint holds: callbacks and metrics have been reset by now."""
@@ -100,7 +112,7 @@ class Records(keras.callbacks.Callback):
         if not math.isfinite(logs["loss"]):
             raise DivergedError(self._divergence(done))
         # After the last one the validation breaks off: `fit` makes no epoch of no batches.
-        if self._stop.asked is not None and done < len(self._training):
+        if self._group.stops(self._stop) and done < len(self._training):
             self.place.batch = done
             self._break_off()
 
@@ -121,7 +133,7 @@ class Records(keras.callbacks.Callback):
 
     def on_test_batch_end(self, batch: int, logs: Row | None = None) -> None:
         """Leaves a validation when asked to end."""
-        if self._stop.asked is not None:
+        if self._group.stops(self._stop):
             self.place.batch = len(self._training)
             self._break_off()
 
@@ -141,35 +153,45 @@ class Records(keras.callbacks.Callback):
         place = self.place
         lowest = math.inf if place.best is None else place.best["val_mae"]
         place.rows.append(row)
-        is_best = row["val_mae"] < lowest  # never true of nan
-        if is_best:
+        if row["val_mae"] < lowest:  # never true of nan
             place.best_epoch = place.epoch
+            self._keep_best()
+        self._take_own_weights_back()
         place.batch, place.epoch_seconds, place.train_logs = 0, 0.0, None
         place.ended = place.ended or self.model.stop_training
-        self._save(is_best=is_best)
-        write_text(self._run.history_path, pd.DataFrame(place.rows).to_csv(index=False))
+        if self._group.writes:
+            write_text(self._run.history_path, pd.DataFrame(place.rows).to_csv(index=False))
+        last = place.ended or place.epoch == self._recipe["training"]["epochs"]
+        asked = self._group.stops(self._stop)
+        if last or asked or time.perf_counter() >= self._next_write:
+            self._save()
         self._first = 0
-        if self._stop.asked is not None and not place.ended:
+        if asked and not last:
             raise StoppedError
 
     def _break_off(self) -> None:
+        self._take_own_weights_back()
         self.place.epoch_seconds = time.perf_counter() - self._epoch_began
-        self._save(is_best=False)
+        self._save()
         raise StoppedError
 
-    def _save(self, *, is_best: bool) -> None:
-        """The best model first: a kill between the two repeats the epoch, and makes it again."""
-        place = self.place
-        before = self._run.checkpoint_path.exists()
+    def _keep_best(self) -> None:
+        assert self._best is not None
+        for kept, variable in zip(self._best.variables, self.model.variables, strict=True):
+            kept.assign(variable)
+        self._best_is_new = True
+
+    def _save(self) -> None:
+        """The best model first: after a kill between the two the epoch makes it once more."""
+        if not self._group.writes:
+            return
+        place, began = self.place, time.perf_counter()
         try:
-            if is_best and self._best is not None:
-                for kept, variable in zip(self._best.variables, self.model.variables, strict=True):
-                    kept.assign(variable)
+            if self._best_is_new and self._best is not None:
                 with replacing(self._run.best_path, ".keras") as part:
                     self._best.save(part)
-            self._take_own_weights_back()
-            now = time.perf_counter()
-            place.seconds, self._began = place.seconds + now - self._began, now
+                self._best_is_new = False
+            place.seconds, self._began = place.seconds + began - self._began, began
             place.callbacks = {
                 name: {
                     key: float(vars(other)[key])
@@ -180,15 +202,19 @@ class Records(keras.callbacks.Callback):
             }
             write_checkpoint(self._run.checkpoint_path, self.model, place, self._recipe)
         except InputError as error:
-            kept = f"boneage train --resume {self._run.folder}" if before else "the same command"
-            raise InputError(
-                Fault(
-                    str(self._run.folder),
-                    f"{place} could not be kept: {error.faults[0].what}",
-                    "room on the disk for it",
-                    f"Make room, then go on where the last good checkpoint is: {kept}.",
-                )
-            ) from error
+            raise InputError(self._not_kept(error)) from error
+        now = time.perf_counter()
+        self._next_write = now + (now - began) / WRITING_SHARE
+
+    def _not_kept(self, error: InputError) -> Fault:
+        there = self._run.checkpoint_path.exists()
+        command = f"boneage train --resume {self._run.folder}" if there else "the same command"
+        return Fault(
+            str(self._run.folder),
+            f"{self.place} could not be kept: {error.faults[0].what}",
+            "room on the disk for it",
+            f"Make room, then go on where the last good checkpoint is: {command}.",
+        )
 
     def _take_own_weights_back(self) -> None:
         if self._own is not None:

@@ -42,6 +42,11 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the project knows it."""
 
 
+@pytest.fixture(autouse=True)
+def a_checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boneage.records.WRITING_SHARE", 1e9)
+
+
 @pytest.fixture(scope="module")
 def recipe(tiny_recipe: Path) -> Recipe:
     return read_recipe(tiny_recipe, OVERRIDES)
@@ -152,6 +157,26 @@ def test_a_run_that_was_terminated_goes_on_from_the_middle_of_its_epoch(
     assert (place.epoch, place.batch) == (epoch, batches)
     assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
     assert len(run.read_info()["resumed"]) == 1
+
+
+def test_after_short_epochs_not_every_checkpoint_is_written_and_nothing_is_lost(
+    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(self: Records, epoch: int, logs: Any = None) -> None:
+        if epoch == 2:
+            raise Killed
+        return own(self, epoch, logs)
+
+    own = Records.on_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr("boneage.records.WRITING_SHARE", 1e-9)
+        patch.setattr(Records, "on_epoch_end", kill)
+        with pytest.raises(Killed):
+            train(recipe, manifest, tmp_path / "run", progress=False)
+    run = Run(tmp_path / "run")
+    assert read_checkpoint(run.checkpoint_path).place.epoch == 1
+    assert len(pd.read_csv(run.history_path)) == 2
+    assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
 
 
 def test_a_finished_run_is_given_back_as_it_is(
