@@ -250,3 +250,47 @@ def test_an_interrupt_exits_with_130_and_says_where_the_run_is(
     code, _, err = boneage("train", tiny_recipe, "--data", cohort, "--out", "run")
     assert code == 130
     assert "what the finished epochs left is in run" in err
+
+
+def test_a_gpu_that_is_required_and_absent_is_refused_before_anything_is_made(
+    boneage, cohort, tiny_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("boneage.training.accelerator", lambda: None)
+    code, _, said = boneage(
+        "train", tiny_recipe, "--data", cohort, "--out", tmp_path / "run", "--require-gpu"
+    )
+    assert code == 2
+    assert "--require-gpu: Keras sees no GPU; expected a GPU that it can compute on." in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "expected a RECIPE, or --resume RUN"),
+        (("--resume", "absent"), "--resume absent: that can't be done; expected a run folder"),
+        (("--resume", ".", "--out", "x"), "no --out and no --init beside it"),
+    ],
+)
+def test_a_resume_of_nothing_is_refused(boneage, arguments, told):
+    code, _, said = boneage("train", *arguments)
+    assert code == 2
+    assert told in said
+
+
+def test_resuming_with_another_recipe_manifest_or_setting_is_refused(
+    boneage, finished_run, tiny_recipe, cohort, tmp_path
+):
+    def refused(*arguments) -> str:
+        code, _, said = boneage("train", "--resume", finished_run.folder, *arguments)
+        assert code == 2
+        return said
+
+    before = {path: path.stat().st_mtime_ns for path in finished_run.folder.iterdir()}
+    assert "training.epochs is 9, was 2" in refused("--set", "training.epochs=9")
+    assert "seed is 7, was 3" in refused(tiny_recipe, "--seed", "7")
+    table = pd.read_csv(cohort, dtype=str)
+    table["image"] = [str(cohort.parent / image) for image in table["image"]]
+    table.to_csv(tmp_path / "other.csv", index=False)
+    assert "not what the run began with" in refused("--data", tmp_path / "other.csv")
+    assert {path: path.stat().st_mtime_ns for path in finished_run.folder.iterdir()} == before

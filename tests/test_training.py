@@ -126,8 +126,15 @@ def test_an_interrupted_save_leaves_the_checkpoint_of_the_epoch_before(
 
 def test_a_loss_that_is_no_number_stops_with_what_to_do(cohort, tiny_recipe, tmp_path):
     recipe = read_recipe(tiny_recipe, ["model.age_scale_months=1e38"])  # a batch sums to more
-    with pytest.raises(InputError, match=r"no longer a number.*training\.learning_rate=0\.0003"):
-        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
+    manifest = read_manifest(cohort)
+    with pytest.raises(InputError, match=r"training\.learning_rate=0\.0003") as refused:
+        train(recipe, manifest, tmp_path / "run", progress=False)
+    rows = np.random.default_rng([recipe.seed, 1, 0, 0]).permutation(48)[:16]
+    ids = ", ".join(manifest.split("train").table["image_id"].iloc[rows])
+    told = (
+        f"no longer a number in epoch 1, batch 1 of 3, at a learning rate of 0.001; image_id {ids};"
+    )
+    assert told in str(refused.value)
     run = Run(tmp_path / "run")
     assert run.read_info()["stopped"] == "diverged"
     assert not run.best_path.exists()
