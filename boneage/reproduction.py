@@ -28,7 +28,6 @@ from boneage.run import Run
 if TYPE_CHECKING:
     from boneage.stopping import Stop
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 _SHOWN_FAULTS = 5
 _BLOCK_BYTES = 512  # what st_blocks counts in
 
@@ -77,20 +76,28 @@ class Folders:
 
 
 def find_recipe(name: str) -> Path:
-    """The recipe of an experiment's name, of a folder or of a file.
+    """The recipe of a file, of a folder, or of the experiment of that name.
 
     Raises:
         InputError: There is none.
     """
-    path = Path(name)
-    for found in (path, path / "recipe.toml", EXPERIMENTS / name / "recipe.toml"):
+    path, shelves = Path(name), _experiments()
+    named = [shelf / name / "recipe.toml" for shelf in shelves]
+    for found in (path, path / "recipe.toml", *named):
         if found.is_file():
             return found
-    names = sorted(found.parent.name for found in EXPERIMENTS.glob("*/recipe.toml"))
+    names = sorted({file.parent.name for shelf in shelves for file in shelf.glob("*/recipe.toml")})
     close = difflib.get_close_matches(name, names, n=1)
     expected = "the path of a recipe" + (f", or one of {', '.join(names)}" if names else "")
     fix = f"Did you mean {close[0]!r}?" if close else "Check its name."
     raise InputError(Fault(f"recipe {name!r}", "there is no such recipe", expected, fix))
+
+
+def _experiments() -> list[Path]:
+    """The checkout's experiments, if this is one, and those of the folder one is in."""
+    checkout = Path(__file__).parent.parent
+    is_checkout = (checkout / "pyproject.toml").is_file()  # else that is site-packages
+    return [*([checkout / "experiments"] if is_checkout else []), Path("experiments")]
 
 
 def read_published_recipe(

@@ -217,13 +217,18 @@ def test_missing_imagenet_weights_are_told_before_anything_long(
     assert not (tmp_path / "run").exists()
 
 
-def test_recipes_are_found_by_name_by_folder_and_by_file():
+def test_recipes_are_found_by_name_by_folder_and_by_file(tmp_path, monkeypatch):
     by_name = find_recipe("rsna-xception")
     assert by_name.name == "recipe.toml"
     assert find_recipe(str(by_name)) == by_name
     assert find_recipe(str(by_name.parent)) == by_name
     with pytest.raises(InputError, match=r"there is no such recipe; .*rsna-16bit"):
         find_recipe("nothing of the kind")
+    mine = tmp_path / "experiments" / "mine" / "recipe.toml"  # as in the Docker image's folder
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("mine") == Path("experiments/mine/recipe.toml")
 
 
 @pytest.mark.parametrize(
