@@ -40,7 +40,8 @@ class Result:
     Attributes:
         path: The file.
         values: What it holds.
-        changed: Settings that are not those of the experiment's recipe, as `--set` takes them.
+        changed: Settings that are not those of the experiment's recipe, as `--set` takes them, and
+            what it was begun with.
     """
 
     path: Path
@@ -116,7 +117,7 @@ def read_results(experiments: Path) -> list[Result]:
         values = read_json(path)
         if not values.keys() >= _OF_A_RUN or not set(_SPLITS) & values["metrics"].keys():
             continue  # a benchmark, a series, crops: not the result of one run
-        found.append(Result(path, values, tuple(_changed(path, values))))
+        found.append(Result(path, values, (*_changed(path, values), *_init(values))))
     return found
 
 
@@ -138,6 +139,17 @@ def _changed(path: Path, values: dict[str, Any]) -> list[str]:
     framing = {"crop": "film", **(values["recipe"].get("framing") or {})}
     used = recipe_from_values({**values["recipe"], "framing": framing}, where=str(path))
     return changed_settings(read_recipe(recipe), used)
+
+
+def _init(values: dict[str, Any]) -> list[str]:
+    init = values.get("init")
+    if not init:
+        return []
+    known = init.get("known_ids")
+    if known is None:
+        return [f"--init {init['name']} (which of these images that knew is not known)"]
+    knew = f" (that knew {known:,} of the ids validated and tested on)" if known else ""
+    return [f"--init {init['name']}{knew}"]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -107,6 +107,15 @@ def test_a_result_from_before_crops_framed_the_film(experiments):
     assert read_results(folder)[0].changed == ()
 
 
+@pytest.mark.parametrize(
+    ("known", "said"), [(0, "`"), (7, " (that knew 7 of the ids"), (None, " (which of")]
+)
+def test_a_fine_tuned_row_says_what_it_began_with_and_what_that_knew(experiments, known, said):
+    init = {"name": "first", "digest": "abc", "known_ids": known}
+    folder = experiments("one", "seed-0", {**result(9.0, 9.0), "init": init})
+    assert f"`--init first{said}" in leaderboard(folder)
+
+
 def test_several_seeds_of_one_recipe_get_a_row_for_their_mean(experiments):
     for seed, mae in enumerate((9.0, 10.0, 8.0)):
         folder = experiments("one", f"seed-{seed}", result(mae, mae + 1, seed=seed))

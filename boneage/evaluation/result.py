@@ -11,6 +11,7 @@ from boneage.shipped import own_folder
 
 _INFO = ("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped")
 _MANIFEST = ("digest", "counts", "source")
+_INIT = ("name", "digest", "known_ids")
 _SPLITS = ("val", "test")
 _MOST_SOURCES, _LONGEST_SOURCE = 5, 200  # more is a name for every image or so, not a source
 _FEWEST = 5  # an average over fewer images tells of single ones
@@ -35,6 +36,8 @@ def write_result(run: Run) -> Path:
     result["provenance"] = info["provenance"]
     result["manifest"] = {key: info["manifest"][key] for key in _MANIFEST}
     result["manifest"]["source"] = _source(result["manifest"]["source"])
+    if info.get("init"):  # fine-tuned: what it began with may have known these images
+        result["init"] = {key: info["init"].get(key) for key in _INIT}
     result["recipe"] = without_folder(read_json(run.recipe_path))
     result["metrics"] = {
         split: aggregates(read_json(run.metrics_path(split)))
