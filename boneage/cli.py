@@ -17,12 +17,12 @@ from boneage.cli_release import release
 from boneage.cli_reproduce import leaderboard, reproduce
 from boneage.cli_series import cross_validate, sweep
 from boneage.console import JsonOption, print_json, refuse
-from boneage.errors import Fault, InputError
+from boneage.errors import InputError
 
 if TYPE_CHECKING:
     from boneage.datasets.manifest import Manifest
+    from boneage.hosts import Hosts
     from boneage.recipe import Recipe
-    from boneage.stopping import Stop
 
 app = typer.Typer(
     name="boneage",
@@ -68,6 +68,17 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Begin with the network of another run: fine-tuning."),
     ] = None,
+    hosts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,…",
+            envvar="BONEAGE_HOSTS",
+            help="Train on all of these together (Keras on JAX); none: alone, whatever Slurm says.",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Which of --hosts this one is, from 0; 0 writes the run.")
+    ] = None,
     require_gpu: Annotated[
         bool, typer.Option("--require-gpu", help="Fail where there is no GPU to train on.")
     ] = False,
@@ -82,8 +93,12 @@ def train(
     """
     if deterministic:
         _be_deterministic()  # read by TensorFlow and XLA when they are imported
+    from boneage.hosts import find_hosts
     from boneage.stopping import Stop, Terminated
 
+    together = find_hosts(hosts, rank, os.environ)
+    if together and not (resume or out):
+        refuse("boneage train on several hosts", "--out RUN, a folder that all of them see")
     stop = Stop()
     folder = resume or out
     with stop.listening():
@@ -97,7 +112,8 @@ def train(
             else:
                 resolved, manifest = _resolved(recipe, data, seed, overrides or ())
             folder = folder or _new_run_folder(resolved)
-            _train_and_evaluate(resolved, manifest, folder, resume, init, require_gpu, stop)
+            how = {"resume": resume is not None, "require_gpu": require_gpu, "stop": stop}
+            _train_and_evaluate(resolved, manifest, folder, init, together, how)
         except KeyboardInterrupt:
             _tell_how_to_go_on("interrupted", folder)
             raise  # Typer exits with 130
@@ -140,29 +156,20 @@ def _train_and_evaluate(
     recipe: Recipe,
     manifest: Manifest,
     folder: Path,
-    resume: Path | None,
     init: Path | None,
-    require_gpu: bool,
-    stop: Stop,
+    hosts: Hosts | None,
+    how: dict[str, Any],
 ) -> None:
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
     from boneage.run import open_run
-    from boneage.training import accelerator
     from boneage.training import train as run_training
 
-    if require_gpu and accelerator() is None:
-        raise InputError(
-            Fault(
-                "--require-gpu",
-                "Keras sees no GPU",
-                "a GPU that it can compute on",
-                "Is its driver there, and in Docker --gpus all? Or leave --require-gpu away.",
-            )
-        )
     begin = None if init is None else open_run(init)
-    run = run_training(recipe, manifest, folder, resume=resume is not None, init=begin, stop=stop)
+    run = run_training(recipe, manifest, folder, init=begin, hosts=hosts, **how)
+    if hosts is not None and not hosts.first:
+        return
     metrics: dict[str, Any] | None = None
     for name in ("val", "test"):
         if (manifest.table["split"] == name).any():

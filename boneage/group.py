@@ -23,6 +23,7 @@ import keras
 from boneage.errors import Fault, InputError
 from boneage.hosts import Hosts
 from boneage.pipeline.generator import DataGenerator
+from boneage.stopping import Stop
 from boneage.watch import BEAT_SECONDS, PATIENCE_SECONDS, Watch, end_process
 
 JOIN_SECONDS = 600  # until the last host has to be there: its image may have to be pulled first
@@ -52,38 +53,40 @@ class Group:
         self._first, self._own, self.devices = places
         self._watch = watch
         self._board = board
-        self._waits = itertools.count()
+        self._waits = itertools.count()  # every meeting of the processes has a name of its own
 
     @property
     def writes(self) -> bool:
         """Whether this process writes the run folder: one of them does."""
         return self.hosts is None or self.hosts.first
 
-    def divide(self, model: keras.Model, *generators: DataGenerator) -> tuple[DataGenerator, ...]:
-        """Gives this process its rows of every batch, for training and for validation.
-
-        Args:
-            model: What is trained, compiled.
-            generators: Of training, then of validation.
+    def divide(
+        self, model: keras.Model, training: DataGenerator, validation: DataGenerator
+    ) -> tuple[DataGenerator, DataGenerator]:
+        """Gives this process its rows of every batch; the model is compiled.
 
         Raises:
             InputError: The batch can't be divided.
         """
         if self.devices == 1:
-            return generators
-        size = generators[0].batch_size
-        if size % self.devices:
-            raise InputError(_indivisible(size, self.devices))
-        shares = tuple(each.share(self._first, self._own, self.devices) for each in generators)
-        for name, share in zip(("train_step", "test_step"), shares, strict=True):
-            rows, padding = share.last_batch
+            return training, validation
+        if training.batch_size % self.devices:
+            raise InputError(_indivisible(training.batch_size, self.devices))
+        place = (self._first, self._own, self.devices)
+        for name, whole in (("train_step", training), ("test_step", validation)):
+            rows, padding = whole.share(*place).last_batch
             if padding:
                 setattr(model, name, _without_padding(getattr(model, name), rows, rows + padding))
-        return shares
+        return training.share(*place), validation.share(*place)
 
-    def stops(self, wanted: bool) -> bool:
-        """Tells whether to stop after this batch; every process asks after every batch."""
-        return wanted if self._watch is None else self._watch.stops(wanted)
+    def stops(self, stop: Stop) -> bool:
+        """Tells whether to stop now; every process asks after every batch and epoch."""
+        if self._watch is None:
+            return stop.asked is not None
+        if not self._watch.stops(stop.asked is not None):
+            return False
+        stop.asked = stop.asked or signal.SIGTERM  # another process was asked
+        return True
 
     def wait(self) -> None:
         """Waits until every process has come here, however long that takes."""
@@ -98,7 +101,7 @@ class Group:
         """
         if self.hosts is None or self._board is None:
             return
-        key = f"boneage/same/{name}"
+        key = f"boneage/same/{next(self._waits)}"
         if self.hosts.first:
             self._board.key_value_set(key, value)
         first = self._board.blocking_key_value_get(key, 24 * _HOUR)

@@ -101,6 +101,7 @@ class Records(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Row | None = None) -> None:
         """Goes on with the sums of an unfinished epoch."""
+        self._training.epoch = epoch  # JAX ends one that it has only looked into
         self._epoch_began = time.perf_counter() - self.place.epoch_seconds
         if self._first and self._checkpoint is not None and self._checkpoint.metrics:
             self._checkpoint.restore_metrics(self.model)

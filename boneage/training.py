@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -20,6 +22,8 @@ from boneage.checkpoint import Place
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.files import write_json
+from boneage.group import Group, joined
+from boneage.hosts import Hosts
 from boneage.initial import begin_with
 from boneage.model import build_model
 from boneage.pipeline.generator import DataGenerator
@@ -31,6 +35,8 @@ from boneage.resuming import check_same, first_init, info_resumed, last_checkpoi
 from boneage.run import Run
 from boneage.stopping import Stop
 
+_SAME = "Give every host the same command and files."
+_SHARED = "Is the run folder one that all hosts share?"
 ENDED = ("finished", "early")
 """What `run.json` says under `stopped` of a training that came to its end."""
 
@@ -44,6 +50,8 @@ def train(
     resume: bool = False,
     init: Run | None = None,
     stop: Stop | None = None,
+    hosts: Hosts | None = None,
+    require_gpu: bool = False,
 ) -> Run:
     """Trains one recipe on a manifest's train split, choosing by its val split.
 
@@ -61,24 +69,46 @@ def train(
             is given back as it is.
         init: A run whose network is begun with, in place of a random one.
         stop: What tells the training to end after a batch, with a checkpoint.
+        hosts: The processes that train together, each of them called like this; the first one
+            writes the folder, which all of them see. Batches, learning rate and result are those
+            of one process.
+        require_gpu: Whether it is an error that there is none.
 
     Raises:
         InputError: The folder is taken or in use, the manifest has no such split, an image can't
             be read, recipe, manifest or images are not those of the run to be resumed, `init` is
-            of another network, TensorBoard is asked for and absent, the disk is full, or the loss
-            is no longer a number.
+            of another network, TensorBoard or a GPU is asked for and absent, the disk is full, the
+            loss is no longer a number, or one of the hosts is lost.
         KeyboardInterrupt: As it came, after `run.json` was written.
         Terminated: SIGTERM came to `stop`; likewise.
     """
+    _check_tensorboard(recipe.training)
+    before = check_same(Run(out), recipe, manifest) if resume else None
+    if before is not None and before["stopped"] in ENDED:
+        return Run(out)
+    stop = stop or Stop()
+    with joined(hosts, out) as group:
+        if require_gpu and accelerator() is None:
+            raise InputError(_no_gpu())
+        group.check_same("recipe", _digest(recipe), _SAME)
+        group.check_same("manifest", manifest.digest[:12], _SAME)
+        return _train(recipe, manifest, out, before, init, stop, progress and group.writes, group)
+
+
+def _train(
+    recipe: Recipe,
+    manifest: Manifest,
+    out: Path,
+    before: dict[str, Any] | None,
+    init: Run | None,
+    stop: Stop,
+    progress: bool,
+    group: Group,
+) -> Run:
     run, settings = Run(out), recipe.training
-    _check_tensorboard(settings)
-    if resume:
-        before = check_same(run, recipe, manifest)
-        if before["stopped"] in ENDED:
-            return run
+    if before is not None:
         init = first_init(before)
-    else:
-        before = None
+    elif group.writes:
         _check_out(out)
     train_split, val_split = manifest.split("train"), manifest.split("val")
     keras.utils.set_random_seed(recipe.seed)
@@ -94,19 +124,23 @@ def train(
     training = _generator(store, train_split, recipe, training=True)
     validation = _generator(store, val_split, recipe, training=False)
     model.compile(optimizer=_optimizer(settings, len(training)), loss="mae", metrics=["mae"])
+    training, validation = group.divide(model, training, validation)
 
-    with run.locked():
-        if before is None:
-            _check_out(out)  # once more: nobody else may make anything in it from here on
+    with run.locked() if group.writes else contextlib.nullcontext():
+        if before is not None:
+            info = info_resumed(run, before, store)
+        else:
+            if group.writes:
+                _check_out(out)  # once more: nobody else may make anything in it from here on
+                write_json(run.recipe_path, recipe.model_dump(mode="json"))
             info = _info(recipe, manifest, store, model)
             info["seconds"]["prepare"] = seconds
             info["init"] = told
-            write_json(run.recipe_path, recipe.model_dump(mode="json"))
-        else:
-            info = info_resumed(run, before, store)
-        write_json(run.info_path, info)
+        info["devices"] = group.devices
+        if group.writes:
+            write_json(run.info_path, info)
         with training, validation:
-            _fit(run, recipe, model, (training, validation), info, stop or Stop(), progress)
+            _fit(run, recipe, model, (training, validation), info, stop, progress, group)
     return run
 
 
@@ -118,6 +152,7 @@ def _fit(
     info: dict[str, Any],
     stop: Stop,
     progress: bool,
+    group: Group,
 ) -> None:
     """Fits from where the run's checkpoint is to the end, and keeps `run.json` true."""
     values = recipe.model_dump(mode="json")
@@ -125,10 +160,12 @@ def _fit(
     info["stopped"] = "failed"
     try:
         while True:  # an unfinished epoch is one pass, all others are the next
+            group.wait()  # until the checkpoint of the pass before is written
             checkpoint = last_checkpoint(run, values)
             others = _callbacks(run, recipe.training)
-            records = Records(run, values, generators[0], others, stop, checkpoint)
+            records = Records(run, values, generators[0], others, stop, checkpoint, group)
             place = records.place
+            group.check_same("checkpoint", str(place), _SHARED)
             if place.ended or place.epoch == recipe.training.epochs:
                 break
             with stop.heeded():
@@ -150,9 +187,10 @@ def _fit(
             info["best_epoch"] = int(place.best["epoch"])
             info["best_val_mae_months"] = place.best["val_mae"]
         info["seconds"]["fit"] = round(place.seconds, 2)
-        write_json(run.info_path, info)
-        if info["stopped"] == "interrupted" and not run.checkpoint_path.exists():
-            shutil.rmtree(run.folder)  # nothing was learned yet
+        if group.writes:
+            write_json(run.info_path, info)
+            if info["stopped"] == "interrupted" and not run.checkpoint_path.exists():
+                shutil.rmtree(run.folder)  # nothing was learned yet
     if info["stopped"] not in ENDED:
         stop.raise_it()
 
@@ -201,6 +239,19 @@ def _only_validate(
     answers = model.evaluate(validation, callbacks=every, verbose=0, return_dict=True)
     every.on_epoch_end(epoch, logs | {f"val_{name}": value for name, value in answers.items()})
     every.on_train_end()
+
+
+def _digest(recipe: Recipe) -> str:
+    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
+
+
+def _no_gpu() -> Fault:
+    return Fault(
+        "--require-gpu",
+        "Keras sees no GPU",
+        "a GPU that it can compute on",
+        "Is its driver there, and in Docker --gpus all? Or leave --require-gpu away.",
+    )
 
 
 def _check_tensorboard(settings: Training) -> None:
