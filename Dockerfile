@@ -27,7 +27,7 @@ RUN pip install --require-hashes --only-binary=:all: -r requirements-gpu.lock \
 FROM python AS locked-cpu
 COPY requirements.lock ./
 RUN pip install --require-hashes --only-binary=:all: -r requirements.lock \
-    && pip uninstall --yes hypothesis mypy pandas-stubs pytest ruff \
+    && pip uninstall --yes hypothesis jax jaxlib mypy pandas-stubs pytest ruff \
     && rm -rf /opt/boneage/lib/python3*/site-packages/tensorflow/include
 
 FROM locked-cpu AS wheel

@@ -71,7 +71,7 @@ lock: ## remake both locks (UVARGS="--upgrade" takes newer versions)
 	$(COMPILE) -o requirements.lock pyproject.toml \
 	  --override <(echo "tensorflow>=2.21,<2.22 ; $(WITHOUT_CPU_WHEEL)") \
 	  - <<< "tensorflow-cpu>=2.21,<2.22 ; $(WITH_CPU_WHEEL)"
-	$(COMPILE) --extra gpu --extra tensorboard -o requirements-gpu.lock pyproject.toml \
+	$(COMPILE) --extra gpu --extra jax-gpu --extra tensorboard -o requirements-gpu.lock pyproject.toml \
 	  --constraints <(grep -E '^[a-z]' requirements.lock | grep -v '^tensorflow' | tr -d '\\')
 
 ENGINE ?= $(shell command -v docker || command -v podman)
