@@ -128,8 +128,8 @@ class Records(keras.callbacks.Callback):
             # As SwapEMAWeights does it, but exactly: that one swaps by adding and subtracting.
             averages = optimizer._model_variables_moving_average
             weights = self.model.trainable_variables
-            self._own = [keras.ops.convert_to_numpy(weight) for weight in weights]
-            for weight, average in zip(weights, averages, strict=True):
+            self._own = _copies(weights)
+            for weight, average in zip(weights, _copies(averages), strict=True):
                 weight.assign(average)
 
     def on_test_batch_end(self, batch: int, logs: Row | None = None) -> None:
@@ -178,8 +178,9 @@ class Records(keras.callbacks.Callback):
 
     def _keep_best(self) -> None:
         assert self._best is not None
-        for kept, variable in zip(self._best.variables, self.model.variables, strict=True):
-            kept.assign(variable)
+        now = _copies(self.model.variables)
+        for kept, value in zip(self._best.variables, now, strict=True):
+            kept.assign(value)
         self._best_is_new = True
 
     def _save(self) -> None:
@@ -237,3 +238,8 @@ class Records(keras.callbacks.Callback):
             "a finite loss",
             f"Look at these images, or lower the rate: --set training.learning_rate={top / 3:.1g}.",
         )
+
+
+def _copies(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    # JAX hands memory from step to step: what is not copied is gone with the next one.
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
