@@ -63,7 +63,7 @@ def bench(tmp_path):
 
 
 POD_COMMAND = [*CONTAINER["command"], *CONTAINER["args"]]
-SLURM_COMMAND = ["bash", str(CLUSTER / "train.sbatch"), "--set", "training.epochs=1"]
+SLURM_COMMAND = ["bash", str(CLUSTER / "train.slurm"), "--set", "training.epochs=1"]
 
 
 def test_the_pods_find_one_another_by_their_names():
