@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
@@ -102,7 +102,7 @@ class VerbProcesses:
 class _Told:
     """Passes standard error on as it comes, and keeps its last lines."""
 
-    def __init__(self, pipe: BinaryIO) -> None:
+    def __init__(self, pipe: IO[bytes]) -> None:
         self.lines: collections.deque[str] = collections.deque(maxlen=50)
         self.thread = threading.Thread(target=self._pass_on, args=(pipe,), daemon=True)
         self.thread.start()

@@ -72,10 +72,10 @@ class Planned:
         if not run.info_path.exists():
             return NEW
         self._check_same()
-        info = run.read_info()
-        if info["stopped"] == DIVERGED:
+        stopped = run.read_info().get("stopped")
+        if stopped == DIVERGED:
             return DIVERGED
-        if info["stopped"] not in ("finished", "early"):
+        if stopped not in ("finished", "early"):
             return CUT_OFF
         scores = [run.result_path, *(run.metrics_path(split) for split in self.splits())]
         return FINISHED if all(path.exists() for path in scores) else UNSCORED
@@ -135,6 +135,9 @@ def settle(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
             raise InputError(Fault(str(out), what, expected, "Name another --out."))
         write_json(path, now)
     was = read_json(path)
+    if not isinstance(was.get("recipe"), dict):
+        what, expected = "it tells of no recipe", "the plan of a series, as it was written"
+        raise InputError(Fault(str(path), what, expected, "Was it edited? Name another --out."))
     # A recipe of an earlier version lacks the keys that have come since.
     was["recipe"] = recipe_from_values(was["recipe"], where=str(path)).model_dump(mode="json")
     faults = [
@@ -223,8 +226,8 @@ def run_series(
             outcomes.append(_train(one, state, processes, options, quiet))
             if processes.received is not None:
                 break
-            if outcomes[-1].reason:
-                say(f"{heading} {outcomes[-1].state}: {outcomes[-1].reason}")
+            if outcomes[-1].state != FINISHED:  # why, it has said itself
+                say(f"{heading} {outcomes[-1].state}")
     if processes.received is not None and any(one.state() not in ENDED for one in chosen):
         raise KeyboardInterrupt if processes.received == signal.SIGINT else Terminated
     return outcomes

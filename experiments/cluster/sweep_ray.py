@@ -1,6 +1,6 @@
 """Each run of a sweep, or each fold of a cross-validation, as one task on a Ray cluster.
 
-    python experiments/cluster/sweep_ray.py 6 --gpus 1 boneage sweep RECIPE --data M --out DIR …
+    python experiments/cluster/sweep_ray.py --gpus 1 6 boneage sweep RECIPE --data M --out DIR …
 
 6 is the number of runs (`--table` behind the same command tells it). All nodes see the same
 folders, and have boneage; a task whose node is lost goes on elsewhere from its checkpoint.

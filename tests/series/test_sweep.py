@@ -221,6 +221,17 @@ def test_a_folder_with_something_else_in_it_is_refused(
     assert list(contents(tmp_path / "s")) == ["thesis.txt"]
 
 
+def test_a_plan_that_was_spoilt_is_refused(
+    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    command = ("sweep", tiny_recipe, "--data", cohort, "--out", "s", "--table")
+    boneage(*command)
+    (tmp_path / "s" / "series.json").write_text('{"recipe": 3}')
+    code, _, err = boneage(*command)
+    assert code == 2
+    assert "s/series.json: it tells of no recipe" in err
+
+
 def test_a_run_of_another_recipe_under_a_planned_name_is_refused(
     boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:
