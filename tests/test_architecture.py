@@ -28,7 +28,7 @@ LINES_IN_A_FILE = 400
 # be a cycle either. The numbers are the design's floors; some have several steps.
 FLOORS = (
     (0, "errors", "stopping"),
-    (1, "files", "recipe", "provenance", "evaluation.metrics", "hosts"),
+    (1, "files", "memory", "recipe", "provenance", "evaluation.metrics", "hosts"),
     # The small things that rooms of the second floor are made of.
     (2, "datasets.delimited", "datasets.folder", "datasets.pseudonyms", "datasets.disclosure"),
     (2, "shipped", "watch"),
@@ -62,7 +62,7 @@ FLOORS = (
     (2, "pipeline.workers"),
     (3, "pipeline.adapter", "backbones"),
     (3, "pipeline.generator", "model"),
-    (4, "checkpoint", "inference", "group"),
+    (4, "capacity", "checkpoint", "inference", "group"),
     (4, "records", "initial", "resuming"),
     (5, "training", "evaluation.scoring", "evaluation.result"),
     (6, "evaluation.figures"),
@@ -98,6 +98,7 @@ KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "in
 KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.adapter"}
 KERAS_MODULES |= {"boneage.checkpoint", "boneage.records", "boneage.initial"}
 KERAS_MODULES |= {"boneage.backbones", "boneage.effort", "boneage.group"}
+KERAS_MODULES |= {"boneage.capacity"}
 KERAS_MODULES |= {"boneage.release"}
 # Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
 TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}
@@ -287,7 +288,7 @@ def test_the_locks_satisfy_what_pyproject_asks_for(lock: str) -> None:
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["dev"]]
     if lock == "requirements-gpu.lock":
-        wanted += [*extras["gpu"], *extras["tensorboard"]]
+        wanted += [*extras["gpu"], *extras["jax-gpu"], *extras["tensorboard"]]
     pinned = locked(lock)
     if lock == "requirements.lock":  # the same module at a third of the size, on Linux x86_64
         assert pinned["tensorflow-cpu"] == pinned["tensorflow"]

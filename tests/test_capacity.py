@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from boneage import capacity
+from boneage.capacity import (
+    HIGHEST,
+    LOWEST,
+    batch_that_fits,
+    check_batch,
+    memory_fault,
+    needed_bytes,
+    out_of_memory,
+    within_memory,
+    zeros_step,
+)
+from boneage.errors import InputError
+from boneage.memory import host_bytes, largest_device_bytes
+from boneage.model import build_model
+
+GB = 10**9
+
+
+def compiled(optimizer: Any = "adam", **settings: Any) -> keras.Model:
+    model = build_model("mini_xception", 64, dense_units=(16,), **settings)
+    model.compile(optimizer=optimizer, loss="mae")
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """A small compiled network. Read only."""
+    return compiled()
+
+
+def exhausted(text: str = "OOM when allocating tensor with shape[4096,50,50,64]") -> Exception:
+    error: Exception = tf.errors.ResourceExhaustedError(None, None, text)
+    return error
+
+
+# --- The estimate.
+
+
+def test_the_need_grows_by_the_same_for_every_image(model: keras.Model) -> None:
+    one, two, ten = (needed_bytes(model, batch) for batch in (1, 2, 10))
+    assert ten - one == 9 * (two - one) > 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kept"),
+    [
+        (keras.optimizers.SGD(), 0),
+        (keras.optimizers.Adam(), 2),
+        (keras.optimizers.AdamW(use_ema=True), 3),
+        (keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, 9)), 2),
+    ],
+)
+def test_what_the_optimizer_keeps_of_each_weight_is_counted(optimizer: Any, kept: int) -> None:
+    model = compiled(optimizer)
+    without = needed_bytes(compiled(keras.optimizers.SGD()), 1)
+    trained = sum(4 * int(np.prod(v.shape)) for v in model.trainable_variables)
+    assert needed_bytes(model, 1) - without == kept * trained
+
+
+def test_an_optimizer_that_is_built_needs_what_it_was_expected_to() -> None:
+    model = compiled()
+    before = needed_bytes(model, 8)
+    model.optimizer.build(model.trainable_variables)
+    assert needed_bytes(model, 8) == pytest.approx(before, abs=100)  # its counter and its rate
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_takes_less_for_an_image(model: keras.Model, precision: str) -> None:
+    half = compiled(precision=precision)
+    for one in (1, 100):
+        assert needed_bytes(half, one) < needed_bytes(model, one)
+
+
+# --- Before a training.
+
+
+def with_memory(monkeypatch: pytest.MonkeyPatch, there: float | None) -> None:
+    monkeypatch.setattr(capacity, "available_bytes", lambda: there)
+
+
+def test_a_batch_that_clearly_does_not_fit_is_refused_with_one_that_does(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory(monkeypatch, 2 * GB)
+    with pytest.raises(InputError) as caught:
+        check_batch(model, 4096)
+    (fault,) = caught.value.faults
+    needed = f"{needed_bytes(model, 4096) / GB:.0f}"
+    fits = int(fault.expected.removeprefix("at most "))
+    assert str(fault) == (
+        f"training.batch_size: a batch of 4096 needs about {needed} GB, and 2 GB are there; "
+        f"expected at most {fits}. Pass --set training.batch_size={fits}."
+    )
+    assert fits % 8 == 0
+    assert (
+        HIGHEST * needed_bytes(model, fits) <= 2.01 * GB < HIGHEST * needed_bytes(model, fits + 9)
+    )
+    check_batch(model, fits)
+
+
+def test_a_batch_that_may_fit_is_not_refused(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory(monkeypatch, (LOWEST + 0.01) * needed_bytes(model, 512))
+    check_batch(model, 512)
+    with_memory(monkeypatch, (LOWEST - 0.01) * needed_bytes(model, 512))
+    with pytest.raises(InputError, match="a batch of 512 needs about"):
+        check_batch(model, 512)
+
+
+def test_nothing_is_refused_where_nothing_tells_what_memory_there_is(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory(monkeypatch, None)
+    check_batch(model, 10**9)
+
+
+def test_where_not_even_one_image_fits_no_batch_is_named(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory(monkeypatch, 1e7)
+    with pytest.raises(InputError) as caught:
+        check_batch(model, 8)
+    assert str(caught.value).endswith(
+        " GB are there; expected a smaller network, or smaller pictures. "
+        "Lower framing.size, or choose a smaller model.backbone."
+    )
+
+
+def test_devices_share_a_batch() -> None:
+    need = capacity.Need(fixed=100, per_image=10, held=0, devices=4)
+    assert need.bytes(8) == 120
+    assert need.bytes(9) == 130
+    assert need.batch(129) == 8
+    assert need.batch(1e4) == 990 * 4
+    assert need.batch(109) == 0
+
+
+# --- What memory there is.
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> tuple[Path, Path]:
+    """A `/proc` with 20 GB available, and an empty folder for control groups."""
+    proc, groups = tmp_path / "proc", tmp_path / "groups"
+    (proc / "self").mkdir(parents=True)
+    groups.mkdir()
+    (proc / "meminfo").write_text("MemTotal: 24 kB\nMemAvailable:   20000000 kB\nSwapFree: 0 kB\n")
+    return proc, groups
+
+
+def limit(group: Path, *, most: int | str, used: int, files: int = 0, version: int = 2) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for name, value in zip(names, (most, used), strict=True):
+        (group / name).write_text(f"{value}\n")
+    prefix = "total_" if version == 1 else ""
+    (group / "memory.stat").write_text(f"anon 5\n{prefix}inactive_file {files}\n")
+
+
+def test_without_limits_it_is_what_the_machine_has_and_its_swap(machine: tuple[Path, Path]) -> None:
+    assert host_bytes(*machine) == 20_000_000 * 1024
+    (machine[0] / "meminfo").write_text("MemAvailable: 2000 kB\nSwapFree: 500 kB\n")
+    assert host_bytes(*machine) == 2500 * 1024
+
+
+def test_a_control_group_of_version_2_limits_it(machine: tuple[Path, Path]) -> None:
+    proc, groups = machine
+    (proc / "self/cgroup").write_text("0::/job/step\n")
+    limit(groups / "job", most=8 * GB, used=3 * GB, files=1 * GB)
+    limit(groups / "job/step", most="max", used=1 * GB)
+    assert host_bytes(proc, groups) == 6 * GB  # of the group above; pages of files are given up
+
+
+def test_a_control_group_of_version_1_limits_it(machine: tuple[Path, Path]) -> None:
+    proc, groups = machine
+    (proc / "self/cgroup").write_text("5:devices:/\n4:cpu,memory:/job\n0::/\n")
+    limit(groups / "memory/job", most=4 * GB, used=3 * GB, files=GB // 2, version=1)
+    limit(groups / "memory", most=2**63 - 4096, used=3 * GB, version=1)
+    assert host_bytes(proc, groups) == GB + GB // 2
+
+
+def test_a_container_that_is_told_its_outer_path_finds_its_own_limit(
+    machine: tuple[Path, Path],
+) -> None:
+    proc, groups = machine
+    (proc / "self/cgroup").write_text("0::/docker/f00\n")
+    limit(groups, most=2 * GB, used=GB)
+    assert host_bytes(proc, groups) == GB
+
+
+def test_a_limit_of_the_address_space_counts(
+    machine: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    proc, groups = machine
+    (proc / "self/status").write_text("Name:\tpython\nVmSize:\t 1000000 kB\n")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (3 * 1_024_000_000, 0))
+    assert host_bytes(proc, groups) == 2 * 1_024_000_000
+
+
+def test_elsewhere_than_on_linux_it_is_not_known(tmp_path: Path) -> None:
+    assert host_bytes(tmp_path, tmp_path) is None
+
+
+def test_this_machine_has_memory(model: keras.Model) -> None:
+    there = capacity.available_bytes()
+    assert there is None or there > GB // 10
+    check_batch(model, 2)
+
+
+def test_the_largest_card_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert largest_device_bytes() is None
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 16384\necho 81920\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    assert largest_device_bytes() == 80 * 2**30
+    program.write_text("#!/bin/sh\necho '[N/A]'\n")
+    assert largest_device_bytes() is None
+
+
+# --- When it ran out.
+
+
+def named(name: str, text: str, base: type[Exception] = RuntimeError) -> Exception:
+    """An error of a library that need not be installed here, as it calls and words it."""
+    error: Exception = type(name, (base,), {})(text)
+    return error
+
+
+def chained(error: BaseException) -> Exception:
+    try:
+        try:
+            raise error
+        except type(error) as cause:
+            raise ValueError("the batch can't be made") from cause
+    except ValueError as outer:
+        return outer
+
+
+ALLOCATING = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 68719476736 bytes."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        exhausted(),
+        tf.errors.InternalError(None, None, "CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+        named("JaxRuntimeError", ALLOCATING),
+        named("XlaRuntimeError", ALLOCATING),
+        named("OutOfMemoryError", "CUDA out of memory. Tried to allocate 20.00 GiB."),
+        chained(exhausted()),
+        chained(MemoryError()),
+        ExceptionGroup("workers", [ValueError("x"), MemoryError()]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_library_raises_without_memory_is_known(error: Exception) -> None:
+    assert out_of_memory(error)
+
+
+def test_what_numpy_raises_without_memory_is_known() -> None:
+    with pytest.raises(MemoryError) as caught:
+        np.ones(2**55, "uint8")
+    assert out_of_memory(caught.value)
+
+
+def test_what_jax_raises_without_memory_is_known() -> None:
+    numpy = pytest.importorskip("jax.numpy")
+    with pytest.raises(RuntimeError) as caught:
+        numpy.zeros(2**50, "uint8").block_until_ready()
+    assert out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,
+        exhausted("run/events.out; No space left on device"),
+        exhausted("open; Too many open files"),
+        OSError(28, "No space left on device"),
+        tf.errors.InvalidArgumentError(None, None, "out of memory bank"),
+        named("JaxRuntimeError", "INVALID_ARGUMENT: shapes differ"),
+        ValueError("memory"),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_other_errors_are_not_taken_for_it(error: BaseException | None) -> None:
+    assert not out_of_memory(error)
+
+
+class Device:
+    """Something that makes steps of at most so many images."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.tried: list[int] = []
+
+    def step(self, batch_size: int) -> None:
+        self.tried.append(batch_size)
+        if batch_size > self.most:
+            raise exhausted()
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "fits", "tried"),
+    [
+        (1024, 300, 256, [512, 256, 384]),
+        (1024, 400, 384, [512, 256, 384]),
+        (1024, 900, 768, [512, 768]),
+        (9, 1, 1, [4, 2, 1]),
+        (9, 0, None, [4, 2, 1]),
+        (1, 0, None, []),
+    ],
+)
+def test_the_batch_that_fits_is_found_by_halving_and_one_step_back(
+    batch: int, most: int, fits: int | None, tried: list[int]
+) -> None:
+    device = Device(most)
+    assert batch_that_fits(device.step, batch) == fits
+    assert device.tried == tried
+
+
+def test_another_error_of_a_trial_is_not_hidden() -> None:
+    def step(batch_size: int) -> None:
+        raise ValueError(f"{batch_size} is odd")
+
+    with pytest.raises(ValueError, match="512 is odd"):
+        batch_that_fits(step, 1024)
+
+
+def test_a_trial_trains_a_copy_and_leaves_the_model_as_it_was() -> None:
+    model = compiled(keras.optimizers.Adam(1e-3))
+    before = [np.array(weight) for weight in model.get_weights()]
+    zeros_step(model)(2)
+    after = model.get_weights()
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+    assert not model.optimizer.built
+
+
+def test_the_error_says_which_batch_was_tried_and_fits(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "zeros_step", lambda _: Device(300).step)
+    assert str(memory_fault(exhausted(), model, 1024)) == (
+        "training.batch_size: a batch of 1024 does not fit into memory; "
+        "expected at most 256, which was tried. Pass --set training.batch_size=256."
+    )
+
+
+def test_where_no_batch_fits_the_error_says_so(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "zeros_step", lambda _: Device(0).step)
+    for batch in (1, 8):
+        told = str(memory_fault(exhausted(), model, batch))
+        assert told.startswith(f"training.batch_size: a batch of {batch} does not fit into memory;")
+        assert told.endswith("Lower framing.size, or choose a smaller model.backbone.")
+
+
+def test_where_a_trial_could_end_the_process_none_is_made(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(300)
+    monkeypatch.setattr(capacity, "zeros_step", lambda _: device.step)
+    monkeypatch.setattr(capacity, "address_space_bytes", lambda: GB)
+    told = str(memory_fault(exhausted(), model, 1024))
+    assert told.endswith("expected a smaller one, perhaps 512. Pass --set training.batch_size=512.")
+    assert not device.tried
+
+
+def test_a_training_that_runs_out_of_memory_ends_with_what_to_do(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "zeros_step", lambda _: Device(300).step)
+    told = pytest.raises(InputError, match="expected at most 256, which was tried")
+    with told, within_memory(model, 1024):
+        raise chained(exhausted())
+
+
+def test_other_errors_of_a_training_come_as_they_are(model: keras.Model) -> None:
+    with pytest.raises(OSError, match="No space left"), within_memory(model, 1024):
+        raise OSError(28, "No space left on device")
+    with within_memory(model, 1024):
+        pass
