@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from boneage.errors import InputError
 from boneage.shipped import (
@@ -114,3 +115,29 @@ def test_a_damaged_release_is_not_copied(release, tmp_path):
     with pytest.raises(InputError, match="its sha256 is"):
         own_folder(release)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_wheel_takes_the_models_along_and_nothing_else_of_the_experiments(tmp_path):
+    root = Path(__file__).parent.parent
+    for name in ("pyproject.toml", "README.md", "LICENSE", "boneage/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
+    model = tmp_path / "experiments" / "a" / "model"
+    model.mkdir(parents=True)
+    for path in (model / "release.json", model / "best.keras", model.parent / "recipe.toml"):
+        path.touch()
+    files = WheelBuilder(str(tmp_path)).recurse_included_files()
+    assert sorted(file.distribution_path for file in files) == [
+        "boneage/__init__.py",
+        "boneage/models/a/model/best.keras",
+        "boneage/models/a/model/release.json",
+    ]
+
+
+def test_the_image_s_build_sees_the_models():
+    root = Path(__file__).parent.parent
+    dockerfile = (root / "Dockerfile").read_text(encoding="utf-8")
+    wheel = dockerfile.partition(" AS wheel\n")[2].partition("\nFROM")[0]
+    assert "COPY experiments experiments" in wheel
+    ignored = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert ignored.index("!experiments/*/model/*.keras") > ignored.index("experiments/**/*.keras")
