@@ -132,11 +132,16 @@ def joined(hosts: Hosts | None, run: Path) -> Iterator[Group]:
         return
     if not on_jax:
         raise InputError(_not_on_jax(hosts))
-    board = _join(hosts)
-    fix = f"See its own messages, then start all again: boneage train --resume {run}."
-    watch = Watch(board, hosts, fix)
+    with _told_before_abort(lambda: _not_met(hosts)):
+        board = _join(hosts)
+    watch = Watch(board, hosts, f"See its own messages. To go on: boneage train --resume {run}.")
     watch.start()
-    with _told_before_abort(watch), _failures_told(watch, hosts), _distributed() as places:
+    gone = watch.fault_of(0, "it can't be reached any more")
+    with (
+        _told_before_abort(lambda: watch.lost(0) or gone),
+        _failures_told(watch),
+        _distributed() as places,
+    ):
         group = Group(hosts, places, watch, board)
         try:
             yield group
@@ -186,15 +191,17 @@ def _join(hosts: Hosts) -> Any:
             heartbeat_timeout_seconds=_JAX_PATIENCE_SECONDS,
         )
     except RuntimeError as error:
-        raise InputError(
-            Fault(
-                hosts.coordinator,
-                f"not all {hosts.count} processes met there: {str(error).splitlines()[0]}",
-                f"each of them within {JOIN_SECONDS} seconds, with the same --hosts",
-                "Do all hosts reach that address, and is that port free?",
-            )
-        ) from error
+        raise InputError(_not_met(hosts)) from error
     return global_state.client
+
+
+def _not_met(hosts: Hosts) -> Fault:
+    return Fault(
+        hosts.coordinator,
+        f"not all {hosts.count} processes met there",
+        f"each of them within {JOIN_SECONDS} seconds, with the same --hosts",
+        "Do all hosts reach that address, and is that port free?",
+    )
 
 
 def _leave(group: Group, watch: Watch) -> None:
@@ -206,7 +213,7 @@ def _leave(group: Group, watch: Watch) -> None:
 
 
 @contextlib.contextmanager
-def _failures_told(watch: Watch, hosts: Hosts) -> Iterator[None]:
+def _failures_told(watch: Watch) -> Iterator[None]:
     """Tells the others when this process fails, and the user when another one did."""
     try:
         yield
@@ -217,12 +224,18 @@ def _failures_told(watch: Watch, hosts: Hosts) -> Iterator[None]:
         if _is_broken_off(error):
             fault = watch.lost(PATIENCE_SECONDS + 5)
         if fault is None:
-            watch.tell_failure(str(error) or type(error).__name__)
+            watch.tell_failure(_in_short(error))
             time.sleep(3 * BEAT_SECONDS)  # until they have read it
         _abandon()
         if fault is not None:
             raise InputError(fault) from error
         raise
+
+
+def _in_short(error: BaseException) -> str:
+    if isinstance(error, InputError):
+        return f"it ended ({error.faults[0].where}: {error.faults[0].what})"
+    return f"it ended ({' '.join([type(error).__name__, *str(error).splitlines()[:1]])})"
 
 
 def _is_broken_off(error: BaseException) -> bool:
@@ -240,24 +253,20 @@ def _abandon() -> None:
 
 
 @contextlib.contextmanager
-def _told_before_abort(watch: Watch) -> Iterator[None]:
+def _told_before_abort(fault: Callable[[], Fault]) -> Iterator[None]:
     """Says what happened where JAX ends the process itself: process 0 is gone, with its board.
 
     JAX then aborts from a thread of its own, with no way to hear of it but the signal. It is raised
     in that thread, so a handler may do what a handler of other signals may not.
     """
-
-    def on_abort(_: int) -> None:
-        end_process(watch.lost(0) or watch.fault_of(0, "it can't be reached any more"))
-
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort)
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: end_process(fault()))
     system = ctypes.CDLL(None)
     system.signal(signal.SIGABRT, handler)
     try:
         yield
     except BaseException:
-        # What is wrong has been said, or will be; Python may be ending when the signal comes.
-        system.signal(signal.SIGABRT, system._exit)
+        # What is wrong will be said. Until then that thread sleeps: Python may be ending.
+        system.signal(signal.SIGABRT, system.pause)
         raise
     else:
         system.signal(signal.SIGABRT, None)
