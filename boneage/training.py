@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 
+from boneage.capacity import BatchTooLargeError, check_batch, within_memory
 from boneage.checkpoint import Place
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
@@ -77,8 +78,9 @@ def train(
     Raises:
         InputError: The folder is taken or in use, the manifest has no such split, an image can't
             be read, recipe, manifest or images are not those of the run to be resumed, `init` is
-            of another network, TensorBoard or a GPU is asked for and absent, the disk is full, the
-            loss is no longer a number, or one of the hosts is lost.
+            of another network, TensorBoard or a GPU is asked for and absent, a batch doesn't fit
+            into memory, the disk is full, the loss is no longer a number, or one of the hosts is
+            lost.
         KeyboardInterrupt: As it came, after `run.json` was written.
         Terminated: SIGTERM came to `stop`; likewise.
     """
@@ -125,6 +127,7 @@ def _train(
     validation = _generator(store, val_split, recipe, training=False)
     model.compile(optimizer=_optimizer(settings, len(training)), loss="mae", metrics=["mae"])
     training, validation = group.divide(model, training, validation)
+    check_batch(model, settings.batch_size)
 
     with run.locked() if group.writes else contextlib.nullcontext():
         if before is not None:
@@ -156,7 +159,7 @@ def _fit(
 ) -> None:
     """Fits from where the run's checkpoint is to the end, and keeps `run.json` true."""
     values = recipe.model_dump(mode="json")
-    place = Place()
+    place, too_large = Place(), False
     info["stopped"] = "failed"
     try:
         while True:  # an unfinished epoch is one pass, all others are the next
@@ -168,7 +171,7 @@ def _fit(
             group.check_same("checkpoint", str(place), _SHARED)
             if place.ended or place.epoch == recipe.training.epochs:
                 break
-            with stop.heeded():
+            with stop.heeded(), within_memory(model, recipe.training.batch_size):
                 _one_pass(model, *generators, [*others, records], recipe.training, progress)
         info["stopped"] = "finished" if place.epoch == recipe.training.epochs else "early"
     except DivergedError as error:
@@ -178,6 +181,9 @@ def _fit(
         pass
     except KeyboardInterrupt:
         info["stopped"] = "interrupted"
+        raise
+    except BatchTooLargeError:
+        too_large = True
         raise
     finally:
         if stop.asked is not None and info["stopped"] == "failed":
@@ -189,7 +195,8 @@ def _fit(
         info["seconds"]["fit"] = round(place.seconds, 2)
         if group.writes:
             write_json(run.info_path, info)
-            if info["stopped"] == "interrupted" and not run.checkpoint_path.exists():
+            cut_off = too_large or info["stopped"] == "interrupted"
+            if cut_off and not run.checkpoint_path.exists():
                 shutil.rmtree(run.folder)  # nothing was learned yet
     if info["stopped"] not in ENDED:
         stop.raise_it()
