@@ -28,6 +28,9 @@ TableOption = Annotated[
 GpuOption = Annotated[
     bool, typer.Option("--require-gpu", help="Fail where there is no GPU to train on.")
 ]
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="As in boneage train: repeats to the bit on a GPU.")
+]
 
 
 def cross_validate(
@@ -45,6 +48,7 @@ def cross_validate(
     overrides: SetOption = None,
     table: TableOption = False,
     require_gpu: GpuOption = False,
+    deterministic: DeterministicOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe once for each fold of train and val; score all predictions and the ensemble.
@@ -68,7 +72,7 @@ def cross_validate(
             chosen,
             len(planned),
             lambda waiting: prepare_folds(manifest, waiting),
-            require_gpu=require_gpu,
+            _options(require_gpu, deterministic),
             quiet=as_json,
         )
     result = collect_folds(planned, manifest, out)
@@ -97,6 +101,7 @@ def sweep(
     ] = None,
     table: TableOption = False,
     require_gpu: GpuOption = False,
+    deterministic: DeterministicOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe over seeds and settings, and compare them by validation.
@@ -113,18 +118,25 @@ def sweep(
     chosen = choose(planned, only)
     code = 0
     if not table:
-        code = _train(chosen, len(planned), prepare_sweep, require_gpu=require_gpu, quiet=as_json)
+        options = _options(require_gpu, deterministic)
+        code = _train(chosen, len(planned), prepare_sweep, options, quiet=as_json)
     result = collect_sweep(resolved, planned, settings, out)
     _show(result, _sweep_text(result), out / RESULT, as_json)
     raise typer.Exit(code)
+
+
+def _options(require_gpu: bool, deterministic: bool) -> list[str]:
+    """What `boneage train` is given for every run."""
+    given = {"--require-gpu": require_gpu, "--deterministic": deterministic}
+    return [option for option, wanted in given.items() if wanted]
 
 
 def _train(
     chosen: Sequence[Planned],
     total: int,
     prepare: Callable[[Sequence[Planned]], None],
+    options: Sequence[str],
     *,
-    require_gpu: bool,
     quiet: bool,
 ) -> int:
     """Trains what is not finished: 0 if all of it is now, 1 if something failed."""
@@ -139,7 +151,7 @@ def _train(
             chosen,
             total,
             say=lambda line: typer.echo(line, err=True),
-            options=["--require-gpu"] if require_gpu else [],
+            options=options,
             quiet=quiet,
         )
     except KeyboardInterrupt:

@@ -26,6 +26,7 @@ ENDED = (FINISHED, DIVERGED)
 _PLAN = "series.json"
 _RECIPE = "recipe.json"
 _SCORED = ("val", "test")
+_ALONE = ("--hosts", "none")  # tasks that Slurm starts side by side are no one training
 _WHY_DIVERGED = "its loss was no longer a number, and would not be again"
 
 
@@ -236,7 +237,7 @@ def run_series(
 def _train(
     one: Planned, state: str, processes: VerbProcesses, options: Sequence[str], quiet: bool
 ) -> Outcome:
-    verb = ["train", "--resume", str(one.folder)]
+    verb = ["train", *_ALONE, "--resume", str(one.folder)]
     if state == NEW:
         try:
             _clear_beginning(one.run)
@@ -244,7 +245,7 @@ def _train(
             return Outcome(one, FAILED, str(error))
         sets = [part for override in one.overrides for part in ("--set", override)]
         verb = ["train", str(one.folder.parent / _RECIPE), "--data", str(one.manifest.path)]
-        verb += ["--seed", str(one.recipe.seed), *sets, "--out", str(one.folder)]
+        verb += [*_ALONE, "--seed", str(one.recipe.seed), *sets, "--out", str(one.folder)]
     ended = processes.run([*verb, *options], to_stderr=quiet)
     reached = one.state()
     if reached == FINISHED:

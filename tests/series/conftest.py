@@ -76,13 +76,12 @@ class Trainer:
 
     def names(self) -> list[str]:
         """The runs that were asked for, in order."""
-        return [Path(arguments[-1]).name for arguments in self.asked]
+        return [_folder(arguments).name for arguments in self.asked]
 
     def run(self, arguments: Sequence[str], *, to_stderr: bool = False) -> Ended:
         self.asked.append(list(arguments))
         values = dict(itertools.pairwise(arguments))
-        resumed = "--resume" in values
-        folder = Path(values["--resume"] if resumed else values["--out"])
+        resumed, folder = "--resume" in values, _folder(arguments)
         outcome = self.outcomes.get(folder.name, "finished")
         if outcome in ("SIGINT", "SIGTERM"):
             self.received = signal.Signals[outcome]
@@ -129,6 +128,11 @@ class Trainer:
             metrics["manifest"] = {"path": str(manifest.path)}
             write_json(run.metrics_path(split), metrics)
         write_result(run)
+
+
+def _folder(arguments: Sequence[str]) -> Path:
+    values = dict(itertools.pairwise(arguments))
+    return Path(values["--resume"] if "--resume" in values else values["--out"])
 
 
 def _info(recipe: Recipe, data: Path) -> dict[str, Any]:

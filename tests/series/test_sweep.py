@@ -135,9 +135,9 @@ def test_a_run_that_fails_is_told_and_the_others_are_trained(
     trainer.asked.clear()
     code, _, err = boneage(*command)
     assert code == 1, "one diverged, and would again"
-    assert [(asked[1], asked[-1]) for asked in trainer.asked] == [
-        ("s/recipe.json", "s/seed-0"),
-        ("--resume", "s/seed-2"),
+    assert [asked[-2:] for asked in trainer.asked] == [
+        ["--out", "s/seed-0"],
+        ["--resume", "s/seed-2"],
     ]
     assert "error: 1 of 4 runs did not come to their end" in err
 
@@ -271,6 +271,23 @@ def test_nothing_is_begun_before_the_grid_is_right(
     assert "Did you mean 'learning_rate'?" in err
     assert not (tmp_path / "s").exists()
     assert not trainer.asked
+
+
+def test_options_of_a_training_are_handed_on_and_each_trains_alone(
+    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path
+) -> None:
+    command = ("sweep", tiny_recipe, "--data", cohort, "--out", "s", "--set", "training.epochs=1")
+    trainer.outcomes = {"seed-3": "failed"}
+    boneage(*command, "--require-gpu")
+    trainer.outcomes = {}
+    code, _, err = boneage(*command, "--deterministic")
+    assert code == 0, err
+    first, second = trainer.asked
+    assert "--require-gpu" in first
+    assert {"--deterministic", "--resume"} <= {*second}
+    assert "--require-gpu" not in second
+    for asked in trainer.asked:
+        assert asked[asked.index("--hosts") + 1] == "none"
 
 
 def test_json_is_the_whole_of_standard_output(
