@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from boneage.capacity import check_batch, within_memory
 from boneage.datasets.manifest import Manifest
 from boneage.model import build_model
 from boneage.pipeline.framing import frame
@@ -37,6 +39,7 @@ class Effort:
     Attributes:
         device: What computes.
         cores: Of the processor.
+        load: How many processes wanted a core meanwhile; what was timed is longer for it.
         images: Rows of the manifest.
         parameters: Of the network.
         batch_size: Images a step.
@@ -54,6 +57,7 @@ class Effort:
 
     device: str
     cores: int
+    load: float
     images: int
     parameters: int
     batch_size: int
@@ -75,6 +79,11 @@ class Effort:
     def lines(self) -> list[str]:
         """The estimate for people."""
         at_most = "at most " if self.epochs > 1 else ""
+        busy = (
+            [f"this machine is busy (load {self.load:.0f}); left alone it is quicker"]
+            if self.load > 2 * self.cores
+            else []
+        )
         return [
             f"on {self.device}, {self.cores} cores: {_span(self.step_seconds)} a step of "
             f"{self.batch_size} images ({self.steps_timed} timed), {_span(self.epoch_seconds)} "
@@ -83,6 +92,7 @@ class Effort:
             f"checking and framing {self.images:,} films: about {_span(self.preparation_seconds)}",
             f"disk: {_size(self.store_bytes)} for the framed films, {_size(self.run_bytes)} for "
             f"the run ({self.parameters:,} parameters)",
+            *busy,
         ]
 
 
@@ -99,7 +109,8 @@ def measure_effort(recipe: Recipe, manifest: Manifest, *, seconds: float = SECON
 
     Raises:
         InputError: A film can't be read, there is no such split, or the network can't be built:
-            no such backbone, no such weights file, an image size too small.
+            no such backbone, no such weights file, an image size too small; or its batches don't
+            fit into memory.
     """
     counts = {name: len(manifest.split(name)) for name in ("train", "val")}
     paths = manifest.image_paths()
@@ -123,6 +134,7 @@ def measure_effort(recipe: Recipe, manifest: Manifest, *, seconds: float = SECON
     return Effort(
         device=accelerator() or provenance()["device"],
         cores=cores,
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
         images=len(paths),
         parameters=parameters,
         batch_size=settings.batch_size,
@@ -162,8 +174,10 @@ def _time_steps(
         average = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
         optimizer = keras.optimizers.Adam(settings.learning_rate, **average)
         model.compile(optimizer=optimizer, loss="mae", metrics=["mae"])
-        trained = _timed(lambda: model.train_on_batch(x, y), seconds)
-        validated = _timed(lambda: model.test_on_batch(x, y), seconds / 4)
+        check_batch(model, batch_size)
+        with within_memory(model, batch_size):
+            trained = _timed(lambda: model.train_on_batch(x, y), seconds)
+            validated = _timed(lambda: model.test_on_batch(x, y), seconds / 4)
         return model.count_params(), trained, validated
     finally:
         keras.backend.clear_session()  # layers of the training are called what they always are

@@ -89,6 +89,7 @@ def test_a_stopped_reproduction_goes_on_with_the_same_command_to_the_table(
     assert run.read_info()["stopped"] == "terminated"
     assert "48 images: 30 train, 12 val, 6 test" in said
     assert "note: Training, validation and test are the challenge's own." in said
+    assert any("a step of 16 images (" in line for line in said)
     assert said.index("timing a few steps of it here") < said.index("checking every film")
 
     command = ("reproduce", recipe_path, "--data", folder / "rsna", "--out", run.folder)
@@ -141,9 +142,24 @@ def test_other_data_than_it_was_begun_with_are_refused_and_nothing_is_changed(
     assert sorted(path.name for path in manifest.parent.glob("*.csv")) == ["manifest.csv"]
 
 
+def timed(monkeypatch, **values) -> None:
+    """Has the estimate come out like this, without timing anything."""
+    from boneage.effort import Effort
+
+    measured = {
+        "device": "A GPU", "cores": 8, "load": 1.0, "images": 48, "parameters": 10**9,
+        "batch_size": 16, "steps_timed": 3, "step_seconds": 0.1, "validation_step_seconds": 0.1,
+        "film_seconds": 0.1, "epochs": 100, "epoch_seconds": 3600.0, "preparation_seconds": 60.0,
+        "hours": 100.0, "store_bytes": 200_000, "run_bytes": 10**6,
+    }  # fmt: skip
+    effort = Effort(**(measured | values))
+    monkeypatch.setattr("boneage.effort.measure_effort", lambda *_: effort)
+
+
 def test_a_dry_run_estimates_and_leaves_nothing_behind(
-    official_tree, recipe_path, boneage, tmp_path
+    official_tree, recipe_path, boneage, tmp_path, monkeypatch
 ):
+    timed(monkeypatch, load=17.0)
     out = tmp_path / "runs" / "tiny"
     code, printed, err = boneage(
         "reproduce", recipe_path, "--data", official_tree, "--out", out, "--dry-run",
@@ -151,9 +167,10 @@ def test_a_dry_run_estimates_and_leaves_nothing_behind(
     )  # fmt: skip
     assert code == 0, err
     assert "not the recipe as it stands: training.epochs=7" in err
-    assert "a step of 16 images" in err
-    assert "at most 7 epochs: at most" in err
-    assert "disk: 0.2 MB for the framed films" in err
+    assert "on A GPU, 8 cores: 100 ms a step of 16 images (3 timed), 60.0 minutes an epoch" in err
+    assert "at most 100 epochs: at most 4.2 days" in err
+    assert "disk: 0.2 MB for the framed films, 1.0 MB for the run" in err
+    assert "this machine is busy (load 17)" in err
     assert "40.00 [1.00, 79.00]  -" in printed
     assert list(tmp_path.iterdir()) == []
 
@@ -161,18 +178,9 @@ def test_a_dry_run_estimates_and_leaves_nothing_behind(
 def test_no_room_on_the_disk_is_told_before_anything_is_made(
     official_tree, recipe_path, boneage, tmp_path, monkeypatch
 ):
-    from boneage.effort import Effort
-
-    effort = Effort(
-        device="A GPU", cores=8, images=48, parameters=10**9, batch_size=16, steps_timed=3,
-        step_seconds=0.1, validation_step_seconds=0.1, film_seconds=0.1, epochs=100,
-        epoch_seconds=3600.0, preparation_seconds=60.0, hours=100.0, store_bytes=10**9,
-        run_bytes=10**18,
-    )  # fmt: skip
-    monkeypatch.setattr("boneage.effort.measure_effort", lambda *_: effort)
+    timed(monkeypatch, store_bytes=10**9, run_bytes=10**18)
     result = boneage("reproduce", recipe_path, "--data", official_tree, "--out", tmp_path / "run")
     refused(result, "1000000001.0 GB: 1.0 for the framed films", "set BONEAGE_CACHE")
-    assert "4.2 days" in result[2]
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "run-data" / "manifest.store").exists()
 
@@ -214,6 +222,15 @@ def test_missing_imagenet_weights_are_told_before_anything_long(
         "--set", "framing.size=96",
     )  # fmt: skip
     refused(result, "the weights file is not there", "--set model.weights=none")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_too_large_is_told_before_anything_long(
+    official_tree, recipe_path, boneage, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("boneage.capacity.available_bytes", lambda: 1_000_000)
+    result = boneage("reproduce", recipe_path, "--data", official_tree, "--out", tmp_path / "run")
+    refused(result, "a batch of 16 needs about")
     assert not (tmp_path / "run").exists()
 
 
