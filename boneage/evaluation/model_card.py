@@ -94,7 +94,7 @@ def _trained_on(result: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     other = f"{films} of a table whose source is called `{source}`."
     known = _DATASETS.get(source)
     others = [f"{counts[split]:,} {words}" for split, words in _SPLITS if counts.get(split)]
-    tested = " The test films had no say in anything." if counts.get("test") else ""
+    tested = " The test films chose nothing." if counts.get("test") else ""
     paragraphs = [
         known.format(films=films) if known else other,
         told["note"],
