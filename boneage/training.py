@@ -127,7 +127,7 @@ def _train(
     validation = _generator(store, val_split, recipe, training=False)
     model.compile(optimizer=_optimizer(settings, len(training)), loss="mae", metrics=["mae"])
     training, validation = group.divide(model, training, validation)
-    check_batch(model, settings.batch_size)
+    check_batch(model, min(settings.batch_size, len(train_split.table)))
 
     with run.locked() if group.writes else contextlib.nullcontext():
         if before is not None:
@@ -159,6 +159,7 @@ def _fit(
 ) -> None:
     """Fits from where the run's checkpoint is to the end, and keeps `run.json` true."""
     values = recipe.model_dump(mode="json")
+    batch_size = min(recipe.training.batch_size, info["manifest"]["counts"]["train"])
     place, too_large = Place(), False
     info["stopped"] = "failed"
     try:
@@ -171,7 +172,7 @@ def _fit(
             group.check_same("checkpoint", str(place), _SHARED)
             if place.ended or place.epoch == recipe.training.epochs:
                 break
-            with stop.heeded(), within_memory(model, recipe.training.batch_size):
+            with stop.heeded(), within_memory(model, batch_size):
                 _one_pass(model, *generators, [*others, records], recipe.training, progress)
         info["stopped"] = "finished" if place.epoch == recipe.training.epochs else "early"
     except DivergedError as error:
