@@ -80,13 +80,16 @@ class Workplace:
             text=True,
         )
 
-    def begin_two(self, run: str, *options: str) -> list[subprocess.Popen[str]]:
-        """Starts two processes that train together."""
+    def begin_two(self, run: str, *each: Sequence[str]) -> list[subprocess.Popen[str]]:
+        """Starts two processes that train together, with options of their own."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         hosts = f"localhost:{port},127.0.0.1:{port}"
-        return [self.begin(run, "--hosts", hosts, "--rank", str(rank), *options) for rank in (0, 1)]
+        return [
+            self.begin(run, "--hosts", hosts, "--rank", str(rank), *options)
+            for rank, options in enumerate(each or ((), ()))
+        ]
 
 
 def ended(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]]:
@@ -147,7 +150,7 @@ def test_told_to_stop_they_stop_together_and_a_lost_one_ends_all(
     assert "to go on: boneage train --resume" in results[0][1]
     assert run.read_info()["stopped"] == "terminated"
 
-    processes = place.begin_two("broken", "--resume")
+    processes = place.begin_two("broken", ["--resume"], ["--resume"])
     wait_for_epoch(run, processes[0], 2)
     processes[1].kill()
     killed = time.monotonic()
@@ -164,3 +167,13 @@ def test_told_to_stop_they_stop_together_and_a_lost_one_ends_all(
     ((code, said),) = ended([place.begin("broken", "--resume", XLA_FLAGS=flags)])
     assert code == 0, said
     pd.testing.assert_frame_equal(curve(run), curve(alone), rtol=1e-4)
+
+
+def test_hosts_with_different_recipes_are_told_on_both(place: Workplace) -> None:
+    begun = place.begin_two("differing", [], ["--set", "training.epochs=9"])
+    (first, said_first), (second, said_second) = ended(begun)
+    assert (first, second) == (2, 2)
+    assert "error: process 1 (127.0.0.1:" in said_second
+    assert "Give every host the same command and files." in said_second
+    assert "it ended (process 1 (127.0.0.1:" in said_first
+    assert not (place.folder / "differing").exists()
