@@ -90,7 +90,7 @@ class Batches:
         return self.augment.seeded(self.seed, _AUGMENT, epoch, index)
 
     def _fill_row(self, into: Floats, row: np.int64, augment: ImageFunction | None) -> None:
-        image = self.source[row]
+        image = self.source[int(row)]
         if augment is not None:
             image = augment(image)
         np.divide(image, np.float32(255), out=into[:, :, 0], dtype=np.float32)

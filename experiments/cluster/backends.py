@@ -30,9 +30,8 @@ from boneage.provenance import provenance
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "experiments" / "phantom" / "recipe.toml"
 BACKENDS = ("tensorflow", "jax")
-COHORT = {"--count": "400", "--seed": "0", "--size": "128"}
-SMALLER = ("framing.size=64", "training.epochs=12", "training.schedule=constant")
-SMALLER += ("training.warmup_epochs=0", "training.learning_rate=5e-4")
+COHORT = {"--count": "600", "--seed": "0", "--size": "128"}
+SMALLER = ("framing.size=64", "training.epochs=12")
 CLOSE = 1e-4
 
 
@@ -44,20 +43,18 @@ def boneage(*arguments: str | Path, backend: str = "tensorflow") -> None:
 
 
 def train(out: Path, manifest: Path, settings: list[str], *options: str, backend: str) -> None:
-    """Makes one run, if it is not there."""
+    """Makes one run, or goes on with it, if it is not there."""
     if (out / "result.json").exists():
         return
     overrides = [part for setting in settings for part in ("--set", setting)]
-    boneage(
-        *("train", RECIPE, "--data", manifest, "--out", out, *overrides, *options),
-        backend=backend,
-    )
+    what = [RECIPE, "--data", manifest, "--out", out, *overrides, *options]
+    boneage("train", *(["--resume", out] if out.exists() else what), backend=backend)
 
 
 def first_step(work: Path, manifest: Path, settings: list[str]) -> dict[str, Any]:
     """The loss of one step over all training films, on each backend, from the same weights."""
     begin = work / "begin"
-    train(begin, manifest, [*settings, "training.epochs=1"], backend="tensorflow")
+    train(begin, manifest, [*settings, "training.epochs=2"], backend="tensorflow")
     with manifest.open(encoding="utf-8", newline="") as file:
         films = Counter(row["split"] for row in csv.DictReader(file))["train"]
     one = [*settings, "training.epochs=1", f"training.batch_size={films}", "model.dropout=0.0"]
