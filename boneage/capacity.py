@@ -115,7 +115,7 @@ def within_memory(model: keras.Model, batch_size: int) -> Iterator[None]:
     """Turns what a training raises for want of memory into what a user is told; see `memory_fault`.
 
     Args:
-        model: Compiled, that is trained inside.
+        model: Compiled, that is trained inside. After an error its weights are worth nothing.
         batch_size: Images of the whole batch.
 
     Raises:
@@ -195,25 +195,27 @@ def batch_that_fits(step: Step, batch_size: int, *, refine: bool = True) -> int 
 
 
 def zeros_step(model: keras.Model) -> Step:
-    """Makes training steps on black images, each on an untrained copy of a model.
+    """Makes training steps on black images, after which the model is good for nothing else.
 
-    A copy, because a step that broke off may have taken the model's own weights with it (JAX gives
-    their memory away before it has the new ones).
+    On JAX they are those of untrained copies: a step that broke off has taken the model's own
+    weights with it, because JAX gives their memory away before it has the new ones.
 
     Args:
-        model: Compiled; it is only read.
+        model: Compiled.
     """
 
     def step(batch_size: int) -> None:
         gc.collect()  # of the attempt before: layers know of one another in circles
-        copy = keras.models.clone_model(model)
-        copy.compile_from_config(model.get_compile_config())
+        trained = model
+        if keras.backend.backend() == "jax":
+            trained = keras.models.clone_model(model)
+            trained.compile_from_config(model.get_compile_config())
 
         def zeros(tensor: Any) -> Any:
             return np.zeros((batch_size, *tensor.shape[1:]), "float32")
 
-        inputs, target = (keras.tree.map_structure(zeros, t) for t in (copy.input, copy.output))
-        copy.train_on_batch(inputs, target)
+        inputs, target = (keras.tree.map_structure(zeros, t) for t in (model.input, model.output))
+        trained.train_on_batch(inputs, target)
 
     return step
 
@@ -226,7 +228,7 @@ def memory_fault(error: BaseException, model: keras.Model, batch_size: int) -> F
 
     Args:
         error: One that `out_of_memory` knows. What its frames hold is let go, for the trials.
-        model: Compiled, as it was trained.
+        model: Compiled, as it was trained. Its weights are worth nothing afterwards.
         batch_size: Images of the whole batch.
     """
     _let_go(error)
