@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from boneage.model import build_model
 from boneage.recipe import read_recipe
 from boneage.training import train
 
+RESULTS = Path(__file__).parent.parent / "experiments/capacity/results/cpu.json"
 GB = 10**9
 
 
@@ -82,6 +84,24 @@ def test_half_precision_takes_less_for_an_image(model: keras.Model, precision: s
     half = compiled(precision=precision)
     for one in (1, 100):
         assert needed_bytes(half, one) < needed_bytes(model, one)
+
+
+def test_every_step_that_was_measured_took_what_the_estimate_allows() -> None:
+    rows = json.loads(RESULTS.read_text())["rows"]
+    assert len(rows) > 10
+    for row in rows:
+        assert LOWEST < row["measured_mb"] / row["estimated_mb"] < HIGHEST, row["name"]
+
+
+@pytest.mark.parametrize("backbone", ["mini_xception", "mini_resnet"])
+def test_the_estimates_beside_the_measurements_are_those_of_today(backbone: str) -> None:
+    rows = json.loads(RESULTS.read_text())["rows"]
+    rows = [r for r in rows if (r["backbone"], r["precision"]) == (backbone, "float32")]
+    assert rows
+    model = build_model(backbone, rows[0]["size"])
+    model.compile(optimizer="adam", loss="mae", metrics=["mae"])
+    for row in rows:
+        assert needed_bytes(model, row["batch"]) / 1e6 == pytest.approx(row["estimated_mb"], 1e-3)
 
 
 # --- Before a training.

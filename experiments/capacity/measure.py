@@ -47,7 +47,7 @@ def resident(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
-def measure(case: tuple[str, int, str, int]) -> dict[str, Any]:
+def measure(case: tuple[Any, ...]) -> dict[str, Any]:
     """Trains for a few steps, in a process that has not computed anything yet."""
     backbone, size, precision, batch = case
     keras.ops.convert_to_numpy(keras.ops.ones(2) + 1)  # threads and allocators are there from here
