@@ -25,7 +25,10 @@ COMMANDS = [
 SMALLER = {
     "--count 1500": "--count 40",
     "--size 256": "--size 64",
-    "boneage train ": "boneage train --set training.epochs=1 --set phantom.count=40 ",
+    "boneage train experiments": (
+        "boneage train --set training.epochs=1 --set phantom.count=40 experiments"
+    ),
+    "--data DIR": "--data rsna-bone-age --dry-run --set model.weights=none --set framing.size=96",
 }
 
 
