@@ -139,6 +139,8 @@ def begin(end: Callable[[], None] | None = None) -> None:
         end: What to do then; SIGTERM to itself if not given, so that a training keeps its state.
     """
     sys.argv[0] = "boneage"
+    # Its parent hands Ctrl-C on; a shell that puts both into the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     end = end or (lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     def watch() -> None:
