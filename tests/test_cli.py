@@ -221,7 +221,9 @@ def test_evaluate_takes_a_run_or_predictions_not_both_nor_neither(boneage, finis
     check_refusal(boneage("evaluate"), "one of the two")
     both = boneage("evaluate", finished_run.folder, "--predictions", "x.csv")
     check_refusal(both, "one of the two")
-    check_refusal(boneage("evaluate", "--predictions", "x.csv", "--split", "val"), "no --split")
+    check_refusal(
+        boneage("evaluate", "--predictions", "x.csv", "--split", "val"), "no --data, --split or"
+    )
 
 
 def test_prepare_takes_a_size_or_a_recipe(boneage, cohort, tiny_recipe):
@@ -239,17 +241,17 @@ def test_an_out_that_is_a_file_or_can_not_be_made_is_refused_before_anything_is_
     assert not (cohort_copy.parent / "manifest.store").exists()
 
 
-def test_an_interrupt_exits_with_130_and_says_where_the_run_is(
+def test_an_interrupt_exits_with_130_and_says_how_to_go_on(
     boneage, cohort, tiny_recipe, monkeypatch
 ):
-    def interrupt(recipe, manifest, out):
+    def interrupt(recipe, manifest, out, **_):
         out.mkdir()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("boneage.training.train", interrupt)
     code, _, err = boneage("train", tiny_recipe, "--data", cohort, "--out", "run")
     assert code == 130
-    assert "what the finished epochs left is in run" in err
+    assert "interrupted; to go on: boneage train --resume run" in err
 
 
 def test_a_gpu_that_is_required_and_absent_is_refused_before_anything_is_made(
