@@ -12,6 +12,7 @@ for the evaluation after the training.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -98,16 +99,21 @@ def trial(
     folder: Path,
 ) -> dict[str, Any]:
     """One run that is killed once or twice, and its end."""
-    shutil.rmtree(folder, ignore_errors=True)
-    run = Run(folder)
-    command = [*begin, "--out", str(folder)]
-    kills = []
+    run, kills = Run(folder), list[str]()
     for _ in range(draws.choice((1, 1, 2))):
+        if not kills:
+            shutil.rmtree(folder, ignore_errors=True)
+            command = [*begin, "--out", str(folder)]
         name, moment = choose(number, seconds, draws, aimed)
-        kills.append(kill(command, run, name, moment))
+        when = kill(command, run, name, moment)
+        if when is None:  # it had ended: it was no kill
+            continue
+        kills.append(when)
         command = ["--resume", str(folder), "--deterministic"]
         if not run.info_path.exists():  # it was killed before there was anything
             command = [*begin, "--out", str(folder)]
+    if not kills:
+        return trial(number + aimed, begin, whole, seconds, draws, aimed, folder)
     finish(command)
     same = is_same(whole, run)
     print(f"trial {number + 1}: {' | '.join(kills)}: {'same' if same else 'DIFFERENT'}", flush=True)
@@ -118,7 +124,7 @@ def choose(number: int, seconds: float, draws: random.Random, aimed: int) -> tup
     """A moment in time, or for the first trials one that seldom comes by chance."""
     kinds: list[tuple[str, Moment]] = [
         ("while a checkpoint is written", partly_written("checkpoint.npz", draws.randint(1, 3))),
-        ("while the best model is written", partly_written("best.keras", draws.randint(1, 3))),
+        ("while the best model is written", partly_written("best.keras", 1)),
         ("during the evaluation", evaluation_begun),
         ("while the report is written", report_begun),
     ]
@@ -149,8 +155,8 @@ def report_begun(run: Run, passed: float) -> bool:
     return run.result_path.exists()
 
 
-def kill(command: list[str], run: Run, name: str, moment: Moment) -> str:
-    """Begins, waits for the moment, kills; says when that was."""
+def kill(command: list[str], run: Run, name: str, moment: Moment) -> str | None:
+    """Begins, waits for the moment, kills; says when that was, None if it had ended before."""
     with start(command) as process:
         since = None
         while process.poll() is None:
@@ -160,9 +166,10 @@ def kill(command: list[str], run: Run, name: str, moment: Moment) -> str:
                 break
             time.sleep(POLL_SECONDS)
         late = process.poll() is not None
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may end just now
+            os.killpg(process.pid, signal.SIGKILL)
     if late:
-        return f"{name}: had ended"
+        return None
     if not run.checkpoint_path.exists():
         return f"{name}, before the first checkpoint"
     return f"{name}, after {read_checkpoint(run.checkpoint_path).place}"
