@@ -16,6 +16,7 @@ import numpy as np
 from boneage.capacity import check_batch, within_memory
 from boneage.datasets.manifest import Manifest
 from boneage.model import build_model
+from boneage.objective import trained_part
 from boneage.pipeline.framing import frame
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.radiograph import read_radiograph
@@ -166,19 +167,19 @@ def _time_steps(
     with DataGenerator(images, gender, age, batch_size, augmentation=augmentation) as batches:
         (x, y) = batches[0]
     try:
-        model = build_model(
+        network = build_model(
             image_size=recipe.framing.size,
             precision=settings.precision,
             **recipe.model.model_dump(),
         )
         average = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
         optimizer = keras.optimizers.Adam(settings.learning_rate, **average)
-        model.compile(optimizer=optimizer, loss="mae", metrics=["mae"])
+        model = trained_part(network, recipe, optimizer)
         check_batch(model, batch_size)
         with within_memory(model, batch_size):
             trained = _timed(lambda: model.train_on_batch(x, y), seconds)
             validated = _timed(lambda: model.test_on_batch(x, y), seconds / 4)
-        return model.count_params(), trained, validated
+        return network.count_params(), trained, validated
     finally:
         keras.backend.clear_session()  # layers of the training are called what they always are
 

@@ -3,7 +3,9 @@
 Head: global average pooling of the backbone, joined with Dense(32, relu) of gender, then dense
 layers, then one number. It is the winner of the RSNA 2017 challenge's (Halabi et al., Radiology
 2019;290:498-503) in the form that IvanKosik/bone-age-models gave it around Xception; with
-`pooling = "flatten"` it is the winner's own, which keeps where in the picture a feature was.
+`pooling = "flatten"` it is the winner's own, which keeps where in the picture a feature was. With
+`head = "distribution"` it ends in a probability for every month, and answers their mean (Gao et
+al., Age Estimation Using Expectation of Label Distribution Learning, IJCAI 2018).
 
 Everything that turns pixels into the backbone's range, and its answer into months, is a layer of
 the model, so nothing outside it holds a constant that could be lost.
@@ -16,10 +18,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import keras
+import numpy as np
 from keras import layers
 
 from boneage.backbones import find_backbone, load_weights, weights_path
 from boneage.errors import Fault, InputError
+
+MONTHS = np.arange(241, dtype=np.float32)
+"""The ages, float32 (241,), that a head of distributions has a probability for: 0 to 20 years."""
+
+LOGITS = "age_logits"
 
 
 def build_model(
@@ -33,6 +41,7 @@ def build_model(
     dense_units: Sequence[int] = (1000, 1000),
     dropout: float = 0.0,
     pooling: Literal["average", "flatten"] = "average",
+    head: Literal["number", "distribution"] = "number",
     age_centre_months: float = 120.0,
     age_scale_months: float = 120.0,
     precision: str = "float32",
@@ -52,8 +61,10 @@ def build_model(
         dropout: Share dropped before each of those.
         pooling: What becomes of the backbone's feature map (h, w, features): `"average"`, its mean
             over h and w; or `"flatten"`, the means of 2 x 2 places, all of them side by side.
-        age_centre_months: What the network's 0 means.
-        age_scale_months: What one unit of the network's answer is worth.
+        head: What the dense layers end in: `"number"`, one of them, scaled to months; or
+            `"distribution"`, a probability for each of `MONTHS`, and the mean of these.
+        age_centre_months: What the 0 of a number means.
+        age_scale_months: What one unit of a number is worth.
         precision: A Keras dtype policy; the last layers are float32 whatever it is, because at
             150 months bfloat16 steps by a whole month.
 
@@ -82,11 +93,24 @@ def build_model(
             if dropout:
                 x = layers.Dropout(dropout)(x)
             x = layers.Dense(units, activation="relu")(x)
-        x = layers.Dense(1, dtype="float32", name="scaled_age")(x)
-        age_months = layers.Rescaling(
-            age_scale_months, offset=age_centre_months, dtype="float32", name="age_months"
-        )(x)
-    return keras.Model([image, gender_input], age_months, name=f"{backbone}_bone_age")
+        if head == "distribution":
+            age_months = _mean_month(layers.Dense(len(MONTHS), dtype="float32", name=LOGITS)(x))
+        else:
+            x = layers.Dense(1, dtype="float32", name="scaled_age")(x)
+            age_months = layers.Rescaling(
+                age_scale_months, offset=age_centre_months, dtype="float32", name="age_months"
+            )(x)
+    model = keras.Model([image, gender_input], age_months, name=f"{backbone}_bone_age")
+    if head == "distribution":
+        model.get_layer("age_months").set_weights([MONTHS[:, None]])
+    return model
+
+
+def _mean_month(logits: Any) -> Any:
+    # Layers of Keras' own only: whoever loads the file needs nothing of this project.
+    shares = layers.Softmax(dtype="float32", name="age_distribution")(logits)  # (b, months)
+    months = layers.Dense(1, use_bias=False, trainable=False, dtype="float32", name="age_months")
+    return months(shares)
 
 
 def _pooled(features: Any, pooling: str) -> Any:

@@ -84,6 +84,7 @@ class Model(_Section):
     backbone: str = "xception"
     weights: str = "none"  # "none", "imagenet" or the path of a weights file
     weights_sha256: str | None = None  # of that file; without it, it must be the ImageNet one
+    head: Literal["number", "distribution"] = "number"  # see `build_model`
     gender: bool = True
     gender_units: int = Field(default=32, ge=1)
     dense_units: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 1000)
@@ -101,6 +102,7 @@ class Training(_Section):
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    spread_months: float = Field(default=6.0, gt=0)  # of the label, for a head of distributions
     schedule: Literal["constant", "plateau", "cosine"] = "plateau"
     warmup_epochs: float = Field(default=0.0, ge=0)
     plateau_factor: float = Field(default=0.75, gt=0, lt=1)

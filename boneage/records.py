@@ -59,6 +59,7 @@ class Records(keras.callbacks.Callback):
         self,
         run: Run,
         recipe: dict[str, Any],
+        network: keras.Model,
         training: DataGenerator,
         others: Sequence[keras.callbacks.Callback],
         stop: Stop,
@@ -70,6 +71,7 @@ class Records(keras.callbacks.Callback):
         Args:
             run: Whose files are written.
             recipe: The resolved recipe, as JSON values.
+            network: What is saved as the best model; its weights are those that are trained.
             training: What is trained on: names the images of a batch.
             others: The other callbacks, whose memory is to be kept.
             stop: Looked at after each batch.
@@ -80,6 +82,7 @@ class Records(keras.callbacks.Callback):
         self.place = Place() if checkpoint is None else checkpoint.place
         self._checkpoint = checkpoint
         self._run, self._recipe, self._training = run, recipe, training
+        self._network = network
         self._stop, self._group = stop, group
         self._others = {type(other).__name__: other for other in others}
         self._first = self.place.batch  # the first batch of this epoch that `fit` is given
@@ -92,7 +95,7 @@ class Records(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Row | None = None) -> None:
         """Restores what the checkpoint holds: callbacks and metrics have been reset by now."""
-        self._best = type(self.model).from_config(self.model.get_config())
+        self._best = type(self._network).from_config(self._network.get_config())
         if self._checkpoint is None:
             return
         self._checkpoint.restore(self.model)
@@ -178,7 +181,7 @@ class Records(keras.callbacks.Callback):
 
     def _keep_best(self) -> None:
         assert self._best is not None
-        now = _copies(self.model.variables)
+        now = _copies(self._network.variables)
         for kept, value in zip(self._best.variables, now, strict=True):
             kept.assign(value)
         self._best_is_new = True

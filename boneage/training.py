@@ -27,6 +27,7 @@ from boneage.group import Group, joined
 from boneage.hosts import Hosts
 from boneage.initial import begin_with
 from boneage.model import build_model
+from boneage.objective import trained_part
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import Store, prepare
 from boneage.provenance import command_line, provenance, usable_cores
@@ -114,18 +115,18 @@ def _train(
         _check_out(out)
     train_split, val_split = manifest.split("train"), manifest.split("val")
     keras.utils.set_random_seed(recipe.seed)
-    model = build_model(
+    network = build_model(
         image_size=recipe.framing.size,
         precision=settings.precision,
         **{**recipe.model.model_dump(), **({"weights": "none"} if init else {})},
     )
     started = time.perf_counter()
-    told = None if init is None else begin_with(model, init, recipe, manifest)
+    told = None if init is None else begin_with(network, init, recipe, manifest)
     store = prepare(manifest, recipe.framing, progress=progress)
     seconds = round(time.perf_counter() - started, 2)
     training = _generator(store, train_split, recipe, training=True)
     validation = _generator(store, val_split, recipe, training=False)
-    model.compile(optimizer=_optimizer(settings, len(training)), loss="mae", metrics=["mae"])
+    model = trained_part(network, recipe, _optimizer(settings, len(training)))
     training, validation = group.divide(model, training, validation)
     check_batch(model, min(settings.batch_size, len(train_split.table)))
 
@@ -136,21 +137,22 @@ def _train(
             if group.writes:
                 _check_out(out)  # once more: nobody else may make anything in it from here on
                 write_json(run.recipe_path, recipe.model_dump(mode="json"))
-            info = _info(recipe, manifest, store, model)
+            info = _info(recipe, manifest, store, network)
             info["seconds"]["prepare"] = seconds
             info["init"] = told
         info["devices"] = group.devices
         if group.writes:
             write_json(run.info_path, info)
         with training, validation:
-            _fit(run, recipe, model, (training, validation), info, stop, progress, group)
+            models = (model, network)
+            _fit(run, recipe, models, (training, validation), info, stop, progress, group)
     return run
 
 
 def _fit(
     run: Run,
     recipe: Recipe,
-    model: keras.Model,
+    models: tuple[keras.Model, keras.Model],
     generators: tuple[DataGenerator, DataGenerator],
     info: dict[str, Any],
     stop: Stop,
@@ -167,13 +169,15 @@ def _fit(
             group.wait()  # until the checkpoint of the pass before is written
             checkpoint = last_checkpoint(run, values)
             others = _callbacks(run, recipe.training)
-            records = Records(run, values, generators[0], others, stop, checkpoint, group)
+            records = Records(
+                run, values, models[1], generators[0], others, stop, checkpoint, group
+            )
             place = records.place
             group.check_same("checkpoint", str(place), _SHARED)
             if place.ended or place.epoch == recipe.training.epochs:
                 break
-            with stop.heeded(), within_memory(model, batch_size):
-                _one_pass(model, *generators, [*others, records], recipe.training, progress)
+            with stop.heeded(), within_memory(models[0], batch_size):
+                _one_pass(models[0], *generators, [*others, records], recipe.training, progress)
         info["stopped"] = "finished" if place.epoch == recipe.training.epochs else "early"
     except DivergedError as error:
         info["stopped"] = "diverged"

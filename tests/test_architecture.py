@@ -62,7 +62,7 @@ FLOORS = (
     (2, "pipeline.workers"),
     (3, "pipeline.adapter", "backbones"),
     (3, "pipeline.generator", "model"),
-    (4, "capacity", "checkpoint", "inference", "group"),
+    (4, "capacity", "checkpoint", "inference", "group", "objective"),
     (4, "records", "initial", "resuming"),
     (5, "training", "evaluation.scoring", "evaluation.result"),
     (6, "evaluation.figures"),
@@ -98,7 +98,7 @@ KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "in
 KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.adapter"}
 KERAS_MODULES |= {f"boneage.{n}" for n in ("checkpoint", "records", "initial", "resuming")}
 KERAS_MODULES |= {"boneage.backbones", "boneage.effort", "boneage.group"}
-KERAS_MODULES |= {"boneage.capacity"}
+KERAS_MODULES |= {"boneage.capacity", "boneage.objective"}
 KERAS_MODULES |= {"boneage.release"}
 # Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
 TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}

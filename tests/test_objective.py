@@ -1,0 +1,89 @@
+"""What is fitted: the network that answers in months, or the distribution that leads up to it."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage.datasets.manifest import read_manifest
+from boneage.inference import load_model
+from boneage.model import LOGITS, MONTHS, build_model
+from boneage.objective import trained_part
+from boneage.recipe import Recipe, read_recipe
+from boneage.training import train
+
+
+def softmax(logits):
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def recipe():
+    values = {"backbone": "mini_xception", "dense_units": (8,), "head": "distribution"}
+    return Recipe(name="x", model=values, training={"spread_months": 5.0})
+
+
+@pytest.fixture
+def network(recipe):
+    keras.utils.set_random_seed(0)
+    return build_model(image_size=64, **recipe.model.model_dump())
+
+
+@pytest.fixture
+def inputs():
+    rng = np.random.default_rng(0)
+    return rng.random((4, 64, 64, 1), np.float32), np.array([[0], [1], [1], [0]], np.float32)
+
+
+def test_a_number_is_fitted_as_the_network_itself():
+    network = build_model("mini_xception", 64, dense_units=(8,))
+    model = trained_part(network, Recipe(name="x"), keras.optimizers.Adam())
+    assert model is network
+    assert model.loss == "mae"
+
+
+def test_the_answer_is_the_mean_of_the_distribution(network, inputs):
+    logits = keras.Model(network.inputs, network.get_layer(LOGITS).output)
+    shares = softmax(logits.predict(inputs, verbose=0).astype(np.float64))
+    answers = network.predict(inputs, verbose=0)
+    assert answers.shape == (4, 1)
+    np.testing.assert_allclose(answers[:, 0], shares @ np.arange(241.0), rtol=1e-5)
+
+
+def test_the_loss_is_the_error_and_the_distance_of_the_distributions(network, recipe, inputs):
+    model = trained_part(network, recipe, keras.optimizers.Adam())
+    ages = np.array([[10.0], [100.5], [200.0], [228.0]])
+    told = model.evaluate(inputs, ages, verbose=0, return_dict=True)
+    logits = model.predict(inputs, verbose=0).astype(np.float64)
+    error = np.abs(softmax(logits) @ np.arange(241.0) - ages[:, 0])
+    likely = np.exp(-0.5 * ((np.arange(241.0) - ages) / 5.0) ** 2)
+    likely /= likely.sum(axis=1, keepdims=True)
+    distance = -(likely * np.log(softmax(logits))).sum(axis=1)
+    assert told["mae"] == pytest.approx(error.mean(), rel=1e-4)
+    assert told["loss"] == pytest.approx((error + 10 * distance).mean(), rel=1e-4)
+
+
+def test_training_the_part_trains_the_network_and_leaves_the_months(network, recipe, inputs):
+    before = network.predict(inputs, verbose=0)
+    model = trained_part(network, recipe, keras.optimizers.Adam(1e-2))
+    ages = np.full((4, 1), 30.0)
+    for _ in range(30):
+        model.train_on_batch(inputs, ages)
+    after = network.predict(inputs, verbose=0)
+    assert np.abs(after - 30).mean() < np.abs(before - 30).mean() / 2
+    np.testing.assert_array_equal(network.get_layer("age_months").get_weights()[0][:, 0], MONTHS)
+
+
+def test_a_run_answers_as_well_as_its_history_says(cohort, tiny_recipe, tmp_path):
+    recipe = read_recipe(tiny_recipe, ["model.head=distribution"])
+    manifest = read_manifest(cohort)
+    run = train(recipe, manifest, tmp_path / "run", progress=False)
+    history = pd.read_csv(run.history_path)
+    assert (history["loss"] > history["mae"]).all()
+    from boneage.evaluation.scoring import evaluate_run
+
+    metrics = evaluate_run(run, split="val", progress=False)
+    best = run.read_info()["best_val_mae_months"]
+    assert metrics["mae_months"]["value"] == pytest.approx(best, abs=0.01)
+    assert load_model(run).output_names == ["age_months"]
