@@ -208,8 +208,9 @@ def zeros_step(model: keras.Model) -> Step:
         gc.collect()  # of the attempt before: layers know of one another in circles
         trained = model
         if keras.backend.backend() == "jax":
-            trained = keras.models.clone_model(model)
-            trained.compile_from_config(model.get_compile_config())
+            trained = type(model).from_config(model.get_config())
+            optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+            trained.compile(optimizer=optimizer, loss=model.loss)  # that may be a function of ours
 
         def zeros(tensor: Any) -> Any:
             return np.zeros((batch_size, *tensor.shape[1:]), "float32")
