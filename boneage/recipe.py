@@ -33,13 +33,16 @@ class Phantom(_Section):
 class Framing(_Section):
     """How a decoded radiograph becomes one square uint8 picture of `size` pixels.
 
-    `crop` is what of it: the hand, found and cut out with a margin, or all of the film. The grey
+    `crop` is what of it: the hand, found and cut out with a margin, or all of the film. `fit` is
+    how that comes into the square: `pad` keeps its aspect, the rest is black; `stretch` fills the
+    square, so that films whose aspect was lost on their way look like those that kept it. The grey
     levels at the two `contrast_percentiles` become 0 and 255: the first of what is framed, the
     second of the hand where one was found.
     """
 
     size: int = Field(default=299, ge=32, le=2048)
     crop: Literal["hand", "film"] = "hand"
+    fit: Literal["pad", "stretch"] = "pad"
     contrast_percentiles: tuple[float, float] = (2.0, 99.5)
 
     @model_validator(mode="after")
@@ -56,7 +59,8 @@ class Augmentation(_Section):
     `affine` is the share of images that are shifted, scaled and rotated at all: their pixels are
     interpolated, and a network that never sees a film as sharp as those it is asked about later
     takes sharpness for age. `shift` is a fraction of the side, `scale` the factors drawn between,
-    `rotate_degrees` the largest angle either way. The others are probabilities.
+    `rotate_degrees` the largest angle either way. The others are probabilities; `erase` is that of
+    a rectangle made black (Zhong et al., Random Erasing Data Augmentation, AAAI 2020).
     """
 
     affine: Probability = 1.0
@@ -69,6 +73,7 @@ class Augmentation(_Section):
     brightness_contrast: Probability = 0.2
     sharpen: Probability = 0.5
     optical_distortion: Probability = 0.5
+    erase: Probability = 0.0
 
     @model_validator(mode="after")
     def _scale_in_order(self) -> Augmentation:

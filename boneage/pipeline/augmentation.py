@@ -27,8 +27,8 @@ def build_augmentation(settings: Augmentation) -> albumentations.Compose:
 
     One transform that does everything in one pass (see `boneage.pipeline.variation`), in the order
     of a chain: shift, scale and rotation; flips; optical distortion; gamma; brightness and
-    contrast; sharpening. What comes in from beyond the border is black, as the padding of a framed
-    film is.
+    contrast; sharpening; erasing. What comes in from beyond the border is black, as the padding of
+    a framed film is.
 
     Args:
         settings: Extents and probabilities.
@@ -51,6 +51,7 @@ def build_augmentation(settings: Augmentation) -> albumentations.Compose:
         settings.gamma,
         settings.brightness_contrast,
         settings.sharpen,
+        settings.erase,
     )
     # Strict, because a misspelt argument would otherwise pass with a warning.
     return albumentations.Compose([RandomVariation(settings)] if any(chances) else [], strict=True)

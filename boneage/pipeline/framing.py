@@ -59,16 +59,16 @@ class Framed:
 
 
 def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -> Framed:
-    """Cuts out the hand, stretches its contrast and fits it, centred, into a black square.
+    """Cuts out the hand, stretches its contrast and fits it into a square.
 
     With `crop = "hand"` the hand is found and cut out with a margin, and turned upright by quarters
     where both its forearm and the look of it say so. The unexposed surroundings in that crop are
     made black, and the grey levels that become 0 and 255 are the lower percentile of
     the exposed crop (the background) and the upper one of the hand itself: a bright marker has no
     say in it. Where no hand is found, and with `crop = "film"`, it is all of the film, and both
-    percentiles are those of all its pixels. What lies outside the two levels is clipped. The
-    aspect is kept. Shrinking averages areas, at a 256th of a grey level; enlarging interpolates
-    linearly.
+    percentiles are those of all its pixels. What lies outside the two levels is clipped. With
+    `fit = "pad"` the aspect is kept and the picture centred in black, with `"stretch"` it fills the
+    square. Shrinking averages areas, at a 256th of a grey level; enlarging interpolates linearly.
 
     Args:
         radiograph: Array `(h, w)`, uint8 or uint16.
@@ -94,7 +94,7 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
         crop = Crop(found.box, _turn(found), found.why or HAND)
         hand = found if found.found else None
     low, high = _levels(radiograph, crop.box, hand, framing.contrast_percentiles)
-    inner = _stretched(radiograph, areas, crop.box, framing.size, (low, high))
+    inner = _scaled(radiograph, areas, crop.box, _inner_size(crop.box, framing), (low, high))
     if hand is not None:
         _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
         inner = np.rot90(inner, crop.rotation // 90)
@@ -165,26 +165,35 @@ def _film_levels(radiograph: Radiograph, percentiles: tuple[float, float]) -> tu
     return float(low), float(high)
 
 
-def _stretched(
+def _inner_size(box: Box, framing: Framing) -> tuple[int, int]:
+    """Width and height, in pixels, of what is in the box once it is in the square."""
+    if framing.fit == "stretch":
+        return framing.size, framing.size
+    left, top, right, bottom = box
+    scale = framing.size / max(right - left, bottom - top)
+    return max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+
+
+def _scaled(
     radiograph: Radiograph,
     areas: Areas | None,
     box: Box,
-    size: int,
+    inner: tuple[int, int],
     levels: tuple[float, float],
 ) -> npt.NDArray[np.uint8]:
-    """The part in the box with its longer side made `size`, its two levels made 0 and 255."""
+    """The part in the box made `inner` (width, height), its two levels made 0 and 255."""
     left, top, right, bottom = box
-    scale = size / max(right - left, bottom - top)
-    inner = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     if areas is not None and areas.serve((bottom - top, right - left), inner[::-1]):
         return _from_areas(Shrunk(areas, inner, box), levels)
     part = radiograph[top:bottom, left:right]
     depth = 1
     if part.dtype == np.uint8:
         part, depth = np.left_shift(part, 8, dtype=np.uint16), _FINER
-    if inner != part.shape[::-1]:
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        part = np.asarray(cv2.resize(part, inner, interpolation=how), np.uint16)
+    # One side may shrink while the other grows; OpenCV averages areas only where both shrink.
+    shrunk = min(inner[0], part.shape[1]), min(inner[1], part.shape[0])
+    for size, how in ((shrunk, cv2.INTER_AREA), (inner, cv2.INTER_LINEAR)):
+        if size != part.shape[::-1]:
+            part = np.asarray(cv2.resize(part, size, interpolation=how), np.uint16)
     return _contrasted(np.divide(part, np.float32(depth), dtype=np.float32), levels)
 
 
