@@ -163,9 +163,13 @@ def _train_and_evaluate(
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
+    from boneage.provenance import lacks_bfloat16
     from boneage.run import open_run
+    from boneage.training import accelerator
     from boneage.training import train as run_training
 
+    if recipe.training.precision == "mixed_bfloat16" and accelerator() is None and lacks_bfloat16():
+        typer.echo(SLOW_BFLOAT16, err=True)
     begin = None if init is None else open_run(init)
     run = run_training(recipe, manifest, folder, init=begin, hosts=hosts, **how)
     if hosts is not None and not hosts.first:
@@ -316,6 +320,11 @@ _ROWS = (
     ("within 24 months, %", "within_24_months", 100.0),
 )
 
+
+SLOW_BFLOAT16 = (
+    "note: the recipe computes in bfloat16, which this processor can only imitate, ten times "
+    "slower; --set training.precision=float32 trains the same network"
+)
 
 UNKNOWN_OVERLAP = (
     "note: which images the model was trained on is not known here; those of its training among "

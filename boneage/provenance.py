@@ -59,6 +59,16 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def lacks_bfloat16() -> bool:
+    """Whether this processor is known to have no bfloat16 arithmetic, and so has to imitate it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return False
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return bool(flags) and not set(flags.split()) & {"avx512_bf16", "amx_bf16", "bf16"}
+
+
 def command_line() -> str:
     """The command this process was started with, its program by name only."""
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

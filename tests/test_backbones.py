@@ -35,6 +35,20 @@ def test_weights_that_are_neither_a_word_nor_a_file_are_refused():
         build_model("xception", 96, weights="imagnet")
 
 
+def test_small_resnet_begins_with_its_shortcuts_alone_and_fits_into_a_dozen_megabytes():
+    model = build_model("small_resnet", 128, head="distribution", dense_units=(256,))
+    assert 2 * model.count_params() < 12e6  # stored as float16
+    images = np.random.default_rng(0).random((2, 32, 32, 1), dtype=np.float32)
+    network = BACKBONES["small_resnet"].build(32)
+    before = network.predict(images, verbose=0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3):
+            if layer.strides == (2, 2) and layer.input.shape[-1] == 1:
+                continue  # the first one is in every way
+            layer.set_weights([2 * weight for weight in layer.get_weights()])
+    assert np.array_equal(network.predict(images, verbose=0), before)
+
+
 def test_a_file_that_is_not_the_backbone_s_is_refused(tmp_path):
     path = tmp_path / "other.weights.h5"
     build_model("mini_xception", 64, dense_units=(16,)).save_weights(path)

@@ -1,7 +1,10 @@
 import hashlib
 import json
+from pathlib import Path
 
-from boneage.provenance import file_digest, provenance
+import pytest
+
+from boneage.provenance import file_digest, lacks_bfloat16, provenance
 
 
 def test_provenance_names_versions_device_and_cores_in_json():
@@ -15,3 +18,24 @@ def test_a_digest_is_the_sha256_of_the_bytes(tmp_path):
     path = tmp_path / "film.png"
     path.write_bytes(b"film")
     assert file_digest(path) == hashlib.sha256(b"film").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        ("model name: A\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", False),
+        ("flags\t\t: fpu avx2 amx_bf16\n", False),
+        ("Features\t: fp asimd bf16\n", False),
+        ("flags\t\t: fpu avx2\n", True),
+        ("processor: 0\n", False),  # not known
+        (None, False),
+    ],
+)
+def test_a_processor_without_bfloat16_is_known_by_its_flags(monkeypatch, text, lacks):
+    def read_text(path):
+        if text is None:
+            raise OSError
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert lacks_bfloat16() is lacks

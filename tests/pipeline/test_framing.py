@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,6 +61,40 @@ def test_the_aspect_is_kept_and_the_rest_is_black() -> None:
     assert (square[:, 16:47] > 0).mean() > 0.95
 
 
+def test_stretched_the_picture_fills_the_square_whatever_its_aspect() -> None:
+    film = gradient(90, 120, 1, 255)
+    squashed = cv2.resize(film, (60, 90), interpolation=cv2.INTER_AREA)
+    ours = whole(film, size=60, fit="stretch", contrast_percentiles=PLAIN).astype(int)
+    assert (
+        np.abs(ours - whole(squashed, size=60, fit="stretch", contrast_percentiles=PLAIN)).max() < 3
+    )
+    assert np.abs(ours - ours[0]).max() <= 1, "the columns go from left to right all the way"
+    assert (ours[0, 0], ours[0, -1]) < (4, 256)
+    assert ours[0, -1] > 250
+
+
+@pytest.mark.parametrize("shape", [(30, 200), (200, 30), (20, 20), (900, 700)])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_one_side_may_shrink_while_the_other_grows(shape: tuple[int, int], bits: int) -> None:
+    film = gradient(*shape).astype(f"uint{bits}") * (1 if bits == 8 else 100)
+    square = whole(film, size=64, fit="stretch", contrast_percentiles=PLAIN).astype(int)
+    expected = np.linspace(0, 255, shape[1])[None, :]
+    expected = cv2.resize(expected, (64, 1), interpolation=cv2.INTER_AREA if shape[1] > 64 else 1)
+    assert np.abs(square - expected).max() <= 6
+
+
+def test_the_hand_that_is_cut_out_is_the_same_stretched_or_not() -> None:
+    film = phantom(0, 2, 256).image[:, 60:200].copy()
+    padded, stretched = (frame(film, Framing(size=96, fit=fit)) for fit in ("pad", "stretch"))
+    assert padded.crop == stretched.crop
+    left, top, right, bottom = padded.crop.box
+    wide = round(96 * (right - left) / (bottom - top))
+    assert wide < 90
+    inner = padded.pixels[:, (96 - wide) // 2 :][:, :wide]
+    expected = cv2.resize(inner, (96, 96)).ravel()
+    assert np.corrcoef(expected, stretched.pixels.ravel())[0, 1] > 0.98
+
+
 def test_a_round_stays_round() -> None:
     y, x = np.mgrid[:300, :200]
     film = (((y - 150) ** 2 + (x - 100) ** 2 < 80**2) * 255).astype(np.uint8)
@@ -105,12 +140,13 @@ def test_a_blank_film_gives_no_contrast(level: int) -> None:
 
 def test_the_key_changes_with_every_setting() -> None:
     keys = {
-        framing_key(Framing(size=size, crop=crop, contrast_percentiles=percentiles))
+        framing_key(Framing(size=size, crop=crop, fit=fit, contrast_percentiles=percentiles))
         for size in (64, 65)
         for crop in ("hand", "film")
+        for fit in ("pad", "stretch")
         for percentiles in ((2.0, 99.5), (2.0, 99.0), (1.0, 99.5))
     }
-    assert len(keys) == 12
+    assert len(keys) == 24
     assert framing_key(Framing()) == framing_key(Framing())
 
 

@@ -39,7 +39,8 @@ def varied(
 ) -> npt.NDArray[np.int16]:
     """The image varied with these draws; what is not named is drawn at the top of its range."""
     transform = RandomVariation(Augmentation(**{**NOTHING, **settings}))
-    drawn = {**dict.fromkeys(variation._DRAWS, 0.999), **draws}
+    names = variation._DRAWS + variation._DRAWS_TO_ERASE
+    drawn = {**dict.fromkeys(names, 0.999), **draws}
     return transform.apply(image, **drawn).astype(np.int16)
 
 
@@ -120,8 +121,37 @@ def test_gamma_contrast_brightness_and_sharpening_are_those_of_albumentations(
     assert np.abs(ours - chain).mean() < 0.1
 
 
+@pytest.mark.parametrize("draw", [0.0, 0.5, 0.999])
+def test_an_erased_rectangle_is_black_and_everything_else_is_left(
+    image: npt.NDArray[np.uint8], draw: float
+) -> None:
+    places = dict.fromkeys(("area", "aspect", "erased_x", "erased_y"), draw)
+    light = np.maximum(image, 1)
+    ours = varied(light, {"erase": 1.0}, erased=0.5, **places)
+    rows, columns = np.nonzero(ours == 0)
+    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+    assert not ours[top:bottom, left:right].any()
+    assert len(rows) == (bottom - top) * (right - left)
+    assert np.array_equal(ours[ours > 0], light[ours > 0])
+    low, high = variation.ERASED_AREA
+    assert low * 0.8 < len(rows) / light.size < high * 1.2
+    assert light.min() == 1, "what came in stays as it was"
+
+
+def test_nothing_is_drawn_for_erasing_unless_it_may_be(image: npt.NDArray[np.uint8]) -> None:
+    def drawn(**settings: float) -> dict[str, Any]:
+        transform = RandomVariation(Augmentation(**settings))
+        transform.set_random_seed(3)
+        return transform.get_params()
+
+    without, beside = drawn(), drawn(erase=0.5)
+    assert set(beside) - set(without) == set(variation._DRAWS_TO_ERASE)
+    assert {name: beside[name] for name in without} == without
+
+
 def test_each_is_done_as_often_as_it_is_asked_for(image: npt.NDArray[np.uint8]) -> None:
     chances = {"horizontal_flip": 0.5, "optical_distortion": 0.3, "gamma": 0.4, "sharpen": 0.6}
+    chances["erase"] = 0.5
     for name, chance in chances.items():
         pipeline = build_augmentation(Augmentation(**{**NOTHING, name: chance}))
         pipeline.set_random_seed(1)
