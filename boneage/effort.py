@@ -177,6 +177,7 @@ def _time_steps(
         model = trained_part(network, recipe, optimizer)
         check_batch(model, batch_size)
         with within_memory(model, batch_size):
+            model.optimizer.build(model.trainable_variables)  # as the training does
             trained = _timed(lambda: model.train_on_batch(x, y), seconds)
             validated = _timed(lambda: model.test_on_batch(x, y), seconds / 4)
         return network.count_params(), trained, validated

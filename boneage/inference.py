@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -20,6 +19,7 @@ from boneage.pipeline.views import looks
 from boneage.provenance import usable_cores
 from boneage.run import Run
 from boneage.shipped import check_release
+from boneage.threads import threads
 
 
 def load_model(run: Run) -> keras.Model:
@@ -103,8 +103,8 @@ def predict_radiographs(
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(usable_cores()) as threads:
-        for answer in threads.map(framed, radiographs):
+    with threads(usable_cores()) as pool:
+        for answer in pool.map(framed, radiographs):
             if isinstance(answer, InputError):
                 faults += answer.faults
             else:

@@ -27,7 +27,8 @@ def trained_part(
         A compiled model of the same inputs; its metric `mae` is in months.
     """
     if recipe.model.head == "number":
-        network.compile(optimizer=optimizer, loss="mae", metrics=["mae"])
+        error = keras.metrics.MeanAbsoluteError(name="mae")
+        network.compile(optimizer=optimizer, loss="mae", metrics=[error])
         return network
     model = keras.Model(network.inputs, network.get_layer(LOGITS).output, name=network.name)
     spread = recipe.training.spread_months

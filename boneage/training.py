@@ -225,6 +225,8 @@ def _one_pass(
         return
     if place.batch:  # metrics have no variables to restore before a batch was seen
         model.test_on_batch(*training[place.batch])
+    if not model.optimizer.built:  # left to the first step, TensorFlow traces that a second time
+        model.optimizer.build(model.trainable_variables)
     model.fit(
         training.after(place.batch) if place.batch else training,
         validation_data=validation,

@@ -22,9 +22,9 @@ VARIABLES = {one["name"]: one["value"] for one in CONTAINER["env"]}
 BONEAGE = """#!/bin/bash
 echo "$*" >> "$CALLS"
 mkdir -p "$RUN"
-trap 'echo told >> "$CALLS"; [ -n "${SLEEP:-}" ] && kill "$!"; exit 0' TERM
+trap 'echo told >> "$CALLS"; exit 0' TERM
 echo "{\\"stopped\\": \\"$STOPPED\\"}" > "$RUN/run.json"
-if [ -n "${SLEEP:-}" ]; then sleep 30 & wait; fi
+if [ -n "${SLEEP:-}" ]; then for _ in {1..600}; do sleep 0.05; done; fi
 exit "${CODE:-0}"
 """
 SRUN = """#!/bin/bash
@@ -35,6 +35,9 @@ exec "$@"
 SCONTROL = """#!/bin/bash
 echo "scontrol $*" >> "$CALLS"
 """
+# What bash reads first, as BASH_ENV; it has no effect on boneage, which is bash here too.
+SLOW = "[[ $0 == */boneage ]] || trap 'sleep 0.1' DEBUG"
+TOLD_AT_ONCE = "[[ $0 == */boneage ]] || trap '[[ $BASH_COMMAND != set* ]] || kill $$' DEBUG"
 
 
 @pytest.fixture
@@ -93,7 +96,13 @@ def test_what_the_pods_name_is_there():
 
 @pytest.mark.parametrize(
     ("stopped", "code", "expected"),
-    [("finished", "0", 0), ("early", "0", 0), ("terminated", "0", 75), ("running", "2", 2)],
+    [
+        ("finished", "0", 0),
+        ("early", "0", 0),
+        ("terminated", "0", 75),
+        ("running", "143", 75),  # told before it listened
+        ("running", "2", 2),
+    ],
 )
 def test_a_pod_is_done_when_the_training_is(bench, stopped, code, expected):
     begin, calls, run = bench
@@ -103,16 +112,28 @@ def test_a_pod_is_done_when_the_training_is(bench, stopped, code, expected):
     assert calls() == [first, f"train --resume {run} --require-gpu"]
 
 
-def test_a_pod_hands_sigterm_on_once_and_waits(bench):
+@pytest.mark.parametrize("shell", ["", SLOW], ids=["quick", "slow"])
+def test_a_pod_hands_sigterm_on_once_and_waits(bench, shell):
     begin, calls, run = bench
-    process = begin(POD_COMMAND, STOPPED="terminated", SLEEP="yes")
+    (run.parent / "first.sh").write_text(shell)
+    process = begin(
+        POD_COMMAND, STOPPED="terminated", SLEEP="yes", BASH_ENV=str(run.parent / "first.sh")
+    )
     deadline = time.monotonic() + 20
-    while not (run / "run.json").exists() and time.monotonic() < deadline:
+    while not (run / "run.json").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 75
     assert calls()[1:] == ["told"]
+
+
+def test_a_pod_that_is_told_before_the_training_has_begun_comes_again(bench):
+    begin, _, run = bench
+    (run.parent / "first.sh").write_text(TOLD_AT_ONCE)
+    process = begin(POD_COMMAND, STOPPED="finished", BASH_ENV=str(run.parent / "first.sh"))
+    assert process.wait(20) == 75
+    assert not (run.parent / "calls").exists()
 
 
 def test_slurm_s_job_begins_goes_on_and_comes_again(bench):

@@ -37,13 +37,31 @@ def test_validation_mae_of_fit_is_that_of_evaluation_to_a_hundredth(finished_run
     assert metrics["mae_months"]["value"] == pytest.approx(best, abs=0.01)
 
 
-def test_the_same_recipe_and_seed_give_the_same_history(
-    finished_run, cohort, tiny_recipe, tmp_path
-):
-    again = train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
+@pytest.fixture(scope="module")
+def again(cohort, tiny_recipe, tmp_path_factory):
+    """The finished run's training a second time, and how often its step was called in Python."""
+    steps = []
+    own = keras.Model.train_step
+
+    def counted(*arguments):
+        steps.append(arguments)
+        return own(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "train_step", counted)
+        folder = tmp_path_factory.mktemp("again") / "run"
+        run = train(read_recipe(tiny_recipe), read_manifest(cohort), folder, progress=False)
+    return run, len(steps)
+
+
+def test_the_same_recipe_and_seed_give_the_same_history(finished_run, again):
     columns = ["loss", "val_mae", "learning_rate"]
-    first, second = (pd.read_csv(run.history_path)[columns] for run in (finished_run, again))
+    first, second = (pd.read_csv(run.history_path)[columns] for run in (finished_run, again[0]))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_a_training_traces_its_step_once(again):
+    assert again[1] == 1
 
 
 def test_a_taken_folder_is_refused_and_left_as_it_is(cohort, tiny_recipe, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -20,6 +19,7 @@ from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.store import VERSION
 from boneage.provenance import usable_cores
 from boneage.recipe import Framing
+from boneage.threads import threads
 
 FULL_SIZE = (2044, 1514)
 """Height and width of the usual film of the RSNA 2017 set, pixels."""
@@ -58,8 +58,8 @@ def draw_films(
         path.write_bytes(cv2.imencode(".png", noisy)[1].tobytes())
         return path
 
-    with ThreadPoolExecutor(usable_cores()) as threads:
-        return list(threads.map(draw, range(count)))
+    with threads(usable_cores()) as pool:
+        return list(pool.map(draw, range(count)))
 
 
 def frame_films(films: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
@@ -69,9 +69,9 @@ def frame_films(films: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
         InputError: One of them can't be read.
     """
     framing = Framing(size=size, crop="film")
-    with ThreadPoolExecutor(usable_cores()) as threads:
+    with threads(usable_cores()) as pool:
         return np.stack(
-            list(threads.map(lambda path: frame(read_radiograph(path), framing).pixels, films))
+            list(pool.map(lambda path: frame(read_radiograph(path), framing).pixels, films))
         )
 
 

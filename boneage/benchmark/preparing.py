@@ -6,7 +6,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from boneage.benchmark.result import Row, add_ratios, document, rates_row, signi
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.pipeline.store import prepare
 from boneage.recipe import Framing
+from boneage.threads import threads
 
 DRAWN_FILMS = 32
 
@@ -105,8 +105,8 @@ def bare(paths: Sequence[Path], size: int, workers: int) -> None:
         inner = (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[0] * scale)))
         cv2.resize(film, inner, interpolation=cv2.INTER_AREA)
 
-    with _one_thread_each(), ThreadPoolExecutor(workers) as threads:
-        for _ in threads.map(read, paths):
+    with _one_thread_each(), threads(workers) as pool:
+        for _ in pool.map(read, paths):
             pass
 
 

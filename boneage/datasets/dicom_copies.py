@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from boneage.datasets.dicom_film import DicomFilm
 from boneage.errors import Fault, InputError
 from boneage.files import write_bytes
 from boneage.pipeline.radiograph import read_radiograph
+from boneage.threads import threads
 
 _WORKERS = 4
 
@@ -54,27 +55,25 @@ def write_pixels(
         write_bytes(path, png.tobytes())
 
     console = Console(stderr=True)
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        # By name, or the times of the files would keep the order of the table.
-        order = sorted(range(len(films)), key=names.__getitem__)
-        jobs = {pool.submit(write, index): index for index in order}
-        try:
-            bar = track(
+    # By name, or the times of the files would keep the order of the table.
+    order = sorted(range(len(films)), key=names.__getitem__)
+    try:
+        with threads(_WORKERS) as pool:
+            jobs = {pool.submit(write, index): index for index in order}
+            for job in track(
                 as_completed(jobs),
                 "Writing films",
                 total=len(jobs),
                 console=console,
                 disable=not progress,
-            )
-            for job in bar:
+            ):
                 try:
                     job.result()
                 except InputError as error:
                     faults[jobs[job]] = error.faults
-        except BaseException:  # Ctrl-C stops as soon as the films at hand are done
-            pool.shutdown(wait=True, cancel_futures=True)
-            _remove(made)
-            raise
+    except BaseException:  # Ctrl-C stops as soon as the films at hand are done
+        _remove(made)
+        raise
     if faults:
         _remove(made)
         raise InputError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from boneage.datasets.quality import EMPTY_SHARE, FLAT_LEVELS, SATURATED_SHARE, 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.orientation import shrunk
 from boneage.pipeline.radiograph import SMALLEST_SIDE, Radiograph, read_radiograph
+from boneage.threads import threads
 
 _REGION_FIX = "Correct the column region, or leave it empty for the whole film."
 
@@ -123,7 +123,7 @@ def look_at_all(parts: Sequence[Part | None], *, progress: bool) -> dict[Part, L
     """Decodes every image once and looks at it; what is broken is told by its look."""
     unique = list(dict.fromkeys(part for part in parts if part is not None))
     # Decoding lets go of the interpreter lock; more threads than cores hide a slow disk.
-    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
+    with threads(min(16, 2 * (os.cpu_count() or 1))) as pool:
         looks: Iterable[Look] = pool.map(_look, unique)
         if progress:
             console = Console(stderr=True)

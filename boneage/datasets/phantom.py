@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from boneage.datasets.phantom_film import View, draw_bones, draw_flesh
 from boneage.datasets.phantom_skeleton import Build, Pose, build_hand, hand_length_share
 from boneage.errors import Fault, InputError
 from boneage.files import write_bytes, write_json
+from boneage.threads import threads
 
 DRAWING_VERSION = 2
 """Rises whenever the same seed draws another picture; a folder of another version is refused."""
@@ -306,19 +307,13 @@ def _draw_files(
         write_bytes(folder / _file_name(index), png.tobytes())
 
     console = Console(stderr=True)
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        futures: list[Future[None]] = [pool.submit(draw, index) for index in indices]
-        done = as_completed(futures)
-        try:
-            for future in track(
-                done,
-                f"Drawing {size} px phantoms",
-                total=len(futures),
-                console=console,
-                disable=not (progress and futures),
-            ):
-                future.result()
-        except BaseException:
-            # Ctrl-C and a full disk stop the drawing at once, not after the whole queue.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with threads(workers) as pool:
+        futures = [pool.submit(draw, index) for index in indices]
+        for future in track(
+            as_completed(futures),
+            f"Drawing {size} px phantoms",
+            total=len(futures),
+            console=console,
+            disable=not (progress and futures),
+        ):
+            future.result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +15,7 @@ from boneage.datasets.folder import IMAGE_SUFFIXES, with_suffix
 from boneage.datasets.rhpe_labels import Labels, split_of
 from boneage.errors import Fault, InputError
 from boneage.pipeline.radiograph import read_dimensions
+from boneage.threads import threads
 
 _PACKED = (".zip", ".rar", ".7z", ".tar", ".gz")
 
@@ -136,7 +136,7 @@ def read_sizes(
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
+    with threads() as pool:
         answers = track(
             pool.map(size, paths),
             "Reading the sizes of films",
