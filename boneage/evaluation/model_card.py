@@ -64,6 +64,8 @@ def model_card(result: Mapping[str, Any], told: Mapping[str, Any], digest: str, 
         scores=_scores(result),
         seed=f"seed {result['seed']}",
         time=_time(result),
+        init=" --init RUN" if result.get("init") else "",
+        begun_with=_begun_with(result),
         facts=_facts(result, told, digest, size),
     )
 
@@ -75,6 +77,8 @@ def _what_it_is(result: Mapping[str, Any], size: int) -> str:
     crop = "The hand is found and cut out" if framing["crop"] == "hand" else "The film is taken"
     weights = {"none": "random weights", "imagenet": "ImageNet's weights"}
     beginning = weights.get(model["weights"], f"the weights in {model['weights']}")
+    if result.get("init"):
+        beginning = f"what another run, `{result['init']['name']}`, had learned"
     side = framing["size"]
     views = recipe.get("prediction", {}).get("views", 1)
     averaged = (
@@ -142,6 +146,16 @@ def _table(metrics: Mapping[str, Any]) -> list[str]:
 
 def _interval(part: Mapping[str, Any], sign: str = "") -> str:
     return "" if part["low"] is None else f"[{part['low']:{sign}.2f}, {part['high']:{sign}.2f}]"
+
+
+def _begun_with(result: Mapping[str, Any]) -> str:
+    init = result.get("init")
+    if not init:
+        return ""
+    return (
+        f" RUN is one whose best model is `{init['name']}`, sha256 `{init['digest']}`; or one like "
+        "it, trained anew."
+    )
 
 
 def _time(result: Mapping[str, Any]) -> str:
