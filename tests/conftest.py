@@ -18,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 settings.register_profile("same-everywhere", derandomize=True, deadline=None, database=None)
 settings.load_profile("same-everywhere")
 
+# Threads, because every training would start two Pythons; tests of the processes say so.
 TINY_RECIPE = """
 name = "tiny"
 seed = 3
@@ -33,7 +34,30 @@ dense_units = [16]
 epochs = 2
 batch_size = 16
 learning_rate = 1e-3
+use_multiprocessing = false
 """
+
+# A fifth of the weights to trace: for what depends on how a training goes, not on its network.
+TINY_NETWORK = """
+from keras import Model, layers
+from boneage.backbones import BACKBONES, Backbone
+
+def tiny(image_size):
+    x = image = layers.Input((image_size, image_size, 1))
+    for filters in (8, 16):
+        x = layers.Conv2D(filters, 3, 4, use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    return Model(image, x, name="tiny")
+
+BACKBONES["tiny"] = Backbone(tiny)
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> str:
+    """Makes the backbone `tiny` known here; returns what makes it known in another process."""
+    exec(TINY_NETWORK, {})
+    return TINY_NETWORK
 
 
 @pytest.fixture(scope="session")

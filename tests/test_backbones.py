@@ -156,13 +156,14 @@ def test_a_file_for_a_backbone_without_published_weights_needs_its_digest(tmp_pa
         build_model("mini_resnet", 64, weights=str(path))
 
 
-@pytest.mark.parametrize("backbone", ["inception_v3", "densenet169"])
+@pytest.mark.parametrize("backbone", ["xception", "inception_v3", "densenet169"])
 def test_the_larger_backbones_answer_in_months_and_survive_saving(backbone, tmp_path):
     model = build_model(backbone, 96, dense_units=(16,))
     images = np.random.default_rng(0).random((2, 96, 96, 1), dtype=np.float32)
     gender = np.array([[0], [1]], np.float32)
-    answers = model.predict((images, gender), verbose=0)
+    answers = model((images, gender), training=False).numpy()  # no graph of 600 layers to trace
     assert answers.shape == (2, 1)
+    assert np.isfinite(answers).all()
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    np.testing.assert_array_equal(loaded.predict((images, gender), verbose=0), answers)
+    np.testing.assert_array_equal(loaded((images, gender), training=False).numpy(), answers)

@@ -289,10 +289,11 @@ def test_another_error_of_a_trial_is_not_hidden() -> None:
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_a_trial_is_a_step_of_training_and_on_jax_that_of_a_copy(
-    backend: str, monkeypatch: pytest.MonkeyPatch
+    backend: str, tiny_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
-    model = compiled(keras.optimizers.Adam(1e-3))
+    model = build_model("tiny", 64, dense_units=(16,))
+    model.compile(optimizer=keras.optimizers.Adam(1e-3), loss="mae")
     before = [np.array(weight) for weight in model.get_weights()]
     zeros_step(model)(2)
     after = model.get_weights()

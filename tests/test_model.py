@@ -74,6 +74,6 @@ def test_a_map_too_small_to_flatten_is_refused():
 def test_the_winner_s_head_has_as_many_inputs_as_was_published():
     # 7 x 7 x 2048 + 32 = 100,384: BCV-Uniandes/Bonet, models/bonet.py. 500 pixels leave 14 x 14.
     keras.backend.clear_session()
-    model = build_model("inception_v3", 500, pooling="flatten")
+    model = build_model("inception_v3", 500, pooling="flatten", dense_units=(8,))
     assert model.get_layer("inception_v3").output.shape == (None, 14, 14, 2048)
     assert model.get_layer("pooled").output.shape == (None, 100_352)

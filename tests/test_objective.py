@@ -27,13 +27,13 @@ def recipe():
 @pytest.fixture
 def network(recipe):
     keras.utils.set_random_seed(0)
-    return build_model(image_size=64, **recipe.model.model_dump())
+    return build_model(image_size=32, **recipe.model.model_dump())
 
 
 @pytest.fixture
 def inputs():
     rng = np.random.default_rng(0)
-    return rng.random((4, 64, 64, 1), np.float32), np.array([[0], [1], [1], [0]], np.float32)
+    return rng.random((4, 32, 32, 1), np.float32), np.array([[0], [1], [1], [0]], np.float32)
 
 
 def test_a_number_is_fitted_as_the_network_itself():

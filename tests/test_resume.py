@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,75 +90,59 @@ def test_the_undisturbed_run_uses_all_that_has_a_memory(whole: Run) -> None:
     assert rates.iloc[-1] < rates.iloc[0]
 
 
-@pytest.mark.parametrize(
-    ("moment", "epoch", "index"),
-    [
-        ("on_train_batch_end", 0, 1),  # before there is any checkpoint
-        ("on_train_batch_end", 2, 0),
-        ("on_test_batch_end", 1, 0),
-        ("on_epoch_end", 1, 0),  # nothing of this epoch is written yet
-    ],
-)
-def test_a_run_that_was_killed_goes_on_to_the_same_result(
-    whole: Run,
-    recipe: Recipe,
-    manifest: Manifest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    moment: str,
-    epoch: int,
-    index: int,
-) -> None:
-    def kill(self: Records, number: int, logs: Any = None) -> None:
-        if self.place.epoch == epoch and number == (epoch if moment == "on_epoch_end" else index):
-            raise Killed
-        return own(self, number, logs)
-
+def at(moment: str, epoch: int, number: int, then: Callable[[], None]) -> Any:
+    """The method of `Records` by that name, which first does this when its moment has come."""
     own = getattr(Records, moment)
-    with monkeypatch.context() as patch:
-        patch.setattr(Records, moment, kill)
-        with pytest.raises(Killed):
-            train(recipe, manifest, tmp_path / "run", progress=False)
-    assert_same(whole, train(recipe, manifest, tmp_path / "run", progress=False, resume=True))
+
+    def method(self: Records, batch_or_epoch: int, logs: Any = None) -> None:
+        if (self.place.epoch, batch_or_epoch) == (epoch, number):
+            then()
+        own(self, batch_or_epoch, logs)
+
+    return method
 
 
-@pytest.mark.parametrize(
-    ("moment", "epoch", "index", "batches"),
-    [
+def kill() -> None:
+    raise Killed
+
+
+def test_a_run_that_was_killed_again_and_again_goes_on_to_the_same_result(
+    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    for moment, epoch, number in (
+        ("on_train_batch_end", 0, 1),  # before there is any checkpoint
+        ("on_test_batch_end", 1, 0),
+        ("on_epoch_end", 1, 1),  # nothing of this epoch is written yet
+        ("on_train_batch_end", 2, 0),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Records, moment, at(moment, epoch, number, kill))
+            with pytest.raises(Killed):
+                train(recipe, manifest, out, progress=False, resume=epoch > 0)
+    assert_same(whole, train(recipe, manifest, out, progress=False, resume=True))
+
+
+def test_a_run_that_was_terminated_again_and_again_goes_on_from_the_middle_of_its_epoch(
+    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "run")
+    for moment, epoch, number, batches in (
         ("on_train_batch_end", 0, 0, 1),
         ("on_train_batch_end", 1, 2, 3),  # the last one
-        ("on_test_batch_end", 1, 0, 3),
-    ],
-)
-def test_a_run_that_was_terminated_goes_on_from_the_middle_of_its_epoch(
-    whole: Run,
-    recipe: Recipe,
-    manifest: Manifest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    moment: str,
-    epoch: int,
-    index: int,
-    batches: int,
-) -> None:
-    stop = Stop()
-
-    def ask(self: Records, number: int, logs: Any = None) -> None:
-        if self.place.epoch == epoch and number == index:
-            stop.asked = signal.SIGTERM
-        return own(self, number, logs)
-
-    own = getattr(Records, moment)
-    with monkeypatch.context() as patch:
-        patch.setattr(Records, moment, ask)
-        with pytest.raises(Terminated):
-            train(recipe, manifest, tmp_path / "run", progress=False, stop=stop)
-    run = Run(tmp_path / "run")
-    place = read_checkpoint(run.checkpoint_path).place
-    assert run.read_info()["stopped"] == "terminated"
-    assert (place.epoch, place.batch) == (epoch, batches)
+        ("on_test_batch_end", 2, 0, 3),
+    ):
+        stop = Stop()
+        ask = functools.partial(setattr, stop, "asked", signal.SIGTERM)
+        with monkeypatch.context() as patch:
+            patch.setattr(Records, moment, at(moment, epoch, number, ask))
+            with pytest.raises(Terminated):
+                train(recipe, manifest, run.folder, progress=False, resume=epoch > 0, stop=stop)
+        place = read_checkpoint(run.checkpoint_path).place
+        assert run.read_info()["stopped"] == "terminated"
+        assert (place.epoch, place.batch) == (epoch, batches)
     assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
-    assert len(run.read_info()["resumed"]) == 1
+    assert len(run.read_info()["resumed"]) == 3
 
 
 def test_after_short_epochs_not_every_checkpoint_is_written_and_nothing_is_lost(
@@ -259,6 +245,7 @@ def test_the_verb_resumes_a_training_that_a_signal_ended(
     run = Run(tmp_path / "run")
     verb = [sys.executable, "-c", "from boneage.cli import main; main()", "train"]
     settings = [part for override in OVERRIDES for part in ("--set", override)]
+    settings += ["--set", "training.use_multiprocessing=true"]  # the undisturbed run has threads
     begin = [str(tiny_recipe), "--data", str(manifest.path), "--out", str(run.folder), *settings]
     with subprocess.Popen([*verb, *begin], stdout=-3, stderr=-1, text=True) as process:
         deadline = time.monotonic() + 300

@@ -28,7 +28,7 @@ RECIPE = """
 name = "together"
 seed = 3
 framing.size = 64
-model.backbone = "mini_xception"
+model.backbone = "tiny"
 model.dense_units = [16]
 model.dropout = 0.2
 training.epochs = 4
@@ -48,8 +48,9 @@ main()
 class Workplace:
     """A cohort, a recipe and an environment without TensorFlow, where JAX compiles but once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tiny_network: str) -> None:
         self.folder = folder
+        self.code = tiny_network + SOON_LOST
         self.manifest = make_phantom_cohort(
             folder / "cohort", count=36, seed=0, size=64, progress=False
         )
@@ -73,7 +74,7 @@ class Workplace:
         what = ["--resume", str(folder)] if "--resume" in options else [*recipe, "--out", folder]
         others = [option for option in options if option != "--resume"]
         return subprocess.Popen(
-            [sys.executable, "-c", SOON_LOST, "train", *map(str, what), *others],
+            [sys.executable, "-c", self.code, "train", *map(str, what), *others],
             env=self.environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -111,8 +112,8 @@ def curve(run: Run) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("together"))
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_network: str) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("together"), tiny_network)
 
 
 @pytest.fixture(scope="module")

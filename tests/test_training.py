@@ -13,6 +13,14 @@ from boneage.recipe import read_recipe
 from boneage.run import Run, open_run
 from boneage.training import _optimizer, train
 
+TINY = ("model.backbone=tiny",)
+
+
+@pytest.fixture
+def recipe(tiny_recipe, tiny_network):
+    """Of the smallest network, for what does not depend on it."""
+    return read_recipe(tiny_recipe, TINY)
+
 
 def test_a_run_folder_holds_recipe_provenance_history_and_both_checkpoints(finished_run):
     info = finished_run.read_info()
@@ -94,7 +102,7 @@ def test_an_unreadable_image_stops_before_a_run_folder_is_made(cohort, tiny_reci
 
 
 def test_an_interrupt_keeps_the_finished_epochs_and_is_recorded(
-    cohort, tiny_recipe, tmp_path, monkeypatch
+    cohort, recipe, tmp_path, monkeypatch
 ):
     def interrupt_in_the_second(self, epoch, logs=None):
         if epoch == 1:
@@ -102,7 +110,7 @@ def test_an_interrupt_keeps_the_finished_epochs_and_is_recorded(
 
     monkeypatch.setattr("boneage.records.Records.on_epoch_begin", interrupt_in_the_second)
     with pytest.raises(KeyboardInterrupt):
-        train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
+        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
     info = run.read_info()
     assert (info["stopped"], info["epochs"]) == ("interrupted", 1)
@@ -110,19 +118,19 @@ def test_an_interrupt_keeps_the_finished_epochs_and_is_recorded(
 
 
 def test_an_interrupt_before_the_first_epoch_is_done_leaves_no_folder(
-    cohort, tiny_recipe, tmp_path, monkeypatch
+    cohort, recipe, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
         "boneage.records.Records.on_epoch_begin",
         lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):
-        train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
+        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_interrupted_save_leaves_the_checkpoint_of_the_epoch_before(
-    cohort, tiny_recipe, tmp_path, monkeypatch
+    cohort, recipe, tmp_path, monkeypatch
 ):
     savez = np.savez
 
@@ -134,7 +142,7 @@ def test_an_interrupted_save_leaves_the_checkpoint_of_the_epoch_before(
 
     monkeypatch.setattr("boneage.checkpoint.np.savez", interrupt_in_the_second)
     with pytest.raises(KeyboardInterrupt):
-        train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path / "run", progress=False)
+        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
     assert not list(run.folder.glob(".*")), "half a checkpoint was left behind"
     assert read_checkpoint(run.checkpoint_path).place.epoch == 1
@@ -142,8 +150,11 @@ def test_an_interrupted_save_leaves_the_checkpoint_of_the_epoch_before(
     assert run.read_info()["stopped"] == "interrupted"
 
 
-def test_a_loss_that_is_no_number_stops_with_what_to_do(cohort, tiny_recipe, tmp_path):
-    recipe = read_recipe(tiny_recipe, ["model.age_scale_months=1e38"])  # a batch sums to more
+def test_a_loss_that_is_no_number_stops_with_what_to_do(
+    cohort, tiny_recipe, tiny_network, tmp_path
+):
+    # With such a scale a batch sums to more than there are numbers for.
+    recipe = read_recipe(tiny_recipe, [*TINY, "model.age_scale_months=1e38"])
     manifest = read_manifest(cohort)
     with pytest.raises(InputError, match=r"training\.learning_rate=0\.0003") as refused:
         train(recipe, manifest, tmp_path / "run", progress=False)
@@ -171,9 +182,10 @@ def test_the_cosine_schedule_warms_up_and_ends_at_its_minimum(tiny_recipe):
     np.testing.assert_allclose(rates, [0, top / 2, top, (top + low) / 2, low], rtol=1e-3, atol=1e-9)
 
 
-def test_early_stopping_ends_a_run_and_says_so(cohort, tiny_recipe, tmp_path):
+def test_early_stopping_ends_a_run_and_says_so(cohort, tiny_recipe, tiny_network, tmp_path):
     # With ten thousand times the scale no epoch is better than the last one for long.
     overrides = [
+        *TINY,
         "training.epochs=30",
         "training.early_stop_patience=1",
         "model.age_scale_months=400000.0",

@@ -280,7 +280,7 @@ def imported(table: Table, hospital: Path) -> Manifest:
     )
 
 
-@settings(max_examples=320, suppress_health_check=list(HealthCheck))
+@settings(max_examples=160, suppress_health_check=list(HealthCheck))
 @given(table=tables())
 def test_a_table_comes_out_as_its_rows_say_or_every_wrong_row_is_named(
     hospital: Path, table: Table
@@ -314,7 +314,7 @@ def test_a_table_comes_out_as_its_rows_say_or_every_wrong_row_is_named(
     assert manifest.table["image_id"].is_unique
 
 
-@settings(max_examples=120, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     content=st.binary(max_size=200)
     | st.text(alphabet='film,age;sex"\n\r\t \x00.019fmü\ufeff', max_size=200).map(str.encode)
