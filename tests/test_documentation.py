@@ -28,6 +28,11 @@ SMALLER = {
     "boneage train experiments": (
         "boneage train --set training.epochs=1 --set phantom.count=40 experiments"
     ),
+    # The other recipe keeps its network.
+    " experiments/phantom/recipe.toml": (
+        " --set model.backbone=tiny experiments/phantom/recipe.toml"
+    ),
+    "--steps 4": "--backbone tiny --size 64 --batch 8 --steps 4",
     "--data DIR": (
         "--data rsna-bone-age --dry-run --set model.weights=none --set framing.size=96 "
         "--set model.backbone=mini_xception"
@@ -69,6 +74,7 @@ def make_films(folder: Path) -> None:
     shutil.copytree(ROOT / "experiments", folder / "experiments")
 
 
+@pytest.mark.usefixtures("tiny_network")
 def test_the_readme_s_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
     make_films(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -86,6 +92,7 @@ def test_the_readme_s_commands_run_in_their_order(tmp_path, monkeypatch, capsys)
     assert (tmp_path / "runs" / "phantom" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("tiny_network")
 def test_the_readme_s_python_runs():
     (code,) = (block for language, block in BLOCKS if language == "python")
     rng = np.random.default_rng(0)
@@ -95,7 +102,7 @@ def test_the_readme_s_python_runs():
         names[f"{prefix}gender"] = ["F", "M", "F", "M"]
         names[f"{prefix}age_months"] = np.array([12.0, 60.0, 120.0, 200.0])
     assert '"xception", image_size=299' in code
-    code = code.replace('"xception", image_size=299', '"mini_xception", image_size=96')
+    code = code.replace('"xception", image_size=299', '"tiny", image_size=96')
     code = code.replace("epochs=30", "epochs=1")
     exec(compile(code, "README.md", "exec"), names)
     assert names["model"].predict(names["validation"], verbose=0).shape == (4, 1)

@@ -19,8 +19,8 @@ def softmax(logits):
 
 
 @pytest.fixture
-def recipe():
-    values = {"backbone": "mini_xception", "dense_units": (8,), "head": "distribution"}
+def recipe(tiny_network):
+    values = {"backbone": "tiny", "dense_units": (8,), "head": "distribution"}
     return Recipe(name="x", model=values, training={"spread_months": 5.0})
 
 
@@ -75,8 +75,8 @@ def test_training_the_part_trains_the_network_and_leaves_the_months(network, rec
     np.testing.assert_array_equal(network.get_layer("age_months").get_weights()[0][:, 0], MONTHS)
 
 
-def test_a_run_answers_as_well_as_its_history_says(cohort, tiny_recipe, tmp_path):
-    recipe = read_recipe(tiny_recipe, ["model.head=distribution"])
+def test_a_run_answers_as_well_as_its_history_says(cohort, tiny_recipe, tiny_network, tmp_path):
+    recipe = read_recipe(tiny_recipe, ["model.head=distribution", "model.backbone=tiny"])
     manifest = read_manifest(cohort)
     run = train(recipe, manifest, tmp_path / "run", progress=False)
     history = pd.read_csv(run.history_path)

@@ -28,9 +28,11 @@ val_labels = "one reading"
 
 
 @pytest.fixture(scope="module")
-def recipe_path(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe_path(
+    tiny_recipe: Path, tiny_network: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("published") / "tiny.toml"
-    path.write_text(tiny_recipe.read_text() + PUBLISHED)
+    path.write_text(tiny_recipe.read_text().replace("mini_xception", "tiny") + PUBLISHED)
     return path
 
 

@@ -20,7 +20,7 @@ RECIPE = """
 name = "broken-off"
 seed = 0
 framing.size = 64
-model.backbone = "mini_xception"
+model.backbone = "tiny"
 training.epochs = 1000
 training.batch_size = 8
 training.workers = 2
@@ -33,13 +33,13 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return make_phantom_cohort(folder, count=40, seed=0, size=80, progress=False)
 
 
-def train(manifest: Manifest, folder: Path) -> subprocess.Popen[str]:
+def train(manifest: Manifest, folder: Path, tiny_network: str) -> subprocess.Popen[str]:
     """A training that has begun its epochs: its processes make batches."""
     (folder / "recipe.toml").write_text(RECIPE)
     command = [
         sys.executable,
         "-c",
-        "from boneage.cli import main; main()",
+        tiny_network + "from boneage.cli import main; main()",
         "train",
         str(folder / "recipe.toml"),
     ]
@@ -87,8 +87,10 @@ def ended(process: subprocess.Popen[str], children: list[int]) -> tuple[str, flo
     return said, time.monotonic() - begun
 
 
-def test_a_killed_worker_is_told_with_exit_2(manifest: Manifest, tmp_path: Path) -> None:
-    with train(manifest, tmp_path) as process:
+def test_a_killed_worker_is_told_with_exit_2(
+    manifest: Manifest, tmp_path: Path, tiny_network: str
+) -> None:
+    with train(manifest, tmp_path, tiny_network) as process:
         children = group(process.pid)
         os.kill(children[0], signal.SIGKILL)
         said, seconds = ended(process, children)
@@ -99,8 +101,10 @@ def test_a_killed_worker_is_told_with_exit_2(manifest: Manifest, tmp_path: Path)
     assert seconds < 10
 
 
-def test_a_store_cut_short_is_told_with_exit_2(manifest: Manifest, tmp_path: Path) -> None:
-    with train(manifest, tmp_path) as process:
+def test_a_store_cut_short_is_told_with_exit_2(
+    manifest: Manifest, tmp_path: Path, tiny_network: str
+) -> None:
+    with train(manifest, tmp_path, tiny_network) as process:
         children = group(process.pid)
         (images,) = manifest.path.parent.glob("*.store/*/images.npy")
         whole = images.read_bytes()
@@ -113,8 +117,10 @@ def test_a_store_cut_short_is_told_with_exit_2(manifest: Manifest, tmp_path: Pat
     assert seconds < 10
 
 
-def test_ctrl_c_in_the_middle_of_an_epoch(manifest: Manifest, tmp_path: Path) -> None:
-    with train(manifest, tmp_path) as process:
+def test_ctrl_c_in_the_middle_of_an_epoch(
+    manifest: Manifest, tmp_path: Path, tiny_network: str
+) -> None:
+    with train(manifest, tmp_path, tiny_network) as process:
         children = group(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
         said, seconds = ended(process, children)
