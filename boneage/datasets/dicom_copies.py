@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from pathlib import Path
 
 import cv2
@@ -43,34 +42,33 @@ def write_pixels(
         InputError: Films can't be decoded (all of them at once) or written. No new file is left.
     """
     made: list[Path] = []
-    faults: dict[int, tuple[Fault, ...]] = {}
 
-    def write(index: int) -> None:
+    def write(index: int) -> tuple[Fault, ...]:
         path = folder / f"{names[index]}.png"
-        done, png = cv2.imencode(".png", read_radiograph(films[index].path))
-        if not done:
-            raise RuntimeError(f"OpenCV could not encode film {names[index]}")
-        if not path.exists():
-            made.append(path)
-        write_bytes(path, png.tobytes())
+        try:
+            done, png = cv2.imencode(".png", read_radiograph(films[index].path))
+            if not done:
+                raise RuntimeError(f"OpenCV could not encode film {names[index]}")
+            if not path.exists():
+                made.append(path)
+            write_bytes(path, png.tobytes())
+        except InputError as error:
+            return error.faults
+        return ()
 
     console = Console(stderr=True)
     # By name, or the times of the files would keep the order of the table.
     order = sorted(range(len(films)), key=names.__getitem__)
     try:
         with threads(_WORKERS) as pool:
-            jobs = {pool.submit(write, index): index for index in order}
-            for job in track(
-                as_completed(jobs),
+            answers = track(
+                pool.map(write, order),
                 "Writing films",
-                total=len(jobs),
+                total=len(order),
                 console=console,
                 disable=not progress,
-            ):
-                try:
-                    job.result()
-                except InputError as error:
-                    faults[jobs[job]] = error.faults
+            )
+            faults = {index: found for index, found in zip(order, answers, strict=True) if found}
     except BaseException:  # Ctrl-C stops as soon as the films at hand are done
         _remove(made)
         raise

@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,12 +307,11 @@ def _draw_files(
 
     console = Console(stderr=True)
     with threads(workers) as pool:
-        futures = [pool.submit(draw, index) for index in indices]
-        for future in track(
-            as_completed(futures),
+        for _ in track(
+            pool.map(draw, indices),
             f"Drawing {size} px phantoms",
-            total=len(futures),
+            total=len(indices),
             console=console,
-            disable=not (progress and futures),
+            disable=not (progress and indices),
         ):
-            future.result()
+            pass

@@ -15,6 +15,7 @@ from boneage.datasets.folder import IMAGE_SUFFIXES, with_suffix
 from boneage.datasets.rhpe_labels import Labels, split_of
 from boneage.errors import Fault, InputError
 from boneage.pipeline.radiograph import read_dimensions
+from boneage.provenance import usable_cores
 from boneage.threads import threads
 
 _PACKED = (".zip", ".rar", ".7z", ".tar", ".gz")
@@ -136,7 +137,7 @@ def read_sizes(
         except InputError as error:
             return error
 
-    with threads() as pool:
+    with threads(usable_cores()) as pool:
         answers = track(
             pool.map(size, paths),
             "Reading the sizes of films",

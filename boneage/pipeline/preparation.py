@@ -16,7 +16,6 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from boneage.pipeline.framing import REASONS
 from boneage.pipeline.hand import Box
 from boneage.provenance import usable_cores
 from boneage.recipe import Framing
+from boneage.threads import threads
 
 JOURNAL_SECONDS = 2.0
 FRAME_COLUMNS = ("image_id", "left", "top", "right", "bottom", "rotation", "why")
@@ -126,20 +126,20 @@ def build(
             crops[row] = done.crop
             return row, done.checksum, ()
 
-        executor = ThreadPoolExecutor(workers, "prepare")
         saved = time.monotonic()
         try:
-            rows = executor.map(make, todo)
-            if console is not None:
-                rows = iter(track(rows, f"Preparing {framing.size} px", len(todo), console=console))
-            for row, checksum, found in rows:
-                journal[row] = checksum
-                faults.extend(found)
-                if time.monotonic() - saved > JOURNAL_SECONDS:
-                    _save_progress(partial, journal, crops)
-                    saved = time.monotonic()
+            with threads(workers) as pool:
+                rows = pool.map(make, todo)
+                if console is not None:
+                    what = f"Preparing {framing.size} px"
+                    rows = iter(track(rows, what, len(todo), console=console))
+                for row, checksum, found in rows:
+                    journal[row] = checksum
+                    faults.extend(found)
+                    if time.monotonic() - saved > JOURNAL_SECONDS:
+                        _save_progress(partial, journal, crops)
+                        saved = time.monotonic()
         finally:
-            executor.shutdown(cancel_futures=True)
             _save_progress(partial, journal, crops)
         os.fsync(file.fileno())
     if faults:

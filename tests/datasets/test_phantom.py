@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -192,26 +193,25 @@ def test_an_interrupted_cohort_is_finished_not_begun_again(
     assert digests(broken) == digests(whole)
 
 
-def test_ctrl_c_while_the_films_are_handed_out_leaves_them_undrawn(
+def test_ctrl_c_leaves_the_films_undrawn_that_are_not_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pressed, drawn_later = threading.Event(), []
+    drawn = []
 
-    def press(futures: object) -> None:
-        pressed.set()
+    def press(films: Iterable[object], *_: object, **__: object) -> Iterator[object]:
+        yield next(iter(films))
         raise KeyboardInterrupt
 
     def counting(seed: int, index: int, size: int) -> phantom_module.PhantomFilm:
-        if pressed.is_set():
-            drawn_later.append(index)
+        drawn.append(index)
         time.sleep(0.002)
         return phantom_module.PhantomFilm(np.zeros((size, size), np.uint8), 100.0, "F")
 
-    monkeypatch.setattr(phantom_module, "as_completed", press)
+    monkeypatch.setattr(phantom_module, "track", press)
     monkeypatch.setattr(phantom_module, "phantom", counting)
     with pytest.raises(KeyboardInterrupt):
         make_phantom_cohort(tmp_path, count=1000, size=64, progress=False, workers=1)
-    assert len(drawn_later) < 500
+    assert len(drawn) < 500
 
 
 def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:

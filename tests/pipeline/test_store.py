@@ -394,6 +394,7 @@ def test_store_json_names_what_it_was_made_from(manifest: Manifest) -> None:
     assert described["framing"] == {
         "size": 32,
         "crop": "hand",
+        "fit": "pad",
         "contrast_percentiles": [2.0, 99.5],
     }
 
