@@ -85,7 +85,7 @@ def test_look_replaces_older_sheets_and_takes_any_id(cohort: Path, tmp_path: Pat
 
 def test_look_draws_the_oddest_films_first(cohort: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cohort"
-    shutil.copytree(cohort.parent, folder)
+    shutil.copytree(cohort.parent, folder, ignore=shutil.ignore_patterns("*.store"))
     manifest = folder / "manifest.csv"
     blank = read_manifest(manifest).image_paths()[30]
     assert cv2.imwrite(str(blank), np.full((96, 96), 7, np.uint8))
