@@ -93,9 +93,11 @@ def train(
     """
     if deterministic:
         _be_deterministic()  # read by TensorFlow and XLA when they are imported
+    from boneage.heap import keep_freed_memory
     from boneage.hosts import find_hosts
     from boneage.stopping import Stop, Terminated
 
+    keep_freed_memory()
     together = find_hosts(hosts, rank, os.environ)
     if together and not (resume or out):
         refuse("boneage train on several hosts", "--out RUN, a folder that all of them see")
