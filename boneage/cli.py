@@ -117,10 +117,10 @@ def train(
             how = {"resume": resume is not None, "require_gpu": require_gpu, "stop": stop}
             _train_and_evaluate(resolved, manifest, folder, init, together, how)
         except KeyboardInterrupt:
-            _tell_how_to_go_on("interrupted", folder)
+            _tell_how_to_go_on("interrupted", folder, deterministic)
             raise  # Typer exits with 130
         except Terminated:
-            _tell_how_to_go_on("terminated", folder)
+            _tell_how_to_go_on("terminated", folder, deterministic)
 
 
 def _resolved(
@@ -145,7 +145,7 @@ def _of_the_run(
     from boneage.run import Run
 
     run = Run(folder)
-    if not run.info_path.exists():
+    if not run.is_begun:
         expected = "a run folder with run.json in it, as training begins it"
         refuse(f"--resume {folder}", expected, "Check the path, or begin it with --out.")
     asked = recipe is not None or seed is not None or bool(overrides)
@@ -165,9 +165,9 @@ def _train_and_evaluate(
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
+    from boneage.group import accelerator
     from boneage.provenance import lacks_bfloat16
     from boneage.run import open_run
-    from boneage.training import accelerator
     from boneage.training import train as run_training
 
     if recipe.training.precision == "mixed_bfloat16" and accelerator() is None and lacks_bfloat16():
@@ -193,11 +193,12 @@ def _be_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
-def _tell_how_to_go_on(how: str, folder: Path | None) -> None:
+def _tell_how_to_go_on(how: str, folder: Path | None, deterministic: bool) -> None:
     if folder is None or not folder.exists():  # it goes when nothing was learned
         typer.echo(f"{how} before anything was learned", err=True)
         return
-    typer.echo(f"{how}; to go on: boneage train --resume {folder}", err=True)
+    options = " --deterministic" if deterministic else ""
+    typer.echo(f"{how}; to go on: boneage train --resume {folder}{options}", err=True)
 
 
 @app.command()

@@ -15,6 +15,7 @@ import numpy as np
 
 from boneage.capacity import check_batch, within_memory
 from boneage.datasets.manifest import Manifest
+from boneage.group import accelerator
 from boneage.model import build_model
 from boneage.objective import trained_part
 from boneage.pipeline.framing import frame
@@ -22,7 +23,6 @@ from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.radiograph import read_radiograph
 from boneage.provenance import provenance, usable_cores
 from boneage.recipe import Recipe
-from boneage.training import accelerator
 
 SECONDS = 20.0
 """So long training steps are timed at most, and at least one of them."""

@@ -48,6 +48,11 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
             part.unlink(missing_ok=True)  # gone already when all went well
 
 
+def is_part(path: Path) -> bool:
+    """Whether that is a file of `replacing`: half written, if nobody is writing it."""
+    return path.name.startswith(".") and path.name.partition(".part")[1] != ""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file in one step, as `replacing` does.
 

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import itertools
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,15 @@ class Group:
         """Whether this process writes the run folder: one of them does."""
         return self.hosts is None or self.hosts.first
 
+    def check_batch(self, size: int) -> None:
+        """Sees that every device gets as many images of a batch.
+
+        Raises:
+            InputError: The batch can't be divided.
+        """
+        if size % self.devices:
+            raise InputError(_indivisible(size, self.devices))
+
     def divide(
         self, model: keras.Model, training: DataGenerator, validation: DataGenerator
     ) -> tuple[DataGenerator, DataGenerator]:
@@ -70,8 +80,7 @@ class Group:
         """
         if self.devices == 1:
             return training, validation
-        if training.batch_size % self.devices:
-            raise InputError(_indivisible(training.batch_size, self.devices))
+        self.check_batch(training.batch_size)
         place = (self._first, self._own, self.devices)
         for name, whole in (("train_step", training), ("test_step", validation)):
             rows, padding = whole.share(*place).last_batch
@@ -109,6 +118,18 @@ class Group:
             here, there = (self.hosts.name(rank) for rank in (self.hosts.rank, 0))
             raise InputError(Fault(here, f"{name} is {value}", f"{first}, as {there} has", fix))
         self.wait()
+
+
+def accelerator() -> str | None:
+    """The name of the GPU that Keras computes on; None without one."""
+    if not any(name.startswith(("gpu", "cuda")) for name in keras.distribution.list_devices()):
+        return None
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        names = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "gpu"
+    return ", ".join(names.split("\n")).strip(", ")
 
 
 @contextlib.contextmanager

@@ -29,8 +29,8 @@ def begin_with(model: keras.Model, init: Run, recipe: Recipe, manifest: Manifest
 
     Returns:
         For `run.json`: `name`, `folder`, `digest` of the model file, and `known_ids`: how many
-        image_ids of the new val and test splits the run was trained or chosen by (None where its
-        manifest is gone). The same ids may be other children, so this is not refused.
+        image_ids of the new `val` and `test` splits the run was trained or chosen by (None where
+        its manifest is gone). The same ids may be other children, so this is not refused.
 
     Raises:
         InputError: The run is of another network, or can't be read.
@@ -64,11 +64,11 @@ def begin_with(model: keras.Model, init: Run, recipe: Recipe, manifest: Manifest
     }
 
 
-def _known_ids(init: Run, manifest: Manifest) -> int | None:
+def _known_ids(init: Run, manifest: Manifest) -> dict[str, int] | None:
     recorded = init.read_info()["manifest"]
     path = Path(recorded["path"])
     if not path.is_file() or file_digest(path) != recorded["digest"]:
         return None
     seen, asked = read_manifest(path).table, manifest.table
-    seen_ids = seen["image_id"][seen["split"] != "test"]
-    return int(asked["image_id"][asked["split"] != "train"].isin(seen_ids).sum())
+    known = asked["image_id"].isin(seen["image_id"][seen["split"] != "test"])
+    return {split: int(known[asked["split"] == split].sum()) for split in ("val", "test")}

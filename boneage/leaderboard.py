@@ -148,8 +148,8 @@ def _init(values: dict[str, Any]) -> list[str]:
     known = init.get("known_ids")
     if known is None:
         return [f"--init {init['name']} (which of these images that knew is not known)"]
-    knew = f" (that knew {known:,} of the ids validated and tested on)" if known else ""
-    return [f"--init {init['name']}{knew}"]
+    knew = f"{known['val']:,} of the ids validated on and {known['test']:,} of those tested on"
+    return [f"--init {init['name']} (that knew {knew})"]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

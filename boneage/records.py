@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -164,7 +165,9 @@ class Records(keras.callbacks.Callback):
         place.batch, place.epoch_seconds, place.train_logs = 0, 0.0, None
         place.ended = place.ended or self.model.stop_training
         if self._group.writes:
-            write_text(self._run.history_path, pd.DataFrame(place.rows).to_csv(index=False))
+            with self._kept():
+                rows = pd.DataFrame(place.rows).to_csv(index=False)
+                write_text(self._run.history_path, rows)
         last = place.ended or place.epoch == self._recipe["training"]["epochs"]
         asked = self._group.stops(self._stop)
         if last or asked or time.perf_counter() >= self._next_write:
@@ -191,7 +194,7 @@ class Records(keras.callbacks.Callback):
         if not self._group.writes:
             return
         place, began = self.place, time.perf_counter()
-        try:
+        with self._kept():
             if self._best_is_new and self._best is not None:
                 with replacing(self._run.best_path, ".keras") as part:
                     self._best.save(part)
@@ -206,10 +209,16 @@ class Records(keras.callbacks.Callback):
                 for name, other in self._others.items()
             }
             write_checkpoint(self._run.checkpoint_path, self.model, place, self._recipe)
-        except InputError as error:
-            raise InputError(self._not_kept(error)) from error
         now = time.perf_counter()
         self._next_write = now + (now - began) / WRITING_SHARE
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Says of a file that can't be written what is lost, and what is not."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(self._not_kept(error)) from error
 
     def _not_kept(self, error: InputError) -> Fault:
         there = self._run.checkpoint_path.exists()

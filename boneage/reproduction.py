@@ -69,11 +69,6 @@ class Folders:
         """The comparison as a page."""
         return self.run.folder / "reproduction.md"
 
-    @property
-    def is_begun(self) -> bool:
-        """Whether the training has begun."""
-        return self.run.info_path.exists()
-
 
 def find_recipe(name: str) -> Path:
     """The recipe of a file, of a folder, or of the experiment of that name.
@@ -199,9 +194,8 @@ def reproduce(
 def _check_out(folders: Folders) -> None:
     """Refuses a folder of something else now, not after an hour of preparing."""
     folder = folders.run.folder
-    inside = folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
-    taken = folder.is_file() or inside
-    if taken and not folders.is_begun:
+    taken = folder.is_file() or folders.run.others()
+    if taken and not folders.run.is_begun:
         raise InputError(
             Fault(
                 str(folder),
@@ -231,7 +225,7 @@ def _kept_manifest(data: Path, folders: Folders, progress: bool) -> Manifest:
     manifest = import_rsna(data, new, progress=progress)
     try:
         changed = path.exists() and path.read_bytes() != new.read_bytes()
-        if changed and folders.is_begun:
+        if changed and folders.run.is_begun:
             raise InputError(
                 Fault(
                     str(data),
@@ -260,7 +254,7 @@ def _effort(
     recipe: Recipe, manifest: Manifest, folders: Folders, home: Path, say: Say, *, keep: bool
 ) -> dict[str, Any] | None:
     """What the training will take; of one that has begun, what was said before it did."""
-    if folders.is_begun:
+    if folders.run.is_begun:
         return read_json(folders.effort_path) if folders.effort_path.exists() else None
     from boneage.effort import measure_effort  # brings Keras
 
@@ -317,7 +311,7 @@ def _trained(
 ) -> Run:
     from boneage.training import train  # brings Keras
 
-    begun, folder = folders.is_begun, folders.run.folder
+    begun, folder = folders.run.is_begun, folders.run.folder
     if not begun:
         say("checking every film")
         _check(manifest, progress)

@@ -14,7 +14,8 @@ from boneage.provenance import provenance
 from boneage.recipe import Recipe
 from boneage.run import Run
 
-_COUNTS = ("augmentation", "framing", "model", "seed", "training")  # of a recipe, for a training
+# Of a recipe, for a training and its evaluation.
+_COUNTS = ("augmentation", "framing", "model", "prediction", "seed", "training")
 
 
 def last_checkpoint(run: Run, recipe: dict[str, Any]) -> Checkpoint | None:
@@ -78,6 +79,27 @@ def first_init(info: dict[str, Any]) -> Run | None:
     """The run that a run, by its `run.json`, began with: before a checkpoint it begins anew."""
     told = info.get("init")
     return None if told is None else Run(Path(told["folder"]))
+
+
+def check_same_init(told: dict[str, Any], info: dict[str, Any]) -> None:
+    """Sees that a run that begins anew begins with the same weights.
+
+    Args:
+        told: What `begin_with` says now.
+        info: The run's `run.json`.
+
+    Raises:
+        InputError: They are others.
+    """
+    if told["digest"] != info["init"]["digest"]:
+        raise InputError(
+            Fault(
+                f"--init {told['folder']}",
+                f"its model has changed since the run began: its sha256 is {told['digest'][:12]}…",
+                f"{info['init']['digest'][:12]}…",
+                "Put it back, or train anew into another folder.",
+            )
+        )
 
 
 def info_resumed(run: Run, info: dict[str, Any], store: Store) -> dict[str, Any]:

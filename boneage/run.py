@@ -11,9 +11,11 @@ from typing import Any
 import filelock
 
 from boneage.errors import Fault, InputError
-from boneage.files import read_json
+from boneage.files import is_part, read_json
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.shipped import find_run
+
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,30 @@ class Run:
         """The scores of a split."""
         return self.folder / f"metrics-{split}.json"
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a training has begun in the folder, so that it can be resumed."""
+        return self.info_path.exists()
+
+    def others(self) -> list[str]:
+        """What is in the folder, but for what a training leaves that is killed before it began."""
+        if not self.folder.is_dir():
+            return []
+        own = {_LOCK, self.recipe_path.name}
+        names = {path.name for path in self.folder.iterdir() if not is_part(path)}
+        return sorted(names - (set() if self.is_begun else own))
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the folder, which is made, against another training in it.
+
+        What one that was killed had half written is removed.
 
         Raises:
             InputError: Another process trains there.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / ".lock"
+        path = self.folder / _LOCK
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)
@@ -96,6 +113,8 @@ class Run:
                 )
             ) from None
         try:
+            for left in filter(is_part, self.folder.iterdir()):
+                left.unlink()
             yield
         finally:
             path.unlink(missing_ok=True)  # while it is held, or it would be another's

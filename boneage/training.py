@@ -9,7 +9,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from boneage.checkpoint import Place
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.files import write_json
-from boneage.group import Group, joined
+from boneage.group import Group, accelerator, joined
 from boneage.hosts import Hosts
 from boneage.initial import begin_with
 from boneage.model import build_model
@@ -33,7 +32,13 @@ from boneage.pipeline.store import Store, prepare
 from boneage.provenance import command_line, provenance, usable_cores
 from boneage.recipe import Recipe, Training
 from boneage.records import DivergedError, Records, StoppedError
-from boneage.resuming import check_same, first_init, info_resumed, last_checkpoint
+from boneage.resuming import (
+    check_same,
+    check_same_init,
+    first_init,
+    info_resumed,
+    last_checkpoint,
+)
 from boneage.run import Run
 from boneage.stopping import Stop
 
@@ -109,19 +114,23 @@ def _train(
     group: Group,
 ) -> Run:
     run, settings = Run(out), recipe.training
+    restored = before is not None and run.checkpoint_path.exists()
     if before is not None:
-        init = first_init(before)
+        init = None if restored else first_init(before)
     elif group.writes:
         _check_out(out)
+    group.check_batch(settings.batch_size)
     train_split, val_split = manifest.split("train"), manifest.split("val")
     keras.utils.set_random_seed(recipe.seed)
     network = build_model(
         image_size=recipe.framing.size,
         precision=settings.precision,
-        **{**recipe.model.model_dump(), **({"weights": "none"} if init else {})},
+        **{**recipe.model.model_dump(), **({"weights": "none"} if init or restored else {})},
     )
     started = time.perf_counter()
     told = None if init is None else begin_with(network, init, recipe, manifest)
+    if told is not None and before is not None:
+        check_same_init(told, before)
     store = prepare(manifest, recipe.framing, progress=progress)
     seconds = round(time.perf_counter() - started, 2)
     training = _generator(store, train_split, recipe, training=True)
@@ -168,7 +177,7 @@ def _fit(
         while True:  # an unfinished epoch is one pass, all others are the next
             group.wait()  # until the checkpoint of the pass before is written
             checkpoint = last_checkpoint(run, values)
-            others = _callbacks(run, recipe.training)
+            others = _callbacks(run, recipe.training, writes=group.writes)
             records = Records(
                 run, values, models[1], generators[0], others, stop, checkpoint, group
             )
@@ -199,7 +208,10 @@ def _fit(
             info["best_val_mae_months"] = place.best["val_mae"]
         info["seconds"]["fit"] = round(place.seconds, 2)
         if group.writes:
-            write_json(run.info_path, info)
+            # On a full disk what is raised already says what to do; "running" stays there.
+            failed = info["stopped"] == "failed"
+            with contextlib.suppress(InputError) if failed else contextlib.nullcontext():
+                write_json(run.info_path, info)
             cut_off = too_large or info["stopped"] == "interrupted"
             if cut_off and not run.checkpoint_path.exists():
                 shutil.rmtree(run.folder)  # nothing was learned yet
@@ -282,9 +294,9 @@ def _check_tensorboard(settings: Training) -> None:
 
 def _check_out(out: Path) -> None:
     """Refuses a run folder that can't be made, before anything long is begun."""
-    if out.is_dir() and any(path.name != ".lock" for path in out.iterdir()):
+    if Run(out).others():
         fix = "Name another --out"
-        if Run(out).checkpoint_path.exists():
+        if Run(out).is_begun:
             fix += f", or go on with that run: boneage train --resume {out}"
         raise InputError(Fault(str(out), "the folder is not empty", "a new run folder", f"{fix}."))
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -331,7 +343,7 @@ def _optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Opt
     return keras.optimizers.Adam(rate, **average)
 
 
-def _callbacks(run: Run, settings: Training) -> list[keras.callbacks.Callback]:
+def _callbacks(run: Run, settings: Training, *, writes: bool) -> list[keras.callbacks.Callback]:
     callbacks: list[keras.callbacks.Callback] = []
     if settings.schedule == "plateau":
         callbacks.append(
@@ -349,7 +361,7 @@ def _callbacks(run: Run, settings: Training) -> list[keras.callbacks.Callback]:
                 monitor="val_mae", mode="min", patience=settings.early_stop_patience
             )
         )
-    if settings.tensorboard:
+    if settings.tensorboard and writes:
         callbacks.append(keras.callbacks.TensorBoard(str(run.tensorboard_path)))
     return callbacks
 
@@ -379,15 +391,3 @@ def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) 
         "model": {"parameters": model.count_params()},
         "stopped": "running",
     }
-
-
-def accelerator() -> str | None:
-    """The name of the GPU that Keras computes on; None without one."""
-    if not any(name.startswith(("gpu", "cuda")) for name in keras.distribution.list_devices()):
-        return None
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        names = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "gpu"
-    return ", ".join(names.split("\n")).strip(", ")

@@ -27,7 +27,9 @@ print(usual, kept, faults())
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library is not glibc")
 def test_what_is_freed_is_used_again_without_the_system_clearing_it() -> None:
-    said = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True, text=True)
+    said = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, check=True, text=True
+    )
     usual, kept, then = said.stdout.split()
     assert kept == "True"
     assert int(then) < 100 < int(usual)

@@ -1,5 +1,7 @@
 """A training that begins with the network of another run."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from boneage.initial import begin_with
 from boneage.model import build_model
 from boneage.provenance import file_digest
 from boneage.recipe import read_recipe
+from boneage.records import Records
+from boneage.run import Run
 from boneage.training import train
 
 
@@ -32,7 +36,7 @@ def test_the_network_answers_as_the_other_run_s_best_at_any_size(
         answers = [m.predict((films, np.ones((3, 1))), verbose=0) for m in (model, theirs)]
         np.testing.assert_allclose(*answers, rtol=1e-6)
     assert told["digest"] == file_digest(finished_run.best_path)
-    assert told["known_ids"] == 6  # its own val split; its test split it has not seen
+    assert told["known_ids"] == {"val": 6, "test": 0}  # its test split it has not seen
 
 
 def test_another_network_is_refused_by_what_differs(finished_run, cohort, tiny_recipe):
@@ -59,3 +63,54 @@ def test_an_incompatible_run_leaves_no_folder(finished_run, cohort, tiny_recipe,
     with pytest.raises(InputError, match="model.gender is False, there True"):
         train(recipe, read_manifest(cohort), tmp_path / "run", progress=False, init=finished_run)
     assert not (tmp_path / "run").exists()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the project knows it."""
+
+
+def train_until(epoch, recipe, manifest, folder, init, monkeypatch):
+    """Begins a run from another one and kills it as an epoch begins."""
+    own = Records.on_epoch_begin
+
+    def on_epoch_begin(self, number, logs=None):
+        if number == epoch:
+            raise Killed
+        own(self, number, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "on_epoch_begin", on_epoch_begin)
+        with pytest.raises(Killed):
+            train(recipe, manifest, folder, progress=False, init=init)
+
+
+@pytest.fixture
+def first(finished_run, tmp_path):
+    """A copy of a run, to be spoiled."""
+    return Run(shutil.copytree(finished_run.folder, tmp_path / "first"))
+
+
+def test_a_run_with_a_checkpoint_goes_on_without_the_run_it_began_with(
+    first, cohort, tiny_recipe, tmp_path, monkeypatch
+):
+    recipe, manifest = read_recipe(tiny_recipe, ["training.epochs=2"]), read_manifest(cohort)
+    train_until(1, recipe, manifest, tmp_path / "run", first, monkeypatch)
+    shutil.rmtree(first.folder)
+    run = train(recipe, manifest, tmp_path / "run", progress=False, resume=True)
+    assert (run.read_info()["stopped"], run.read_info()["init"]["name"]) == ("finished", "tiny")
+
+
+def test_a_run_without_one_begins_anew_only_from_the_same_weights(
+    first, cohort, tiny_recipe, tmp_path, monkeypatch
+):
+    recipe, manifest = read_recipe(tiny_recipe, ["training.epochs=1"]), read_manifest(cohort)
+    train_until(0, recipe, manifest, tmp_path / "run", first, monkeypatch)
+    kept = first.best_path.read_bytes()
+    model = keras.models.load_model(first.best_path)
+    model.trainable_weights[0].assign_add(model.trainable_weights[0])
+    model.save(first.best_path)
+    with pytest.raises(InputError, match="its model has changed since the run began"):
+        train(recipe, manifest, tmp_path / "run", progress=False, resume=True)
+    first.best_path.write_bytes(kept)
+    run = train(recipe, manifest, tmp_path / "run", progress=False, resume=True)
+    assert run.read_info()["stopped"] == "finished"

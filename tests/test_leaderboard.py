@@ -108,7 +108,11 @@ def test_a_result_from_before_crops_framed_the_film(experiments):
 
 
 @pytest.mark.parametrize(
-    ("known", "said"), [(0, "`"), (7, " (that knew 7 of the ids"), (None, " (which of")]
+    ("known", "said"),
+    [
+        ({"val": 7, "test": 0}, " (that knew 7 of the ids validated on and 0 of those tested on)"),
+        (None, " (which of"),
+    ],
 )
 def test_a_fine_tuned_row_says_what_it_began_with_and_what_that_knew(experiments, known, said):
     init = {"name": "first", "digest": "abc", "known_ids": known}

@@ -215,16 +215,22 @@ def test_a_damaged_checkpoint_is_refused(whole: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX's")
+@pytest.mark.parametrize("room", [0.5, 0.0])  # of a checkpoint; with none, nothing can be written
 def test_a_full_disk_keeps_the_last_good_checkpoint(
-    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Run,
+    recipe: Recipe,
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    room: float,
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    length = whole.checkpoint_path.stat().st_size
+    length = int(room * whole.checkpoint_path.stat().st_size)
     own = Records.on_epoch_end
 
     def fill_up(self: Records, epoch: int, logs: Any = None) -> None:
-        if epoch == 1:  # files may no longer be as long as a checkpoint
-            resource.setrlimit(resource.RLIMIT_FSIZE, (length // 2, before[1]))
+        if epoch == 1:  # files may no longer be longer than that
+            resource.setrlimit(resource.RLIMIT_FSIZE, (length, before[1]))
         own(self, epoch, logs)
 
     with monkeypatch.context() as patch:

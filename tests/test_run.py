@@ -43,3 +43,27 @@ def test_framing_that_is_no_section_is_a_fault_of_the_recipe(tmp_path, framing):
     run.recipe_path.write_text(json.dumps({"name": "odd", "framing": framing}))
     with pytest.raises(InputError, match=r"recipe.json: framing is (None|\[299\]); expected "):
         run.read_recipe()
+
+
+def test_what_a_kill_left_before_the_training_began_is_not_in_the_way(tmp_path):
+    run = Run(tmp_path / "run")
+    assert run.others() == []
+    run.folder.mkdir()
+    for name in ("recipe.json", ".lock", ".run.json.a1b2c3.part"):
+        (run.folder / name).write_text("{}")
+    assert (run.is_begun, run.others()) == (False, [])
+    (run.folder / "notes.txt").write_text("mine")
+    assert run.others() == ["notes.txt"]
+    run.info_path.write_text("{}")
+    assert run.is_begun
+    assert "recipe.json" in run.others()
+
+
+def test_what_a_killed_training_had_half_written_is_removed_by_the_next(tmp_path):
+    run = Run(tmp_path)
+    left = tmp_path / ".checkpoint.npz.a1b2c3.part.npz"
+    for path in (left, tmp_path / ".hidden", tmp_path / "my.part"):
+        path.write_text("")
+    with run.locked():
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "my.part"]

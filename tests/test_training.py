@@ -79,6 +79,19 @@ def test_a_taken_folder_is_refused_and_left_as_it_is(cohort, tiny_recipe, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["best.keras"]
 
 
+def test_a_training_killed_before_it_began_is_begun_by_the_same_command(
+    cohort, tiny_recipe, tiny_network, tmp_path
+):
+    overrides = ["model.backbone=tiny", "training.epochs=1"]
+    (tmp_path / "recipe.json").write_text("{}")
+    (tmp_path / ".run.json.a1b2c3.part").write_text("{")
+    run = train(
+        read_recipe(tiny_recipe, overrides), read_manifest(cohort), tmp_path, progress=False
+    )
+    assert run.read_recipe().model.backbone == "tiny"
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_tensorboard_that_is_not_installed_is_asked_for_by_its_extra(
     cohort, tiny_recipe, tmp_path, monkeypatch
 ):

@@ -50,13 +50,16 @@ class Evaluation:
     @property
     def is_external(self) -> bool:
         """Whether these are images of another manifest than the run's own."""
-        return self.name != self.split
+        manifest = self.metrics.get("manifest") or {}
+        return bool(manifest.get("external", self.name != self.split))
 
     @property
     def words(self) -> str:
         """Says which images these are."""
         external = " (external)" if self.is_external else ""
-        return f"{SPLIT_WORDS.get(self.split, self.split)} images{external}"
+        views = self.metrics.get("views", 1)
+        looked = f", mean of {views} views" if views > 1 else ""
+        return f"{SPLIT_WORDS.get(self.split, self.split)} images{external}{looked}"
 
 
 def write_report(run: Run) -> Path:

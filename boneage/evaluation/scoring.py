@@ -100,6 +100,7 @@ def evaluate_run(
     Without `data` the manifest is the one that the run was trained with, and must not have
     changed since. With it, any manifest will do; one that the run was not trained with is an
     external test, and its files bear its name and digest so that they never replace the run's own.
+    Another number of views than the recipe's stands in their names likewise.
     Of a released model, which nothing is written into, they go to `shipped.own_folder`.
 
     Args:
@@ -125,7 +126,8 @@ def evaluate_run(
     manifest = read_manifest(data) if data is not None else run_manifest(run)
     images = manifest.split(split)
     recipe = run.read_recipe()
-    views = recipe.prediction.views if views is None else views
+    usual = recipe.prediction.views
+    views = usual if views is None else views
     looks(views)  # no store is made for a number of views that there is not
     store = prepare(manifest, recipe.framing, progress=progress)
     view = store.select(images.table["image_id"].tolist())
@@ -148,7 +150,8 @@ def evaluate_run(
     }
     if external:
         tested_on["overlap"] = _overlap(trained, images)
-    name = evaluation_name(split, manifest, recorded["digest"])
+    name = split if not external else f"{split}-{manifest.path.stem}-{manifest.digest[:8]}"
+    name += f"-{views}-views" if views != usual else ""
     run = Run(own_folder(run.folder))
     predictions_path = run.predictions_path(name)
     write_text(predictions_path, table.to_csv(index=False))
@@ -201,13 +204,6 @@ def run_manifest(run: Run) -> Manifest:
             )
         )
     return read_manifest(path)
-
-
-def evaluation_name(split: str, manifest: Manifest, run_digest: str) -> str:
-    """Returns what the files of one evaluation are called by: `test`, `test-otherset-1a2b3c4d`."""
-    if manifest.digest == run_digest:
-        return split
-    return f"{split}-{manifest.path.stem}-{manifest.digest[:8]}"
 
 
 def _trained_rows(manifest: Manifest, recorded: dict[str, Any]) -> pd.DataFrame | None:

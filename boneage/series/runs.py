@@ -70,7 +70,7 @@ class Planned:
             InputError: Another training stands there.
         """
         run = self.run
-        if not run.info_path.exists():
+        if not run.is_begun:
             return NEW
         self._check_same()
         stopped = run.read_info().get("stopped")
@@ -239,10 +239,6 @@ def _train(
 ) -> Outcome:
     verb = ["train", *_ALONE, "--resume", str(one.folder)]
     if state == NEW:
-        try:
-            _clear_beginning(one.run)
-        except InputError as error:
-            return Outcome(one, FAILED, str(error))
         sets = [part for override in one.overrides for part in ("--set", override)]
         verb = ["train", str(one.folder.parent / _RECIPE), "--data", str(one.manifest.path)]
         verb += [*_ALONE, "--seed", str(one.recipe.seed), *sets, "--out", str(one.folder)]
@@ -253,13 +249,6 @@ def _train(
     if reached == DIVERGED:
         return Outcome(one, DIVERGED, ended.reason or _WHY_DIVERGED)
     return Outcome(one, FAILED, ended.reason or f"it ended well, and yet is {reached}")
-
-
-def _clear_beginning(run: Run) -> None:
-    """Removes what a training that was killed in its first moment left: a recipe and no more."""
-    if run.recipe_path.exists() and not run.checkpoint_path.exists():
-        with run.locked():
-            run.recipe_path.unlink()
 
 
 def read_scores(one: Planned, split: str) -> dict[str, Any]:

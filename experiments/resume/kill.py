@@ -3,8 +3,8 @@
 Each trial begins the recipe anew, kills it (SIGKILL) at a moment of its own, resumes it, perhaps
 kills it again, and lets it end. Then weights, optimizer, history and best model must be those of
 the undisturbed run to the bit. Moments are drawn over the whole run: most fall into training
-steps; `--aimed` of the trials wait for the checkpoint or the best model to be half written, or
-for the evaluation after the training.
+steps; `--aimed` of the trials wait for the folder to be begun, the checkpoint or the best model to
+be half written, or for the evaluation after the training.
 
     python experiments/resume/kill.py RECIPE.toml --data MANIFEST --out results/kills.json
 """
@@ -38,7 +38,7 @@ from boneage.run import Run
 VERB = [sys.executable, "-c", "from boneage.cli import main; main()", "train"]
 POLL_SECONDS = 0.0005
 
-Moment = Callable[[Run, float], bool]  # of the run and the seconds since its first epoch
+Moment = Callable[[set[str], float], bool]  # of the files made since, and the seconds since
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="the manifest, if the recipe has no phantom")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--aimed", type=int, default=8, help="trials that wait for such a moment")
+    parser.add_argument("--aimed", type=int, default=10, help="trials that wait for such a moment")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the runs are made (a temporary one)")
     parser.add_argument("--out", type=Path, help="the result, JSON")
@@ -123,6 +123,7 @@ def trial(
 def choose(number: int, seconds: float, draws: random.Random, aimed: int) -> tuple[str, Moment]:
     """A moment in time, or for the first trials one that seldom comes by chance."""
     kinds: list[tuple[str, Moment]] = [
+        ("as its folder is made", lambda made, passed: True),
         ("while a checkpoint is written", partly_written("checkpoint.npz", draws.randint(1, 3))),
         ("while the best model is written", partly_written("best.keras", 1)),
         ("during the evaluation", evaluation_begun),
@@ -131,38 +132,50 @@ def choose(number: int, seconds: float, draws: random.Random, aimed: int) -> tup
     if number < aimed:
         return kinds[number % len(kinds)]
     after = draws.uniform(0, seconds)
-    return f"{after:.2f} s after the folder was made", lambda _, passed: passed >= after
+    return f"{after:.2f} s after it began", lambda _, passed: passed >= after
 
 
 def partly_written(name: str, times: int) -> Moment:
     """The so-manieth time that a file of this name is being written."""
     seen: set[str] = set()
 
-    def moment(run: Run, passed: float) -> bool:
-        seen.update(path.name for path in run.folder.glob(f".{name}.*"))
+    def moment(made: set[str], passed: float) -> bool:
+        seen.update(file for file in made if file.startswith(f".{name}."))
         return len(seen) >= times
 
     return moment
 
 
-def evaluation_begun(run: Run, passed: float) -> bool:
+def evaluation_begun(made: set[str], passed: float) -> bool:
     """Training is over, and the validation images have been answered for."""
-    return run.predictions_path("val").exists()
+    return "predictions-val.csv" in made
 
 
-def report_begun(run: Run, passed: float) -> bool:
+def report_begun(made: set[str], passed: float) -> bool:
     """Only the report is missing."""
-    return run.result_path.exists()
+    return "result.json" in made
+
+
+def files_of(run: Run) -> dict[str, int]:
+    """Every file of the folder, and when it was written."""
+    found = {}
+    if run.folder.exists():
+        for entry in os.scandir(run.folder):
+            with contextlib.suppress(FileNotFoundError):  # it has taken its name just now
+                found[entry.name] = entry.stat().st_mtime_ns
+    return found
 
 
 def kill(command: list[str], run: Run, name: str, moment: Moment) -> str | None:
     """Begins, waits for the moment, kills; says when that was, None if it had ended before."""
+    before = files_of(run)  # what an earlier kill has left is no sign of this one's moment
     with start(command) as process:
         since = None
         while process.poll() is None:
-            if since is None and run.recipe_path.exists():
+            made = {name for name, when in files_of(run).items() if before.get(name) != when}
+            if since is None and made & {run.recipe_path.name, run.info_path.name}:
                 since = time.monotonic()
-            if since is not None and moment(run, time.monotonic() - since):
+            if since is not None and moment(made, time.monotonic() - since):
                 break
             time.sleep(POLL_SECONDS)
         late = process.poll() is not None

@@ -117,7 +117,9 @@ def test_it_says_how_to_use_it_and_to_make_it_again_and_what_stands_behind_it(re
 def test_a_fine_tuned_one_says_what_it_began_with(result):
     assert "trained from random weights" in card(result)
     assert "--init RUN" not in card(result)
-    text = card({**result, "init": {"name": "first", "digest": "abc", "known_ids": 0}})
+    text = card(
+        {**result, "init": {"name": "first", "digest": "abc", "known_ids": {"val": 0, "test": 0}}}
+    )
     assert "trained from what another run, `first`, had learned" in text
     assert "boneage train recipe.json --data manifest.csv --init RUN --out" in text
     assert "RUN is one whose best model is `first`, sha256 `abc`" in text

@@ -62,10 +62,15 @@ def make_run(folder: Path, *, source: str = "table", weights: str = "none", coun
 
 def test_what_a_run_was_fine_tuned_from_is_told_without_its_folder(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    init = {"name": "first", "folder": "/data/runs/first", "digest": "abc", "known_ids": 7}
+    init = {
+        "name": "first",
+        "folder": "/data/runs/first",
+        "digest": "abc",
+        "known_ids": {"val": 7, "test": 0},
+    }
     write_json(run.info_path, {**read_json(run.info_path), "init": init})
     result = read_json(write_result(run))
-    assert result["init"] == {"name": "first", "digest": "abc", "known_ids": 7}
+    assert result["init"] == {"name": "first", "digest": "abc", "known_ids": {"val": 7, "test": 0}}
 
 
 def test_groups_of_fewer_than_five_images_are_only_counted(tmp_path: Path) -> None:

@@ -176,6 +176,18 @@ def test_evaluates_a_split_and_writes_what_it_returns(run: Run, network: dict[st
     assert read_json(run.metrics_path("test")) == metrics
 
 
+def test_another_number_of_views_than_the_recipe_s_does_not_replace_its_scores(run: Run) -> None:
+    evaluate_run(run, progress=False)
+    assert evaluate_run(run, views=1, progress=False)["predictions"]["file"] == (
+        "predictions-test.csv"
+    )
+    before = run.metrics_path("test").read_bytes()
+    looked = evaluate_run(run, views=6, progress=False)
+    assert (looked["views"], looked["manifest"]["external"]) == (6, False)
+    assert read_json(run.metrics_path("test-6-views")) == looked
+    assert run.metrics_path("test").read_bytes() == before
+
+
 def test_a_manifest_that_changed_since_is_refused(run: Run) -> None:
     path = Path(run.read_info()["manifest"]["path"])
     path.write_text(path.read_text().replace("100", "101"))

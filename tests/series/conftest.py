@@ -90,7 +90,7 @@ class Trainer:
             return Ended(2, f"{folder}: an image can't be read")
         run = Run(folder)
         if not resumed:
-            assert not folder.exists() or not any(folder.iterdir())
+            assert not Run(folder).others()
             sets = [b for a, b in itertools.pairwise(arguments) if a == "--set"]
             recipe = read_recipe(Path(arguments[1]), sets, seed=int(values["--seed"]))
             write_json(run.recipe_path, recipe.model_dump(mode="json"))
