@@ -24,6 +24,7 @@ echo "$*" >> "$CALLS"
 mkdir -p "$RUN"
 trap 'echo told >> "$CALLS"; exit 0' TERM
 echo "{\\"stopped\\": \\"$STOPPED\\"}" > "$RUN/run.json"
+if [[ $STOPPED =~ finished|early ]] && [ -z "${CUT:-}" ]; then touch "$RUN/report.html"; fi
 if [ -n "${SLEEP:-}" ]; then for _ in {1..600}; do sleep 0.05; done; fi
 exit "${CODE:-0}"
 """
@@ -54,6 +55,7 @@ def bench(tmp_path):
         "CALLS": str(tmp_path / "calls"),
         "RUN": str(tmp_path / "run"),
         "SLURM_JOB_ID": "7",
+        "JOB_COMPLETION_INDEX": "0",
     }
 
     def begin(command, **variables):
@@ -112,6 +114,14 @@ def test_a_pod_is_done_when_the_training_is(bench, stopped, code, expected):
     assert calls() == [first, f"train --resume {run} --require-gpu"]
 
 
+def test_only_the_first_pod_waits_for_the_report(bench):
+    begin, _, _ = bench
+    cut_off_in_the_evaluation = {"STOPPED": "finished", "CUT": "yes"}
+    for index, expected in (("0", 75), ("1", 0)):
+        variables = cut_off_in_the_evaluation | {"JOB_COMPLETION_INDEX": index}
+        assert begin(POD_COMMAND, **variables).wait(20) == expected
+
+
 @pytest.mark.parametrize("shell", ["", SLOW], ids=["quick", "slow"])
 def test_a_pod_hands_sigterm_on_once_and_waits(bench, shell):
     begin, calls, run = bench
@@ -140,11 +150,13 @@ def test_slurm_s_job_begins_goes_on_and_comes_again(bench):
     begin, calls, run = bench
     given = {"RECIPE": "recipe.toml", "DATA": "manifest.csv"}
     assert begin(SLURM_COMMAND, STOPPED="terminated", **given).wait(20) == 0
+    assert begin(SLURM_COMMAND, STOPPED="finished", CUT="yes", **given).wait(20) == 0
     assert begin(SLURM_COMMAND, STOPPED="finished", **given).wait(20) == 0
     step = "srun --label --kill-on-bad-exit=1"
     first = f"train recipe.toml --data manifest.csv --out {run} --set training.epochs=1"
     assert calls() == [
         *(step, f"{first} --require-gpu", "scontrol requeue 7"),
+        *(step, f"train --resume {run} --require-gpu", "scontrol requeue 7"),
         *(step, f"train --resume {run} --require-gpu"),
     ]
     assert begin(SLURM_COMMAND, STOPPED="running", CODE="2", **given).wait(20) == 2
