@@ -35,15 +35,16 @@ def shipped_models() -> dict[str, Path]:
 
 
 def find_run(run: Path) -> Path:
-    """The folder that is meant: one of that path, else the shipped model of that name.
+    """The folder that is meant: the run of that path, else the shipped model of that name.
 
     Raises:
         InputError: There is neither.
     """
-    if run.is_dir():
-        return run
     shipped = shipped_models()
-    if str(run) in shipped:
+    named = str(run) in shipped
+    if run.is_dir() and not (named and not (run / COPIED[0]).exists()):
+        return run
+    if named:
         return shipped[str(run)]
     if not shipped or len(run.parts) > 1 or run.is_absolute():
         what, expected, fix = "there is no such folder", "a run folder", "Check the path."

@@ -45,12 +45,12 @@ def test_models_are_found_by_the_name_of_their_experiment(tmp_path, monkeypatch)
     assert shipped_models()["a"] == tmp_path / "boneage" / "models" / "a" / "model"
 
 
-def test_a_name_finds_the_shipped_model_and_a_folder_of_that_name_wins(
-    release, tmp_path, monkeypatch
-):
+def test_a_name_finds_the_shipped_model_and_a_run_of_that_name_wins(release, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_run(Path("small")) == release
     (tmp_path / "small").mkdir()
+    assert find_run(Path("small")) == release  # as `experiments/small` is no run
+    (tmp_path / "small" / "recipe.json").touch()
     assert find_run(Path("small")) == Path("small")
 
 
