@@ -36,7 +36,7 @@ from boneage.provenance import command_line, provenance
 from boneage.run import Run
 
 VERB = [sys.executable, "-c", "from boneage.cli import main; main()", "train"]
-POLL_SECONDS = 0.0005
+POLL_SECONDS = 0.002
 
 Moment = Callable[[set[str], float], bool]  # of the files made since, and the seconds since
 
@@ -123,7 +123,7 @@ def trial(
 def choose(number: int, seconds: float, draws: random.Random, aimed: int) -> tuple[str, Moment]:
     """A moment in time, or for the first trials one that seldom comes by chance."""
     kinds: list[tuple[str, Moment]] = [
-        ("as its folder is made", lambda made, passed: True),
+        ("as it begins", lambda made, passed: True),
         ("while a checkpoint is written", partly_written("checkpoint.npz", draws.randint(1, 3))),
         ("while the best model is written", partly_written("best.keras", 1)),
         ("during the evaluation", evaluation_begun),
