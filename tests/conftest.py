@@ -11,8 +11,10 @@ from hypothesis import settings
 
 from boneage.run import Run
 
-# Read by TensorFlow when it is first imported: its greeting would drown the tests' own output.
+# Read by TensorFlow when it is first imported: its greeting would drown the tests' own output, and
+# what is trained here must be, to the bit, what the command line trains.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # The same examples on every machine and every day, however slow the machine is; nothing on disk.
 settings.register_profile("same-everywhere", derandomize=True, deadline=None, database=None)

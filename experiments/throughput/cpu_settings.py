@@ -1,9 +1,9 @@
-"""What it is worth on a CPU that a training keeps the memory it frees.
+"""What the two settings are worth that `boneage train` makes on a CPU: kept memory and oneDNN.
 
-    python experiments/throughput/heap.py RECIPE.toml [--data MANIFEST] --out results/heap.json
+    python experiments/throughput/cpu_settings.py RECIPE.toml --out results/cpu-settings.json
 
-The same training with and without, in turns; the first epoch of each also builds the graph, and is
-left out.
+The same training with both, with one and with neither, in turns; the first epoch of each also
+builds the graph, and is left out.
 """
 
 from __future__ import annotations
@@ -22,8 +22,14 @@ from boneage.files import write_json
 from boneage.provenance import command_line, provenance
 
 VERB = [sys.executable, "-c", "from boneage.cli import main; main()", "train"]
-AS_GLIBC_COMES = {"MALLOC_PERTURB_": "0"}  # changes nothing but that malloc counts as tuned
-ROWS: dict[str, dict[str, str]] = {"kept": {}, "as glibc comes": AS_GLIBC_COMES}
+NOT_KEPT = {"MALLOC_PERTURB_": "0"}  # changes nothing but that malloc counts as tuned
+NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
+ROWS: dict[str, dict[str, str]] = {
+    "both": {},
+    "memory is given back": NOT_KEPT,
+    "no oneDNN": NO_ONEDNN,
+    "neither": NOT_KEPT | NO_ONEDNN,
+}
 
 
 def main() -> None:
@@ -42,18 +48,24 @@ def main() -> None:
         for name, variables in ROWS.items():
             turns[name].append(turn(begin, variables))
             print(f"{name}: {turns[name][-1]}", flush=True)
-    pairs = zip(*(turns[name] for name in ROWS), strict=True)
-    ratios = [other["epoch_seconds"] / kept["epoch_seconds"] for kept, other in pairs]
+    ratios = {name: over(turns["both"], turns[name]) for name in ROWS if name != "both"}
     result: dict[str, Any] = {
         "command": command_line(),
         "provenance": provenance(),
         "overrides": options.set,
         "turns": turns,
-        "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
+        "ratio": ratios,
     }
-    print(result["ratio"])
+    print(ratios)
     if options.out:
         write_json(options.out, result)
+
+
+def over(ones: list[dict[str, float]], others: list[dict[str, float]]) -> dict[str, float]:
+    """How many times as long the others' epochs take, round by round."""
+    pairs = zip(ones, others, strict=True)
+    found = [other["epoch_seconds"] / one["epoch_seconds"] for one, other in pairs]
+    return {"median": statistics.median(found), "low": min(found), "high": max(found)}
 
 
 def turn(begin: list[str], variables: dict[str, str]) -> dict[str, float]:
