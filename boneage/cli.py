@@ -93,7 +93,7 @@ def train(
     """
     if deterministic:
         _be_deterministic()  # read by TensorFlow and XLA when they are imported
-    from boneage.heap import keep_freed_memory
+    from boneage.cpu import keep_freed_memory
     from boneage.hosts import find_hosts
     from boneage.stopping import Stop, Terminated
 
@@ -162,6 +162,9 @@ def _train_and_evaluate(
     hosts: Hosts | None,
     how: dict[str, Any],
 ) -> None:
+    from boneage.cpu import import_keras
+
+    import_keras()
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
@@ -363,8 +366,6 @@ def _interval(part: dict[str, Any], factor: float = 1.0) -> str:
 def main() -> None:
     """Runs the command line: 0 when done, 2 for faulty input, 130 when interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greeting is no news
-    # TensorFlow's fast convolutions, which it else leaves out where there is no AVX-512.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # our messages tell of a damaged file
     try:
         app()

@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -260,17 +259,6 @@ def test_an_interrupt_exits_with_130_and_says_how_to_go_on(
     code, _, err = boneage("train", tiny_recipe, "--data", cohort, "--out", "run")
     assert code == 130
     assert "interrupted; to go on: boneage train --resume run" in err
-
-
-@pytest.mark.parametrize(("given", "then"), [(None, "1"), ("0", "0")])
-def test_tensorflow_s_fast_convolutions_are_on_unless_somebody_turns_them_off(
-    boneage, monkeypatch, given, then
-):
-    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
-    if given:
-        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
-    boneage("--help")
-    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == then
 
 
 def test_a_gpu_that_is_required_and_absent_is_refused_before_anything_is_made(
