@@ -92,7 +92,9 @@ FLOORS = (
 STEP_OF = {f"boneage.{name}": step for step, (_, *names) in enumerate(FLOORS) for name in names}
 
 # Only these may name Keras, anywhere in them: whatever imports one of them waits seconds for it.
-KERAS_MODULES = {f"boneage.{n}" for n in ("pipeline.generator", "model", "inference", "training")}
+KERAS_MODULES = {
+    f"boneage.{n}" for n in ("pipeline.generator", "model", "inference", "training", "cpu")
+}
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("feed", "tutorial", "tensorflow_data", "ours")}
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "inference")}
 KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.adapter"}
