@@ -18,8 +18,8 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     """Has glibc keep what is freed for what is asked for next; nothing is done elsewhere.
 
     As it comes, glibc gives every large array back to the system at once, which then clears each
-    page of the next one before it can be written to. A training frees and takes gigabytes a step,
-    and on two cores spent up to half of its time on that (see experiments/throughput).
+    page of the next one before it can be written to. A training frees and takes gigabytes a step
+    (`experiments/throughput/cpu_settings.py` measures what that costs).
 
     Args:
         environment: Whoever has tuned malloc there is left to it.
@@ -40,9 +40,9 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
 def import_keras() -> None:
     """Imports Keras, with oneDNN if it runs on TensorFlow, and without the greeting of that.
 
-    TensorFlow leaves oneDNN out where there is no AVX-512; a step of training then takes half as
-    long again on other processors too (see experiments/throughput). TF_ENABLE_ONEDNN_OPTS=0, the
-    user's, is left alone. Nothing is done when TensorFlow is there already.
+    TensorFlow leaves oneDNN out where there is no AVX-512, though others gain by it too (measured
+    by the same script). TF_ENABLE_ONEDNN_OPTS=0, the user's, is left alone. Nothing is done when
+    TensorFlow is there already.
     """
     if "tensorflow" in sys.modules:
         return
