@@ -100,8 +100,8 @@ class Records(keras.callbacks.Callback):
         if self._checkpoint is None:
             return
         self._checkpoint.restore(self.model)
-        for name, remembered in self.place.callbacks.items():
-            vars(self._others[name]).update(remembered)  # on_train_begin has reset them
+        for name, other in self._others.items():  # TensorBoard's is with the first process only
+            vars(other).update(self.place.callbacks.get(name, {}))  # on_train_begin has reset them
 
     def on_epoch_begin(self, epoch: int, logs: Row | None = None) -> None:
         """Goes on with the sums of an unfinished epoch."""
