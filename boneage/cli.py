@@ -173,7 +173,8 @@ def _train_and_evaluate(
     from boneage.run import open_run
     from boneage.training import train as run_training
 
-    if recipe.training.precision == "mixed_bfloat16" and accelerator() is None and lacks_bfloat16():
+    bfloat16 = recipe.training.precision == "mixed_bfloat16" and lacks_bfloat16()
+    if bfloat16 and hosts is None and accelerator() is None:  # hosts meet before any looks for GPUs
         typer.echo(SLOW_BFLOAT16, err=True)
     begin = None if init is None else open_run(init)
     run = run_training(recipe, manifest, folder, init=begin, hosts=hosts, **how)

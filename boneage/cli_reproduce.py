@@ -38,6 +38,10 @@ def reproduce(
 
     Hours and disk are estimated first. Ctrl-C and SIGTERM lose nothing: the same command goes on.
     """
+    from boneage.cpu import import_keras, keep_freed_memory
+
+    keep_freed_memory()
+    import_keras()
     from boneage.comparison import as_text
     from boneage.reproduction import find_recipe, read_published_recipe
     from boneage.reproduction import reproduce as run_reproduction

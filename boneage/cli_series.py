@@ -141,12 +141,13 @@ def _train(
 ) -> int:
     """Trains what is not finished: 0 if all of it is now, 1 if something failed."""
     from boneage.series.runs import ENDED, FINISHED, run_series
-    from boneage.stopping import Terminated
+    from boneage.stopping import Stop, Terminated
 
     waiting = [one for one in chosen if one.state() not in ENDED]
-    if waiting:
-        prepare(waiting)
     try:
+        if waiting:
+            with Stop().listening():
+                prepare(waiting)
         outcomes = run_series(
             chosen,
             total,

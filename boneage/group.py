@@ -211,7 +211,7 @@ def _join(hosts: Hosts) -> Any:
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=_JAX_PATIENCE_SECONDS,
         )
-    except RuntimeError as error:
+    except jax.errors.JaxRuntimeError as error:
         raise InputError(_not_met(hosts)) from error
     return global_state.client
 

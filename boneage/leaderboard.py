@@ -15,17 +15,14 @@ from typing import Any
 
 from boneage.errors import Fault, InputError
 from boneage.files import read_json, write_text
-from boneage.recipe import Recipe, read_recipe, recipe_from_values
+from boneage.recipe import WITHOUT_EFFECT, Recipe, read_recipe, recipe_from_values
 
 BEGIN = "<!-- leaderboard: made by `boneage leaderboard`, not by hand -->"
 END = "<!-- end of the leaderboard -->"
 
 _SPLITS = ("val", "test")
-# Where batches are made and what is drawn beside them changes no result; the seed is in the name.
-_WITHOUT_EFFECT = {
-    *("name", "seed", "phantom", "published", "model.weights_sha256"),
-    *("training.workers", "training.use_multiprocessing", "training.tensorboard"),
-}
+# The seed is in the result's name.
+_NOT_TOLD = {"name", "seed", "phantom", "published", "model.weights_sha256", *WITHOUT_EFFECT}
 _OF_A_RUN = {"seed", "seconds", "model", "provenance", "manifest", "recipe", "metrics"}
 _COLUMNS = (
     *("experiment", "result", "differs from the recipe by", "validation MAE", "test MAE"),
@@ -127,7 +124,7 @@ def changed_settings(before: Recipe, after: Recipe) -> list[str]:
     return [
         f"{key}={_toml(new[key])}"
         for key in new
-        if key not in _WITHOUT_EFFECT and old.get(key) != new[key]
+        if key not in _NOT_TOLD and old.get(key) != new[key]
     ]
 
 
@@ -156,7 +153,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if name in _WITHOUT_EFFECT:
+        if name in _NOT_TOLD:
             continue
         if isinstance(value, dict):
             flat |= _flat(value, f"{name}.")

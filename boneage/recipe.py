@@ -166,6 +166,10 @@ class Published(_Section):
         return self
 
 
+WITHOUT_EFFECT = ("training.workers", "training.use_multiprocessing", "training.tensorboard")
+"""Keys that change no result: where batches are made, and what is drawn beside them."""
+
+
 class Recipe(_Section):
     """One experiment, whole: with a manifest and this, a run can be made again."""
 

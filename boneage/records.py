@@ -238,7 +238,7 @@ class Records(keras.callbacks.Callback):
 
     def _divergence(self, done: int) -> Fault:
         epoch = self.place.epoch
-        rows = self._training.rows(done - 1, epoch)
+        rows = self._training.whole.rows(done - 1, epoch)
         known = self._training.image_ids
         ids = ", ".join(str(row if known is None else known[row]) for row in rows)
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

@@ -25,7 +25,7 @@ from boneage.model import build_model
 from boneage.pipeline.store import prepare
 from boneage.provenance import file_digest, provenance
 from boneage.recipe import Recipe
-from boneage.run import Run
+from boneage.run import TRAINED, Run
 from boneage.shipped import RELEASE_NAME, SUMS_NAME, sums
 
 Storage = Literal["float16", "float32"]
@@ -39,7 +39,6 @@ MOST_COST_MONTHS = 0.02
 _WEIGHTS = "model.weights.h5"  # in a .keras file, which is a zip
 _LARGEST_ERROR = 1e-3  # of a tensor, relative to its norm; rounding to float16 alone makes < 5e-4
 _INFO = ("name", "seed", "started", "seconds", "provenance", "model", "best_epoch", "epochs")
-_INIT = ("name", "digest", "known_ids")
 
 
 def release(
@@ -221,8 +220,8 @@ def _finish(
     kept = {key: info[key] for key in (*_INFO, "best_val_mae_months", "stopped") if key in info}
     # By name alone: whoever has that very file can put it where they work.
     kept["manifest"] = {"path": manifest.path.name, **result["manifest"]}
-    if info.get("init"):
-        kept["init"] = {key: info["init"][key] for key in _INIT if key in info["init"]}
+    if "init" in result:
+        kept["init"] = result["init"]
     write_json(part.info_path, kept)
     write_json(part.recipe_path, result["recipe"])
     write_json(part.folder / RELEASE_NAME, told)
@@ -233,7 +232,7 @@ def _finish(
 
 
 def _check_finished(run: Run, info: dict[str, Any]) -> None:
-    if info.get("stopped") not in ("finished", "early"):
+    if info.get("stopped") not in TRAINED:
         raise InputError(
             Fault(
                 str(run.folder),

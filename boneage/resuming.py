@@ -10,12 +10,12 @@ from boneage.checkpoint import Checkpoint, read_checkpoint
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.pipeline.store import Store
-from boneage.provenance import provenance
-from boneage.recipe import Recipe
-from boneage.run import Run
+from boneage.recipe import WITHOUT_EFFECT, Recipe
+from boneage.run import Run, recipe_from_run
 
 # Of a recipe, for a training and its evaluation.
 _COUNTS = ("augmentation", "framing", "model", "prediction", "seed", "training")
+_NOTED = ("boneage", "commit", "uncommitted_changes", "backend", "device")
 
 
 def last_checkpoint(run: Run, recipe: dict[str, Any]) -> Checkpoint | None:
@@ -27,7 +27,8 @@ def last_checkpoint(run: Run, recipe: dict[str, Any]) -> Checkpoint | None:
     if not run.checkpoint_path.exists():
         return None
     checkpoint = read_checkpoint(run.checkpoint_path)
-    if changed := _differences(checkpoint.recipe, recipe):
+    before = recipe_from_run(checkpoint.recipe, where=str(run.checkpoint_path))
+    if changed := _differences(before.model_dump(mode="json"), recipe):
         raise InputError(_changed(str(run.recipe_path), changed))
     return checkpoint
 
@@ -63,7 +64,11 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             pairs += [(f"{name}.{key}", old.get(key), new.get(key)) for key in keys]
         else:
             pairs.append((name, old, new))
-    return [f"{key} is {new!r}, was {old!r}" for key, old, new in pairs if old != new]
+    return [
+        f"{key} is {new!r}, was {old!r}"
+        for key, old, new in pairs
+        if old != new and key not in WITHOUT_EFFECT
+    ]
 
 
 def _changed(where: str, changed: list[str]) -> Fault:
@@ -102,8 +107,10 @@ def check_same_init(told: dict[str, Any], info: dict[str, Any]) -> None:
         )
 
 
-def info_resumed(run: Run, info: dict[str, Any], store: Store) -> dict[str, Any]:
-    """Returns `run.json` of a run that goes on: when, and by which version, is noted.
+def info_resumed(
+    run: Run, info: dict[str, Any], store: Store, made_by: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns `run.json` of a run that goes on: when, and by what, is noted.
 
     Raises:
         InputError: The images are not those that it began with.
@@ -117,7 +124,6 @@ def info_resumed(run: Run, info: dict[str, Any], store: Store) -> dict[str, Any]
                 "Put the images back as they were, or train anew into another folder.",
             )
         )
-    made_by = provenance()
-    now = {key: made_by[key] for key in ("boneage", "commit", "uncommitted_changes", "device")}
+    now = {key: made_by[key] for key in _NOTED}
     now |= {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     return {**info, "resumed": [*info.get("resumed", []), now], "stopped": "running"}

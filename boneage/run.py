@@ -15,6 +15,9 @@ from boneage.files import is_part, read_json
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.shipped import find_run
 
+TRAINED = ("finished", "early")
+"""What `run.json` says under `stopped` of a training that came to its end."""
+
 _LOCK = ".lock"
 
 
@@ -126,12 +129,7 @@ class Run:
         Raises:
             InputError: The file is missing or no recipe.
         """
-        values = read_json(self.recipe_path)
-        # Runs from before there was a choice framed the whole film; the default is the hand now.
-        framing = values.setdefault("framing", {})
-        if isinstance(framing, dict):  # if not, the recipe's own check says so
-            framing.setdefault("crop", "film")
-        return recipe_from_values(values, where=str(self.recipe_path))
+        return recipe_from_run(read_json(self.recipe_path), where=str(self.recipe_path))
 
     def read_info(self) -> dict[str, Any]:
         """What `run.json` says of the training: manifest, store, provenance, seconds, outcome.
@@ -140,6 +138,19 @@ class Run:
             InputError: The file is missing or not JSON.
         """
         return read_json(self.info_path)
+
+
+def recipe_from_run(values: dict[str, Any], *, where: str) -> Recipe:
+    """The recipe that a run recorded, JSON values, which may be from an earlier version.
+
+    Raises:
+        InputError: It is none.
+    """
+    # Runs from before there was a choice framed the whole film; the default is the hand now.
+    framing = values.setdefault("framing", {})
+    if isinstance(framing, dict):  # if not, the recipe's own check says so
+        framing.setdefault("crop", "film")
+    return recipe_from_values(values, where=where)
 
 
 def open_run(folder: Path) -> Run:

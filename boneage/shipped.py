@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
-from boneage.files import read_json, write_bytes
+from boneage.files import is_part, read_json, write_bytes
 from boneage.provenance import file_digest
 
 RELEASE_NAME = "release.json"
@@ -115,8 +115,8 @@ def own_folder(folder: Path) -> Path:
     model = copy / COPIED[-1]
     if not model.exists():
         check_release(folder)
-        if copy.exists() and any(copy.iterdir()):
-            raise InputError(_not_a_copy(copy, "the folder is not empty"))
+        if copy.exists() and any(not _is_copied(path, folder) for path in copy.iterdir()):
+            raise InputError(_not_a_copy(copy, "there is something else in the folder"))
         for name in COPIED:  # the model last: without it, this is no run yet
             write_bytes(copy / name, (folder / name).read_bytes())
     elif file_digest(model) != file_digest(folder / model.name):
@@ -150,6 +150,13 @@ def _name(folder: Path) -> str:
 
 def _place_of_copy(folder: Path) -> Path:
     return Path(os.environ.get("BONEAGE_RUNS") or "runs") / _name(folder)
+
+
+def _is_copied(path: Path, folder: Path) -> bool:
+    """Whether that is of a copy of a release that was cut off."""
+    original = folder / path.name
+    same = path.name in COPIED and path.is_file() and path.read_bytes() == original.read_bytes()
+    return same or is_part(path)
 
 
 def _not_a_copy(copy: Path, what: str) -> Fault:

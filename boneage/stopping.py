@@ -37,8 +37,9 @@ class Stop:
     def listening(self) -> Iterator[Stop]:
         """Takes SIGTERM and SIGINT over. Outside the main thread it can't, and does nothing.
 
-        Where nobody heeds it they raise `Terminated` and `KeyboardInterrupt`, as a second one
-        always does.
+        Where nobody heeds it they raise `Terminated` and `KeyboardInterrupt`, as a second Ctrl-C
+        always does. (A second SIGTERM does not: Slurm tells every process of a job, and one that
+        trains for another hears it from that one too.)
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
@@ -83,9 +84,10 @@ class Stop:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = self.asked is not None
         self.asked = signal.Signals(number)
-        if again or not self._heeded:
+        if not self._heeded or (again and number == signal.SIGINT):
             self.raise_it()
-        _say(f"\n{self.asked.name}: stopping after this batch")
+        if not again:
+            _say(f"\n{self.asked.name}: stopping after this batch")
 
 
 def _watch(read: int) -> None:

@@ -39,13 +39,11 @@ from boneage.resuming import (
     info_resumed,
     last_checkpoint,
 )
-from boneage.run import Run
+from boneage.run import TRAINED, Run
 from boneage.stopping import Stop
 
 _SAME = "Give every host the same command and files."
 _SHARED = "Is the run folder one that all hosts share?"
-ENDED = ("finished", "early")
-"""What `run.json` says under `stopped` of a training that came to its end."""
 
 
 def train(
@@ -92,7 +90,7 @@ def train(
     """
     _check_tensorboard(recipe.training)
     before = check_same(Run(out), recipe, manifest) if resume else None
-    if before is not None and before["stopped"] in ENDED:
+    if before is not None and before["stopped"] in TRAINED:
         return Run(out)
     stop = stop or Stop()
     with joined(hosts, out) as group:
@@ -141,7 +139,7 @@ def _train(
 
     with run.locked() if group.writes else contextlib.nullcontext():
         if before is not None:
-            info = info_resumed(run, before, store)
+            info = info_resumed(run, before, store, _made_by())
         else:
             if group.writes:
                 _check_out(out)  # once more: nobody else may make anything in it from here on
@@ -214,8 +212,8 @@ def _fit(
                 write_json(run.info_path, info)
             cut_off = too_large or info["stopped"] == "interrupted"
             if cut_off and not run.checkpoint_path.exists():
-                shutil.rmtree(run.folder)  # nothing was learned yet
-    if info["stopped"] not in ENDED:
+                shutil.rmtree(run.folder, ignore_errors=True)  # nothing was learned yet
+    if info["stopped"] not in TRAINED:
         stop.raise_it()
 
 
@@ -371,16 +369,13 @@ def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) 
     sources: Sequence[str] = (
         manifest.table["source"].unique().tolist() if "source" in manifest.table else []
     )
-    made_by = provenance()
-    made_by["backend"] = keras.backend.backend()
-    made_by["device"] = accelerator() or made_by["device"]
     return {
         "name": recipe.name,
         "seed": recipe.seed,
         "command": command_line(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": {},
-        "provenance": made_by,
+        "provenance": _made_by(),
         "manifest": {
             "path": str(manifest.path.resolve()),
             "digest": manifest.digest,
@@ -391,3 +386,10 @@ def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) 
         "model": {"parameters": model.count_params()},
         "stopped": "running",
     }
+
+
+def _made_by() -> dict[str, Any]:
+    made_by = provenance()
+    made_by["backend"] = keras.backend.backend()
+    made_by["device"] = accelerator() or made_by["device"]
+    return made_by

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.checkpoint import read_checkpoint
+from boneage.checkpoint import read_checkpoint, write_checkpoint
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import InputError
+from boneage.files import write_json
 from boneage.recipe import Recipe, read_recipe
 from boneage.records import Records
+from boneage.resuming import last_checkpoint
 from boneage.run import Run
 from boneage.stopping import Stop, Terminated
 from boneage.training import train
@@ -182,6 +185,36 @@ def test_a_changed_recipe_is_refused_by_what_changed(
         InputError, match=r"framing.size is 96, was 64; training.batch_size is 8, was 16"
     ):
         train(other, manifest, whole.folder, progress=False, resume=True)
+
+
+def test_what_changes_no_result_may_change_and_so_may_the_times_of_the_images(
+    whole: Run, manifest: Manifest, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    """As a job that comes again somewhere else, where the images were copied to anew."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder)
+    info = Run(folder).read_info()
+    write_json(Run(folder).info_path, {**info, "stopped": "terminated"})
+    for path in manifest.image_paths():
+        os.utime(path)
+    settings = ("training.workers=1", "training.use_multiprocessing=false")
+    other = read_recipe(tiny_recipe, [*OVERRIDES, *settings])
+    resumed = train(other, manifest, folder, progress=False, resume=True).read_info()
+    assert resumed["stopped"] == info["stopped"]
+    assert resumed["resumed"][-1]["backend"] == info["provenance"]["backend"]
+
+
+def test_a_checkpoint_of_an_earlier_version_lacks_a_setting_of_this_one(
+    whole: Run, recipe: Recipe, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(whole.folder, run.folder)
+    values = recipe.model_dump(mode="json")
+    del values["augmentation"]["erase"], values["framing"]["fit"]
+    place, model = read_checkpoint(run.checkpoint_path).place, keras.Sequential()
+    model.compile()
+    write_checkpoint(run.checkpoint_path, model, place, values)
+    assert last_checkpoint(run, recipe.model_dump(mode="json")) is not None
 
 
 def test_another_manifest_is_refused(

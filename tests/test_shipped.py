@@ -102,12 +102,21 @@ def test_another_model_s_folder_is_not_taken_for_the_copy(release, tmp_path):
     copy = tmp_path / "runs" / "small"
     copy.mkdir(parents=True)
     (copy / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"the folder is not empty; .*BONEAGE_RUNS"):
+    with pytest.raises(InputError, match=r"something else in the folder; .*BONEAGE_RUNS"):
         own_folder(release)
     (copy / "best.keras").write_text("another")
     with pytest.raises(InputError, match="it holds another model"):
         own_folder(release)
     assert sorted(path.name for path in copy.iterdir()) == ["best.keras", "notes.txt"]
+
+
+def test_a_copy_that_was_cut_off_is_finished(release, tmp_path):
+    copy = tmp_path / "runs" / "small"
+    copy.mkdir(parents=True)
+    (copy / "recipe.json").write_bytes((release / "recipe.json").read_bytes())
+    (copy / ".best.keras.part-1").write_text("half of it")
+    assert own_folder(release) == copy
+    assert (copy / "best.keras").read_bytes() == (release / "best.keras").read_bytes()
 
 
 def test_a_damaged_release_is_not_copied(release, tmp_path):

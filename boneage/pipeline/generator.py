@@ -142,6 +142,7 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
         self.epoch = 0
         self.failure: BaseException | None = None
         self._batches = Batches(source, augment, int(batch_size), bool(shuffle), int(seed))
+        self._whole: DataGenerator | None = None
         self._in_epoch = False
         self._next_index = 0
         self._making: Workers | None = None
@@ -195,7 +196,13 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
         """
         generator = copy.copy(self)
         generator._batches = Share(self._batches, first, own, devices)
+        generator._whole = self
         return generator
+
+    @property
+    def whole(self) -> DataGenerator:
+        """What this is a share of; itself if of nothing."""
+        return self if self._whole is None else self._whole
 
     @property
     def last_batch(self) -> tuple[int, int]:

@@ -43,8 +43,11 @@ _PROCESSES_FROM_WORKERS, _PROCESSES_FROM_FILMS = 5, 1000
 
 
 def store_digest(described: dict[str, Any], checksums: npt.NDArray[np.uint32]) -> str:
-    """Returns the hex digest of what store.json says and, by their checksums, of all rows."""
-    text = json.dumps({**described, "digest": None}, sort_keys=True)
+    """Returns the hex digest of image ids, framing and, by their checksums, of all rows.
+
+    Where the images lie, and when they were written, is not in it.
+    """
+    text = json.dumps([described[key] for key in ("version", "framing", "image_ids")])
     return hashlib.sha256(text.encode() + checksums.tobytes()).hexdigest()
 
 

@@ -37,7 +37,7 @@ from boneage.pipeline.framing import framing_key
 from boneage.pipeline.preparation import build, clear, link, locked, store_digest
 from boneage.recipe import Framing
 
-VERSION = 2
+VERSION = 3
 SAMPLED_ROWS = 64
 
 

@@ -24,7 +24,10 @@ from boneage.recipe import Recipe
 from boneage.series.runs import (
     FINISHED,
     Planned,
+    mae_of,
+    manifest_told,
     mean_and_deviation,
+    reached,
     read_scores,
     settle,
     told_once,
@@ -92,24 +95,28 @@ def collect_folds(planned: Sequence[Planned], manifest: Manifest, out: Path) -> 
         InputError: A file of a finished fold is missing or changed.
     """
     done = [one for one in planned if one.state() == FINISHED]
-    counts = manifest.table["split"].value_counts()
     result: dict[str, Any] = {
         "verb": "cross-validate",
         "name": planned[0].recipe.name,
         "seed": planned[0].recipe.seed,
         "folds": len(planned),
         "complete": len(done) == len(planned),
-        "manifest": {
-            "digest": manifest.digest,
-            "counts": {str(split): int(count) for split, count in counts.items()},
-        },
+        "manifest": manifest_told(manifest),
         "recipe": without_folder(planned[0].recipe.model_dump(mode="json")),
         "provenance": told_once(done),
-        "rows": [_row(one) for one in planned],
+        "rows": [
+            {
+                "fold": one.index,
+                "run": one.name,
+                "counts": manifest_told(one.manifest)["counts"],
+                **reached(one),
+            }
+            for one in planned
+        ],
     }
     for split in planned[0].splits():
-        maes = [row[split]["mae_months"] for row in result["rows"] if split in row]
-        result[split] = {"mean_of_folds": mean_and_deviation([_value(mae) for mae in maes])}
+        maes = [mae_of(row, split) for row in result["rows"] if split in row]
+        result[split] = {"mean_of_folds": mean_and_deviation(maes)}
     if result["complete"]:
         result["val"]["pooled"] = _pool(planned, out / OUT_OF_FOLD)
         if "test" in result:
@@ -163,28 +170,6 @@ def _write_fold(manifest: Manifest, fold: NDArray[np.int64], number: int, out: P
     finally:
         fresh.unlink(missing_ok=True)
     return replace(made, path=path)
-
-
-def _row(one: Planned) -> dict[str, Any]:
-    splits = one.manifest.table["split"].value_counts()
-    state = one.state()
-    row: dict[str, Any] = {
-        "fold": one.index,
-        "run": one.name,
-        "state": state,
-        "counts": {str(split): int(count) for split, count in splits.items()},
-    }
-    if state == FINISHED:
-        info = one.run.read_info()
-        row |= {key: info[key] for key in ("best_epoch", "epochs") if key in info}
-        for split in one.splits():
-            scores = aggregates(read_scores(one, split))
-            row[split] = {"n": scores["n"], "mae_months": scores.get("mae_months")}
-    return row
-
-
-def _value(mae: dict[str, Any] | None) -> float | None:
-    return None if mae is None else mae["value"]
 
 
 def _scored(table: pd.DataFrame, path: Path) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
+from boneage.evaluation.result import aggregates
 from boneage.files import read_json, write_json
 from boneage.provenance import file_digest
 from boneage.recipe import Recipe, recipe_from_values
-from boneage.run import Run
+from boneage.run import TRAINED, Run
 from boneage.series.process import VerbProcesses
 from boneage.stopping import Terminated
 
@@ -76,7 +77,7 @@ class Planned:
         stopped = run.read_info().get("stopped")
         if stopped == DIVERGED:
             return DIVERGED
-        if stopped not in ("finished", "early"):
+        if stopped not in TRAINED:
             return CUT_OFF
         scores = [run.result_path, *(run.metrics_path(split) for split in self.splits())]
         return FINISHED if all(path.exists() for path in scores) else UNSCORED
@@ -269,6 +270,38 @@ def read_scores(one: Planned, split: str) -> dict[str, Any]:
             )
         )
     return scores
+
+
+def reached(one: Planned) -> dict[str, Any]:
+    """How far a training is, and once it is finished its epochs, parameters and scores.
+
+    Raises:
+        InputError: A file of a finished run is missing or changed.
+    """
+    told: dict[str, Any] = {"state": one.state()}
+    if told["state"] == FINISHED:
+        info = one.run.read_info()
+        told |= {key: info[key] for key in ("best_epoch", "epochs") if key in info}
+        told["parameters"] = info["model"]["parameters"]
+        for split in one.splits():
+            scores = aggregates(read_scores(one, split))
+            told[split] = {"n": scores["n"], "mae_months": scores.get("mae_months")}
+    return told
+
+
+def mae_of(row: dict[str, Any], split: str) -> float | None:
+    """The MAE in months of what `reached` told; None where it is not known."""
+    mae = row.get(split, {}).get("mae_months")
+    return None if mae is None else float(mae["value"])
+
+
+def manifest_told(manifest: Manifest) -> dict[str, Any]:
+    """Digest and counts of a manifest, JSON-ready."""
+    counts = manifest.table["split"].value_counts()
+    return {
+        "digest": manifest.digest,
+        "counts": {str(split): int(count) for split, count in counts.items()},
+    }
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> dict[str, Any]:

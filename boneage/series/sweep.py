@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from boneage.datasets.manifest import Manifest
-from boneage.evaluation.result import aggregates, without_folder
+from boneage.evaluation.result import without_folder
 from boneage.files import write_json, write_text
 from boneage.pipeline.store import prepare
 from boneage.recipe import Recipe
@@ -17,8 +17,10 @@ from boneage.series.grid import Setting, setting_names
 from boneage.series.runs import (
     FINISHED,
     Planned,
+    mae_of,
+    manifest_told,
     mean_and_deviation,
-    read_scores,
+    reached,
     settle,
     told_once,
 )
@@ -101,24 +103,28 @@ def collect_sweep(
     Raises:
         InputError: A file of a finished run is missing or changed.
     """
-    manifest = planned[0].manifest
-    counts = manifest.table["split"].value_counts()
     shown = {setting.overrides: _shown(setting) for setting in settings}
-    rows = [_row(one, shown[one.overrides]) for one in planned]
+    rows = [
+        {
+            "index": one.index,
+            "run": one.name,
+            "setting": shown[one.overrides],
+            "seed": one.recipe.seed,
+            **reached(one),
+        }
+        for one in planned
+    ]
     done = [one for one, row in zip(planned, rows, strict=True) if row["state"] == FINISHED]
     result: dict[str, Any] = {
         "verb": "sweep",
         "name": recipe.name,
         "complete": len(done) == len(planned),
         "selected_by": SELECTED_BY,
-        "manifest": {
-            "digest": manifest.digest,
-            "counts": {str(split): int(count) for split, count in counts.items()},
-        },
+        "manifest": manifest_told(planned[0].manifest),
         "recipe": without_folder(recipe.model_dump(mode="json")),
         "provenance": told_once(done),
         "settings": [],
-        "rows": sorted(rows, key=lambda row: _order(_mae(row, "val"))),
+        "rows": sorted(rows, key=lambda row: _order(mae_of(row, "val"))),
     }
     for overrides, setting in shown.items():
         mine = [
@@ -128,7 +134,7 @@ def collect_sweep(
         ]
         line: dict[str, Any] = {"setting": setting, "seeds": [row["seed"] for row in mine]}
         for split in planned[0].splits():
-            line[split] = mean_and_deviation([_mae(row, split) for row in mine])
+            line[split] = mean_and_deviation([mae_of(row, split) for row in mine])
         result["settings"].append(line)
     result["settings"].sort(key=lambda line: _order(line["val"]["mean"]))
     write_json(out / RESULT, result)
@@ -143,30 +149,6 @@ def _shown(setting: Setting) -> dict[str, Any]:
         key: model["weights"] if key == "model.weights" else value
         for key, value in setting.resolved.items()
     }
-
-
-def _row(one: Planned, setting: dict[str, Any]) -> dict[str, Any]:
-    state = one.state()
-    row: dict[str, Any] = {
-        "index": one.index,
-        "run": one.name,
-        "setting": setting,
-        "seed": one.recipe.seed,
-        "state": state,
-    }
-    if state == FINISHED:
-        info = one.run.read_info()
-        row |= {key: info[key] for key in ("best_epoch", "epochs") if key in info}
-        row["parameters"] = info["model"]["parameters"]
-        for split in one.splits():
-            known = aggregates(read_scores(one, split))
-            row[split] = {"n": known["n"], "mae_months": known.get("mae_months")}
-    return row
-
-
-def _mae(row: dict[str, Any], split: str) -> float | None:
-    mae = row.get(split, {}).get("mae_months")
-    return None if mae is None else mae["value"]
 
 
 def _order(mae: float | None) -> tuple[bool, float]:

@@ -55,6 +55,7 @@ def test_shares_are_the_batch_of_one_process(augmentation, count):
 def test_no_image_is_in_two_shares_and_only_the_last_batch_is_filled_up():
     whole = generator(21, None)
     first, second = whole.share(0, 1, 2), whole.share(1, 1, 2)
+    assert second.whole is whole.whole is whole
     seen = [[*first.rows(index, 0), *second.rows(index, 0)] for index in range(3)]
     assert sorted([*seen[0], *seen[1], *seen[2][:5]]) == list(range(21))
     assert seen[2][5:] == [seen[2][4]]
