@@ -5,7 +5,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-LOCK ?= requirements.lock
+# Without LOCK it is that of the .venv that is there.
+INSTALLED := $(firstword $(notdir $(wildcard .venv/.installed-*)))
+LOCK ?= $(or $(INSTALLED:.installed-%=%),requirements.lock)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(notdir $(LOCK))
 
@@ -17,7 +19,9 @@ help: ## say what there is
 install: $(STAMP) ## make .venv from the lock (only when lock or pyproject.toml changed)
 
 # Two steps, because pip can't check a hash for a folder: first everything locked, then the package.
+# Another lock's packages would stay beside these: its .venv goes.
 $(STAMP): $(LOCK) pyproject.toml
+	@$(if $(filter-out $(notdir $(STAMP)),$(INSTALLED)),rm -rf .venv)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv && $(find_python) && "$$python" -m venv .venv; }
 	$(BIN)/python -m pip install --require-hashes --only-binary=:all: -r $(LOCK)
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .

@@ -322,5 +322,5 @@ def _not_on_jax(hosts: Hosts) -> Fault:
         f"{hosts.count} hosts",
         f"Keras runs on {keras.backend.backend()}",
         "Keras on JAX, which alone trains on several hosts",
-        "Begin the command with KERAS_BACKEND=jax (pip install 'boneage[jax]').",
+        "Begin the command with KERAS_BACKEND=jax (pip install 'jax<0.11').",
     )

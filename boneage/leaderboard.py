@@ -144,7 +144,7 @@ def _init(values: dict[str, Any]) -> list[str]:
         return []
     known = init.get("known_ids")
     if known is None:
-        return [f"--init {init['name']} (which of these images that knew is not known)"]
+        return [f"--init {init['name']} (whether that knew any of these images is not recorded)"]
     knew = f"{known['val']:,} of the ids validated on and {known['test']:,} of those tested on"
     return [f"--init {init['name']} (that knew {knew})"]
 

@@ -285,7 +285,7 @@ def _check_tensorboard(settings: Training) -> None:
                 "training.tensorboard",
                 "tensorboard is not installed",
                 "the package tensorboard",
-                "Install it with pip install 'boneage[tensorboard]', or turn it off.",
+                "Install it with pip install tensorboard, or turn it off.",
             )
         )
 

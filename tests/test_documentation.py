@@ -27,14 +27,14 @@ SMALLER = {
     "--size 256": "--size 64",
     # The network that ships takes long to build.
     "rsna-half/recipe.toml --data manifest.csv --init rsna-best": (
-        "rsna-100px/recipe.toml --data manifest.csv --init runs/mine"
+        "rsna-best-cpu/recipe.toml --data manifest.csv --init runs/mine"
     ),
     "boneage train experiments": (
         "boneage train --set training.epochs=1 --set phantom.count=40 experiments"
     ),
     # The other recipe keeps its network.
-    " experiments/phantom/recipe.toml": (
-        " --set model.backbone=tiny experiments/phantom/recipe.toml"
+    "=40 experiments/phantom/recipe.toml": (
+        "=40 --set model.backbone=tiny experiments/phantom/recipe.toml"
     ),
     "--steps 4": "--backbone tiny --size 64 --batch 8 --steps 4",
     "--data DIR": (

@@ -111,7 +111,7 @@ def test_a_result_from_before_crops_framed_the_film(experiments):
     ("known", "said"),
     [
         ({"val": 7, "test": 0}, " (that knew 7 of the ids validated on and 0 of those tested on)"),
-        (None, " (which of"),
+        (None, " (whether that knew any"),
     ],
 )
 def test_a_fine_tuned_row_says_what_it_began_with_and_what_that_knew(experiments, known, said):

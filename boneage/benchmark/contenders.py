@@ -35,7 +35,7 @@ class Contender:
         """Why it can't run here, or nothing."""
         for package in self.needs:
             if importlib.util.find_spec(package) is None:
-                how = "pip install 'boneage[bench]'" if package in _PEERS else "its own package"
+                how = "pip install torch grain" if package in _PEERS else "its own package"
                 return f"{package} is not installed ({how})"
         return ""
 

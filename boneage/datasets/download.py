@@ -261,7 +261,7 @@ def _from_kaggle(out: Path, *, seed: int, progress: bool) -> Manifest:
                 "source kaggle",
                 "the package kagglehub is not installed",
                 "the extra that brings it",
-                "Install it with: pip install 'boneage[kaggle]'",
+                "Install it with: pip install kagglehub",
             )
         ) from None
     cache = out / "kaggle"

@@ -54,7 +54,7 @@ def read_parquet(content: bytes, where: str, key: str) -> Cells:
                 where,
                 "it is a Parquet file, and pyarrow is not installed",
                 "the extra that reads it",
-                "Run pip install 'boneage[parquet]', or save the table as CSV.",
+                "Run pip install pyarrow, or save the table as CSV.",
             )
         ) from None
     try:

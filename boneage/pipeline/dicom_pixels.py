@@ -199,7 +199,7 @@ def _read_pixels(dataset: Dataset, form: _Form, path: Path) -> tuple[npt.NDArray
                     str(path),
                     f"its pixels are compressed ({_syntax_name(form)})",
                     "a decoder for them, which is not installed",
-                    'Install it: pip install "boneage[dicom]"',
+                    "Install it: pip install python-gdcm",
                 )
             )
         pixels = _through_pydicom(dataset, "gdcm")

@@ -180,9 +180,15 @@ def test_rows_are_counted_as_in_a_list(manifest: Manifest) -> None:
             store[row]
 
 
-def test_a_store_made_anew_meanwhile_is_noticed(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_store_made_anew_meanwhile_is_noticed_by_its_pixels(
+    manifest: Manifest, tmp_path: Path
+) -> None:
     data = pickle.dumps(make(manifest, folder=tmp_path / "s"))
-    os.utime(manifest.image_paths()[0], (1, 1))
+    film, other = manifest.image_paths()[:2]
+    os.utime(film, (1, 1))
+    again = make(manifest, folder=tmp_path / "s")
+    assert pickle.loads(data).digest == again.digest
+    film.write_bytes(other.read_bytes())
     make(manifest, folder=tmp_path / "s")
     with pytest.raises(InputError, match="made anew"):
         pickle.loads(data)
