@@ -6,8 +6,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # Without LOCK it is that of the .venv that is there.
-INSTALLED := $(firstword $(notdir $(wildcard .venv/.installed-*)))
-LOCK ?= $(or $(INSTALLED:.installed-%=%),requirements.lock)
+INSTALLED := $(notdir $(wildcard .venv/.installed-*))
+LOCK ?= $(or $(wildcard $(patsubst .installed-%,%,$(firstword $(INSTALLED)))),requirements.lock)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(notdir $(LOCK))
 
@@ -19,10 +19,13 @@ help: ## say what there is
 install: $(STAMP) ## make .venv from the lock (only when lock or pyproject.toml changed)
 
 # Two steps, because pip can't check a hash for a folder: first everything locked, then the package.
-# Another lock's packages would stay beside these: its .venv goes.
+# Another lock's packages would stay beside these: its .venv goes. The stamp comes first, old, so that
+# an install that is broken off is known, and made anew.
+.PRECIOUS: $(STAMP)
 $(STAMP): $(LOCK) pyproject.toml
 	@$(if $(filter-out $(notdir $(STAMP)),$(INSTALLED)),rm -rf .venv)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv && $(find_python) && "$$python" -m venv .venv; }
+	@touch -t 197001020000 $@
 	$(BIN)/python -m pip install --require-hashes --only-binary=:all: -r $(LOCK)
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@

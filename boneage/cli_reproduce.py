@@ -38,15 +38,13 @@ def reproduce(
 
     Hours and disk are estimated first. Ctrl-C and SIGTERM lose nothing: the same command goes on.
     """
-    from boneage.cpu import import_keras, keep_freed_memory
-
-    keep_freed_memory()
-    import_keras()
     from boneage.comparison import as_text
+    from boneage.cpu import import_keras, keep_freed_memory
     from boneage.reproduction import find_recipe, read_published_recipe
     from boneage.reproduction import reproduce as run_reproduction
     from boneage.stopping import Stop, Terminated
 
+    keep_freed_memory()
     path = find_recipe(recipe)
     resolved = read_published_recipe(path, overrides or (), seed=seed)
     runs = Path(os.environ.get("BONEAGE_RUNS") or "runs")
@@ -54,6 +52,7 @@ def reproduce(
     stop = Stop()
     with stop.listening():
         try:
+            import_keras()
             document = run_reproduction(
                 resolved,
                 path,

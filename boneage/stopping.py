@@ -38,8 +38,8 @@ class Stop:
         """Takes SIGTERM and SIGINT over. Outside the main thread it can't, and does nothing.
 
         Where nobody heeds it they raise `Terminated` and `KeyboardInterrupt`, as a second Ctrl-C
-        always does. (A second SIGTERM does not: Slurm tells every process of a job, and one that
-        trains for another hears it from that one too.)
+        always does. A SIGTERM after another signal does nothing: Slurm tells every process of a
+        job, and one that trains for another hears it from that one too.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
@@ -84,7 +84,7 @@ class Stop:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = self.asked is not None
         self.asked = signal.Signals(number)
-        if not self._heeded or (again and number == signal.SIGINT):
+        if number == signal.SIGINT if again else not self._heeded:
             self.raise_it()
         if not again:
             _say(f"\n{self.asked.name}: stopping after this batch")

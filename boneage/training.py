@@ -382,7 +382,7 @@ def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) 
             "counts": {str(split): int(count) for split, count in splits.items()},
             "source": ", ".join(sources),
         },
-        "store": {"folder": str(store.folder.resolve()), "digest": store.digest},
+        "store": store.told(),
         "model": {"parameters": model.count_params()},
         "stopped": "running",
     }

@@ -42,6 +42,8 @@ def test_sigterm_may_come_twice_as_slurm_sends_it(capsys):
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert capsys.readouterr().err.count("stopping after this batch") == 1
+    with stop.listening():  # what is kept after the batch is kept whole
+        signal.raise_signal(signal.SIGTERM)
     with pytest.raises(Terminated):
         stop.raise_it()
 

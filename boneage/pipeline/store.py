@@ -21,7 +21,7 @@ import operator
 import os
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,18 @@ class Store:
         if faults:
             raise InputError(faults)
         return StoreView(self, np.array([row_of[image_id] for image_id in image_ids], np.int64))
+
+    def told(self) -> dict[str, Any]:
+        """What `run.json` records of it."""
+        told = {"folder": str(self.folder.resolve()), "digest": self.digest}
+        return {**told, "version": VERSION}
+
+    def is_other_than(self, told: Mapping[str, Any]) -> bool:
+        """Whether its images are known to be others than those of what `told` recorded.
+
+        Digests of two versions can't be compared.
+        """
+        return told.get("version") == VERSION and told["digest"] != self.digest
 
     def __reduce__(self) -> tuple[Callable[[Path, str], Store], tuple[Path, str]]:
         return _reopen, (self.folder, self.digest)
@@ -335,7 +347,7 @@ def _plan(manifest: Manifest, framing: Framing, paths: list[Path]) -> dict[str, 
     """What the store is made from: all of store.json but the final digest."""
     image_ids = [str(image_id) for image_id in manifest.table["image_id"]]
     key = hashlib.sha256()
-    for part in (manifest.digest, framing_key(framing), *image_ids):
+    for part in (str(VERSION), manifest.digest, framing_key(framing), *image_ids):
         key.update(part.encode() + b"\0")
     return {
         "version": VERSION,
