@@ -322,11 +322,9 @@ def test_kaggle_is_the_second_source(kagglehub: Any, tmp_path: Path) -> None:
     assert "KAGGLEHUB_CACHE" not in os.environ
 
 
-def test_without_kagglehub_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_kagglehub_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    with pytest.raises(InputError, match=r"pip install 'boneage\[kaggle\]'"):
+    with pytest.raises(InputError, match=r"pip install kagglehub"):
         kaggle(tmp_path)
 
 

@@ -51,7 +51,7 @@ def framer(tmp_path: Path) -> Iterator[Framer]:
 
 
 def made(folder: Path, films: list[Path], workers: int) -> list[bytes]:
-    plan = {"image_ids": [film.stem for film in films], "version": 0}
+    plan = {"image_ids": [film.stem for film in films], "framing": {}, "version": 0}
     build(folder, plan, FRAMING, films, [None] * len(films), workers, None)
     return [(folder / name).read_bytes() for name in ("images.npy", "frames.csv", "checksums.npy")]
 
