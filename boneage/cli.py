@@ -229,11 +229,13 @@ def evaluate(
     if predictions is not None:
         metrics = evaluate_predictions(predictions)
     else:
+        from boneage.cpu import import_keras
         from boneage.evaluation.result import write_result
         from boneage.run import open_run
 
         assert run is not None  # one of the two was given
         opened = open_run(run)
+        import_keras()
         asked = split or "test"
         metrics = evaluate_run(opened, data=data, split=asked, views=views, progress=not as_json)
         written = write_result(opened).parent
@@ -271,6 +273,9 @@ def predict(
     from boneage.run import open_run
 
     opened = open_run(run)
+    from boneage.cpu import import_keras
+
+    import_keras()
     from boneage.inference import predict_radiographs
 
     answers = predict_radiographs(opened, images, sex, views=views)
