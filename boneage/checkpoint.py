@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from boneage.errors import Fault, InputError
-from boneage.files import replacing
+from boneage.runtime.files import replacing
 
 _PLACE, _VARIABLE, _METRIC = "place", "variable", "metric"
 

@@ -93,8 +93,8 @@ def train(
     """
     if deterministic:
         _be_deterministic()  # read by TensorFlow and XLA when they are imported
-    from boneage.cpu import keep_freed_memory
     from boneage.hosts import find_hosts
+    from boneage.runtime.cpu_settings import keep_freed_memory
     from boneage.stopping import Stop, Terminated
 
     keep_freed_memory()
@@ -162,15 +162,15 @@ def _train_and_evaluate(
     hosts: Hosts | None,
     how: dict[str, Any],
 ) -> None:
-    from boneage.cpu import import_keras
+    from boneage.runtime.cpu_settings import import_keras
 
     import_keras()
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
     from boneage.group import accelerator
-    from boneage.provenance import lacks_bfloat16
     from boneage.run import open_run
+    from boneage.runtime.provenance import lacks_bfloat16
     from boneage.training import train as run_training
 
     bfloat16 = recipe.training.precision == "mixed_bfloat16" and lacks_bfloat16()
@@ -229,9 +229,9 @@ def evaluate(
     if predictions is not None:
         metrics = evaluate_predictions(predictions)
     else:
-        from boneage.cpu import import_keras
         from boneage.evaluation.result import write_result
         from boneage.run import open_run
+        from boneage.runtime.cpu_settings import import_keras
 
         assert run is not None  # one of the two was given
         opened = open_run(run)
@@ -273,7 +273,7 @@ def predict(
     from boneage.run import open_run
 
     opened = open_run(run)
-    from boneage.cpu import import_keras
+    from boneage.runtime.cpu_settings import import_keras
 
     import_keras()
     from boneage.inference import predict_radiographs

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from boneage.console import JsonOption, app, print_json, refuse
-from boneage.provenance import usable_cores
+from boneage.runtime.provenance import usable_cores
 
 FileOption = Annotated[Path | None, typer.Option("--out", help="Also write the JSON there.")]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Turns that each gets, interleaved.")]

@@ -39,9 +39,9 @@ def reproduce(
     Hours and disk are estimated first. Ctrl-C and SIGTERM lose nothing: the same command goes on.
     """
     from boneage.comparison import as_text
-    from boneage.cpu import import_keras, keep_freed_memory
     from boneage.reproduction import find_recipe, read_published_recipe
     from boneage.reproduction import reproduce as run_reproduction
+    from boneage.runtime.cpu_settings import import_keras, keep_freed_memory
     from boneage.stopping import Stop, Terminated
 
     keep_freed_memory()

@@ -21,8 +21,8 @@ from boneage.objective import trained_part
 from boneage.pipeline.framing import frame
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.radiograph import read_radiograph
-from boneage.provenance import provenance, usable_cores
 from boneage.recipe import Recipe
+from boneage.runtime.provenance import provenance, usable_cores
 
 SECONDS = 20.0
 """So long training steps are timed at most, and at least one of them."""

@@ -16,10 +16,10 @@ from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.store import Store, StoreView
 from boneage.pipeline.views import looks
-from boneage.provenance import usable_cores
 from boneage.run import Run
+from boneage.runtime.provenance import usable_cores
+from boneage.runtime.threads import threads
 from boneage.shipped import check_release
-from boneage.threads import threads
 
 
 def load_model(run: Run) -> keras.Model:

@@ -10,9 +10,9 @@ import keras
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 from boneage.inference import load_model
-from boneage.provenance import file_digest
 from boneage.recipe import Recipe
 from boneage.run import Run
+from boneage.runtime.provenance import file_digest
 
 # What of a recipe's [model] doesn't change what the weights mean.
 _FREE = {"weights", "weights_sha256", "dropout"}

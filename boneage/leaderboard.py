@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from boneage.errors import Fault, InputError
-from boneage.files import read_json, write_text
 from boneage.recipe import WITHOUT_EFFECT, Recipe, read_recipe, recipe_from_values
+from boneage.runtime.files import read_json, write_text
 
 BEGIN = "<!-- leaderboard: made by `boneage leaderboard`, not by hand -->"
 END = "<!-- end of the leaderboard -->"

@@ -14,10 +14,10 @@ import pandas as pd
 
 from boneage.checkpoint import Checkpoint, Place, Row, write_checkpoint
 from boneage.errors import Fault, InputError
-from boneage.files import replacing, write_text
 from boneage.group import Group
 from boneage.pipeline.generator import DataGenerator
 from boneage.run import Run
+from boneage.runtime.files import replacing, write_text
 from boneage.stopping import Stop
 
 WRITING_SHARE = 0.02

@@ -20,10 +20,10 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation.report import write_report
 from boneage.evaluation.result import write_result
 from boneage.evaluation.scoring import evaluate_run
-from boneage.files import read_json, write_json, write_text
 from boneage.leaderboard import changed_settings
 from boneage.recipe import Recipe, read_recipe
 from boneage.run import Run
+from boneage.runtime.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from boneage.stopping import Stop

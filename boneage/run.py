@@ -11,8 +11,8 @@ from typing import Any
 import filelock
 
 from boneage.errors import Fault, InputError
-from boneage.files import is_part, read_json
 from boneage.recipe import Recipe, recipe_from_values
+from boneage.runtime.files import is_part, read_json
 from boneage.shipped import find_run
 
 TRAINED = ("finished", "early")

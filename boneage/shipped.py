@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
-from boneage.files import is_part, read_json, write_bytes
-from boneage.provenance import file_digest
+from boneage.runtime.files import is_part, read_json, write_bytes
+from boneage.runtime.provenance import file_digest
 
 RELEASE_NAME = "release.json"
 SUMS_NAME = "SHA256SUMS"

@@ -21,7 +21,6 @@ from boneage.capacity import BatchTooLargeError, check_batch, within_memory
 from boneage.checkpoint import Place
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.files import write_json
 from boneage.group import Group, accelerator, joined
 from boneage.hosts import Hosts
 from boneage.initial import begin_with
@@ -29,7 +28,6 @@ from boneage.model import build_model
 from boneage.objective import trained_part
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import Store, prepare
-from boneage.provenance import command_line, provenance, usable_cores
 from boneage.recipe import Recipe, Training
 from boneage.records import DivergedError, Records, StoppedError
 from boneage.resuming import (
@@ -40,6 +38,8 @@ from boneage.resuming import (
     last_checkpoint,
 )
 from boneage.run import TRAINED, Run
+from boneage.runtime.files import write_json
+from boneage.runtime.provenance import command_line, provenance, usable_cores
 from boneage.stopping import Stop
 
 _SAME = "Give every host the same command and files."

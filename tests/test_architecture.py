@@ -17,8 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from boneage.files import write_json, write_text
 from boneage.run import Run
+from boneage.runtime.files import write_json, write_text
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "boneage"

@@ -9,7 +9,7 @@ import pytest
 
 from boneage import cli
 from boneage.datasets.phantom import DRAWING_VERSION
-from boneage.files import write_json
+from boneage.runtime.files import write_json
 
 
 @pytest.fixture

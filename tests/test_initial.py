@@ -10,10 +10,10 @@ from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
 from boneage.initial import begin_with
 from boneage.model import build_model
-from boneage.provenance import file_digest
 from boneage.recipe import read_recipe
 from boneage.records import Records
 from boneage.run import Run
+from boneage.runtime.provenance import file_digest
 from boneage.training import train
 
 

@@ -12,10 +12,10 @@ import pytest
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
 from boneage.evaluation.scoring import evaluate_run
-from boneage.files import read_json, write_json
 from boneage.inference import load_model, predict_radiographs
 from boneage.release import release, store_small
 from boneage.run import Run, open_run
+from boneage.runtime.files import read_json, write_json
 from boneage.shipped import shipped_models
 
 

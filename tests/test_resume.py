@@ -22,11 +22,11 @@ import pytest
 from boneage.checkpoint import read_checkpoint, write_checkpoint
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import InputError
-from boneage.files import write_json
 from boneage.recipe import Recipe, read_recipe
 from boneage.records import Records
 from boneage.resuming import last_checkpoint
 from boneage.run import Run
+from boneage.runtime.files import write_json
 from boneage.stopping import Stop, Terminated
 from boneage.training import train
 

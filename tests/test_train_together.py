@@ -38,7 +38,8 @@ training.workers = 1
 """
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SOON = """
-from boneage import provenance, watch
+from boneage import watch
+from boneage.runtime import provenance
 provenance.lacks_bfloat16 = lambda: True
 watch.BEAT_SECONDS = 0.05
 watch.PATIENCE_SECONDS = 4.0

@@ -17,9 +17,9 @@ from boneage.pipeline.framing import REASONS, frame, framing_key
 from boneage.pipeline.preparation import FRAME_COLUMNS, store_digest
 from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.store import VERSION
-from boneage.provenance import usable_cores
 from boneage.recipe import Framing
-from boneage.threads import threads
+from boneage.runtime.provenance import usable_cores
+from boneage.runtime.threads import threads
 
 FULL_SIZE = (2044, 1514)
 """Height and width of the usual film of the RSNA 2017 set, pixels."""

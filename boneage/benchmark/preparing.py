@@ -20,7 +20,7 @@ from boneage.benchmark.result import Row, add_ratios, document, rates_row, signi
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.pipeline.store import prepare
 from boneage.recipe import Framing
-from boneage.threads import threads
+from boneage.runtime.threads import threads
 
 DRAWN_FILMS = 32
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from boneage.provenance import provenance
+from boneage.runtime.provenance import provenance
 
 Row = dict[str, Any]
 

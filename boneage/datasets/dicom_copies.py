@@ -11,9 +11,9 @@ from rich.progress import track
 
 from boneage.datasets.dicom_film import DicomFilm
 from boneage.errors import Fault, InputError
-from boneage.files import write_bytes
 from boneage.pipeline.radiograph import read_radiograph
-from boneage.threads import threads
+from boneage.runtime.files import write_bytes
+from boneage.runtime.threads import threads
 
 _WORKERS = 4
 

@@ -18,7 +18,7 @@ from boneage.datasets.quality import EMPTY_SHARE, FLAT_LEVELS, SATURATED_SHARE, 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.orientation import shrunk
 from boneage.pipeline.radiograph import SMALLEST_SIDE, Radiograph, read_radiograph
-from boneage.threads import threads
+from boneage.runtime.threads import threads
 
 _REGION_FIX = "Correct the column region, or leave it empty for the whole film."
 

@@ -26,7 +26,7 @@ from boneage.datasets.examination import (
     parse_region,
 )
 from boneage.errors import Fault, InputError
-from boneage.files import write_bytes
+from boneage.runtime.files import write_bytes
 
 __all__ = (
     "COLUMNS",

@@ -29,8 +29,8 @@ from boneage.datasets.phantom_exposure import draw_exposure, expose
 from boneage.datasets.phantom_film import View, draw_bones, draw_flesh
 from boneage.datasets.phantom_skeleton import Build, Pose, build_hand, hand_length_share
 from boneage.errors import Fault, InputError
-from boneage.files import write_bytes, write_json
-from boneage.threads import threads
+from boneage.runtime.files import write_bytes, write_json
+from boneage.runtime.threads import threads
 
 DRAWING_VERSION = 2
 """Rises whenever the same seed draws another picture; a folder of another version is refused."""

@@ -15,8 +15,8 @@ from boneage.datasets.folder import IMAGE_SUFFIXES, with_suffix
 from boneage.datasets.rhpe_labels import Labels, split_of
 from boneage.errors import Fault, InputError
 from boneage.pipeline.radiograph import read_dimensions
-from boneage.provenance import usable_cores
-from boneage.threads import threads
+from boneage.runtime.provenance import usable_cores
+from boneage.runtime.threads import threads
 
 _PACKED = (".zip", ".rar", ".7z", ".tar", ".gz")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 
 from boneage.errors import Fault, InputError
-from boneage.files import read_json, write_json
+from boneage.runtime.files import read_json, write_json
 
 WAITS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Seconds before each further try; after the last one the server is given up."""

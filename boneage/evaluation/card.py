@@ -20,8 +20,8 @@ from boneage.datasets.delimited import read_bytes
 from boneage.datasets.examination import SPLITS, Examination, examine
 from boneage.errors import InputError
 from boneage.evaluation import figures, page
-from boneage.files import write_text
-from boneage.provenance import provenance
+from boneage.runtime.files import write_text
+from boneage.runtime.provenance import provenance
 
 SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test", "unknown": "No split"}
 _MOST_KINDS_NAMED = 3

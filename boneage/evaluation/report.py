@@ -16,9 +16,9 @@ import pandas as pd
 from boneage.errors import Fault, InputError
 from boneage.evaluation import figures, page
 from boneage.evaluation.scoring import read_predictions
-from boneage.files import read_json, write_text
 from boneage.recipe import Recipe
 from boneage.run import Run
+from boneage.runtime.files import read_json, write_text
 
 WORST_CASES = 10
 READER_MAE_MONTHS = 7.3  # 0.61 years, one reader against the mean of the others, Larson 2018

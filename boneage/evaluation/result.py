@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from boneage.files import read_json, write_json
 from boneage.run import Run
+from boneage.runtime.files import read_json, write_json
 from boneage.shipped import own_folder
 
 _INFO = ("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped")

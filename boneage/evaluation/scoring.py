@@ -24,11 +24,11 @@ from boneage.datasets.examination import (
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import SEXES, baseline_median_by_sex, score
-from boneage.files import write_json, write_text
 from boneage.pipeline.store import prepare
 from boneage.pipeline.views import looks
-from boneage.provenance import file_digest
 from boneage.run import Run
+from boneage.runtime.files import write_json, write_text
+from boneage.runtime.provenance import file_digest
 from boneage.shipped import is_release, own_folder
 
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")

@@ -17,11 +17,11 @@ from rich.progress import track
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.files import write_bytes
 from boneage.pipeline.framing import HAND
 from boneage.pipeline.hand import WHOLE_FILM
 from boneage.pipeline.radiograph import Radiograph, read_dimensions, read_radiograph
 from boneage.pipeline.store import Store
+from boneage.runtime.files import write_bytes
 
 CELL = 220
 """Side of one picture on a sheet, pixels."""

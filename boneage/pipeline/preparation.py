@@ -31,9 +31,9 @@ from boneage.errors import Fault, InputError
 from boneage.pipeline.framer import Film, Framer, FramerDiedError, Row, make_row
 from boneage.pipeline.framing import REASONS
 from boneage.pipeline.hand import Box
-from boneage.provenance import usable_cores
 from boneage.recipe import Framing
-from boneage.threads import threads
+from boneage.runtime.provenance import usable_cores
+from boneage.runtime.threads import threads
 
 JOURNAL_SECONDS = 2.0
 FRAME_COLUMNS = ("image_id", "left", "top", "right", "bottom", "rotation", "why")

@@ -17,10 +17,10 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import score
 from boneage.evaluation.result import aggregates, without_folder
 from boneage.evaluation.scoring import read_predictions
-from boneage.files import write_json, write_text
 from boneage.pipeline.store import prepare_from
-from boneage.provenance import file_digest
 from boneage.recipe import Recipe
+from boneage.runtime.files import write_json, write_text
+from boneage.runtime.provenance import file_digest
 from boneage.series.runs import (
     FINISHED,
     Planned,

@@ -12,10 +12,10 @@ from typing import Any
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.result import aggregates
-from boneage.files import read_json, write_json
-from boneage.provenance import file_digest
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.run import TRAINED, Run
+from boneage.runtime.files import read_json, write_json
+from boneage.runtime.provenance import file_digest
 from boneage.series.process import VerbProcesses
 from boneage.stopping import Terminated
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from boneage.datasets.manifest import Manifest
 from boneage.evaluation.result import without_folder
-from boneage.files import write_json, write_text
 from boneage.pipeline.store import prepare
 from boneage.recipe import Recipe
+from boneage.runtime.files import write_json, write_text
 from boneage.series.grid import Setting, setting_names
 from boneage.series.runs import (
     FINISHED,

@@ -29,7 +29,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from boneage.provenance import provenance
+from boneage.runtime.provenance import provenance
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "experiments" / "phantom" / "recipe.toml"

@@ -28,8 +28,8 @@ import numpy as np
 
 from boneage.pipeline.framing import frame
 from boneage.pipeline.radiograph import Radiograph, read_radiograph
-from boneage.provenance import provenance
 from boneage.recipe import Framing
+from boneage.runtime.provenance import provenance
 
 TIMED = 60
 LONGEST_TIMED = 1300

@@ -24,7 +24,7 @@ from boneage.datasets.duplicates import find_pairs, fingerprint
 from boneage.datasets.quality import look_at
 from boneage.pipeline.orientation import shrunk
 from boneage.pipeline.radiograph import read_radiograph
-from boneage.provenance import provenance
+from boneage.runtime.provenance import provenance
 
 Film = np.ndarray
 COPIED = 120

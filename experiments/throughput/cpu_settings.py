@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from boneage.files import write_json
-from boneage.provenance import command_line, provenance
+from boneage.runtime.files import write_json
+from boneage.runtime.provenance import command_line, provenance
 
 VERB = [sys.executable, "-c", "from boneage.cli import main; main()", "train"]
 NOT_KEPT = {"MALLOC_PERTURB_": "0"}  # changes nothing but that malloc counts as tuned

@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.pipeline import inflation
-from boneage.provenance import provenance
+from boneage.runtime.provenance import provenance
 
 Pixels = npt.NDArray[Any]
 Decode = Callable[[bytes, Pixels], Any]

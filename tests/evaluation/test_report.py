@@ -17,10 +17,10 @@ from boneage.errors import InputError
 from boneage.evaluation import figures
 from boneage.evaluation.metrics import score
 from boneage.evaluation.report import write_report
-from boneage.files import write_json
 from boneage.pipeline.store import Store, prepare
 from boneage.recipe import Framing, Phantom, Published, Recipe
 from boneage.run import Run
+from boneage.runtime.files import write_json
 
 FIGURES = ("predicted-vs-true", "bland-altman", "error-by-group", "learning-curves")
 

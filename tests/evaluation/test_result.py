@@ -11,10 +11,10 @@ import pytest
 from boneage.datasets.manifest import read_manifest
 from boneage.evaluation.metrics import score
 from boneage.evaluation.result import write_result
-from boneage.files import read_json, write_json
-from boneage.provenance import file_digest
 from boneage.recipe import Model, Recipe
 from boneage.run import Run
+from boneage.runtime.files import read_json, write_json
+from boneage.runtime.provenance import file_digest
 
 
 def values(part: Any) -> Iterator[Any]:

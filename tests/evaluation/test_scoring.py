@@ -13,10 +13,10 @@ import pytest
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.scoring import evaluate_predictions, evaluate_run, read_predictions
-from boneage.files import read_json, write_json
-from boneage.provenance import file_digest
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
+from boneage.runtime.files import read_json, write_json
+from boneage.runtime.provenance import file_digest
 
 HEADER = "image_id,age_months,sex,predicted_age_months\n"
 

@@ -16,10 +16,10 @@ from boneage import cli
 from boneage.datasets.manifest import read_manifest
 from boneage.evaluation.metrics import score
 from boneage.evaluation.result import write_result
-from boneage.files import read_json, write_json, write_text
-from boneage.provenance import file_digest
 from boneage.recipe import Recipe, read_recipe
 from boneage.run import Run
+from boneage.runtime.files import read_json, write_json, write_text
+from boneage.runtime.provenance import file_digest
 from boneage.series.process import Ended
 
 Command = Callable[..., tuple[int, str, str]]

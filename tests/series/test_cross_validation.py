@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from boneage.datasets.manifest import Manifest, read_manifest, write_manifest
-from boneage.files import read_json
 from boneage.recipe import Recipe, read_recipe
 from boneage.records import Records
 from boneage.run import Run
+from boneage.runtime.files import read_json
 from boneage.series.cross_validation import plan_folds, prepare_folds
 from boneage.series.runs import FINISHED
 from boneage.stopping import Stop, Terminated

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.files import read_json, write_json
 from boneage.run import Run
+from boneage.runtime.files import read_json, write_json
 from boneage.series.runs import mean_and_deviation
 
 Command = Callable[..., tuple[int, str, str]]

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from boneage.cpu import _without_greeting, keep_freed_memory
+from boneage.runtime.cpu_settings import _without_greeting, keep_freed_memory
 
 FAULTS = """
 import resource
 import numpy as np
-from boneage.cpu import keep_freed_memory
+from boneage.runtime.cpu_settings import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -43,7 +43,7 @@ def test_whoever_has_tuned_malloc_is_left_to_it(name: str) -> None:
 
 LOADED = """
 import os, sys
-from boneage.cpu import import_keras
+from boneage.runtime.cpu_settings import import_keras
 import_keras()
 print(os.environ["TF_ENABLE_ONEDNN_OPTS"], "keras" in sys.modules)
 """

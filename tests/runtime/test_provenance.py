@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from boneage.provenance import file_digest, lacks_bfloat16, provenance
+from boneage.runtime.provenance import file_digest, lacks_bfloat16, provenance
 
 
 def test_provenance_names_versions_device_and_cores_in_json():

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from boneage.threads import threads
+from boneage.runtime.threads import threads
 
 
 def test_they_do_all_in_order():
@@ -69,7 +69,7 @@ def test_an_exception_leaves_undone_what_is_not_begun_and_waits_for_what_is(kind
 
 INTERRUPTED = """
 import _thread, random, sys, threading, time
-from boneage.threads import threads
+from boneage.runtime.threads import threads
 
 draws = random.Random(int(sys.argv[1]))
 for _ in range(60):

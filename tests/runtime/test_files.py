@@ -1,7 +1,7 @@
 import pytest
 
 from boneage.errors import InputError
-from boneage.files import read_json, write_bytes, write_json, write_text
+from boneage.runtime.files import read_json, write_bytes, write_json, write_text
 
 
 def test_json_is_written_whole_and_read_back(tmp_path):

@@ -85,7 +85,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return os.environ.get("BONEAGE_COMMIT") or None, None
     try:
