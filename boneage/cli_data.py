@@ -97,8 +97,8 @@ def data_frame(
     as_json: JsonOption = False,
 ) -> None:
     """Say which part of a radiograph the model is given: left, top, right, bottom in pixels."""
-    from boneage.pipeline.framing import frame
-    from boneage.pipeline.radiograph import read_radiograph
+    from boneage.radiographs.framing import frame
+    from boneage.radiographs.reader import read_radiograph
 
     framing = _framing(None, recipe)
     frames, faults = [], list[Fault]()

@@ -18,9 +18,9 @@ from boneage.datasets.manifest import Manifest
 from boneage.group import accelerator
 from boneage.model import build_model
 from boneage.objective import trained_part
-from boneage.pipeline.framing import frame
 from boneage.pipeline.generator import DataGenerator
-from boneage.pipeline.radiograph import read_radiograph
+from boneage.radiographs.framing import frame
+from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Recipe
 from boneage.runtime.provenance import provenance, usable_cores
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.framing import frame
 from boneage.pipeline.generator import DataGenerator
-from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.store import Store, StoreView
 from boneage.pipeline.views import looks
+from boneage.radiographs.framing import frame
+from boneage.radiographs.reader import read_radiograph
 from boneage.run import Run
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from boneage.datasets.phantom import phantom
-from boneage.pipeline.framing import REASONS, frame, framing_key
 from boneage.pipeline.preparation import FRAME_COLUMNS, store_digest
-from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.store import VERSION
+from boneage.radiographs.framing import REASONS, frame, framing_key
+from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads

@@ -11,7 +11,7 @@ from rich.progress import track
 
 from boneage.datasets.dicom_film import DicomFilm
 from boneage.errors import Fault, InputError
-from boneage.pipeline.radiograph import read_radiograph
+from boneage.radiographs.reader import read_radiograph
 from boneage.runtime.files import write_bytes
 from boneage.runtime.threads import threads
 

@@ -20,8 +20,14 @@ from rich.progress import track
 from boneage.datasets.disclosure import Identity, disclosures
 from boneage.datasets.examination import is_file
 from boneage.errors import Fault, InputError
-from boneage.pipeline.dicom import PARSING_ERRORS, dicom_fault, is_dicom, open_dicom, quiet_pydicom
-from boneage.pipeline.structure import open_regular
+from boneage.radiographs.dicom import (
+    PARSING_ERRORS,
+    dicom_fault,
+    is_dicom,
+    open_dicom,
+    quiet_pydicom,
+)
+from boneage.radiographs.file_structure import open_regular
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset

@@ -23,7 +23,7 @@ from boneage.datasets.dicom_film import NO_FILM, DicomFilm
 from boneage.datasets.examination import SPLIT_OF_WORD
 from boneage.datasets.sheet import read_sheet
 from boneage.errors import Fault, InputError
-from boneage.pipeline.structure import open_regular
+from boneage.radiographs.file_structure import open_regular
 
 JOINS: Mapping[str, tuple[str, ...]] = {
     "SOPInstanceUID": ("sopinstanceuid", "instanceuid", "sopuid", "uid"),

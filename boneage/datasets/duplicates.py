@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boneage.pipeline.orientation import Floats
+from boneage.radiographs.orientation import Floats
 
 LIKE = 0.94
 """Correlation of the two copies' detail from which films are called the same; the most alike of 64

@@ -16,8 +16,8 @@ from boneage.datasets.duplicates import Fingerprint, Pair, find_pairs, fingerpri
 from boneage.datasets.examination import Region, image_path, is_file, parse_region
 from boneage.datasets.quality import EMPTY_SHARE, FLAT_LEVELS, SATURATED_SHARE, Quality, look_at
 from boneage.errors import Fault, InputError
-from boneage.pipeline.orientation import shrunk
-from boneage.pipeline.radiograph import SMALLEST_SIDE, Radiograph, read_radiograph
+from boneage.radiographs.orientation import shrunk
+from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph, read_radiograph
 from boneage.runtime.threads import threads
 
 _REGION_FIX = "Correct the column region, or leave it empty for the whole film."

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from boneage.pipeline.orientation import (
+from boneage.radiographs.orientation import (
     WINDOW_PIXELS,
     Floats,
     Orientation,
@@ -20,7 +20,7 @@ from boneage.pipeline.orientation import (
     unit,
     windows_of,
 )
-from boneage.pipeline.radiograph import Radiograph
+from boneage.radiographs.reader import Radiograph
 
 FLAT_LEVELS = 8.0
 """Spread (1st to 99th percentile) of 8-bit levels below which a film holds next to nothing."""
@@ -179,6 +179,6 @@ def _polarity_score(film: Floats, orientation: Orientation) -> float:
 
 @functools.cache
 def _polarity_weights() -> Floats:
-    file = importlib.resources.files("boneage.pipeline") / "orientation.npz"
+    file = importlib.resources.files("boneage.radiographs") / "orientation.npz"
     with file.open("rb") as stream, np.load(stream) as stored:
         return np.asarray(stored["polarity"], np.float32)

@@ -14,7 +14,7 @@ from boneage.datasets.examination import SPLITS
 from boneage.datasets.folder import IMAGE_SUFFIXES, with_suffix
 from boneage.datasets.rhpe_labels import Labels, split_of
 from boneage.errors import Fault, InputError
-from boneage.pipeline.radiograph import read_dimensions
+from boneage.radiographs.reader import read_dimensions
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 

@@ -18,9 +18,9 @@ import cv2
 
 from boneage.errors import InputError
 from boneage.pipeline.child import Child, close, pickled
-from boneage.pipeline.framing import REASONS, frame
-from boneage.pipeline.hand import Box
-from boneage.pipeline.radiograph import read_radiograph
+from boneage.radiographs.framing import REASONS, frame
+from boneage.radiographs.hand_detection import Box
+from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
 
 _DIED = (

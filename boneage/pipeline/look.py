@@ -17,10 +17,10 @@ from rich.progress import track
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.pipeline.framing import HAND
-from boneage.pipeline.hand import WHOLE_FILM
-from boneage.pipeline.radiograph import Radiograph, read_dimensions, read_radiograph
 from boneage.pipeline.store import Store
+from boneage.radiographs.framing import HAND
+from boneage.radiographs.hand_detection import WHOLE_FILM
+from boneage.radiographs.reader import Radiograph, read_dimensions, read_radiograph
 from boneage.runtime.files import write_bytes
 
 CELL = 220

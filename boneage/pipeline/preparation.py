@@ -29,8 +29,8 @@ from rich.progress import track
 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.framer import Film, Framer, FramerDiedError, Row, make_row
-from boneage.pipeline.framing import REASONS
-from boneage.pipeline.hand import Box
+from boneage.radiographs.framing import REASONS
+from boneage.radiographs.hand_detection import Box
 from boneage.recipe import Framing
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads

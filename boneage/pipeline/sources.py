@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.framing import frame
-from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.store import Store, StoreView
+from boneage.radiographs.framing import frame
+from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
 
 _CHUNK_BYTES = 1 << 24

@@ -33,8 +33,8 @@ from rich.console import Console
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.pipeline.framing import framing_key
 from boneage.pipeline.preparation import build, clear, link, locked, store_digest
+from boneage.radiographs.framing import framing_key
 from boneage.recipe import Framing
 
 VERSION = 3

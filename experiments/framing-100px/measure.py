@@ -26,8 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from boneage.pipeline.framing import frame
-from boneage.pipeline.radiograph import Radiograph, read_radiograph
+from boneage.radiographs.framing import frame
+from boneage.radiographs.reader import Radiograph, read_radiograph
 from boneage.recipe import Framing
 from boneage.runtime.provenance import provenance
 

@@ -1,6 +1,6 @@
-"""Fits the looks of `boneage/pipeline/orientation.npz` to drawn hands; there is no film in them.
+"""Fits the looks of `boneage/radiographs/orientation.npz` to drawn hands; there is no film in them.
 
-    python experiments/orientation/fit.py boneage/pipeline/orientation.npz
+    python experiments/orientation/fit.py boneage/radiographs/orientation.npz
 
 Two minutes on two cores. Four linear models over 2,000 phantoms on all kinds of film: fogged,
 turned by up to 28 degrees, small in a dark or white frame, with markers and beam edges.
@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 
 from boneage.datasets.phantom import phantom
 from boneage.datasets.quality import grey_bands
-from boneage.pipeline.orientation import (
+from boneage.radiographs.orientation import (
     DIRECTIONS,
     RATIOS,
     WINDOW_PIXELS,

@@ -22,8 +22,8 @@ import numpy as np
 
 from boneage.datasets.duplicates import find_pairs, fingerprint
 from boneage.datasets.quality import look_at
-from boneage.pipeline.orientation import shrunk
-from boneage.pipeline.radiograph import read_radiograph
+from boneage.radiographs.orientation import shrunk
+from boneage.radiographs.reader import read_radiograph
 from boneage.runtime.provenance import provenance
 
 Film = np.ndarray

@@ -37,7 +37,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boneage.pipeline import inflation
+from boneage.radiographs import png_inflate as inflation
 from boneage.runtime.provenance import provenance
 
 Pixels = npt.NDArray[Any]
@@ -62,7 +62,7 @@ def with_opencv(data: bytes, _: Pixels) -> Any:
 
 
 def with_boneage(data: bytes, film: Pixels) -> Any:
-    """As `boneage.pipeline.radiograph` does it, its checks left out."""
+    """As `boneage.radiographs.reader` does it, its checks left out."""
     return with_opencv(inflation.inflated(data), film)
 
 

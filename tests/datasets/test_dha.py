@@ -12,7 +12,7 @@ from boneage.datasets.dha import import_dha
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.datasets.phantom import draw_hand
 from boneage.errors import InputError
-from boneage.pipeline.radiograph import read_radiograph
+from boneage.radiographs.reader import read_radiograph
 
 GROUPS = [f"{race}{sex}" for race in ("ASI", "BLK", "CAU", "HIS") for sex in "FM"]
 YEARS = (0, 2, 5, 9, 13, 18)

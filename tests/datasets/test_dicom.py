@@ -25,7 +25,7 @@ from boneage.datasets.disclosure import Identity, disclosures
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.datasets.phantom import draw_hand
 from boneage.errors import InputError
-from boneage.pipeline.radiograph import read_radiograph
+from boneage.radiographs.reader import read_radiograph
 
 HAND = draw_hand(120, "F", rng=np.random.default_rng(0), size=64).astype(np.uint16) * 16
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"

@@ -7,7 +7,7 @@ import pytest
 from boneage.datasets import duplicates
 from boneage.datasets.duplicates import find_pairs, fingerprint
 from boneage.datasets.phantom import phantom
-from boneage.pipeline.orientation import shrunk
+from boneage.radiographs.orientation import shrunk
 
 FILMS = [phantom(5, i, 160).image for i in range(30)]
 COPIES = {

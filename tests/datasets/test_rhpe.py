@@ -16,7 +16,7 @@ from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.datasets.phantom import draw_hand
 from boneage.datasets.rhpe import import_rhpe
 from boneage.errors import InputError
-from boneage.pipeline.radiograph import read_radiograph
+from boneage.radiographs.reader import read_radiograph
 
 HAND = 128
 HEIGHT, WIDTH = 160, 320  # two hands side by side, with room around them

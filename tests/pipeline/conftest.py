@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 import pytest
 
-from boneage.pipeline.dicom import quiet_pydicom
+from boneage.radiographs.dicom import quiet_pydicom
 
 MakeDicom = Callable[..., bytes]
 

@@ -20,10 +20,10 @@ import pytest
 from boneage.datasets.manifest import read_manifest, write_manifest
 from boneage.errors import InputError
 from boneage.pipeline.augmentation import build_augmentation
-from boneage.pipeline.framing import frame
 from boneage.pipeline.generator import DataGenerator
-from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.store import prepare
+from boneage.radiographs.framing import frame
+from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Augmentation, Framing
 
 COUNT, SIZE = 23, 32

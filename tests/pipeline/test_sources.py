@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from boneage.errors import InputError
-from boneage.pipeline.framing import frame
-from boneage.pipeline.radiograph import read_radiograph
 from boneage.pipeline.sources import image_source
+from boneage.radiographs.framing import frame
+from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
 
 

@@ -18,9 +18,9 @@ import pytest
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.errors import InputError
 from boneage.pipeline import framer
-from boneage.pipeline.framing import frame
-from boneage.pipeline.radiograph import Radiograph, read_radiograph
 from boneage.pipeline.store import Store, open_store, prepare
+from boneage.radiographs.framing import frame
+from boneage.radiographs.reader import Radiograph, read_radiograph
 from boneage.recipe import Framing
 
 FRAMING = Framing(size=32)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from boneage.errors import InputError
-from boneage.pipeline.radiograph import (
+from boneage.radiographs.reader import (
     LARGEST_PIXELS,
     LARGEST_SIDE,
     read_dimensions,

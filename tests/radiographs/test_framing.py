@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from boneage.datasets.phantom import phantom
 from boneage.errors import InputError
-from boneage.pipeline.framing import (
+from boneage.radiographs.framing import (
     HAND,
     REASONS,
     VERSION,
@@ -16,7 +16,7 @@ from boneage.pipeline.framing import (
     frame,
     framing_key,
 )
-from boneage.pipeline.hand import WHOLE_FILM
+from boneage.radiographs.hand_detection import WHOLE_FILM
 from boneage.recipe import Framing
 
 PLAIN = (0.0, 100.0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from boneage.pipeline.exposure import (
+from boneage.radiographs.exposed_field import (
     above_background,
     commonest,
     contact,

@@ -30,7 +30,7 @@ READER = """
 import json, resource, signal, sys
 from pathlib import Path
 from boneage.errors import InputError
-from boneage.pipeline.radiograph import read_dimensions, read_radiograph
+from boneage.radiographs.reader import read_dimensions, read_radiograph
 
 def outcome(read, path):
     try:

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.dicom import is_dicom
-from boneage.pipeline.dicom_pixels import decode_dicom, read_dicom_dimensions
-from boneage.pipeline.inflation import inflated
-from boneage.pipeline.structure import (
+from boneage.radiographs.dicom import is_dicom
+from boneage.radiographs.dicom_pixels import decode_dicom, read_dicom_dimensions
+from boneage.radiographs.file_structure import (
     LARGEST_PIXELS,
     LARGEST_SIDE,
     SMALLEST_SIDE,
@@ -25,7 +24,8 @@ from boneage.pipeline.structure import (
     picture_fault,
     read_layout,
 )
-from boneage.pipeline.tiff import without_alpha
+from boneage.radiographs.png_inflate import inflated
+from boneage.radiographs.tiff import without_alpha
 
 __all__ = [
     "LARGEST_PIXELS",

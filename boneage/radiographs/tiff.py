@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from boneage.pipeline.codestream import MOST_SCANS
+from boneage.radiographs.codestream import MOST_SCANS
 
 Take = Callable[[int, int], bytes]
 """Gives from an offset so many bytes, or raises `struct.error` when there are fewer."""

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pytest
 
 from boneage.datasets.phantom import draw_hand
-from boneage.pipeline import areas
-from boneage.pipeline.areas import Areas, Shrunk, add_up, shrink
-from boneage.pipeline.framing import frame
-from boneage.pipeline.hand import find_hand, working_copy
+from boneage.radiographs import area_resize as areas
+from boneage.radiographs.area_resize import Areas, Shrunk, add_up, shrink
+from boneage.radiographs.framing import frame
+from boneage.radiographs.hand_detection import find_hand, working_copy
 from boneage.recipe import Framing
 
 RNG = np.random.default_rng(20_171_116)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from boneage.datasets.phantom import draw_hand
-from boneage.pipeline import inflation
-from boneage.pipeline.inflation import inflated
+from boneage.radiographs import png_inflate as inflation
+from boneage.radiographs.png_inflate import inflated
 
 HAND = draw_hand(120, "F", rng=np.random.default_rng(0), size=96)
 ROWS = b"".join(b"\0" + row.tobytes() for row in HAND)

@@ -15,21 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.codestream import (
+from boneage.radiographs.codestream import (
     CodestreamError,
     FrameHeader,
     decode_rle,
     read_frame_header,
     strip_jp2,
 )
-from boneage.pipeline.dicom import (
+from boneage.radiographs.dicom import (
     PARSING_ERRORS,
     dicom_fault,
     open_dicom,
     quiet_pydicom,
     read_dataset,
 )
-from boneage.pipeline.structure import check_dimensions
+from boneage.radiographs.file_structure import check_dimensions
 
 if TYPE_CHECKING:
     from pydicom import Dataset

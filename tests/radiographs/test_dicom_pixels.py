@@ -14,10 +14,10 @@ import pytest
 
 from boneage.datasets.phantom import draw_hand
 from boneage.errors import InputError
-from boneage.pipeline import dicom_pixels
-from boneage.pipeline.codestream import CodestreamError, decode_rle
-from boneage.pipeline.dicom import is_dicom, open_dicom, quiet_pydicom
-from boneage.pipeline.radiograph import read_dimensions, read_radiograph
+from boneage.radiographs import dicom_pixels
+from boneage.radiographs.codestream import CodestreamError, decode_rle
+from boneage.radiographs.dicom import is_dicom, open_dicom, quiet_pydicom
+from boneage.radiographs.reader import read_dimensions, read_radiograph
 
 MakeDicom = Callable[..., bytes]
 Read = Callable[..., npt.NDArray[Any]]
@@ -378,7 +378,7 @@ def test_a_deflated_bomb_is_not_unfolded(
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.save_as(path)
     assert np.array_equal(read_radiograph(path), hand)
-    monkeypatch.setattr("boneage.pipeline.dicom.LARGEST_FILE", 1000)
+    monkeypatch.setattr("boneage.radiographs.dicom.LARGEST_FILE", 1000)
     with pytest.raises(InputError, match="film.dcm"):
         read_radiograph(path)
 

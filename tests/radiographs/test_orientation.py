@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom import phantom
-from boneage.pipeline.orientation import find_orientation
+from boneage.radiographs.orientation import find_orientation
 
 FILMS = [phantom(5, i, 128).image for i in range(12)]
 

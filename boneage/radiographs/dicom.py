@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.structure import LARGEST_FILE, open_regular
+from boneage.radiographs.file_structure import LARGEST_FILE, open_regular
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.areas import Areas, Shrunk, add_up
-from boneage.pipeline.exposure import disk
-from boneage.pipeline.hand import WHOLE_FILM, Box, Hand, find_hand
-from boneage.pipeline.orientation import find_orientation
-from boneage.pipeline.radiograph import SMALLEST_SIDE, Radiograph
+from boneage.radiographs.area_resize import Areas, Shrunk, add_up
+from boneage.radiographs.exposed_field import disk
+from boneage.radiographs.hand_detection import WHOLE_FILM, Box, Hand, find_hand
+from boneage.radiographs.orientation import find_orientation
+from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
 
 # Raised whenever `frame` gives other pixels for the same settings: stores are made anew then.

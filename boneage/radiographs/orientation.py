@@ -180,7 +180,7 @@ def _weights() -> Mapping[str, tuple[Floats, float]]:
 
 def read_templates() -> dict[str, tuple[Floats, float]]:
     """The looks as fitted: float32 (CELLS, CELLS, DIRECTIONS) and a bias, by name."""
-    file = importlib.resources.files("boneage.pipeline") / "orientation.npz"
+    file = importlib.resources.files("boneage.radiographs") / "orientation.npz"
     with file.open("rb") as stream, np.load(stream) as stored:
         return {
             name: (stored[name].astype(np.float32), float(stored[f"{name}_bias"]))

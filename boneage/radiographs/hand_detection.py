@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boneage.pipeline.areas import Areas, shrink
-from boneage.pipeline.exposure import (
+from boneage.radiographs.area_resize import Areas, shrink
+from boneage.radiographs.exposed_field import (
     Grey,
     Mask,
     above_background,
@@ -30,7 +30,7 @@ from boneage.pipeline.exposure import (
     shape,
     trimmed,
 )
-from boneage.pipeline.radiograph import Radiograph
+from boneage.radiographs.reader import Radiograph
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are the first ones outside."""

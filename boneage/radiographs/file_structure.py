@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.codestream import MOST_SCANS
-from boneage.pipeline.tiff import (
+from boneage.radiographs.codestream import MOST_SCANS
+from boneage.radiographs.tiff import (
     SAVE_ANEW,
     Take,
     TiffError,
