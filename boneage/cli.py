@@ -293,7 +293,7 @@ def _phantom_manifest(path: Path, recipe: Recipe) -> Manifest:
             "--data MANIFEST, because this recipe has no [phantom] cohort of its own",
             "Make a manifest with boneage data import.",
         )
-    from boneage.datasets.phantom import DRAWING_VERSION, make_phantom_cohort
+    from boneage.datasets.phantom.cohort import DRAWING_VERSION, make_phantom_cohort
 
     settings = recipe.phantom
     cache = Path(os.environ.get("BONEAGE_CACHE") or Path.home() / ".cache" / "boneage")

@@ -35,7 +35,7 @@ def data_phantom(
     size: Annotated[int, typer.Option(min=64, max=2048, help="Side of a film, pixels.")] = 256,
 ) -> None:
     """Draw a cohort of procedural hand radiographs: no download, no patients."""
-    from boneage.datasets.phantom import make_phantom_cohort
+    from boneage.datasets.phantom.cohort import make_phantom_cohort
 
     say_manifest(make_phantom_cohort(out, count=count, seed=seed, size=size))
 
@@ -55,7 +55,7 @@ def download_rsna(
     seed: SeedOption = 0,
 ) -> None:
     """Fetch the RSNA 2017 challenge set (about 11 GB), unpack and import it; resumable."""
-    from boneage.datasets.download import download_rsna as run_download
+    from boneage.datasets.importers.rsna_download import download_rsna as run_download
 
     say_manifest(
         run_download(
@@ -67,7 +67,7 @@ def download_rsna(
 @data_app.command("check")
 def data_check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
     """Read every row and image of a manifest and name what is wrong; errors exit 2, warnings 0."""
-    from boneage.datasets.audit import audit
+    from boneage.datasets.audit.audit import audit
 
     report = audit(manifest)
     if as_json:

@@ -14,7 +14,7 @@ from boneage.console import OutOption, SeedOption, app, say_manifest
 from boneage.errors import InputError
 
 if TYPE_CHECKING:
-    from boneage.datasets.plugins import Importer
+    from boneage.datasets.importers.entry_points import Importer
 
 MANIFEST = Path("manifest.csv")
 
@@ -38,7 +38,7 @@ class Importers(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of all importers, ours first."""
-        from boneage.datasets.plugins import importers
+        from boneage.datasets.importers.entry_points import importers
 
         ours = super().list_commands(ctx)
         return [*ours, *(name for name in importers() if name not in ours)]
@@ -48,7 +48,7 @@ class Importers(TyperGroup):
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             return command
-        from boneage.datasets.plugins import importers, load_importer
+        from boneage.datasets.importers.entry_points import importers, load_importer
 
         point = importers().get(cmd_name)
         if point is None:
@@ -60,7 +60,7 @@ class Importers(TyperGroup):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Names, at the end of the help, importers of a name that is taken."""
-        from boneage.datasets.plugins import hidden_importers
+        from boneage.datasets.importers.entry_points import hidden_importers
 
         super().format_epilog(ctx, formatter)
         for note in hidden_importers(super().list_commands(ctx)):
@@ -74,7 +74,7 @@ import_app = app(None, "Turn a dataset as it comes into a manifest.", cls=Import
 @import_app.command("rsna")
 def import_rsna(folder: DirArgument, out: OutOption = MANIFEST, seed: SeedOption = 0) -> None:
     """Import the RSNA 2017 challenge set: the official archives, or Kaggle's copy."""
-    from boneage.datasets.rsna import import_rsna as run_import
+    from boneage.datasets.importers.rsna import import_rsna as run_import
 
     say_manifest(run_import(folder, out, seed=seed))
 
@@ -82,7 +82,7 @@ def import_rsna(folder: DirArgument, out: OutOption = MANIFEST, seed: SeedOption
 @import_app.command("rhpe")
 def import_rhpe(folder: DirArgument, out: OutOption = MANIFEST) -> None:
     """Import RHPE: films of both hands, of which the left one is cut out."""
-    from boneage.datasets.rhpe import import_rhpe as run_import
+    from boneage.datasets.importers.rhpe import import_rhpe as run_import
 
     say_manifest(run_import(folder, out))
 
@@ -110,7 +110,7 @@ def import_dha(
     seed: SeedOption = 0,
 ) -> None:
     """Import the Digital Hand Atlas: folders by race, sex and age, and a table of readings."""
-    from boneage.datasets.dha import import_dha as run_import
+    from boneage.datasets.importers.dha import import_dha as run_import
 
     say_manifest(
         run_import(
@@ -159,7 +159,7 @@ def import_table(
     seed: SeedOption = 0,
 ) -> None:
     """Import any table of ages, whatever its columns, units and codes are called."""
-    from boneage.datasets.table import import_table as run_import
+    from boneage.datasets.importers.table import import_table as run_import
 
     say_manifest(
         run_import(
@@ -219,7 +219,7 @@ def import_dicom(
     seed: SeedOption = 0,
 ) -> None:
     """Import DICOM films from a PACS and a table of ages; nobody is named in the manifest."""
-    from boneage.datasets.dicom import import_dicom as run_import
+    from boneage.datasets.importers.dicom import import_dicom as run_import
 
     say_manifest(
         run_import(

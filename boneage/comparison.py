@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from boneage.datasets.importers.rsna import KAGGLE_SOURCE, SEEDED_SOURCE
 from boneage.datasets.manifest import Manifest
-from boneage.datasets.rsna import KAGGLE_SOURCE, SEEDED_SOURCE
 from boneage.recipe import Published, Recipe
 
 SPLITS = {"val": "validation", "test": "test"}

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boneage.comparison import SPLITS, as_markdown, compare
-from boneage.datasets.audit import audit
+from boneage.datasets.audit.audit import audit
+from boneage.datasets.importers.rsna import import_rsna
 from boneage.datasets.manifest import Manifest, read_manifest
-from boneage.datasets.rsna import import_rsna
 from boneage.errors import Fault, InputError
 from boneage.evaluation.report import write_report
 from boneage.evaluation.result import write_result

@@ -65,7 +65,7 @@ def tiny_network() -> str:
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of 60 small phantom films. Read only: a test that spoils one copies it first."""
-    from boneage.datasets.phantom import make_phantom_cohort
+    from boneage.datasets.phantom.cohort import make_phantom_cohort
 
     folder = tmp_path_factory.mktemp("cohort") / "phantom"
     return make_phantom_cohort(folder, count=60, seed=0, size=96, progress=False).path
@@ -105,7 +105,7 @@ def official_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import cv2
     import openpyxl
 
-    from boneage.datasets.phantom import phantom
+    from boneage.datasets.phantom.cohort import phantom
 
     root = tmp_path_factory.mktemp("official")
     places = {

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from boneage import cli
-from boneage.datasets.phantom import DRAWING_VERSION
+from boneage.datasets.phantom.cohort import DRAWING_VERSION
 from boneage.runtime.files import write_json
 
 

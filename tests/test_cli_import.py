@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from boneage.cli_import import import_app
-from boneage.datasets import plugins
+from boneage.datasets.importers import entry_points as plugins
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 

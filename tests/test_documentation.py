@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from boneage import cli
-from boneage.datasets.phantom import make_phantom_cohort
+from boneage.datasets.phantom.cohort import make_phantom_cohort
 from boneage.recipe import read_recipe
 
 ROOT = Path(__file__).parent.parent

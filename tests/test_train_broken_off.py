@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from boneage.datasets.manifest import Manifest
-from boneage.datasets.phantom import make_phantom_cohort
+from boneage.datasets.phantom.cohort import make_phantom_cohort
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and processes are POSIX's")
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.datasets.phantom import make_phantom_cohort
+from boneage.datasets.phantom.cohort import make_phantom_cohort
 from boneage.run import Run
 
 pytestmark = [

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from boneage.datasets.phantom import phantom
+from boneage.datasets.phantom.cohort import phantom
 from boneage.pipeline.preparation import FRAME_COLUMNS, store_digest
 from boneage.pipeline.store import VERSION
 from boneage.radiographs.framing import REASONS, frame, framing_key

@@ -19,7 +19,7 @@ from boneage.benchmark.constant import constant_batches
 from boneage.benchmark.films import write_store
 from boneage.benchmark.processes import cpu_seconds, memory_mb
 from boneage.benchmark.result import Row, add_ratios, document, rates_row, significant
-from boneage.datasets.phantom import phantom
+from boneage.datasets.phantom.cohort import phantom
 from boneage.group import accelerator
 from boneage.model import build_model
 from boneage.pipeline.generator import DataGenerator

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.delimited import read_bytes
-from boneage.datasets.examination import (
+from boneage.datasets.tables.cells import read_bytes
+from boneage.datasets.validation import (
     COLUMNS,
     OPTIONAL,
     SPLITS,

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boneage import __version__
-from boneage.datasets.audit import AuditFault, AuditReport, audit
-from boneage.datasets.delimited import read_bytes
-from boneage.datasets.examination import SPLITS, Examination, examine
+from boneage.datasets.audit.audit import AuditFault, AuditReport, audit
+from boneage.datasets.tables.cells import read_bytes
+from boneage.datasets.validation import SPLITS, Examination, examine
 from boneage.errors import InputError
 from boneage.evaluation import figures, page
 from boneage.runtime.files import write_text

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
-from boneage.datasets.examination import MOST_MONTHS
+from boneage.datasets.validation import MOST_MONTHS
 
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#66727f", "#dde3e9", "#0b5394", "#e1eaf4"
 # Blue and vermilion stay apart in every common colour blindness (Okabe & Ito 2008, Color

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from boneage.datasets.delimited import Cells, read_bytes, read_cells
-from boneage.datasets.examination import (
+from boneage.datasets.manifest import Manifest, read_manifest
+from boneage.datasets.tables.cells import Cells, read_bytes, read_cells
+from boneage.datasets.validation import (
     age_findings,
     choice_findings,
     id_findings,
@@ -21,7 +22,6 @@ from boneage.datasets.examination import (
     numbers,
     years_findings,
 )
-from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import SEXES, baseline_median_by_sex, score
 from boneage.pipeline.store import prepare

@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 from scipy.optimize import minimize
 
-from boneage.datasets.phantom import phantom
-from boneage.datasets.quality import grey_bands
+from boneage.datasets.audit.image_quality import grey_bands
+from boneage.datasets.phantom.cohort import phantom
 from boneage.radiographs.orientation import (
     DIRECTIONS,
     RATIOS,

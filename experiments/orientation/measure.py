@@ -20,8 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from boneage.datasets.duplicates import find_pairs, fingerprint
-from boneage.datasets.quality import look_at
+from boneage.datasets.audit.image_quality import look_at
+from boneage.datasets.audit.near_duplicates import find_pairs, fingerprint
 from boneage.radiographs.orientation import shrunk
 from boneage.radiographs.reader import read_radiograph
 from boneage.runtime.provenance import provenance

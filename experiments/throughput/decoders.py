@@ -166,7 +166,7 @@ CONTENDERS: tuple[tuple[str, str, str, Callable[[str], Decode]], ...] = (
 def make_files(folder: Path | None) -> dict[str, list[tuple[bytes, Pixels]]]:
     """Bytes and pixels of every film, by the kind of file."""
     if folder is None:
-        from boneage.datasets.phantom import draw_hand
+        from boneage.datasets.phantom.cohort import draw_hand
 
         drawn = draw_hand(120, "F", rng=np.random.default_rng(0), size=2044)[:, :1514]
         originals = [bytes(cv2.imencode(".png", drawn)[1])]

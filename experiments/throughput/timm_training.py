@@ -33,7 +33,7 @@ from boneage.benchmark.films import write_store
 from boneage.benchmark.result import add_ratios, document, rates_row, significant
 from boneage.benchmark.setting import Setting
 from boneage.benchmark.torch_loader import batches
-from boneage.datasets.phantom import phantom
+from boneage.datasets.phantom.cohort import phantom
 
 CONSTANT, LOADER = "timm, constant batch on the device", "timm, DataLoader"
 FILMS = 32

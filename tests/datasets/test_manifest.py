@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boneage.datasets.examination import parse_region
 from boneage.datasets.manifest import (
     COLUMNS,
     SPLITS,
@@ -18,6 +17,7 @@ from boneage.datasets.manifest import (
     read_manifest,
     write_manifest,
 )
+from boneage.datasets.validation import parse_region
 from boneage.errors import InputError
 
 

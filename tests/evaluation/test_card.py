@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boneage.datasets import examination
+from boneage.datasets import validation as examination
 from boneage.errors import InputError
 from boneage.evaluation.card import _FAULT_WORDS, write_card
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from boneage.datasets.phantom import draw_hand
+from boneage.datasets.phantom.cohort import draw_hand
 from boneage.errors import InputError
 from boneage.pipeline import preparation
 from boneage.pipeline.framer import Film, Framer, FramerDiedError, make_row

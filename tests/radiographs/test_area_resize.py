@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from boneage.datasets.phantom import draw_hand
+from boneage.datasets.phantom.cohort import draw_hand
 from boneage.radiographs import area_resize as areas
 from boneage.radiographs.area_resize import Areas, Shrunk, add_up, shrink
 from boneage.radiographs.framing import frame

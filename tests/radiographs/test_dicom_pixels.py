@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from boneage.datasets.phantom import draw_hand
+from boneage.datasets.phantom.cohort import draw_hand
 from boneage.errors import InputError
 from boneage.radiographs import dicom_pixels
 from boneage.radiographs.codestream import CodestreamError, decode_rle

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boneage.datasets.phantom import phantom
+from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 from boneage.radiographs.framing import (
     HAND,

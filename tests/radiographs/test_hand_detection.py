@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boneage.datasets.phantom import phantom
+from boneage.datasets.phantom.cohort import phantom
 from boneage.radiographs.hand_detection import WHOLE_FILM, find_hand, working_copy
 
 REAL = Path(os.environ.get("BONEAGE_REAL", Path(__file__).parents[3] / "shared" / "real"))

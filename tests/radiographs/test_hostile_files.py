@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from boneage.datasets.phantom import draw_hand
+from boneage.datasets.phantom.cohort import draw_hand
 
 SIDE = 96
 READER = """

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from boneage.datasets.phantom import phantom
+from boneage.datasets.phantom.cohort import phantom
 from boneage.radiographs.orientation import find_orientation
 
 FILMS = [phantom(5, i, 128).image for i in range(12)]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from boneage.datasets.phantom import draw_hand
+from boneage.datasets.phantom.cohort import draw_hand
 from boneage.radiographs import png_inflate as inflation
 from boneage.radiographs.png_inflate import inflated
 

@@ -1,0 +1,302 @@
+"""The audit: everything wrong with a manifest and its images, and what the cohort looks like."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boneage.datasets.audit.images import (
+    Look,
+    duplicate_findings,
+    image_parts,
+    look_at_all,
+    look_findings,
+)
+from boneage.datasets.audit.split_balance import balance_findings, digit_findings
+from boneage.datasets.tables.cells import Cells, Finding, read_bytes
+from boneage.datasets.validation import (
+    SEXES,
+    SPLITS,
+    Examination,
+    Region,
+    examine,
+    parse_region,
+    rows_by_image,
+)
+from boneage.errors import Fault, InputError
+
+Severity = Literal["error", "warning", "note"]
+
+_WARNINGS = frozenset(
+    {
+        "age-imbalance",
+        "blank-image",
+        "empty-split",
+        "flat-image",
+        "inverted",
+        "near-duplicate",
+        "nearly-empty-image",
+        "saturated-image",
+        "sex-imbalance",
+        "shared-image",
+        "turned-hand",
+        "two-hands",
+    }
+)
+_NOTES = frozenset({"digit-preference"})
+_NO_SPLIT = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFault:
+    """One thing found.
+
+    Attributes:
+        severity: `error` for what training refuses or must not use, `warning` for what a person
+            should look at, `note` for what a person should know.
+        code: Kind of fault, such as `unreadable-image`.
+        image_ids: The images concerned; empty when it is the whole table.
+        message: For people.
+    """
+
+    severity: Severity
+    code: str
+    image_ids: tuple[str, ...]
+    message: str
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What one pass over a manifest found.
+
+    Attributes:
+        manifest: The file.
+        digest: sha256 of its bytes; None where it could not be read.
+        faults: In the order of the table, then of its images.
+        images: Rows of the table.
+        decoded: Images that were read whole.
+        counts: For each split, `n`, `F` and `M`.
+        ages: For each split, n, mean, sd, minimum, median and maximum of age_months, of those that
+            can be ages.
+        sizes: minimum, median and maximum of width and height in pixels, and a count of images
+            for each depth in bits.
+        seconds: How long it took.
+    """
+
+    manifest: Path
+    digest: str | None
+    faults: tuple[AuditFault, ...]
+    images: int
+    decoded: int
+    counts: Mapping[str, Mapping[str, int]]
+    ages: Mapping[str, Mapping[str, float]]
+    sizes: Mapping[str, Mapping[str, float]]
+    seconds: float
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether anything but warnings and notes was found."""
+        return any(fault.severity == "error" for fault in self.faults)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole report as JSON-able values."""
+        values = asdict(self)
+        values["manifest"] = str(self.manifest)
+        values["faults"] = [
+            {**asdict(fault), "image_ids": list(fault.image_ids)} for fault in self.faults
+        ]
+        severities = Counter(fault.severity for fault in self.faults)
+        return {
+            **values,
+            "errors": severities["error"],
+            "warnings": severities["warning"],
+            "notes": severities["note"],
+            "has_errors": self.has_errors,
+        }
+
+    def render(self) -> str:
+        """The report as plain text: every fault, then the summary."""
+        return "\n".join([*self._fault_lines(), *self._summary_lines()])
+
+    def _fault_lines(self) -> Iterator[str]:
+        for fault in self.faults:
+            yield f"{fault.severity} [{fault.code}] {fault.message}"
+        if self.faults:
+            yield ""
+
+    def _summary_lines(self) -> Iterator[str]:
+        severities = Counter(fault.severity for fault in self.faults)
+        yield (
+            f"{self.manifest}: {self.images:,} images, {self.decoded:,} read in "
+            f"{self.seconds:.1f} s, {severities['error']} errors, "
+            f"{severities['warning']} warnings, {severities['note']} notes"
+        )
+        for split, counts in self.counts.items():
+            age = self.ages.get(split)
+            months = (
+                f"  age {age['mean']:.1f} ± {age['sd']:.1f} months, "
+                f"{age['minimum']:g} to {age['maximum']:g}"
+                if age
+                else ""
+            )
+            yield (f"  {split:<8}{counts['n']:>7,}  {counts['F']:,} F, {counts['M']:,} M{months}")
+        if self.decoded:
+            spans = [
+                f"{side} {span['minimum']:g} to {span['maximum']:g} (median {span['median']:g})"
+                for side in ("width", "height")
+                for span in [self.sizes[side]]
+            ]
+            depths = ", ".join(f"{n:,} of {bits} bits" for bits, n in self.sizes["bits"].items())
+            yield f"  pixels: {', '.join(spans)}; {depths}"
+
+
+def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
+    """Checks a manifest's table and decodes every image that is there.
+
+    Broken data never ends it: whatever is wrong with table or images is in the report.
+
+    Args:
+        manifest_path: The manifest; it need not be one that `read_manifest` accepts.
+        progress: Show a bar on standard error.
+    """
+    path = Path(manifest_path)
+    started = time.monotonic()
+    try:
+        examination = examine(read_bytes(path), path)
+    except InputError as error:
+        faults = tuple(
+            AuditFault("error", "unreadable-table", (), str(fault)) for fault in error.faults
+        )
+        return AuditReport(path, None, faults, 0, 0, {}, {}, {}, time.monotonic() - started)
+    cells = examination.cells
+    parts = image_parts(cells, path)
+    looks = look_at_all(parts, progress=progress)
+    found = [
+        *examination.findings,
+        *look_findings(cells, parts, looks),
+        *duplicate_findings(cells, parts, looks),
+        *_shared_image_findings(cells, path.parent.resolve()),
+        *_empty_split_findings(cells),
+        *balance_findings(examination),
+        *digit_findings(examination),
+    ]
+    whole = [look for look in looks.values() if look.height]
+    return AuditReport(
+        path,
+        examination.digest,
+        tuple(_audit_fault(finding) for finding in found),
+        images=len(cells.table),
+        decoded=sum(1 for part in parts if part is not None and looks[part].height),
+        counts=_counts(cells),
+        ages=_age_summaries(examination),
+        sizes=_sizes(whole),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _audit_fault(finding: Finding) -> AuditFault:
+    severity: Severity = "error"
+    if finding.code in _WARNINGS | _NOTES:
+        severity = "note" if finding.code in _NOTES else "warning"
+    return AuditFault(severity, finding.code, finding.image_ids, str(finding.fault))
+
+
+def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
+    splits = cells.table["split"] if "split" in cells.table else [""] * len(cells.table)
+    regions = cells.table["region"] if "region" in cells.table else [""] * len(cells.table)
+    first_of: dict[int, int] = {}
+    for rows in rows_by_image(cells, folder).values():
+        first_with: dict[Region | None, int] = {}  # two parts of one film are two images
+        for row in rows:
+            first = first_with.setdefault(parse_region(regions[row]), row)
+            # In two splits it is a fault of the table.
+            if row != first and splits[row] == splits[rows[0]]:
+                first_of[row] = first
+    return cells.row_findings(
+        "shared-image",
+        sorted(first_of),
+        lambda row: (
+            f"image {cells.table['image'][row]} is that of row {cells.rows[first_of[row]]} too"
+        ),
+        "each image once",
+        "Keep one of the rows.",
+    )
+
+
+def _empty_split_findings(cells: Cells) -> list[Finding]:
+    if "split" not in cells.table:
+        return []
+    empty = [split for split in SPLITS if not (cells.table["split"] == split).any()]
+    return [
+        Finding(
+            "empty-split",
+            Fault(
+                cells.where,
+                f"no row has split {split!r}",
+                f"images in all of {', '.join(SPLITS)}",
+                "Training needs train and val, evaluation the split it is asked for.",
+            ),
+        )
+        for split in empty
+    ]
+
+
+def _split_of(cells: Cells) -> NDArray[np.str_]:
+    if "split" not in cells.table:
+        return np.full(len(cells.table), _NO_SPLIT)
+    known = cells.table["split"].isin(SPLITS)
+    return np.array(cells.table["split"].where(known, _NO_SPLIT), dtype=str)
+
+
+def _counts(cells: Cells) -> dict[str, dict[str, int]]:
+    splits = _split_of(cells)
+    sexes = np.array(cells.table["sex"], dtype=str) if "sex" in cells.table else splits
+    return {
+        split: {
+            "n": int((splits == split).sum()),
+            **{sex: int(((splits == split) & (sexes == sex)).sum()) for sex in SEXES},
+        }
+        for split in (*SPLITS, _NO_SPLIT)
+        if (splits == split).any()
+    }
+
+
+def _age_summaries(examination: Examination) -> dict[str, dict[str, float]]:
+    splits = _split_of(examination.cells)
+    summaries = {}
+    for split in (*SPLITS, _NO_SPLIT):
+        ages = examination.ages[(splits == split) & examination.possible]
+        if len(ages):
+            summaries[split] = {
+                "n": len(ages),
+                "mean": float(ages.mean()),
+                "sd": float(ages.std()),
+                **_span(ages),
+            }
+    return summaries
+
+
+def _sizes(looks: Sequence[Look]) -> dict[str, dict[str, float]]:
+    if not looks:
+        return {}
+    bits = Counter(look.bits for look in looks)
+    return {
+        "width": _span(np.array([look.width for look in looks])),
+        "height": _span(np.array([look.height for look in looks])),
+        "bits": {str(depth): count for depth, count in sorted(bits.items())},
+    }
+
+
+def _span(values: NDArray[Any]) -> dict[str, float]:
+    return {
+        "minimum": float(values.min()),
+        "median": float(np.median(values)),
+        "maximum": float(values.max()),
+    }

@@ -1,0 +1,89 @@
+"""What tables of hand radiographs have in common: headers, film numbers, sexes, ages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boneage.datasets.importers.folder import IMAGE_SUFFIXES
+from boneage.datasets.tables.cells import Cells, Finding
+from boneage.datasets.validation import MOST_MONTHS, numbers
+
+SEX_WORDS = {"m": "M", "male": "M", "boy": "M", "f": "F", "female": "F", "girl": "F"}
+# 1 is male only in a column called so: under "sex" somebody's 1 is a girl.
+MALE_FLAGS = {"true": "M", "1": "M", "false": "F", "0": "F"}
+
+_FIRST_FEW = 5
+
+
+def fold(name: object) -> str:
+    """A header without case, blanks and signs: `Bone age (months)` is `bone_age_months`."""
+    return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
+
+
+def find_column(cells: Cells, known: Sequence[str]) -> str | None:
+    """The column that is called by the first of these folded names that there is."""
+    folded = {fold(name): str(name) for name in cells.table.columns}
+    return next((folded[name] for name in known if name in folded), None)
+
+
+def film_number(text: str) -> str:
+    """5131 for `5131`, `05131`, `5131.0`, `5131.jpg` and `ASIF/ASIF02/5131.jpg`."""
+    name = PurePosixPath(text.replace("\\", "/")).name
+    stem, dot, suffix = name.rpartition(".")
+    if dot and f".{suffix.lower()}" in (*IMAGE_SUFFIXES, ".0"):
+        name = stem
+    return (name.lstrip("0") or "0") if name.isascii() and name.isdigit() else name
+
+
+def sex_findings(
+    cells: Cells, column: str, codes: Mapping[str, str], expected: str
+) -> list[Finding]:
+    """Cells of a column that hold none of the codes for a sex."""
+    texts = cells.table[column]
+    return cells.row_findings(
+        "unknown-sex",
+        [row for row, text in enumerate(texts) if text.lower() not in codes],
+        lambda row: f"{column} is {texts[row]!r}" if texts[row] else f"{column} is empty",
+        expected,
+        "Correct it; a sex is never guessed.",
+    )
+
+
+def chronological_findings(cells: Cells, column: str, months: NDArray[np.float64]) -> list[Finding]:
+    """Times since birth that are no such time; an empty cell is none.
+
+    Args:
+        cells: The table.
+        column: Where they are.
+        months: float64 (n,), NaN where a cell is no number.
+    """
+    texts = cells.table[column]
+    wrong = (texts.to_numpy() != "") & ~((months >= 0) & (months <= 2 * MOST_MONTHS))
+    return cells.row_findings(
+        "bad-chronological-age",
+        np.flatnonzero(wrong),
+        lambda row: f"{column} is {texts[row]!r}",
+        f"0 to {2 * MOST_MONTHS:g} months, or nothing",
+        "Correct it, or leave it empty.",
+    )
+
+
+def months_cells(months: Iterable[float]) -> list[str]:
+    """Months as a manifest writes them; NaN is an empty cell."""
+    return ["" if np.isnan(value) else f"{value:.10g}" for value in months]
+
+
+def months_column(cells: Cells, column: str | None) -> NDArray[np.float64]:
+    """float64 (n,) of a column of numbers, NaN throughout where there is no such column."""
+    return np.full(len(cells.table), np.nan) if column is None else numbers(cells, column)
+
+
+def few(names: Iterable[str]) -> str:
+    """The first few of the names, and whether there are more."""
+    listed = list(names)
+    return ", ".join(listed[:_FIRST_FEW]) + (", …" if len(listed) > _FIRST_FEW else "")
