@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from boneage.model import build_model
+    from boneage.models.builder import build_model
     from boneage.pipeline.generator import DataGenerator
 
 __all__ = ["DataGenerator", "build_model"]
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return DataGenerator
     if name == "build_model":
-        from boneage.model import build_model
+        from boneage.models.builder import build_model
 
         return build_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,8 @@ import numpy as np
 from boneage.capacity import check_batch, within_memory
 from boneage.datasets.manifest import Manifest
 from boneage.group import accelerator
-from boneage.model import build_model
-from boneage.objective import trained_part
+from boneage.models.builder import build_model
+from boneage.models.losses import trained_part
 from boneage.pipeline.generator import DataGenerator
 from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import read_radiograph

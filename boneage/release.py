@@ -20,7 +20,7 @@ from boneage.evaluation.model_card import model_card
 from boneage.evaluation.result import write_result
 from boneage.evaluation.scoring import evaluate_run, run_manifest
 from boneage.inference import load_model, predict_images
-from boneage.model import build_model
+from boneage.models.builder import build_model
 from boneage.pipeline.store import prepare
 from boneage.recipe import Recipe
 from boneage.run import TRAINED, Run

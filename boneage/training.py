@@ -24,8 +24,8 @@ from boneage.errors import Fault, InputError
 from boneage.group import Group, accelerator, joined
 from boneage.hosts import Hosts
 from boneage.initial import begin_with
-from boneage.model import build_model
-from boneage.objective import trained_part
+from boneage.models.builder import build_model
+from boneage.models.losses import trained_part
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import Store, prepare
 from boneage.recipe import Recipe, Training

@@ -42,7 +42,7 @@ use_multiprocessing = false
 # A fifth of the weights to trace: for what depends on how a training goes, not on its network.
 TINY_NETWORK = """
 from keras import Model, layers
-from boneage.backbones import BACKBONES, Backbone
+from boneage.models.backbones import BACKBONES, Backbone
 
 def tiny(image_size):
     x = image = layers.Input((image_size, image_size, 1))

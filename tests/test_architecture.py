@@ -99,8 +99,8 @@ KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("feed", "tutorial", "tensor
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "inference")}
 KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.adapter"}
 KERAS_MODULES |= {f"boneage.{n}" for n in ("checkpoint", "records", "initial", "resuming")}
-KERAS_MODULES |= {"boneage.backbones", "boneage.effort", "boneage.group"}
-KERAS_MODULES |= {"boneage.capacity", "boneage.objective"}
+KERAS_MODULES |= {"boneage.models.backbones", "boneage.effort", "boneage.group"}
+KERAS_MODULES |= {"boneage.capacity", "boneage.models.losses"}
 KERAS_MODULES |= {"boneage.release"}
 # Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
 TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}
@@ -167,7 +167,9 @@ def test_nothing_but_the_version_is_taken_from_the_package_itself(name: str) -> 
 def test_importing_a_package_imports_none_of_its_rooms(name: str) -> None:
     # The top package offers two names, each imported when it is asked for.
     imported = imports(MODULES[name], deferred=False)
-    lazily = {"boneage.model", "boneage.pipeline.generator"} if name == "boneage" else set()
+    lazily = (
+        {"boneage.models.builder", "boneage.pipeline.generator"} if name == "boneage" else set()
+    )
     assert {found for found in imported if found.startswith("boneage")} <= lazily
 
 

@@ -23,7 +23,7 @@ from boneage.capacity import (
 )
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
-from boneage.model import build_model
+from boneage.models.builder import build_model
 from boneage.recipe import read_recipe
 from boneage.training import train
 

@@ -9,7 +9,7 @@ import pytest
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
 from boneage.initial import begin_with
-from boneage.model import build_model
+from boneage.models.builder import build_model
 from boneage.recipe import read_recipe
 from boneage.records import Records
 from boneage.run import Run

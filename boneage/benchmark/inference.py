@@ -14,7 +14,7 @@ import numpy as np
 from boneage.benchmark.result import Row, add_ratios, document, rates_row, significant
 from boneage.group import accelerator
 from boneage.inference import load_model, predict_images
-from boneage.model import build_model
+from boneage.models.builder import build_model
 from boneage.recipe import read_recipe
 from boneage.run import open_run
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from boneage.benchmark.result import document
 from boneage.capacity import needed_bytes
-from boneage.model import build_model
+from boneage.models.builder import build_model
 
 STEPS = 2
 CASES = [

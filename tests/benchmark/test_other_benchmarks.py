@@ -34,7 +34,7 @@ def tiny(monkeypatch):
     """A backbone that takes no time to compile."""
     import keras
 
-    from boneage.backbones import BACKBONES, Backbone
+    from boneage.models.backbones import BACKBONES, Backbone
 
     def build(size: int) -> keras.Model:
         image = keras.Input((size, size, 1))

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from boneage.model import LOGITS, MONTHS
+from boneage.models.builder import LOGITS, MONTHS
 from boneage.recipe import Recipe
 
 _WEIGHT_MONTHS = 10.0  # what a nat of the distribution's distance is worth

@@ -8,9 +8,9 @@ import pytest
 from keras.src.applications import densenet, inception_v3
 from keras.src.legacy.saving import legacy_h5_format
 
-from boneage.backbones import BACKBONES
 from boneage.errors import InputError
-from boneage.model import build_model
+from boneage.models.backbones import BACKBONES
+from boneage.models.builder import build_model
 
 XCEPTION = BACKBONES["xception"].weights
 

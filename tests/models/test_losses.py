@@ -7,8 +7,8 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 from boneage.inference import load_model
-from boneage.model import LOGITS, MONTHS, build_model
-from boneage.objective import trained_part
+from boneage.models.builder import LOGITS, MONTHS, build_model
+from boneage.models.losses import trained_part
 from boneage.recipe import Recipe, read_recipe
 from boneage.training import train
 

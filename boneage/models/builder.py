@@ -21,8 +21,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from boneage.backbones import find_backbone, load_weights, weights_path
 from boneage.errors import Fault, InputError
+from boneage.models.backbones import find_backbone, load_weights, weights_path
 
 MONTHS = np.arange(241, dtype=np.float32)
 """The ages, float32 (241,), that a head of distributions has a probability for: 0 to 20 years."""

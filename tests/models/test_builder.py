@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from boneage.errors import InputError
-from boneage.model import build_model
+from boneage.models.builder import build_model
 
 SMALL = ("mini_xception", "mini_resnet")
 
