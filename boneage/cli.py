@@ -253,8 +253,8 @@ def evaluate(
 def report(run: RunArgument) -> None:
     """Write the report of a run once more: report.html and its figures."""
     from boneage.evaluation.report import write_report
+    from boneage.prediction.shipped import evaluated_folder
     from boneage.run import Run, open_run
-    from boneage.shipped import evaluated_folder
 
     typer.echo(str(write_report(Run(evaluated_folder(open_run(run).folder)))))
 
@@ -276,7 +276,7 @@ def predict(
     from boneage.runtime.cpu_settings import import_keras
 
     import_keras()
-    from boneage.inference import predict_radiographs
+    from boneage.prediction.predict import predict_radiographs
 
     answers = predict_radiographs(opened, images, sex, views=views)
     if as_json:

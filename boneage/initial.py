@@ -9,7 +9,7 @@ import keras
 
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
-from boneage.inference import load_model
+from boneage.prediction.predict import load_model
 from boneage.recipe import Recipe
 from boneage.run import Run
 from boneage.runtime.provenance import file_digest

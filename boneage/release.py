@@ -19,14 +19,14 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation.model_card import model_card
 from boneage.evaluation.result import write_result
 from boneage.evaluation.scoring import evaluate_run, run_manifest
-from boneage.inference import load_model, predict_images
 from boneage.models.builder import build_model
 from boneage.pipeline.store import prepare
+from boneage.prediction.predict import load_model, predict_images
+from boneage.prediction.shipped import RELEASE_NAME, SUMS_NAME, sums
 from boneage.recipe import Recipe
 from boneage.run import TRAINED, Run
 from boneage.runtime.files import read_json, write_bytes, write_json, write_text
 from boneage.runtime.provenance import file_digest, provenance
-from boneage.shipped import RELEASE_NAME, SUMS_NAME, sums
 
 Storage = Literal["float16", "float32"]
 

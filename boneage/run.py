@@ -11,9 +11,9 @@ from typing import Any
 import filelock
 
 from boneage.errors import Fault, InputError
+from boneage.prediction.shipped import find_run
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.runtime.files import is_part, read_json
-from boneage.shipped import find_run
 
 TRAINED = ("finished", "early")
 """What `run.json` says under `stopped` of a training that came to its end."""

@@ -35,7 +35,7 @@ def test_a_run_is_released_and_every_verb_takes_its_name_and_writes_nothing_into
     assert code == 0
     assert "MB; validation MAE" in told
     assert json.loads((out / "recipe.json").read_text())["prediction"]["views"] == 2
-    monkeypatch.setattr("boneage.shipped.shipped_models", lambda: {"tiny-best": out})
+    monkeypatch.setattr("boneage.prediction.shipped.shipped_models", lambda: {"tiny-best": out})
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
     film = next((cohort.parent / "images").iterdir())

@@ -12,11 +12,11 @@ import pytest
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
 from boneage.evaluation.scoring import evaluate_run
-from boneage.inference import load_model, predict_radiographs
+from boneage.prediction.predict import load_model, predict_radiographs
+from boneage.prediction.shipped import shipped_models
 from boneage.release import release, store_small
 from boneage.run import Run, open_run
 from boneage.runtime.files import read_json, write_json
-from boneage.shipped import shipped_models
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def shipped(released, tmp_path, monkeypatch) -> Run:
     """A copy to spoil, known by its name; the working folder is empty."""
     folder = tmp_path / "experiments" / "tiny-best" / "model"
     shutil.copytree(released.folder, folder)
-    monkeypatch.setattr("boneage.shipped.shipped_models", lambda: {"tiny-best": folder})
+    monkeypatch.setattr("boneage.prediction.shipped.shipped_models", lambda: {"tiny-best": folder})
     monkeypatch.setenv("BONEAGE_RUNS", str(tmp_path / "runs"))
     return Run(folder)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from boneage.prediction.shipped import own_folder
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
-from boneage.shipped import own_folder
 
 _INFO = ("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped")
 _MANIFEST = ("digest", "counts", "source")

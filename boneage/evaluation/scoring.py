@@ -25,11 +25,11 @@ from boneage.datasets.validation import (
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import SEXES, baseline_median_by_sex, score
 from boneage.pipeline.store import prepare
-from boneage.pipeline.views import looks
+from boneage.prediction.shipped import is_release, own_folder
+from boneage.prediction.test_time_views import looks
 from boneage.run import Run
 from boneage.runtime.files import write_json, write_text
 from boneage.runtime.provenance import file_digest
-from boneage.shipped import is_release, own_folder
 
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")
 
@@ -120,7 +120,7 @@ def evaluate_run(
             split is empty; there is no such number of views; an image can't be read; the model
             answers something not finite.
     """
-    from boneage.inference import load_model, predict_images  # brings Keras
+    from boneage.prediction.predict import load_model, predict_images  # brings Keras
 
     recorded = run.read_info()["manifest"]
     manifest = read_manifest(data) if data is not None else run_manifest(run)

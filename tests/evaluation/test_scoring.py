@@ -155,10 +155,10 @@ def network(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         asked.update(model=model, shape=images.shape, gender=gender.tolist())
         return 120.0 + 10.0 * gender[:, 0]
 
-    stand_in = ModuleType("boneage.inference")
+    stand_in = ModuleType("boneage.prediction.predict")
     stand_in.load_model = lambda run: f"model of {run.folder.name}"  # type: ignore[attr-defined]
     stand_in.predict_images = predict_images  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "boneage.inference", stand_in)
+    monkeypatch.setitem(sys.modules, "boneage.prediction.predict", stand_in)
     return asked
 
 

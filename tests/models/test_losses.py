@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from boneage.datasets.manifest import read_manifest
-from boneage.inference import load_model
 from boneage.models.builder import LOGITS, MONTHS, build_model
 from boneage.models.losses import trained_part
+from boneage.prediction.predict import load_model
 from boneage.recipe import Recipe, read_recipe
 from boneage.training import train
 

@@ -13,13 +13,13 @@ import pandas as pd
 from boneage.errors import Fault, InputError
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import Store, StoreView
-from boneage.pipeline.views import looks
+from boneage.prediction.shipped import check_release
+from boneage.prediction.test_time_views import looks
 from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import read_radiograph
 from boneage.run import Run
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
-from boneage.shipped import check_release
 
 
 def load_model(run: Run) -> keras.Model:
@@ -58,7 +58,7 @@ def predict_images(
         model: As `load_model` gives it.
         images: uint8 (n, size, size), framed as the model was trained; an array or a store.
         gender: float32 (n, 1), 1.0 = male.
-        views: How many: see `boneage.pipeline.views.looks`.
+        views: How many: see `boneage.prediction.test_time_views.looks`.
         batch_size: Images at once; it does not change the answers.
         progress: Whether to show Keras' bar.
 

@@ -6,7 +6,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from boneage.errors import InputError
-from boneage.shipped import (
+from boneage.prediction.shipped import (
     check_release,
     evaluated_folder,
     find_run,
@@ -26,7 +26,7 @@ def release(tmp_path, monkeypatch):
     (folder / "release.json").write_text(json.dumps({"name": "small"}))
     (folder / "SHA256SUMS").write_text(sums(folder))
     monkeypatch.setenv("BONEAGE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("boneage.shipped.shipped_models", lambda: {"small": folder})
+    monkeypatch.setattr("boneage.prediction.shipped.shipped_models", lambda: {"small": folder})
     return folder
 
 
@@ -36,7 +36,9 @@ def test_models_are_found_by_the_name_of_their_experiment(tmp_path, monkeypatch)
         folder.mkdir(parents=True)
         for file in files:
             (folder / file).touch()
-    monkeypatch.setattr("boneage.shipped.__file__", str(tmp_path / "boneage" / "shipped.py"))
+    monkeypatch.setattr(
+        "boneage.prediction.shipped.__file__", str(tmp_path / "boneage" / "shipped.py")
+    )
     assert shipped_models() == {}  # beside a package without pyproject.toml lies somebody else's
     (tmp_path / "pyproject.toml").touch()
     assert list(shipped_models()) == ["a", "c"]

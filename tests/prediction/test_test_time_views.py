@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from boneage.errors import InputError
-from boneage.pipeline.views import looks
+from boneage.prediction.test_time_views import looks
 
 
 def film() -> np.ndarray:

@@ -4,7 +4,7 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
-from boneage.inference import load_model, predict_images, predict_radiographs
+from boneage.prediction.predict import load_model, predict_images, predict_radiographs
 
 
 def test_a_radiograph_is_answered_as_it_was_in_the_evaluation(finished_run, cohort):
