@@ -142,7 +142,7 @@ def data_look(
 ) -> None:
     """Draw contact sheets: each film beside what the model is given, the oddest first."""
     from boneage.datasets.manifest import read_manifest
-    from boneage.pipeline.look import check_folder, write_sheets
+    from boneage.pipeline.contact_sheet import check_folder, write_sheets
     from boneage.pipeline.store import prepare
 
     framing = _framing(size, recipe)

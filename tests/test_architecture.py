@@ -97,14 +97,14 @@ KERAS_MODULES = {
 }
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("feed", "tutorial", "tensorflow_data", "ours")}
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "inference")}
-KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.adapter"}
+KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.keras_adapter"}
 KERAS_MODULES |= {f"boneage.{n}" for n in ("checkpoint", "records", "initial", "resuming")}
 KERAS_MODULES |= {"boneage.models.backbones", "boneage.effort", "boneage.group"}
 KERAS_MODULES |= {"boneage.capacity", "boneage.models.losses"}
 KERAS_MODULES |= {"boneage.release"}
 # Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
 TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}
-TENSORFLOW_MODULES |= {"boneage.pipeline.adapter"}
+TENSORFLOW_MODULES |= {"boneage.pipeline.keras_adapter"}
 
 
 def modules() -> dict[str, Path]:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from boneage.datasets.phantom.cohort import phantom
-from boneage.pipeline.preparation import FRAME_COLUMNS, store_digest
 from boneage.pipeline.store import VERSION
+from boneage.pipeline.store_builder import FRAME_COLUMNS, store_digest
 from boneage.radiographs.framing import REASONS, frame, framing_key
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing

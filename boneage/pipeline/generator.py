@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.adapter import InOrder
 from boneage.pipeline.augmentation import Augment, ImageFunction
 from boneage.pipeline.batches import Batches, Floats, aligned
-from boneage.pipeline.foresight import Foresight
-from boneage.pipeline.share import Share
+from boneage.pipeline.device_shards import Share
+from boneage.pipeline.keras_adapter import InOrder
 from boneage.pipeline.sources import ImageSource, image_source
-from boneage.pipeline.workers import Workers
+from boneage.pipeline.workers.pool import Workers
+from boneage.pipeline.workers.prefetch import Foresight
 from boneage.recipe import Augmentation, Framing
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from rich.console import Console
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.pipeline.preparation import build, clear, link, locked, store_digest
+from boneage.pipeline.store_builder import build, clear, link, locked, store_digest
 from boneage.radiographs.framing import framing_key
 from boneage.recipe import Framing
 

@@ -17,7 +17,7 @@ import pytest
 
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.errors import InputError
-from boneage.pipeline import framer
+from boneage.pipeline import store_worker as framer
 from boneage.pipeline.store import Store, open_store, prepare
 from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import Radiograph, read_radiograph
@@ -319,7 +319,8 @@ SLOW_PREPARE = """
 import sys, time
 from pathlib import Path
 from boneage.datasets.manifest import read_manifest
-from boneage.pipeline import framer, preparation
+from boneage.pipeline import store_worker as framer
+from boneage.pipeline import store_builder as preparation
 from boneage.pipeline.store import prepare
 from boneage.recipe import Framing
 read = framer.read_radiograph

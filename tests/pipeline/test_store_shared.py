@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from boneage.datasets.manifest import Manifest, read_manifest, write_manifest
-from boneage.pipeline import framer, preparation
+from boneage.pipeline import store_builder as preparation
+from boneage.pipeline import store_worker as framer
 from boneage.pipeline.store import open_store, prepare, prepare_from
 from boneage.recipe import Framing
 

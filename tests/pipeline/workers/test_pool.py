@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="it has no such proce
 
 COUNT, SIZE = 64, 24
 SECONDS = 10.0  # to tell of what went wrong; and to be gone
-COMMAND = "boneage.pipeline.worker"
+COMMAND = "boneage.pipeline.workers.process"
 
 
 def make(**changes: Any) -> DataGenerator:

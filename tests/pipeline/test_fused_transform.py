@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from boneage.pipeline import variation
+from boneage.pipeline import fused_transform as variation
 from boneage.pipeline.augmentation import build_augmentation
-from boneage.pipeline.variation import RandomVariation
+from boneage.pipeline.fused_transform import RandomVariation
 from boneage.recipe import Augmentation
 
 SIDE = 100

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from boneage.pipeline.foresight import Foresight
+from boneage.pipeline.workers.prefetch import Foresight
 
 
 def test_in_order_and_over_the_end_of_the_epoch() -> None:

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.framer import Film, Framer, FramerDiedError, Row, make_row
+from boneage.pipeline.store_worker import Film, Framer, FramerDiedError, Row, make_row
 from boneage.radiographs.framing import REASONS
 from boneage.radiographs.hand_detection import Box
 from boneage.recipe import Framing

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 
 from boneage.errors import InputError
-from boneage.pipeline.child import Child, close, pickled
+from boneage.pipeline.workers.child_process import Child, close, pickled
 from boneage.radiographs.framing import REASONS, frame
 from boneage.radiographs.hand_detection import Box
 from boneage.radiographs.reader import read_radiograph
@@ -88,7 +88,7 @@ class Framer:
         Args:
             file: The descriptor of the store's file.
         """
-        self._child = Child("boneage.pipeline.framer", (file,))
+        self._child = Child("boneage.pipeline.store_worker", (file,))
 
     def make_row(self, film: Film) -> Row:
         """As the function of that name, but for the interpreter's lock.

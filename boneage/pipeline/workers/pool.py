@@ -25,9 +25,9 @@ import numpy as np
 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.batches import Batches, Floats, aligned
-from boneage.pipeline.child import Child, close
-from boneage.pipeline.foresight import Key
-from boneage.pipeline.worker import DONE, FAILED, JOB, READY
+from boneage.pipeline.workers.child_process import Child, close
+from boneage.pipeline.workers.prefetch import Key
+from boneage.pipeline.workers.process import DONE, FAILED, JOB, READY
 
 LENT = 8  # batches that are handed out in place at a time; those beyond are copied
 POLL_SECONDS = 0.2
@@ -122,7 +122,7 @@ class Workers:
             start, places = _pickled(batches)
             try:
                 for _ in range(count):
-                    worker = _Worker(Child("boneage.pipeline.worker", (start, ring)))
+                    worker = _Worker(Child("boneage.pipeline.workers.process", (start, ring)))
                     self._workers.append(worker)
                     self._children.append(worker.child)
                     self._selector.register(worker.child.connection, selectors.EVENT_READ, worker)

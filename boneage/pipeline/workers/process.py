@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from boneage.pipeline.batches import Batches
-from boneage.pipeline.child import pickled
+from boneage.pipeline.workers.child_process import pickled
 
 JOB = struct.Struct("<qqq")  # slot, epoch, index
 READY, DONE, FAILED = b"R", b"D", b"F"

@@ -16,9 +16,9 @@ import pytest
 
 from boneage.datasets.phantom.cohort import draw_hand
 from boneage.errors import InputError
-from boneage.pipeline import preparation
-from boneage.pipeline.framer import Film, Framer, FramerDiedError, make_row
-from boneage.pipeline.preparation import build
+from boneage.pipeline import store_builder as preparation
+from boneage.pipeline.store_builder import build
+from boneage.pipeline.store_worker import Film, Framer, FramerDiedError, make_row
 from boneage.recipe import Framing
 
 FRAMING = Framing(size=64)
@@ -136,7 +136,7 @@ def test_an_unforeseen_exception_reaches_the_parent(
 
 def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from boneage.pipeline.framer import Framer; "
+        "import sys, time; from boneage.pipeline.store_worker import Framer; "
         "framer = Framer(sys.stdin.fileno()); print(framer._child.process.pid, flush=True); "
         "time.sleep(60)"
     )
