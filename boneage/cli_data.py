@@ -85,7 +85,7 @@ def data_card(
     ] = None,
 ) -> None:
     """Write a one-page data card: counts, ages by sex, sizes, faults and terms; no film in it."""
-    from boneage.evaluation.card import write_card
+    from boneage.evaluation.data_card import write_card
 
     typer.echo(str(write_card(manifest, out)))
 

@@ -32,8 +32,8 @@ def release(
     """Make a released model of a run: small, with its card, its scores and its checksums."""
     if storage not in STORAGES:
         refuse(f"--storage {storage}", " or ".join(STORAGES))
+    from boneage.evaluation.release import release as make_release
     from boneage.prediction.shipped import RELEASE_NAME
-    from boneage.release import release as make_release
     from boneage.run import open_run
     from boneage.runtime.files import read_json
 

@@ -38,7 +38,7 @@ def reproduce(
 
     Hours and disk are estimated first. Ctrl-C and SIGTERM lose nothing: the same command goes on.
     """
-    from boneage.comparison import as_text
+    from boneage.evaluation.published import as_text
     from boneage.reproduction import find_recipe, read_published_recipe
     from boneage.reproduction import reproduce as run_reproduction
     from boneage.runtime.cpu_settings import import_keras, keep_freed_memory
@@ -83,7 +83,7 @@ def leaderboard(
     ] = Path("experiments"),
 ) -> None:
     """Remake the leaderboard in experiments/README.md from the committed results."""
-    from boneage.leaderboard import write_leaderboard
+    from boneage.evaluation.leaderboard import write_leaderboard
 
     typer.echo(str(write_leaderboard(experiments)))
 

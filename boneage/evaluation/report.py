@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from boneage.errors import Fault, InputError
-from boneage.evaluation import figures, page
+from boneage.evaluation import figures
+from boneage.evaluation import html as page
 from boneage.evaluation.scoring import read_predictions
 from boneage.recipe import Recipe
 from boneage.run import Run

@@ -11,10 +11,10 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
+from boneage.evaluation.release import release, store_small
 from boneage.evaluation.scoring import evaluate_run
 from boneage.prediction.predict import load_model, predict_radiographs
 from boneage.prediction.shipped import shipped_models
-from boneage.release import release, store_small
 from boneage.run import Run, open_run
 from boneage.runtime.files import read_json, write_json
 
@@ -152,8 +152,8 @@ def test_storing_that_costs_too_much_is_refused(finished_run, tmp_path, monkeypa
     def spoil(values):
         return (np.zeros_like(values) if values.ndim == 2 else values).astype(np.float16)
 
-    monkeypatch.setattr("boneage.release._as_float16", spoil)
-    monkeypatch.setattr("boneage.release._validation_mae", lambda *_: 0.0)
+    monkeypatch.setattr("boneage.evaluation.release._as_float16", spoil)
+    monkeypatch.setattr("boneage.evaluation.release._validation_mae", lambda *_: 0.0)
     with pytest.raises(InputError, match=r"months more on validation .*--storage float32"):
         release(finished_run, tmp_path / "out", progress=False)
     assert not list(tmp_path.iterdir())

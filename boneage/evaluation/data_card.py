@@ -19,7 +19,8 @@ from boneage.datasets.audit.audit import AuditFault, AuditReport, audit
 from boneage.datasets.tables.cells import read_bytes
 from boneage.datasets.validation import SPLITS, Examination, examine
 from boneage.errors import InputError
-from boneage.evaluation import figures, page
+from boneage.evaluation import figures
+from boneage.evaluation import html as page
 from boneage.runtime.files import write_text
 from boneage.runtime.provenance import provenance
 

@@ -8,7 +8,7 @@ import pytest
 
 from boneage.datasets import validation as examination
 from boneage.errors import InputError
-from boneage.evaluation.card import _FAULT_WORDS, write_card
+from boneage.evaluation.data_card import _FAULT_WORDS, write_card
 
 
 def test_a_card_is_one_page_without_network_or_pictures(cohort: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from boneage.errors import InputError
-from boneage.leaderboard import (
+from boneage.evaluation.leaderboard import (
     BEGIN,
     END,
     leaderboard,

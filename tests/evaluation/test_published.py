@@ -3,8 +3,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from boneage.comparison import as_text, compare
 from boneage.datasets.manifest import Manifest
+from boneage.evaluation.published import as_text, compare
 from boneage.recipe import Published, Recipe
 
 PUBLISHED = Published(
