@@ -21,8 +21,8 @@ from boneage.errors import InputError
 
 if TYPE_CHECKING:
     from boneage.datasets.manifest import Manifest
-    from boneage.hosts import Hosts
     from boneage.recipe import Recipe
+    from boneage.training.distributed.hosts import Hosts
 
 app = typer.Typer(
     name="boneage",
@@ -93,9 +93,9 @@ def train(
     """
     if deterministic:
         _be_deterministic()  # read by TensorFlow and XLA when they are imported
-    from boneage.hosts import find_hosts
     from boneage.runtime.cpu_settings import keep_freed_memory
-    from boneage.stopping import Stop, Terminated
+    from boneage.training.distributed.hosts import find_hosts
+    from boneage.training.stop_signals import Stop, Terminated
 
     keep_freed_memory()
     together = find_hosts(hosts, rank, os.environ)
@@ -168,10 +168,10 @@ def _train_and_evaluate(
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
-    from boneage.group import accelerator
     from boneage.run import open_run
     from boneage.runtime.provenance import lacks_bfloat16
-    from boneage.training import train as run_training
+    from boneage.training.distributed.device_group import accelerator
+    from boneage.training.trainer import train as run_training
 
     bfloat16 = recipe.training.precision == "mixed_bfloat16" and lacks_bfloat16()
     if bfloat16 and hosts is None and accelerator() is None:  # hosts meet before any looks for GPUs

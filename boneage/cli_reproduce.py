@@ -39,10 +39,10 @@ def reproduce(
     Hours and disk are estimated first. Ctrl-C and SIGTERM lose nothing: the same command goes on.
     """
     from boneage.evaluation.published import as_text
-    from boneage.reproduction import find_recipe, read_published_recipe
-    from boneage.reproduction import reproduce as run_reproduction
     from boneage.runtime.cpu_settings import import_keras, keep_freed_memory
-    from boneage.stopping import Stop, Terminated
+    from boneage.training.series.reproduction import find_recipe, read_published_recipe
+    from boneage.training.series.reproduction import reproduce as run_reproduction
+    from boneage.training.stop_signals import Stop, Terminated
 
     keep_freed_memory()
     path = find_recipe(recipe)

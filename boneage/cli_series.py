@@ -11,7 +11,7 @@ import typer
 from boneage.console import JsonOption, print_json
 
 if TYPE_CHECKING:
-    from boneage.series.runs import Outcome, Planned
+    from boneage.training.series.planned_runs import Outcome, Planned
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, TOML.")]
 DataOption = Annotated[Path, typer.Option("--data", help="The manifest.")]
@@ -58,8 +58,13 @@ def cross_validate(
     """
     from boneage.datasets.manifest import read_manifest
     from boneage.recipe import read_recipe
-    from boneage.series.cross_validation import RESULT, collect_folds, plan_folds, prepare_folds
-    from boneage.series.runs import choose
+    from boneage.training.series.cross_validation import (
+        RESULT,
+        collect_folds,
+        plan_folds,
+        prepare_folds,
+    )
+    from boneage.training.series.planned_runs import choose
 
     resolved = read_recipe(recipe, overrides or (), seed=seed)
     resolved = resolved.model_copy(update={"phantom": None})  # it is not what is trained on
@@ -109,9 +114,9 @@ def sweep(
     Go on with one that was cut off by the same command; run twice, it trains nothing.
     """
     from boneage.datasets.manifest import read_manifest
-    from boneage.series.grid import read_grid
-    from boneage.series.runs import choose
-    from boneage.series.sweep import RESULT, collect_sweep, plan_sweep, prepare_sweep
+    from boneage.training.series.grid import read_grid
+    from boneage.training.series.planned_runs import choose
+    from boneage.training.series.sweep import RESULT, collect_sweep, plan_sweep, prepare_sweep
 
     resolved, settings, chosen_seeds = read_grid(recipe, overrides or (), grid or (), seeds)
     planned = plan_sweep(resolved, read_manifest(data), out, settings, chosen_seeds)
@@ -140,8 +145,8 @@ def _train(
     quiet: bool,
 ) -> int:
     """Trains what is not finished: 0 if all of it is now, 1 if something failed."""
-    from boneage.series.runs import ENDED, FINISHED, run_series
-    from boneage.stopping import Stop, Terminated
+    from boneage.training.series.planned_runs import ENDED, FINISHED, run_series
+    from boneage.training.stop_signals import Stop, Terminated
 
     waiting = [one for one in chosen if one.state() not in ENDED]
     try:

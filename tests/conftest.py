@@ -85,7 +85,7 @@ def finished_run(cohort: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempP
     from boneage.datasets.manifest import read_manifest
     from boneage.evaluation.scoring import evaluate_run
     from boneage.recipe import read_recipe
-    from boneage.training import train
+    from boneage.training.trainer import train
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     run = train(read_recipe(tiny_recipe), read_manifest(cohort), folder, progress=False)

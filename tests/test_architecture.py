@@ -99,8 +99,12 @@ KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("feed", "tutorial", "tensor
 KERAS_MODULES |= {f"boneage.benchmark.{n}" for n in ("constant", "training", "inference")}
 KERAS_MODULES |= {"boneage.benchmark.memory_training", "boneage.pipeline.keras_adapter"}
 KERAS_MODULES |= {f"boneage.{n}" for n in ("checkpoint", "records", "initial", "resuming")}
-KERAS_MODULES |= {"boneage.models.backbones", "boneage.effort", "boneage.group"}
-KERAS_MODULES |= {"boneage.capacity", "boneage.models.losses"}
+KERAS_MODULES |= {
+    "boneage.models.backbones",
+    "boneage.training.cost_estimate",
+    "boneage.training.distributed.device_group",
+}
+KERAS_MODULES |= {"boneage.training.batch_memory", "boneage.models.losses"}
 KERAS_MODULES |= {"boneage.evaluation.release"}
 # Model and training code is plain Keras; tf.* is for input and export code, and for measuring it.
 TENSORFLOW_MODULES = {f"boneage.benchmark.{n}" for n in ("constant", "tensorflow_data")}

@@ -255,7 +255,7 @@ def test_an_interrupt_exits_with_130_and_says_how_to_go_on(
         out.mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("boneage.training.train", interrupt)
+    monkeypatch.setattr("boneage.training.trainer.train", interrupt)
     code, _, err = boneage("train", tiny_recipe, "--data", cohort, "--out", "run")
     assert code == 130
     assert "interrupted; to go on: boneage train --resume run" in err
@@ -264,7 +264,7 @@ def test_an_interrupt_exits_with_130_and_says_how_to_go_on(
 def test_a_gpu_that_is_required_and_absent_is_refused_before_anything_is_made(
     boneage, cohort, tiny_recipe, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("boneage.training.accelerator", lambda: None)
+    monkeypatch.setattr("boneage.training.trainer.accelerator", lambda: None)
     code, _, said = boneage(
         "train", tiny_recipe, "--data", cohort, "--out", tmp_path / "run", "--require-gpu"
     )

@@ -12,11 +12,11 @@ import keras
 import numpy as np
 
 from boneage.benchmark.result import Row, add_ratios, document, rates_row, significant
-from boneage.group import accelerator
 from boneage.models.builder import build_model
 from boneage.prediction.predict import load_model, predict_images
 from boneage.recipe import read_recipe
 from boneage.run import open_run
+from boneage.training.distributed.device_group import accelerator
 
 COLUMNS = {
     "images_per_second": "images/s",

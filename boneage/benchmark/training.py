@@ -20,11 +20,11 @@ from boneage.benchmark.films import write_store
 from boneage.benchmark.processes import cpu_seconds, memory_mb
 from boneage.benchmark.result import Row, add_ratios, document, rates_row, significant
 from boneage.datasets.phantom.cohort import phantom
-from boneage.group import accelerator
 from boneage.models.builder import build_model
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import open_store
 from boneage.recipe import Augmentation
+from boneage.training.distributed.device_group import accelerator
 
 CONSTANT = "constant batch on the device"
 MODES = {

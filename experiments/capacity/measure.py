@@ -1,4 +1,4 @@
-"""The memory that training steps take, beside what `boneage.capacity` estimates.
+"""The memory that training steps take, beside what `boneage.training.batch_memory` estimates.
 
     python experiments/capacity/measure.py > experiments/capacity/results/cpu.json
 
@@ -22,8 +22,8 @@ import keras
 import numpy as np
 
 from boneage.benchmark.result import document
-from boneage.capacity import needed_bytes
 from boneage.models.builder import build_model
+from boneage.training.batch_memory import needed_bytes
 
 STEPS = 2
 CASES = [

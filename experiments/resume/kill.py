@@ -30,10 +30,10 @@ import keras
 import numpy as np
 import pandas as pd
 
-from boneage.checkpoint import read_checkpoint
 from boneage.run import Run
 from boneage.runtime.files import write_json
 from boneage.runtime.provenance import command_line, provenance
+from boneage.training.checkpoint import read_checkpoint
 
 VERB = [sys.executable, "-c", "from boneage.cli import main; main()", "train"]
 POLL_SECONDS = 0.002

@@ -16,10 +16,10 @@ from typing import Any
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as the command line sets it
 from boneage.cli import _resolved
-from boneage.records import Records
 from boneage.runtime.files import write_json
 from boneage.runtime.provenance import command_line, provenance
-from boneage.training import train
+from boneage.training.recorder import Records
+from boneage.training.trainer import train
 
 
 def main() -> None:

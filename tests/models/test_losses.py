@@ -10,7 +10,7 @@ from boneage.models.builder import LOGITS, MONTHS, build_model
 from boneage.models.losses import trained_part
 from boneage.prediction.predict import load_model
 from boneage.recipe import Recipe, read_recipe
-from boneage.training import train
+from boneage.training.trainer import train
 
 
 def softmax(logits):

@@ -1,0 +1,176 @@
+"""Series without training: a stand-in makes run folders at once, and tells what it was asked."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boneage import cli
+from boneage.datasets.manifest import read_manifest
+from boneage.evaluation.metrics import score
+from boneage.evaluation.result import write_result
+from boneage.recipe import Recipe, read_recipe
+from boneage.run import Run
+from boneage.runtime.files import read_json, write_json, write_text
+from boneage.runtime.provenance import file_digest
+from boneage.training.series.command_process import Ended
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def boneage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Runs the command line in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        return command(monkeypatch, capsys, *arguments)
+
+    return run
+
+
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["boneage", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+class Trainer:
+    """Takes the place of the processes that train.
+
+    Attributes:
+        asked: The arguments of every verb.
+        outcomes: By the name of a run: what becomes of it, `finished` if not said.
+        errors: Months by which a run is wrong, drawn from this spread.
+        received: As the real ones have it.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.outcomes: dict[str, str] = {}
+        self.spread: Callable[[Recipe], float] = lambda recipe: 10.0
+        self.received: signal.Signals | None = None
+
+    def __call__(self) -> Trainer:
+        self.received = None
+        return self
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def names(self) -> list[str]:
+        """The runs that were asked for, in order."""
+        return [_folder(arguments).name for arguments in self.asked]
+
+    def run(self, arguments: Sequence[str], *, to_stderr: bool = False) -> Ended:
+        self.asked.append(list(arguments))
+        values = dict(itertools.pairwise(arguments))
+        resumed, folder = "--resume" in values, _folder(arguments)
+        outcome = self.outcomes.get(folder.name, "finished")
+        if outcome in ("SIGINT", "SIGTERM"):
+            self.received = signal.Signals[outcome]
+            outcome = "interrupted" if outcome == "SIGINT" else "terminated"
+        if outcome == "refused":
+            return Ended(2, f"{folder}: an image can't be read")
+        run = Run(folder)
+        if not resumed:
+            assert not Run(folder).others()
+            sets = [b for a, b in itertools.pairwise(arguments) if a == "--set"]
+            recipe = read_recipe(Path(arguments[1]), sets, seed=int(values["--seed"]))
+            write_json(run.recipe_path, recipe.model_dump(mode="json"))
+            write_json(run.info_path, _info(recipe, Path(values["--data"])))
+        write_json(run.info_path, read_json(run.info_path) | {"stopped": outcome})
+        if outcome != "finished":
+            return Ended(2 if outcome in ("failed", "diverged") else 0, f"it was {outcome}")
+        self._score(run)
+        return Ended(0, "")
+
+    def _score(self, run: Run) -> None:
+        recipe = run.read_recipe()
+        manifest = read_manifest(Path(run.read_info()["manifest"]["path"]))
+        rng = np.random.default_rng([recipe.seed, *run.folder.name.encode()])
+        for split in ("val", "test"):
+            table = manifest.table[manifest.table["split"] == split]
+            if table.empty:
+                continue
+            table = table[["image_id", "age_months", "sex"]].reset_index(drop=True)
+            errors = rng.normal(0, self.spread(recipe), len(table))
+            table["predicted_age_months"] = table["age_months"] + errors
+            write_text(run.predictions_path(split), table.to_csv(index=False))
+            metrics = score(
+                table["age_months"],
+                table["predicted_age_months"],
+                table["sex"].to_numpy(str),
+                bootstrap=100,
+            )
+            name = run.predictions_path(split).name
+            metrics["predictions"] = {
+                "file": name,
+                "digest": file_digest(run.predictions_path(split)),
+            }
+            metrics["baseline"] = {"median_by_sex": {"mae_months": {"value": 30.0 + len(table)}}}
+            metrics["manifest"] = {"path": str(manifest.path)}
+            write_json(run.metrics_path(split), metrics)
+        write_result(run)
+
+
+def _folder(arguments: Sequence[str]) -> Path:
+    values = dict(itertools.pairwise(arguments))
+    return Path(values["--resume"] if "--resume" in values else values["--out"])
+
+
+def _info(recipe: Recipe, data: Path) -> dict[str, Any]:
+    manifest = read_manifest(data)
+    counts = manifest.table["split"].value_counts()
+    return {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "provenance": {"commit": "abc"},
+        "manifest": {
+            "path": str(data.resolve()),
+            "digest": manifest.digest,
+            "counts": {str(split): int(count) for split, count in counts.items()},
+            "source": "",
+        },
+        "model": {"parameters": 7},
+        "best_epoch": 1,
+        "epochs": 2,
+    }
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    """The stand-in, in place of the processes."""
+    trainer = Trainer()
+    monkeypatch.setattr("boneage.training.series.planned_runs.VerbProcesses", trainer)
+    return trainer
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Gives every file below a folder, hidden ones left out, with when it was written."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {
+            str(path.relative_to(folder)): path.read_bytes() + str(path.stat().st_mtime_ns).encode()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")
+        }
+
+    return read

@@ -1,0 +1,325 @@
+"""A training that was cut off goes on to the very weights, history and best model."""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage.datasets.manifest import Manifest, read_manifest
+from boneage.errors import InputError
+from boneage.recipe import Recipe, read_recipe
+from boneage.run import Run
+from boneage.runtime.files import write_json
+from boneage.training.checkpoint import read_checkpoint, write_checkpoint
+from boneage.training.recorder import Records
+from boneage.training.resume import last_checkpoint
+from boneage.training.stop_signals import Stop, Terminated
+from boneage.training.trainer import train
+
+# All that has a memory: averaged weights, dropout, a plateau that is reached, early stopping.
+OVERRIDES = (
+    "model.backbone=tiny",
+    "training.epochs=4",
+    "training.ema=0.8",
+    "training.schedule=plateau",
+    "training.plateau_patience=1",
+    "training.early_stop_patience=3",
+    "training.learning_rate=0.01",
+    "model.age_scale_months=4000.0",
+    "model.dropout=0.3",
+)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the project knows it."""
+
+
+@pytest.fixture(autouse=True)
+def a_checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boneage.training.recorder.WRITING_SHARE", 1e9)
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_recipe: Path, tiny_network: str) -> Recipe:
+    return read_recipe(tiny_recipe, OVERRIDES)
+
+
+@pytest.fixture(scope="module")
+def manifest(cohort: Path) -> Manifest:
+    return read_manifest(cohort)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run that nobody disturbs. Read only."""
+    return train(recipe, manifest, tmp_path_factory.mktemp("whole") / "run", progress=False)
+
+
+def assert_same(one: Run, other: Run) -> None:
+    histories = [pd.read_csv(run.history_path).drop(columns="seconds") for run in (one, other)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    checkpoints = [read_checkpoint(run.checkpoint_path) for run in (one, other)]
+    assert checkpoints[0].place.callbacks == checkpoints[1].place.callbacks
+    for pair in (
+        [checkpoint.variables for checkpoint in checkpoints],
+        [keras.models.load_model(run.best_path).get_weights() for run in (one, other)],
+    ):
+        assert len(pair[0]) == len(pair[1]) > 10
+        for ours, theirs in zip(*pair, strict=True):
+            np.testing.assert_array_equal(ours, theirs, strict=True)
+    infos = [run.read_info() for run in (one, other)]
+    for key in ("stopped", "epochs", "best_epoch", "best_val_mae_months"):
+        assert infos[0][key] == infos[1][key]
+
+
+def test_the_undisturbed_run_uses_all_that_has_a_memory(whole: Run) -> None:
+    place = read_checkpoint(whole.checkpoint_path).place
+    assert set(place.callbacks) == {"ReduceLROnPlateau", "EarlyStopping"}
+    assert place.ended or place.epoch == 4
+    rates = pd.read_csv(whole.history_path)["learning_rate"]
+    assert rates.iloc[-1] < rates.iloc[0]
+
+
+def at(moment: str, epoch: int, number: int, then: Callable[[], None]) -> Any:
+    """The method of `Records` by that name, which first does this when its moment has come."""
+    own = getattr(Records, moment)
+
+    def method(self: Records, batch_or_epoch: int, logs: Any = None) -> None:
+        if (self.place.epoch, batch_or_epoch) == (epoch, number):
+            then()
+        own(self, batch_or_epoch, logs)
+
+    return method
+
+
+def kill() -> None:
+    raise Killed
+
+
+def test_a_run_that_was_killed_again_and_again_goes_on_to_the_same_result(
+    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    for moment, epoch, number in (
+        ("on_train_batch_end", 0, 1),  # before there is any checkpoint
+        ("on_test_batch_end", 1, 0),
+        ("on_epoch_end", 1, 1),  # nothing of this epoch is written yet
+        ("on_train_batch_end", 2, 0),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Records, moment, at(moment, epoch, number, kill))
+            with pytest.raises(Killed):
+                train(recipe, manifest, out, progress=False, resume=epoch > 0)
+    assert_same(whole, train(recipe, manifest, out, progress=False, resume=True))
+
+
+def test_a_run_that_was_terminated_again_and_again_goes_on_from_the_middle_of_its_epoch(
+    whole: Run,
+    recipe: Recipe,
+    manifest: Manifest,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(tmp_path / "run")
+    for moment, epoch, number, batches in (
+        ("on_train_batch_end", 0, 0, 1),
+        ("on_train_batch_end", 1, 2, 3),  # the last one
+        ("on_test_batch_end", 2, 0, 3),
+    ):
+        stop = Stop()
+        ask = functools.partial(setattr, stop, "asked", signal.SIGTERM)
+        with monkeypatch.context() as patch:
+            patch.setattr(Records, moment, at(moment, epoch, number, ask))
+            with pytest.raises(Terminated):
+                train(recipe, manifest, run.folder, progress=False, resume=epoch > 0, stop=stop)
+        place = read_checkpoint(run.checkpoint_path).place
+        assert run.read_info()["stopped"] == "terminated"
+        assert (place.epoch, place.batch) == (epoch, batches)
+    # It may be on another machine, where the images were copied to anew.
+    for path in manifest.image_paths():
+        os.utime(path)
+    other = read_recipe(tiny_recipe, [*OVERRIDES, "training.workers=3"])
+    assert other != recipe
+    assert_same(whole, train(other, manifest, run.folder, progress=False, resume=True))
+    resumed = run.read_info()["resumed"]
+    assert [one["backend"] for one in resumed] == ["tensorflow"] * 3
+
+
+def test_after_short_epochs_not_every_checkpoint_is_written_and_nothing_is_lost(
+    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(self: Records, epoch: int, logs: Any = None) -> None:
+        if epoch == 2:
+            raise Killed
+        return own(self, epoch, logs)
+
+    own = Records.on_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr("boneage.training.recorder.WRITING_SHARE", 1e-9)
+        patch.setattr(Records, "on_epoch_end", kill)
+        with pytest.raises(Killed):
+            train(recipe, manifest, tmp_path / "run", progress=False)
+    run = Run(tmp_path / "run")
+    assert read_checkpoint(run.checkpoint_path).place.epoch == 1
+    assert len(pd.read_csv(run.history_path)) == 2
+    assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
+
+
+def test_a_finished_run_is_given_back_as_it_is(
+    whole: Run, recipe: Recipe, manifest: Manifest
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.folder.iterdir()}
+    train(recipe, manifest, whole.folder, progress=False, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in whole.folder.iterdir()} == before
+
+
+def test_a_changed_recipe_is_refused_by_what_changed(
+    whole: Run, recipe: Recipe, manifest: Manifest, tiny_recipe: Path
+) -> None:
+    other = read_recipe(tiny_recipe, [*OVERRIDES, "training.batch_size=8", "framing.size=96"])
+    with pytest.raises(
+        InputError, match=r"framing.size is 96, was 64; training.batch_size is 8, was 16"
+    ):
+        train(other, manifest, whole.folder, progress=False, resume=True)
+
+
+def test_a_checkpoint_of_an_earlier_version_lacks_a_setting_of_this_one(
+    whole: Run, recipe: Recipe, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(whole.folder, run.folder)
+    values = recipe.model_dump(mode="json")
+    del values["augmentation"]["erase"], values["framing"]["fit"]
+    place, model = read_checkpoint(run.checkpoint_path).place, keras.Sequential()
+    model.compile()
+    write_checkpoint(run.checkpoint_path, model, place, values)
+    assert last_checkpoint(run, recipe.model_dump(mode="json")) is not None
+
+
+def test_another_manifest_is_refused(
+    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path
+) -> None:
+    copy = manifest.path.with_name("other.csv")
+    copy.write_bytes(manifest.path.read_bytes() + b"\n")
+    try:
+        with pytest.raises(InputError, match=r"other.csv: its sha256 is .* not what the run began"):
+            train(recipe, read_manifest(copy), whole.folder, progress=False, resume=True)
+    finally:
+        copy.unlink()
+
+
+def test_other_images_than_it_began_with_are_refused(
+    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(whole.folder, run.folder)
+    write_json(run.info_path, {**run.read_info(), "stopped": "terminated"})
+    film, another = manifest.image_paths()[:2]
+    own = film.read_bytes()
+    film.write_bytes(another.read_bytes())
+    try:
+        with pytest.raises(InputError, match=r"the images changed since the run began: .*as .*run"):
+            train(recipe, manifest, run.folder, progress=False, resume=True)
+    finally:
+        film.write_bytes(own)
+
+
+def test_a_folder_in_use_is_refused(whole: Run, recipe: Recipe, manifest: Manifest) -> None:
+    refused = pytest.raises(InputError, match="another process is training in it")
+    with whole.locked(), refused, whole.locked():
+        pass
+
+
+def test_a_damaged_checkpoint_is_refused(whole: Run, tmp_path: Path) -> None:
+    content = bytearray(whole.checkpoint_path.read_bytes())
+    largest = max(read_checkpoint(whole.checkpoint_path).variables, key=np.size)
+    content[content.index(largest.tobytes()) + largest.nbytes // 2] ^= 1
+    (tmp_path / "checkpoint.npz").write_bytes(content)
+    with pytest.raises(InputError, match="the checkpoint can't be read: Bad CRC-32"):
+        read_checkpoint(tmp_path / "checkpoint.npz")
+    (tmp_path / "checkpoint.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="the checkpoint can't be read"):
+        read_checkpoint(tmp_path / "checkpoint.npz")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX's")
+@pytest.mark.parametrize("room", [0.5, 0.0])  # of a checkpoint; with none, nothing can be written
+def test_a_full_disk_keeps_the_last_good_checkpoint(
+    whole: Run,
+    recipe: Recipe,
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    room: float,
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    length = int(room * whole.checkpoint_path.stat().st_size)
+    own = Records.on_epoch_end
+
+    def fill_up(self: Records, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:  # files may no longer be longer than that
+            resource.setrlimit(resource.RLIMIT_FSIZE, (length, before[1]))
+        own(self, epoch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "on_epoch_end", fill_up)
+        try:
+            with pytest.raises(InputError, match=r"epoch 2 could not be kept: .*; expected room"):
+                train(recipe, manifest, tmp_path / "run", progress=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run = Run(tmp_path / "run")
+    assert read_checkpoint(run.checkpoint_path).place.epoch == 1
+    assert not list(run.folder.glob(".*"))
+    assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX's")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_verb_resumes_a_training_that_a_signal_ended(
+    whole: Run,
+    manifest: Manifest,
+    tmp_path: Path,
+    tiny_recipe: Path,
+    tiny_network: str,
+    number: signal.Signals,
+) -> None:
+    run = Run(tmp_path / "run")
+    code = tiny_network + "from boneage.cli import main; main()"
+    verb = [sys.executable, "-c", code, "train"]
+    settings = [part for override in OVERRIDES for part in ("--set", override)]
+    settings += ["--set", "training.use_multiprocessing=true"]  # the undisturbed run has threads
+    begin = [str(tiny_recipe), "--data", str(manifest.path), "--out", str(run.folder), *settings]
+    with subprocess.Popen([*verb, *begin], stdout=-3, stderr=-1, text=True) as process:
+        deadline = time.monotonic() + 300
+        while not run.checkpoint_path.exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate()
+    assert process.returncode == (0 if number == signal.SIGTERM else -number), said
+    if number == signal.SIGTERM:
+        assert f"terminated; to go on: boneage train --resume {run.folder}" in said
+    again = subprocess.run(
+        [*verb, "--resume", str(run.folder)], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert "test: MAE" in again.stdout
+    assert_same(whole, run)
+    assert run.report_path.exists()
