@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from boneage.console import JsonOption, app, print_json, refuse
+from boneage.cli.console import JsonOption, app, print_json, refuse
 from boneage.runtime.provenance import usable_cores
 
 FileOption = Annotated[Path | None, typer.Option("--out", help="Also write the JSON there.")]

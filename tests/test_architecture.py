@@ -207,10 +207,10 @@ def run_verb(folder: Path, *arguments: str | Path) -> tuple[str, set[str]]:
     """Runs one command in a process of its own; gives its output and what it has imported."""
     script = """
 import atexit, pathlib, sys
-import boneage.cli
+import boneage.cli.main
 listing = pathlib.Path(sys.argv.pop(1))
 atexit.register(lambda: listing.write_text(" ".join(sys.modules)))
-boneage.cli.main()
+boneage.cli.main.main()
 """
     listing = folder / "modules.txt"
     command = [sys.executable, "-c", script, str(listing), *map(str, arguments)]

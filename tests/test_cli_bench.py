@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from boneage import cli
 from boneage.benchmark.contenders import Contender
 from boneage.benchmark.films import draw_films
+from boneage.cli.main import main as cli
 
 
 @pytest.fixture

@@ -42,7 +42,12 @@ CLOSE = 1e-4
 
 def boneage(*arguments: str | Path, backend: str = "tensorflow") -> None:
     """Runs one command; what it says goes to standard error."""
-    command = [sys.executable, "-c", "from boneage.cli import main; main()", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "from boneage.cli.main import main; main()",
+        *map(str, arguments),
+    ]
     environment = {**os.environ, "KERAS_BACKEND": backend}
     subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
 

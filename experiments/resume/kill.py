@@ -35,7 +35,7 @@ from boneage.runtime.files import write_json
 from boneage.runtime.provenance import command_line, provenance
 from boneage.training.checkpoint import read_checkpoint
 
-VERB = [sys.executable, "-c", "from boneage.cli import main; main()", "train"]
+VERB = [sys.executable, "-c", "from boneage.cli.main import main; main()", "train"]
 POLL_SECONDS = 0.002
 
 Moment = Callable[[set[str], float], bool]  # of the files made since, and the seconds since

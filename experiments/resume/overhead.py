@@ -15,7 +15,7 @@ from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as the command line sets it
-from boneage.cli import _resolved
+from boneage.cli.main import _resolved
 from boneage.runtime.files import write_json
 from boneage.runtime.provenance import command_line, provenance
 from boneage.training.recorder import Records

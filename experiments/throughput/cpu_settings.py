@@ -21,7 +21,7 @@ from typing import Any
 from boneage.runtime.files import write_json
 from boneage.runtime.provenance import command_line, provenance
 
-VERB = [sys.executable, "-c", "from boneage.cli import main; main()", "train"]
+VERB = [sys.executable, "-c", "from boneage.cli.main import main; main()", "train"]
 NOT_KEPT = {"MALLOC_PERTURB_": "0"}  # changes nothing but that malloc counts as tuned
 NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
 ROWS: dict[str, dict[str, str]] = {

@@ -300,7 +300,7 @@ def test_the_verb_resumes_a_training_that_a_signal_ended(
     number: signal.Signals,
 ) -> None:
     run = Run(tmp_path / "run")
-    code = tiny_network + "from boneage.cli import main; main()"
+    code = tiny_network + "from boneage.cli.main import main; main()"
     verb = [sys.executable, "-c", code, "train"]
     settings = [part for override in OVERRIDES for part in ("--set", override)]
     settings += ["--set", "training.use_multiprocessing=true"]  # the undisturbed run has threads

@@ -39,7 +39,7 @@ def train(manifest: Manifest, folder: Path, tiny_network: str) -> subprocess.Pop
     command = [
         sys.executable,
         "-c",
-        tiny_network + "from boneage.cli import main; main()",
+        tiny_network + "from boneage.cli.main import main; main()",
         "train",
         str(folder / "recipe.toml"),
     ]

@@ -43,7 +43,7 @@ from boneage.runtime import provenance
 provenance.lacks_bfloat16 = lambda: True
 watch.BEAT_SECONDS = 0.05
 watch.PATIENCE_SECONDS = 4.0
-from boneage.cli import main
+from boneage.cli.main import main
 main()
 """
 

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boneage.cli_import import import_app
-from boneage.console import JsonOption, ManifestArgument, SeedOption, app, print_json, say_manifest
+from boneage.cli.console import (
+    JsonOption,
+    ManifestArgument,
+    SeedOption,
+    app,
+    print_json,
+    say_manifest,
+)
+from boneage.cli.imports import import_app
 from boneage.errors import Fault, InputError
 
 if TYPE_CHECKING:
@@ -167,7 +174,7 @@ def data_prepare(
 
 
 def _framing(size: int | None, recipe: Path | None) -> Framing:
-    from boneage.console import refuse
+    from boneage.cli.console import refuse
     from boneage.recipe import Framing, read_recipe
 
     if recipe and size:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from boneage.console import OutOption, SeedOption, app, say_manifest
+from boneage.cli.console import OutOption, SeedOption, app, say_manifest
 from boneage.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from boneage.console import JsonOption, print_json, refuse
+from boneage.cli.console import JsonOption, print_json, refuse
 
 STORAGES = ("float16", "float32")
 

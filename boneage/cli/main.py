@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from boneage.cli.console import JsonOption, print_json, refuse
+from boneage.cli.data import data_app
+from boneage.cli.release import release
+from boneage.cli.reproduce import leaderboard, reproduce
+from boneage.cli.series import cross_validate, sweep
 from boneage.cli_bench import bench_app
-from boneage.cli_data import data_app
-from boneage.cli_release import release
-from boneage.cli_reproduce import leaderboard, reproduce
-from boneage.cli_series import cross_validate, sweep
-from boneage.console import JsonOption, print_json, refuse
 from boneage.errors import InputError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from boneage.cli_import import import_app
+from boneage.cli.imports import import_app
 from boneage.datasets.importers import entry_points as plugins
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
@@ -54,7 +54,7 @@ def test_the_example_in_the_documentation_installs_and_runs(cohort: Path, tmp_pa
     table = read_manifest(cohort).table.head(20)
     for row, path in zip(table.itertuples(), read_manifest(cohort).image_paths(), strict=False):
         shutil.copy(path, films / f"{row.image_id}_{row.sex}_{row.age_months:.0f}.png")
-    command = [sys.executable, "-c", "from boneage.cli import main; main()", "data", "import"]
+    command = [sys.executable, "-c", "from boneage.cli.main import main; main()", "data", "import"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
 
     def boneage(*arguments: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from boneage import cli
+from boneage.cli.main import main as cli
 from boneage.datasets.phantom.cohort import DRAWING_VERSION
 from boneage.runtime.files import write_json
 
@@ -49,7 +49,7 @@ def edited(manifest: Path, row: int, **values) -> Path:
 
 def test_help_lists_every_verb_of_the_design():
     process = subprocess.run(
-        [sys.executable, "-c", "from boneage.cli import main; main()", "--help"],
+        [sys.executable, "-c", "from boneage.cli.main import main; main()", "--help"],
         capture_output=True,
         text=True,
         check=True,

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from boneage.cli_data import data_app
+from boneage.cli.data import data_app
 from boneage.datasets.manifest import read_manifest, write_manifest
 from boneage.errors import InputError
 

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from boneage import cli
+from boneage.cli.main import main as cli
 from boneage.run import Run
 
 
