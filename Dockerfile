@@ -33,7 +33,6 @@ RUN pip install --require-hashes --only-binary=:all: -r requirements.lock \
 FROM locked-cpu AS wheel
 COPY pyproject.toml README.md LICENSE ./
 COPY boneage boneage
-COPY experiments experiments
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist .
 
 # --- What runs: a user without rights, a root that may be read-only, /runs for everything written.

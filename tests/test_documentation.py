@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.cli.main import main as cli
+from boneage.cli import main as cli
 from boneage.datasets.phantom.cohort import make_phantom_cohort
 from boneage.recipe import read_recipe
 

@@ -16,7 +16,6 @@ from boneage.cli.data import data_app
 from boneage.cli.release import release
 from boneage.cli.reproduce import leaderboard, reproduce
 from boneage.cli.series import cross_validate, sweep
-from boneage.cli_bench import bench_app
 from boneage.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
-app.add_typer(bench_app, name="bench")
 app.command("cross-validate")(cross_validate)
 app.command()(sweep)
 app.command()(release)

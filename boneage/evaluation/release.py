@@ -60,8 +60,8 @@ def release(
 
     Args:
         run: A finished run, its manifest and films at hand.
-        out: The folder to make; `experiments/NAME/model` is found by its name. Where the last
-            part is `model`, the name is that of the folder around it, else it is the last part.
+        out: The folder to make, which names the model. In `boneage/prediction/shipped_models` it is
+            found by that name.
         storage: Of the weights in the file.
         views: Of each film, whose answers it is to average; if not given, as the run's recipe says.
         note: What the card is to say of the training films beyond their source.
@@ -96,7 +96,7 @@ def release(
         after = read_json(part.metrics_path("val"))["mae_months"]["value"]
         _check_cost(run, before, after, storage)
         told = {
-            "name": out.absolute().parent.name if out.name == "model" else out.name,
+            "name": out.absolute().name,
             "released": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "trained_model_digest": file_digest(run.best_path),
             "storage": {"weights": storage, **stored, "compute": "float32"},

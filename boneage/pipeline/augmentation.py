@@ -25,7 +25,7 @@ ImageFunction: TypeAlias = Callable[[Image], Image]
 def build_augmentation(settings: Augmentation) -> albumentations.Compose:
     """Makes the albumentations pipeline of a recipe's settings.
 
-    One transform that does everything in one pass (see `boneage.pipeline.fused_transform`), in the order
+    One transform that does everything in one pass (see `fused_transform`), in the order
     of a chain: shift, scale and rotation; flips; optical distortion; gamma; brightness and
     contrast; sharpening; erasing. What comes in from beyond the border is black, as the padding of
     a framed film is.

@@ -1,8 +1,7 @@
 """Trained models that ship with the project: by which name, where, whole, and left as they are.
 
 A released model is a run folder without tables, in which nothing changes any more. `release.json`
-marks it, `SHA256SUMS` says what its files must be. In a checkout it stands in
-`experiments/NAME/model`, in an installed package in `boneage/models/NAME/model`.
+marks it, `SHA256SUMS` says what its files must be. It is in the folder `shipped_models/NAME`.
 """
 
 from __future__ import annotations
@@ -22,16 +21,8 @@ COPIED = ("recipe.json", "run.json", "best.keras")  # what makes a run folder, t
 
 def shipped_models() -> dict[str, Path]:
     """The folders of the models that ship with the project, by name; read from the disk."""
-    package = Path(__file__).parent
-    checkout = package.parent
-    shelves = [package / "models"]
-    if (checkout / "pyproject.toml").exists():  # else that is site-packages, and not ours
-        shelves.append(checkout / "experiments")
-    return {
-        release.parent.parent.name: release.parent
-        for shelf in shelves
-        for release in sorted(shelf.glob(f"*/model/{RELEASE_NAME}"))
-    }
+    shelf = Path(__file__).parent / "shipped_models"
+    return {found.parent.name: found.parent for found in sorted(shelf.glob(f"*/{RELEASE_NAME}"))}
 
 
 def find_run(run: Path) -> Path:

@@ -21,9 +21,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 
-from boneage.benchmark.result import document
 from boneage.models.builder import build_model
 from boneage.training.batch_memory import needed_bytes
+from experiments.throughput.benchmark.result import document
 
 STEPS = 2
 CASES = [

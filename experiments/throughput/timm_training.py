@@ -29,11 +29,11 @@ import numpy as np
 import timm
 import torch
 
-from boneage.benchmark.films import write_store
-from boneage.benchmark.result import add_ratios, document, rates_row, significant
-from boneage.benchmark.setting import Setting
-from boneage.benchmark.torch_loader import batches
 from boneage.datasets.phantom.cohort import phantom
+from experiments.throughput.benchmark.films import write_store
+from experiments.throughput.benchmark.result import add_ratios, document, rates_row, significant
+from experiments.throughput.benchmark.setting import Setting
+from experiments.throughput.benchmark.torch_loader import batches
 
 CONSTANT, LOADER = "timm, constant batch on the device", "timm, DataLoader"
 FILMS = 32

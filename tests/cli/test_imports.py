@@ -18,7 +18,7 @@ from boneage.datasets.importers import entry_points as plugins
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 
-README = Path(__file__).parents[1] / "data" / "README.md"
+README = Path(__file__).parents[2] / "data" / "README.md"
 BROKEN = EntryPoint("broken", "no_such_module:function", plugins.GROUP)
 NUMBER = EntryPoint("number", "math:pi", plugins.GROUP)
 

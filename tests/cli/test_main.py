@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from boneage.cli.main import main as cli
+from boneage.cli import main as cli
 from boneage.datasets.phantom.cohort import DRAWING_VERSION
 from boneage.runtime.files import write_json
 

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from boneage.cli.main import main as cli
+from boneage.cli import main as cli
 from boneage.run import Run
 
 
@@ -30,7 +30,7 @@ def boneage(monkeypatch, capsys, tmp_path):
 def test_a_run_is_released_and_every_verb_takes_its_name_and_writes_nothing_into_it(
     boneage, finished_run, cohort, monkeypatch, tmp_path
 ):
-    out = tmp_path / "experiments" / "tiny-best" / "model"
+    out = tmp_path / "shipped_models" / "tiny-best"
     code, told, _ = boneage("release", finished_run.folder, "--out", out, "--views", 2)
     assert code == 0
     assert "MB; validation MAE" in told

@@ -14,7 +14,7 @@ from boneage.evaluation.leaderboard import (
     written_leaderboard,
 )
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def score(mae: float, guess: float, n: int = 150) -> dict:

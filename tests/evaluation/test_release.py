@@ -22,14 +22,14 @@ from boneage.runtime.files import read_json, write_json
 @pytest.fixture(scope="module")
 def released(finished_run, tmp_path_factory) -> Run:
     """The tiny run, released. Read only."""
-    out = tmp_path_factory.mktemp("experiments") / "tiny-best" / "model"
+    out = tmp_path_factory.mktemp("shipped_models") / "tiny-best"
     return release(finished_run, out, note="They were drawn small.", progress=False)
 
 
 @pytest.fixture
 def shipped(released, tmp_path, monkeypatch) -> Run:
     """A copy to spoil, known by its name; the working folder is empty."""
-    folder = tmp_path / "experiments" / "tiny-best" / "model"
+    folder = tmp_path / "shipped_models" / "tiny-best"
     shutil.copytree(released.folder, folder)
     monkeypatch.setattr("boneage.prediction.shipped.shipped_models", lambda: {"tiny-best": folder})
     monkeypatch.setenv("BONEAGE_RUNS", str(tmp_path / "runs"))

@@ -12,7 +12,7 @@ import yaml
 
 from boneage.training.distributed.hosts import find_hosts
 
-CLUSTER = Path(__file__).parent.parent / "experiments" / "cluster"
+CLUSTER = Path(__file__).parents[2] / "experiments" / "cluster"
 SERVICE, JOB = yaml.safe_load_all((CLUSTER / "job.yaml").read_text())
 POD = JOB["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]

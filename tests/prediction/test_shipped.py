@@ -19,7 +19,7 @@ from boneage.prediction.shipped import (
 @pytest.fixture
 def release(tmp_path, monkeypatch):
     """A released model by its files, none of them real; runs go beside it."""
-    folder = tmp_path / "experiments" / "small" / "model"
+    folder = tmp_path / "shipped_models" / "small"
     folder.mkdir(parents=True)
     for name in ("recipe.json", "run.json", "best.keras", "README.md"):
         (folder / name).write_text(name)
@@ -30,21 +30,14 @@ def release(tmp_path, monkeypatch):
     return folder
 
 
-def test_models_are_found_by_the_name_of_their_experiment(tmp_path, monkeypatch):
+def test_models_are_found_by_the_name_of_their_folder(tmp_path, monkeypatch):
+    shelf = tmp_path / "shipped_models"
     for name, files in {"a": ["release.json"], "b": [], "c": ["release.json"]}.items():
-        folder = tmp_path / "experiments" / name / "model"
-        folder.mkdir(parents=True)
+        (shelf / name).mkdir(parents=True)
         for file in files:
-            (folder / file).touch()
-    monkeypatch.setattr(
-        "boneage.prediction.shipped.__file__", str(tmp_path / "boneage" / "shipped.py")
-    )
-    assert shipped_models() == {}  # beside a package without pyproject.toml lies somebody else's
-    (tmp_path / "pyproject.toml").touch()
-    assert list(shipped_models()) == ["a", "c"]
-    shutil.copytree(tmp_path / "experiments", tmp_path / "boneage" / "models")
-    (tmp_path / "pyproject.toml").unlink()
-    assert shipped_models()["a"] == tmp_path / "boneage" / "models" / "a" / "model"
+            (shelf / name / file).touch()
+    monkeypatch.setattr("boneage.prediction.shipped.__file__", str(tmp_path / "shipped.py"))
+    assert shipped_models() == {"a": shelf / "a", "c": shelf / "c"}
 
 
 def test_a_name_finds_the_shipped_model_and_a_run_of_that_name_wins(release, tmp_path, monkeypatch):
@@ -129,26 +122,28 @@ def test_a_damaged_release_is_not_copied(release, tmp_path):
 
 
 def test_a_wheel_takes_the_models_along_and_nothing_else_of_the_experiments(tmp_path):
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     for name in ("pyproject.toml", "README.md", "LICENSE", "boneage/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
-    model = tmp_path / "experiments" / "a" / "model"
+    model = tmp_path / "boneage" / "prediction" / "shipped_models" / "a"
     model.mkdir(parents=True)
-    for path in (model / "release.json", model / "best.keras", model.parent / "recipe.toml"):
+    (tmp_path / "experiments").mkdir()
+    for path in (model / "release.json", model / "best.keras", tmp_path / "experiments" / "r.toml"):
         path.touch()
     files = WheelBuilder(str(tmp_path)).recurse_included_files()
     assert sorted(file.distribution_path for file in files) == [
         "boneage/__init__.py",
-        "boneage/models/a/model/best.keras",
-        "boneage/models/a/model/release.json",
+        "boneage/prediction/shipped_models/a/best.keras",
+        "boneage/prediction/shipped_models/a/release.json",
     ]
 
 
 def test_the_image_s_build_sees_the_models():
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     dockerfile = (root / "Dockerfile").read_text(encoding="utf-8")
     wheel = dockerfile.partition(" AS wheel\n")[2].partition("\nFROM")[0]
-    assert "COPY experiments experiments" in wheel
+    assert "COPY boneage boneage" in wheel
     ignored = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert ignored.index("!experiments/*/model/*.keras") > ignored.index("experiments/**/*.keras")
+    assert "!boneage" in ignored
+    assert not [line for line in ignored if line.startswith(("boneage", "**/*.keras"))]

@@ -27,7 +27,7 @@ from boneage.training.batch_memory import (
 from boneage.training.trainer import batch_memory as capacity
 from boneage.training.trainer import train
 
-RESULTS = Path(__file__).parent.parent / "experiments/capacity/results/cpu.json"
+RESULTS = Path(__file__).parents[2] / "experiments/capacity/results/cpu.json"
 GB = 10**9
 
 

@@ -1,8 +1,8 @@
 """The RSNA 2017 bone age challenge, as Kaggle or the challenge itself ships it, to a manifest.
 
 Both layouts are found by content, not by folder names: tables with an id, a bone age in months and
-a sex (`boneage.datasets.importers.rsna_labels` tells which of them labels which split), and images named by
-those ids at any depth below the folder (`boneage.datasets.importers.rsna_files`).
+a sex (`rsna_labels` tells which of them labels which split), and images named by those ids at any
+depth below the folder (`rsna_files`).
 Source: Halabi et al., Radiology 2019;290:498-503, doi:10.1148/radiol.2018180736.
 """
 

@@ -1,6 +1,6 @@
 """The phantom cohort: procedural hand radiographs with known bone ages, nothing to download.
 
-A picture follows from the maturity of the hand alone (`boneage.datasets.phantom.ossification`), with a
+A picture follows from the maturity of the hand alone (`ossification`), with a
 child's own scatter around it, and from pose and exposure. The sex is in the picture only through
 the maturity: the same hand is about two years older for a boy than for a girl in the teens.
 """

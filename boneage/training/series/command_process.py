@@ -17,7 +17,8 @@ from typing import IO, Any
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from boneage.training.series.command_process import begin; begin(); from boneage.cli.main import main; main()"
+    "from boneage.training.series.command_process import begin; begin(); "
+    "from boneage.cli.main import main; main()"
 )
 _HEARD = (signal.SIGINT, signal.SIGTERM)
 

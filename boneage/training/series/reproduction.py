@@ -90,7 +90,7 @@ def find_recipe(name: str) -> Path:
 
 def _experiments() -> list[Path]:
     """The checkout's experiments, if this is one, and those of the folder one is in."""
-    checkout = Path(__file__).parent.parent
+    checkout = Path(__file__).parents[3]
     is_checkout = (checkout / "pyproject.toml").is_file()  # else that is site-packages
     return [*([checkout / "experiments"] if is_checkout else []), Path("experiments")]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boneage.cli.main import main as cli
+from boneage.cli import main as cli
 from boneage.datasets.manifest import read_manifest
 from boneage.evaluation.metrics import score
 from boneage.evaluation.result import write_result

@@ -97,7 +97,8 @@ def test_ctrl_c_goes_to_the_verb_and_is_remembered(tmp_path: Path) -> None:
 
 
 def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
-    code = "import sys; from boneage.training.series.command_process import VerbProcesses as P; P().run(sys.argv[1:])"
+    module = "boneage.training.series.command_process"
+    code = f"import sys; from {module} import VerbProcesses as P; P().run(sys.argv[1:])"
     parent = subprocess.Popen(
         [sys.executable, "-c", code, *long_verb(tmp_path)], stderr=subprocess.DEVNULL
     )

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from boneage.training.trainer.series import reproduction
 
-from boneage.cli.main import main as cli
+from boneage.cli import main as cli
 from boneage.errors import InputError
 from boneage.recipe import Augmentation, read_recipe
 from boneage.run import Run

@@ -8,12 +8,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from boneage.benchmark.contenders import BY_NAME, CONTENDERS
-from boneage.benchmark.contest import START_SECONDS, Contest
-from boneage.benchmark.films import draw_films, frame_films, write_pictures, write_store
-from boneage.benchmark.result import Row, add_ratios, document, rates_row, significant
-from boneage.benchmark.setting import Setting
 from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.contenders import BY_NAME, CONTENDERS
+from experiments.throughput.benchmark.contest import START_SECONDS, Contest
+from experiments.throughput.benchmark.films import (
+    draw_films,
+    frame_films,
+    write_pictures,
+    write_store,
+)
+from experiments.throughput.benchmark.result import (
+    Row,
+    add_ratios,
+    document,
+    rates_row,
+    significant,
+)
+from experiments.throughput.benchmark.setting import Setting
 
 EPOCH = 12_611
 """Images an epoch: as many as the RSNA 2017 training set has, so that what an epoch's turn costs is

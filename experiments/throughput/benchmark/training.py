@@ -15,16 +15,22 @@ import cv2
 import keras
 import numpy as np
 
-from boneage.benchmark.constant import constant_batches
-from boneage.benchmark.films import write_store
-from boneage.benchmark.processes import cpu_seconds, memory_mb
-from boneage.benchmark.result import Row, add_ratios, document, rates_row, significant
 from boneage.datasets.phantom.cohort import phantom
 from boneage.models.builder import build_model
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import open_store
 from boneage.recipe import Augmentation
 from boneage.training.distributed.device_group import accelerator
+from experiments.throughput.benchmark.constant import constant_batches
+from experiments.throughput.benchmark.films import write_store
+from experiments.throughput.benchmark.processes import cpu_seconds, memory_mb
+from experiments.throughput.benchmark.result import (
+    Row,
+    add_ratios,
+    document,
+    rates_row,
+    significant,
+)
 
 CONSTANT = "constant batch on the device"
 MODES = {

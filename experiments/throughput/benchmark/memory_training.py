@@ -1,7 +1,7 @@
 """The training that `boneage bench memory` starts for each row, in a process of its own.
 
-`python -m boneage.benchmark.memory_training STORE MODE EPOCHS WORKERS BATCH` prints what was in use
-at most, as one line of JSON.
+`python -m …benchmark.memory_training STORE MODE EPOCHS WORKERS BATCH` prints what was in use at
+most, as one line of JSON.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from boneage.benchmark.processes import memory_mb
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import open_store
 from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.processes import memory_mb
 
 SAMPLE_EVERY = 16  # batches
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boneage.benchmark.processes import cpu_seconds, memory_mb, send, tree
+from experiments.throughput.benchmark.processes import cpu_seconds, memory_mb, send, tree
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
 

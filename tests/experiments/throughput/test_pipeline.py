@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from boneage.benchmark import contenders
-from boneage.benchmark.contenders import BY_NAME
-from boneage.benchmark.pipeline import COLUMNS, bench_pipeline
-from boneage.benchmark.result import table
+from experiments.throughput.benchmark import contenders
+from experiments.throughput.benchmark.contenders import BY_NAME
+from experiments.throughput.benchmark.pipeline import COLUMNS, bench_pipeline
+from experiments.throughput.benchmark.result import table
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr("boneage.benchmark.pipeline.STORE_ROWS", 16)
+    monkeypatch.setattr("experiments.throughput.benchmark.pipeline.STORE_ROWS", 16)
 
 
 def test_contenders_run_in_turns_in_processes_of_their_own(films, monkeypatch):

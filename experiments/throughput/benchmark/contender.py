@@ -1,4 +1,4 @@
-"""One contender's own process: `python -m boneage.benchmark.contender NAME SETTING.json`.
+"""One contender's own process: `python -m …benchmark.contender NAME SETTING.json`.
 
 It starts, warms up and says on standard output, in a line of JSON, what it delivers. Then, for each
 line `{"seconds": S, "least": B}` on standard input, it delivers for S seconds and at least B
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from boneage.benchmark.contenders import BY_NAME, Contender
-from boneage.benchmark.processes import cpu_seconds
-from boneage.benchmark.setting import Setting
+from experiments.throughput.benchmark.contenders import BY_NAME, Contender
+from experiments.throughput.benchmark.processes import cpu_seconds
+from experiments.throughput.benchmark.setting import Setting
 
 
 def describe(batch: Any) -> dict[str, Any] | None:

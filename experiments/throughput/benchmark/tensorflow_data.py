@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from boneage.benchmark.setting import Setting
 from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.setting import Setting
 
 DISTINCT = 2_048  # images that are cached: as many as the store has rows
 

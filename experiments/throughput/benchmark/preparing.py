@@ -14,13 +14,19 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from boneage.benchmark.films import draw_films
-from boneage.benchmark.processes import cpu_seconds
-from boneage.benchmark.result import Row, add_ratios, document, rates_row, significant
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.pipeline.store import prepare
 from boneage.recipe import Framing
 from boneage.runtime.threads import threads
+from experiments.throughput.benchmark.films import draw_films
+from experiments.throughput.benchmark.processes import cpu_seconds
+from experiments.throughput.benchmark.result import (
+    Row,
+    add_ratios,
+    document,
+    rates_row,
+    significant,
+)
 
 DRAWN_FILMS = 32
 

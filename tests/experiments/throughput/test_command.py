@@ -5,17 +5,17 @@ import sys
 
 import pytest
 
-from boneage.benchmark.contenders import Contender
-from boneage.benchmark.films import draw_films
-from boneage.cli.main import main as cli
+from experiments.throughput.benchmark.__main__ import main
+from experiments.throughput.benchmark.contenders import Contender
+from experiments.throughput.benchmark.films import draw_films
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["boneage", "bench", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         captured = capsys.readouterr()
         return ended.value.code or 0, captured.out, captured.err
 
@@ -59,7 +59,7 @@ def test_without_json_there_is_a_table(run, tmp_path, monkeypatch):
     [
         (("pipeline", "--contender", "nobody"), "--contender nobody"),
         (("prepare", "--films", "nowhere.txt"), "--films nowhere.txt"),
-        (("inference", "some-run", "--recipe", "recipe.toml"), "boneage bench inference"),
+        (("inference", "some-run", "--recipe", "recipe.toml"), "benchmark inference"),
         (("inference", "no-such-run"), "no-such-run"),
     ],
 )
@@ -77,7 +77,7 @@ def test_options_reach_the_training(run, monkeypatch):
         seen.update(settings)
         return {"machine": {"device": "x", "cores": 2}, "settings": {}, "rows": []}
 
-    monkeypatch.setattr("boneage.benchmark.training.bench_training", measure)
+    monkeypatch.setattr("experiments.throughput.benchmark.training.bench_training", measure)
     precision = ("--precision", "mixed_bfloat16")
     code, *_ = run("training", "--backbone", "xception", "--size", 500, "--batch", 256, *precision)
     assert code == 0

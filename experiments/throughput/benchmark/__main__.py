@@ -1,8 +1,9 @@
-"""The verbs `boneage bench …`: how fast it is on this machine, beside others where they are."""
+"""Measure throughput and memory: `python -m experiments.throughput.benchmark VERB`, in a clone."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from boneage.cli.console import JsonOption, app, print_json, refuse
+from boneage.errors import InputError
 from boneage.runtime.provenance import usable_cores
 
 FileOption = Annotated[Path | None, typer.Option("--out", help="Also write the JSON there.")]
@@ -45,9 +47,9 @@ def bench_pipeline(
     out: FileOption = None,
 ) -> None:
     """Images a second into training: ours, tutorials', tf.data, PyTorch, grain, and the limit."""
-    from boneage.benchmark.contenders import BY_NAME
-    from boneage.benchmark.pipeline import COLUMNS
-    from boneage.benchmark.pipeline import bench_pipeline as measure
+    from experiments.throughput.benchmark.contenders import BY_NAME
+    from experiments.throughput.benchmark.pipeline import COLUMNS
+    from experiments.throughput.benchmark.pipeline import bench_pipeline as measure
 
     unknown = [name for name in contender or () if name not in BY_NAME]
     if unknown:
@@ -76,8 +78,8 @@ def bench_prepare(
     out: FileOption = None,
 ) -> None:
     """Films a second into a store, beside decoding and resizing alone."""
-    from boneage.benchmark.preparing import COLUMNS
-    from boneage.benchmark.preparing import bench_prepare as measure
+    from experiments.throughput.benchmark.preparing import COLUMNS
+    from experiments.throughput.benchmark.preparing import bench_prepare as measure
 
     result = measure(
         size=size,
@@ -105,8 +107,8 @@ def bench_training(
     out: FileOption = None,
 ) -> None:
     """What a step of fit costs with the generator, beside one on a constant batch."""
-    from boneage.benchmark.training import COLUMNS
-    from boneage.benchmark.training import bench_training as measure
+    from experiments.throughput.benchmark.training import COLUMNS
+    from experiments.throughput.benchmark.training import bench_training as measure
 
     result = measure(
         backbone=backbone,
@@ -137,8 +139,8 @@ def bench_memory(
     out: FileOption = None,
 ) -> None:
     """Memory of a training against the number of images, page cache left out."""
-    from boneage.benchmark.memory import COLUMNS
-    from boneage.benchmark.memory import bench_memory as measure
+    from experiments.throughput.benchmark.memory import COLUMNS
+    from experiments.throughput.benchmark.memory import bench_memory as measure
 
     result = measure(
         counts=count or (1_000, 10_000, 50_000),
@@ -165,9 +167,9 @@ def bench_inference(
 ) -> None:
     """Predictions a second, and the wait for one."""
     if run is not None and recipe is not None:
-        refuse("boneage bench inference", "a run or a recipe, not both")
-    from boneage.benchmark.inference import COLUMNS, networks
-    from boneage.benchmark.inference import bench_inference as measure
+        refuse("benchmark inference", "a run or a recipe, not both")
+    from experiments.throughput.benchmark.inference import COLUMNS, networks
+    from experiments.throughput.benchmark.inference import bench_inference as measure
 
     result = measure(networks(run, recipe), batch=batch, rounds=rounds, seconds=seconds, say=_say)
     _show(result, COLUMNS, as_json, out)
@@ -176,7 +178,7 @@ def bench_inference(
 def _show(
     result: dict[str, Any], columns: Mapping[str, str], as_json: bool, out: Path | None
 ) -> None:
-    from boneage.benchmark.result import table
+    from experiments.throughput.benchmark.result import table
 
     if out is not None:
         out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -202,3 +204,17 @@ def _films(paths: list[Path] | None) -> list[Path]:
             refuse(f"--films {path}", "a radiograph or a folder of radiographs")
         films += found
     return films
+
+
+def main() -> None:
+    """Run a benchmark: exit code 0 when done, 2 for invalid input."""
+    try:
+        bench_app()
+    except InputError as error:
+        for fault in error.faults:
+            typer.echo(f"error: {fault}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

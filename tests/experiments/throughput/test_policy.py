@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from boneage.benchmark.policy import stock_policy
 from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.policy import stock_policy
 
 
 def test_it_is_the_recipe_s_policy_in_albumentations_own_transforms():

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boneage.benchmark import memory
-from boneage.benchmark.films import write_store
 from boneage.errors import InputError
+from experiments.throughput.benchmark import memory
+from experiments.throughput.benchmark.films import write_store
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
 
 
 def test_preparation_is_compared_with_decoding_and_resizing_alone(films):
-    from boneage.benchmark.preparing import bench_prepare
+    from experiments.throughput.benchmark.preparing import bench_prepare
 
     result = bench_prepare(size=48, count=6, workers=2, rounds=2, films=films)
     assert json.loads(json.dumps(result)) == result
@@ -44,7 +44,7 @@ def tiny(monkeypatch):
 
 
 def test_training_is_compared_with_a_constant_batch(tiny):
-    from boneage.benchmark.training import CONSTANT, bench_training
+    from experiments.throughput.benchmark.training import CONSTANT, bench_training
 
     result = bench_training(
         backbone="tiny",
@@ -73,7 +73,7 @@ def test_training_is_compared_with_a_constant_batch(tiny):
 
 @pytest.mark.parametrize("mode", memory.MODES)
 def test_the_memory_of_a_training_is_measured(mode, tmp_path):
-    from boneage.benchmark.memory_training import train
+    from experiments.throughput.benchmark.memory_training import train
 
     write_store(tmp_path / "store", 20, 32)
     most = train(tmp_path / "store", mode, 1, 1, 4)
@@ -115,7 +115,7 @@ def test_the_file_system_of_a_folder():
 
 
 def test_inference_has_rates_and_waits(tiny):
-    from boneage.benchmark.inference import bench_inference, networks
+    from experiments.throughput.benchmark.inference import bench_inference, networks
 
     chosen = networks(defaults=(("tiny", 64),))
     result = bench_inference(chosen, batch=2, rounds=1, seconds=0.01)
@@ -136,7 +136,7 @@ def test_inference_has_rates_and_waits(tiny):
 
 
 def test_inference_takes_a_recipe(tiny_recipe):
-    from boneage.benchmark.inference import networks
+    from experiments.throughput.benchmark.inference import networks
 
     (network,) = networks(recipe=tiny_recipe)
     assert (network.name, network.size) == ("tiny", 64)

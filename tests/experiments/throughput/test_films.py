@@ -6,12 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from boneage.benchmark.films import FULL_SIZE, frame_films, write_store
 from boneage.pipeline.store import open_store
+from experiments.throughput.benchmark.films import FULL_SIZE, frame_films, write_store
 
 
 def test_films_are_noisy_grey_and_the_same_every_time(films, tmp_path):
-    from boneage.benchmark.films import draw_films
+    from experiments.throughput.benchmark.films import draw_films
 
     assert FULL_SIZE == (2044, 1514)
     read = [cv2.imread(str(film), cv2.IMREAD_UNCHANGED) for film in films]

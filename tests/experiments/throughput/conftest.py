@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from boneage.benchmark.films import draw_films, frame_films, write_pictures, write_store
-from boneage.benchmark.setting import Setting
+from experiments.throughput.benchmark.films import (
+    draw_films,
+    frame_films,
+    write_pictures,
+    write_store,
+)
+from experiments.throughput.benchmark.setting import Setting
 
 SIZE = 48
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from boneage.benchmark.policy import stock_policy
-from boneage.benchmark.setting import Setting
 from boneage.pipeline.store import open_store
 from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.policy import stock_policy
+from experiments.throughput.benchmark.setting import Setting
 
 Image = npt.NDArray[np.uint8]
 

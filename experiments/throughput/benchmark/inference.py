@@ -11,12 +11,18 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from boneage.benchmark.result import Row, add_ratios, document, rates_row, significant
 from boneage.models.builder import build_model
 from boneage.prediction.predict import load_model, predict_images
 from boneage.recipe import read_recipe
 from boneage.run import open_run
 from boneage.training.distributed.device_group import accelerator
+from experiments.throughput.benchmark.result import (
+    Row,
+    add_ratios,
+    document,
+    rates_row,
+    significant,
+)
 
 COLUMNS = {
     "images_per_second": "images/s",

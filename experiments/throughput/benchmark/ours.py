@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from boneage.benchmark.feed import feed
-from boneage.benchmark.setting import Setting
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import StoreView, open_store
 from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.feed import feed
+from experiments.throughput.benchmark.setting import Setting
 
 
 def generator(setting: Setting, *, workers: int, processes: bool) -> DataGenerator:

@@ -10,10 +10,10 @@ import cv2
 import keras
 import numpy as np
 
-from boneage.benchmark.feed import feed
-from boneage.benchmark.policy import stock_policy
-from boneage.benchmark.setting import Setting
 from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.feed import feed
+from experiments.throughput.benchmark.policy import stock_policy
+from experiments.throughput.benchmark.setting import Setting
 
 
 class TutorialDataset(keras.utils.PyDataset):

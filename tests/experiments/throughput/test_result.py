@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from boneage.benchmark.result import add_ratios, document, rates_row, table
+from experiments.throughput.benchmark.result import add_ratios, document, rates_row, table
 
 
 def test_a_row_has_the_median_and_the_spread():

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from boneage.benchmark import contender as process
-from boneage.benchmark.contenders import BY_NAME, CONTENDERS, Contender
-from boneage.benchmark.setting import Setting
+from experiments.throughput.benchmark import contender as process
+from experiments.throughput.benchmark.contenders import BY_NAME, CONTENDERS, Contender
+from experiments.throughput.benchmark.setting import Setting
 
 SHORT = [
     name
@@ -27,7 +27,7 @@ def test_a_contender_delivers_what_it_is_compared_by(name, setting, monkeypatch)
     if BY_NAME[name].lacks():
         pytest.skip(BY_NAME[name].lacks())
     if name == "tf-data":
-        monkeypatch.setattr("boneage.benchmark.tensorflow_data.DISTINCT", 8)
+        monkeypatch.setattr("experiments.throughput.benchmark.tensorflow_data.DISTINCT", 8)
     batches = BY_NAME[name].batches(setting)
     try:
         if name == "limit":

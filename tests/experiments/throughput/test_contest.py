@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from boneage.benchmark.contest import Contest, Process
-from boneage.benchmark.processes import tree
+from experiments.throughput.benchmark.contest import Contest, Process
+from experiments.throughput.benchmark.processes import tree
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from boneage.benchmark.setting import Setting
+from experiments.throughput.benchmark.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Contender:
 
 
 _PEERS = ("torch", "grain")
-_ROOM = "boneage.benchmark"
+_ROOM = "experiments.throughput.benchmark"
 
 CONTENDERS = (
     Contender(

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boneage.benchmark.policy import stock_policy
-from boneage.benchmark.setting import Setting
 from boneage.pipeline.augmentation import Augment
 from boneage.pipeline.store import open_store
 from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.policy import stock_policy
+from experiments.throughput.benchmark.setting import Setting
 
 Image = npt.NDArray[np.uint8]
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from boneage.benchmark.processes import memory_mb, send
+from experiments.throughput.benchmark.processes import memory_mb, send
 
+CLONE = Path(__file__).parents[3]
 START_SECONDS = 300.0
 SAMPLE_SECONDS = 1.0
 
@@ -32,7 +33,7 @@ class ContenderError(Exception):
 
 def contender_command(name: str) -> list[str]:
     """How a contender of the list is started."""
-    return [sys.executable, "-m", "boneage.benchmark.contender", name]
+    return [sys.executable, "-m", "experiments.throughput.benchmark.contender", name]
 
 
 class Process:
@@ -55,6 +56,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=environment,
+            cwd=CLONE,
         )
         self._unread = b""
 

@@ -18,10 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from boneage.benchmark.films import write_store
-from boneage.benchmark.result import Row, document
 from boneage.errors import Fault, InputError
+from experiments.throughput.benchmark.films import write_store
+from experiments.throughput.benchmark.result import Row, document
 
+CLONE = Path(__file__).parents[3]
 MODES = ("threads", "processes")
 
 COLUMNS = {
@@ -97,7 +98,7 @@ def bench_memory(
 
 
 def _measured(store: Path, mode: str, epochs: int, workers: int, batch: int) -> Row:
-    module = "boneage.benchmark.memory_training"
+    module = "experiments.throughput.benchmark.memory_training"
     arguments = [str(store), mode, str(epochs), str(workers), str(batch)]
     environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
     done = subprocess.run(
@@ -106,6 +107,7 @@ def _measured(store: Path, mode: str, epochs: int, workers: int, batch: int) -> 
         text=True,
         check=False,
         env=environment,
+        cwd=CLONE,
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
