@@ -1,4 +1,4 @@
-"""The few things that can be wrong with what a user gave us, and how they are told."""
+"""What can be wrong with a user's input: `Fault` is one problem, `InputError` carries all of them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a user's input, in the form every message of the project has.
+    """One problem with a user's input, in the form of every message of the project.
 
     Attributes:
-        where: File, and row, key or image where it stands.
-        what: What is wrong, with the offending value.
-        expected: What was expected instead.
-        fix: One sentence that says how to mend it.
+        where: The file, and the row, key or image in it.
+        what: What is wrong, with the value: a clause that ends without a full stop.
+        fix: What to do: one or more whole sentences.
+        expected: What was expected instead, where that helps; else empty.
     """
 
     where: str
     what: str
-    expected: str
     fix: str
+    expected: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}; expected {self.expected}. {self.fix}"
+        expected = f"; expected {self.expected}" if self.expected else ""
+        return f"{self.where}: {self.what}{expected}. {self.fix}"
 
 
 class InputError(Exception):
-    """What a user gave us is wrong; the command line prints it and exits with 2.
+    """A user's input is wrong. The command line prints every fault and exits with code 2.
 
     Attributes:
         faults: Every fault found, in the order of the input; never empty.
@@ -38,4 +39,4 @@ class InputError(Exception):
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Fault, ...]]]:
-        return InputError, (self.faults,)  # a worker process hands it over whole
+        return InputError, (self.faults,)  # pickled by worker processes

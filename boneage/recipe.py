@@ -33,11 +33,11 @@ class Phantom(_Section):
 class Framing(_Section):
     """How a decoded radiograph becomes one square uint8 picture of `size` pixels.
 
-    `crop` is what of it: the hand, found and cut out with a margin, or all of the film. `fit` is
-    how that comes into the square: `pad` keeps its aspect, the rest is black; `stretch` fills the
-    square, so that films whose aspect was lost on their way look like those that kept it. The grey
-    levels at the two `contrast_percentiles` become 0 and 255: the first of what is framed, the
-    second of the hand where one was found.
+    `crop` is what of it: the hand, found and cut out with a margin, or all of the radiograph. `fit`
+    is how that comes into the square: `pad` keeps its aspect, the rest is black; `stretch` fills
+    the square, so that radiographs whose aspect was lost on their way look like those that kept it.
+    The grey levels at the two `contrast_percentiles` become 0 and 255: the first of what is framed,
+    the second of the hand where one was found.
     """
 
     size: int = Field(default=299, ge=32, le=2048)
@@ -57,10 +57,10 @@ class Augmentation(_Section):
     """Training-time augmentation; every default is the lineage's. All zero means none.
 
     `affine` is the share of images that are shifted, scaled and rotated at all: their pixels are
-    interpolated, and a network that never sees a film as sharp as those it is asked about later
-    takes sharpness for age. `shift` is a fraction of the side, `scale` the factors drawn between,
-    `rotate_degrees` the largest angle either way. The others are probabilities; `erase` is that of
-    a rectangle made black (Zhong et al., Random Erasing Data Augmentation, AAAI 2020).
+    interpolated, and a network that never sees a radiograph as sharp as those it is asked about
+    later takes sharpness for age. `shift` is a fraction of the side, `scale` the factors drawn
+    between, `rotate_degrees` the largest angle either way. The others are probabilities; `erase` is
+    that of a rectangle made black (Zhong et al., Random Erasing Data Augmentation, AAAI 2020).
     """
 
     affine: Probability = 1.0
@@ -133,9 +133,9 @@ Views = Literal[1, 2, 6]
 
 
 class Prediction(_Section):
-    """How a finished run answers, in evaluation and for single films.
+    """How a finished run answers, in evaluation and for single radiographs.
 
-    An answer is the mean of those for so many `views` of the film: 1, as it is; 2, its mirror
+    An answer is the mean of those for so many `views` of the radiograph: 1, as it is; 2, its mirror
     image too; 6, both turned by ten degrees either way too. Training and validation look once.
     """
 
@@ -200,15 +200,15 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, seed: int | None =
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise InputError(
-            Fault(str(path), "there is no such file", "a recipe", _recipes_here(path))
+            Fault(str(path), "there is no such file", _recipes_here(path), expected="a recipe")
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            Fault(str(path), str(error), "a readable TOML file", "Check the path.")
+            Fault(str(path), str(error), "Check the path.", expected="a readable TOML file")
         ) from None
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise InputError(
-            Fault(str(path), f"not valid TOML: {error}", "a recipe", "Mend that line.")
+            Fault(str(path), f"not valid TOML: {error}", "Mend that line.", expected="a recipe")
         ) from None
     for override in overrides:
         _apply(values, override)
@@ -236,8 +236,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
             Fault(
                 f"--set {override}",
                 "there is no '=' in it",
-                "section.key=value",
                 "Write it as training.epochs=3.",
+                expected="section.key=value",
             )
         )
     try:
@@ -253,8 +253,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
                 Fault(
                     f"--set {override}",
                     f"{section!r} is a value, not a section",
-                    "section.key=value",
                     "Name a section of the recipe first.",
+                    expected="section.key=value",
                 )
             )
     target[name] = value
@@ -291,14 +291,18 @@ def _fault(where: str, detail: Any) -> Fault:
         return Fault(
             where,
             f"unknown key {key!r}",
-            f"one of {', '.join(known)}" + (f" in [{section}]" if section else ""),
             f"Did you mean {close[0]!r}?" if close else "Remove it.",
+            expected=f"one of {', '.join(known)}" + (f" in [{section}]" if section else ""),
         )
     if detail["type"] == "missing":
-        return Fault(where, f"{key!r} is missing", "a value for it", f"Add {key} = … to it.")
+        return Fault(
+            where, f"{key!r} is missing", f"Add {key} = … to it.", expected="a value for it"
+        )
     message = detail["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    return Fault(where, f"{key} is {detail['input']!r}", _expected(message), "Mend that value.")
+    return Fault(
+        where, f"{key} is {detail['input']!r}", "Mend that value.", expected=_expected(message)
+    )
 
 
 def _expected(message: str) -> str:

@@ -111,8 +111,8 @@ class Run:
                 Fault(
                     str(self.folder),
                     "another process is training in it",
-                    "a folder of its own for every run",
                     "Wait for that one, or name another --out.",
+                    expected="a folder of its own for every run",
                 )
             ) from None
         try:
@@ -146,7 +146,7 @@ def recipe_from_run(values: dict[str, Any], *, where: str) -> Recipe:
     Raises:
         InputError: It is none.
     """
-    # Runs from before there was a choice framed the whole film; the default is the hand now.
+    # Runs from before there was a choice framed the whole radiograph; the default is the hand now.
     framing = values.setdefault("framing", {})
     if isinstance(framing, dict):  # if not, the recipe's own check says so
         framing.setdefault("crop", "film")
@@ -170,8 +170,8 @@ def open_run(folder: Path) -> Run:
             Fault(
                 str(folder),
                 f"{', '.join(missing)} missing: this is no finished run",
-                "a folder that `boneage train` wrote, with its model",
                 "Name another folder, or train one: boneage train RECIPE.toml --out RUN.",
+                expected="a folder that `boneage train` wrote, with its model",
             )
         )
     return run

@@ -64,7 +64,7 @@ def tiny_network() -> str:
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of 60 small phantom films. Read only: a test that spoils one copies it first."""
+    """A manifest of 60 small phantom radiographs. Read only: a test that spoils one copies it first."""
     from boneage.datasets.phantom.cohort import make_phantom_cohort
 
     folder = tmp_path_factory.mktemp("cohort") / "phantom"
@@ -114,14 +114,14 @@ def official_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{VAL_FOLDER}/boneage-validation-dataset-2": VAL_IDS[7:],
         f"{TEST_FOLDER}/Test Set Images": TEST_IDS,
     }
-    films = {}
+    radiographs = {}
     for place, ids in places.items():
         (root / place).mkdir(parents=True)
         for name in ids:
-            films[name] = phantom(0, name, 64)
-            cv2.imwrite(str(root / place / f"{name}.png"), films[name].image)
-    boys = {name: film.sex == "M" for name, film in films.items()}
-    ages = {name: int(film.age_months) for name, film in films.items()}
+            radiographs[name] = phantom(0, name, 64)
+            cv2.imwrite(str(root / place / f"{name}.png"), radiographs[name].image)
+    boys = {name: radiograph.sex == "M" for name, radiograph in radiographs.items()}
+    ages = {name: int(radiograph.age_months) for name, radiograph in radiographs.items()}
     _write_csv(root / "train.csv", "id,boneage,male", [(n, ages[n], boys[n]) for n in TRAIN_IDS])
     _write_csv(
         root / VAL_FOLDER / "Validation Dataset.csv",

@@ -48,8 +48,8 @@ def boneage_commands() -> list[str]:
     return [line for line in COMMANDS if line.startswith("boneage ")]
 
 
-def make_films(folder: Path) -> None:
-    """What a reader of the README has: a table of films, the Kaggle set, predictions, recipes."""
+def make_radiographs(folder: Path) -> None:
+    """What a reader of the README has: a table of radiographs, the Kaggle set, predictions, recipes."""
     manifest = make_phantom_cohort(folder / "films", count=40, size=64, progress=False)
     shutil.copy(folder / "films" / "images" / "000000.png", folder / "films" / "hand.png")
     table = manifest.table
@@ -80,7 +80,7 @@ def make_films(folder: Path) -> None:
 
 @pytest.mark.usefixtures("tiny_network")
 def test_the_readme_s_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
-    make_films(tmp_path)
+    make_radiographs(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BONEAGE_CACHE", str(tmp_path / "cache"))
     assert len(boneage_commands()) >= 12

@@ -27,7 +27,7 @@ def test_predictions_and_metrics_are_kept_apart_by_split(tmp_path):
 @pytest.mark.parametrize(
     ("framing", "crop"), [(None, "film"), ({"size": 64}, "film"), ({"crop": "hand"}, "hand")]
 )
-def test_a_recipe_from_before_there_were_crops_is_one_of_films(tmp_path, framing, crop):
+def test_a_recipe_from_before_there_were_crops_is_one_of_radiographs(tmp_path, framing, crop):
     values = Recipe(name="old").model_dump(mode="json")
     values.pop("framing")
     if framing is not None:

@@ -42,4 +42,4 @@ def print_json(values: dict[str, Any]) -> None:
 
 def refuse(where: str, expected: str, fix: str = "See --help.") -> NoReturn:
     """Raises the error of options that don't go together."""
-    raise InputError(Fault(where, "that can't be done", expected, fix))
+    raise InputError(Fault(where, "that can't be done", fix, expected=expected))

@@ -39,7 +39,9 @@ def data_phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
     count: Annotated[int, typer.Option(min=10, help="Films to draw.")] = 1500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the cohort.")] = 0,
-    size: Annotated[int, typer.Option(min=64, max=2048, help="Side of a film, pixels.")] = 256,
+    size: Annotated[
+        int, typer.Option(min=64, max=2048, help="Side of a radiograph, pixels.")
+    ] = 256,
 ) -> None:
     """Draw a cohort of procedural hand radiographs: no download, no patients."""
     from boneage.datasets.phantom.cohort import make_phantom_cohort
@@ -91,7 +93,7 @@ def data_card(
         Path | None, typer.Option(help="The page to write; default MANIFEST's name-card.html.")
     ] = None,
 ) -> None:
-    """Write a one-page data card: counts, ages by sex, sizes, faults and terms; no film in it."""
+    """Write a one-page data card: counts, ages by sex, sizes, faults and terms; no radiograph in it."""
     from boneage.evaluation.data_card import write_card
 
     typer.echo(str(write_card(manifest, out)))
@@ -147,7 +149,7 @@ def data_look(
     size: SizeOption = None,
     recipe: RecipeOption = None,
 ) -> None:
-    """Draw contact sheets: each film beside what the model is given, the oddest first."""
+    """Draw contact sheets: each radiograph beside what the model is given, the oddest first."""
     from boneage.datasets.manifest import read_manifest
     from boneage.pipeline.contact_sheet import check_folder, write_sheets
     from boneage.pipeline.store import prepare

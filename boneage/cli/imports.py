@@ -81,7 +81,7 @@ def import_rsna(folder: DirArgument, out: OutOption = MANIFEST, seed: SeedOption
 
 @import_app.command("rhpe")
 def import_rhpe(folder: DirArgument, out: OutOption = MANIFEST) -> None:
-    """Import RHPE: films of both hands, of which the left one is cut out."""
+    """Import RHPE: radiographs of both hands, of which the left one is cut out."""
     from boneage.datasets.importers.rhpe import import_rhpe as run_import
 
     say_manifest(run_import(folder, out))
@@ -90,9 +90,9 @@ def import_rhpe(folder: DirArgument, out: OutOption = MANIFEST) -> None:
 @import_app.command("dha")
 def import_dha(
     folder: DirArgument,
-    readings: Annotated[Path, typer.Option(help="Table with two readings a film.")],
+    readings: Annotated[Path, typer.Option(help="Table with two readings a radiograph.")],
     out: OutOption = MANIFEST,
-    number: Annotated[str | None, typer.Option(help="Column with the film's number.")] = None,
+    number: Annotated[str | None, typer.Option(help="Column with the radiograph's number.")] = None,
     reading_1: Annotated[str | None, typer.Option(help="Column with the first reading.")] = None,
     reading_2: Annotated[str | None, typer.Option(help="Column with the second reading.")] = None,
     chronological: Annotated[
@@ -184,7 +184,7 @@ def import_table(
 
 @import_app.command("dicom")
 def import_dicom(
-    ages: Annotated[Path, typer.Option(help="Table with a bone age for each film.")],
+    ages: Annotated[Path, typer.Option(help="Table with a bone age for each radiograph.")],
     age: AgeOption,
     age_unit: UnitOption,
     paths: Annotated[
@@ -193,7 +193,9 @@ def import_dicom(
     out: OutOption = MANIFEST,
     join: Annotated[
         str,
-        typer.Option(help="What names a row's film: SOPInstanceUID, AccessionNumber or file."),
+        typer.Option(
+            help="What names a row's radiograph: SOPInstanceUID, AccessionNumber or file."
+        ),
     ] = "SOPInstanceUID",
     join_column: Annotated[
         str | None, typer.Option(help="Column that holds it, if it is called otherwise.")
@@ -208,7 +210,7 @@ def import_dicom(
     listing: Annotated[
         Path | None, typer.Option("--list", help="Text file with a path on each line.")
     ] = None,
-    films: Annotated[
+    radiographs: Annotated[
         Path | None,
         typer.Option(help="Folder for copies with pixels only, named by pseudonyms."),
     ] = None,
@@ -218,7 +220,7 @@ def import_dicom(
     ] = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Import DICOM films from a PACS and a table of ages; nobody is named in the manifest."""
+    """Import DICOM radiographs from a PACS and a table of ages; nobody is named in the manifest."""
     from boneage.datasets.importers.dicom import import_dicom as run_import
 
     say_manifest(
@@ -236,7 +238,7 @@ def import_dicom(
             split=split,
             sheet=sheet,
             listing=listing,
-            films=films,
+            radiographs=radiographs,
             salt=salt,
             seed=seed,
         )

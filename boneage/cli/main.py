@@ -41,7 +41,7 @@ app.command()(leaderboard)
 RUN_HELP = "A run folder, or the name of a model that ships with boneage."
 ViewsOption = Annotated[
     int | None,
-    typer.Option(help="Of each film, answers averaged: 1, 2 or 6; else as the recipe says."),
+    typer.Option(help="Of each radiograph, answers averaged: 1, 2 or 6; else as the recipe says."),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)]
 

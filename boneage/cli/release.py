@@ -19,10 +19,10 @@ def release(
         str, typer.Option(help="Of the weights: float16 (the default) or float32.")
     ] = STORAGES[0],
     views: Annotated[
-        int | None, typer.Option(help="Of each film, answers averaged: 1, 2 or 6.")
+        int | None, typer.Option(help="Of each radiograph, answers averaged: 1, 2 or 6.")
     ] = None,
     note: Annotated[
-        str, typer.Option(help="What the model card is to say of the training films.")
+        str, typer.Option(help="What the model card is to say of the training radiographs.")
     ] = "",
     most_megabytes: Annotated[
         float, typer.Option(min=0, help="What the files may take together.")

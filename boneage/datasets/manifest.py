@@ -68,7 +68,7 @@ class Manifest:
         return [image_path(folder, name) for name in self.table["image"]]
 
     def regions(self) -> list[Region | None]:
-        """The part of each film that is meant, in row order; None for the whole of it."""
+        """The part of each radiograph that is meant, in row order; None for the whole of it."""
         if "region" not in self.table:
             return [None] * len(self)
         return [parse_region(text) for text in self.table["region"]]
@@ -85,8 +85,8 @@ class Manifest:
                 Fault(
                     "split",
                     f"unknown split {name!r}",
-                    f"one of {', '.join(SPLITS)}",
                     f"Did you mean {close[0]!r}?" if close else "Name one of those.",
+                    expected=f"one of {', '.join(SPLITS)}",
                 )
             )
         rows = self.table[self.table["split"] == name].reset_index(drop=True)
@@ -95,8 +95,8 @@ class Manifest:
                 Fault(
                     str(self.path),
                     f"no row has split {name!r}",
-                    "at least one",
                     "Assign some images to it in the column split.",
+                    expected="at least one",
                 )
             )
         return replace(self, table=rows)
@@ -187,7 +187,7 @@ def assign_folds(table: pd.DataFrame, *, folds: int, seed: int) -> NDArray[np.in
     where = f"--folds {folds}"
     if folds < 2:
         raise InputError(
-            Fault(where, "one part has no other to be trained on", "2 or more", "Take 5.")
+            Fault(where, "one part has no other to be trained on", "Take 5.", expected="2 or more")
         )
     patients = _groups(table).nunique()
     if patients < folds:
@@ -195,8 +195,10 @@ def assign_folds(table: pd.DataFrame, *, folds: int, seed: int) -> NDArray[np.in
             Fault(
                 where,
                 f"there are {patients} patients to be dealt",
-                f"2 to {patients}" if patients > 1 else "at least two patients in train and val",
                 "Take fewer folds; all images of a patient go into one.",
+                expected=f"2 to {patients}"
+                if patients > 1
+                else "at least two patients in train and val",
             )
         )
     return _dealt(table, (1 / folds,) * folds, seed) + 1

@@ -40,7 +40,7 @@ INFANTS = "infants"
 """The word in `source` by which a cohort says that all its children are that young."""
 
 Region = tuple[int, int, int, int]
-"""Part of a film in pixels: left, top, right, bottom; the last two are the first ones outside."""
+"""Part of a radiograph in pixels: left, top, right, bottom; the last two are the first ones outside."""
 
 _MOST_DIGITS = 7  # of a number of a region: no picture is that wide, and no number endless
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -190,8 +190,8 @@ def _column_findings(cells: Cells) -> list[Finding]:
                     Fault(
                         cells.where,
                         f"unknown column {column!r}",
-                        f"{close[0]!r}, or a quite different name",
                         f"Did you mean {close[0]!r}?",
+                        expected=f"{close[0]!r}, or a quite different name",
                     ),
                 )
             )

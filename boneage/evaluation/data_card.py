@@ -76,13 +76,13 @@ _TERMS = {
 }
 _UNKNOWN_TERMS = (
     "Terms of use.",
-    "The manifest names no public source. Whoever gave you the films says what they may be used "
+    "The manifest names no public source. Whoever gave you the radiographs says what they may be used "
     "for, and whether this card may be passed on.",
 )
 
 
 def write_card(manifest_path: Path, out: Path | None = None, *, progress: bool = True) -> Path:
-    """Audits a manifest and writes what it found as one HTML page without any film in it.
+    """Audits a manifest and writes what it found as one HTML page without any radiograph in it.
 
     Args:
         manifest_path: The manifest; it may be faulty.

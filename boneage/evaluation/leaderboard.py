@@ -132,7 +132,8 @@ def _changed(path: Path, values: dict[str, Any]) -> list[str]:
     recipe = path.parent.parent / "recipe.toml"
     if not recipe.is_file():
         return []
-    # Results from before there was a choice framed the whole film; the default is the hand now.
+    # Results from before there was a choice framed the whole radiograph; the default is the hand
+    # now.
     framing = {"crop": "film", **(values["recipe"].get("framing") or {})}
     used = recipe_from_values({**values["recipe"], "framing": framing}, where=str(path))
     return changed_settings(read_recipe(recipe), used)
@@ -175,7 +176,9 @@ def _parts(page: Path) -> tuple[str, str, str]:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         fix = "Name the folder of the experiments."
-        raise InputError(Fault(str(page), str(error), "the experiments' page", fix)) from None
+        raise InputError(
+            Fault(str(page), str(error), fix, expected="the experiments' page")
+        ) from None
     before, begin, rest = text.partition(BEGIN)
     tables, end, after = rest.partition(END)
     if not begin or not end:
@@ -183,8 +186,8 @@ def _parts(page: Path) -> tuple[str, str, str]:
             Fault(
                 str(page),
                 "the marks around the leaderboard are gone",
-                f"{BEGIN} and {END}",
                 "Put both back, each on a line of its own.",
+                expected=f"{BEGIN} and {END}",
             )
         )
     return before, tables, after

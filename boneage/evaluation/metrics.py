@@ -184,8 +184,8 @@ def _refuse_unscorable(age: Months, predicted: Months, sexes: NDArray[Any]) -> N
                     f"predictions: {name}",
                     f"{broken} of {len(values)} are not finite, the first {values[row]} "
                     f"at position {row}",
-                    "a number of months everywhere",
                     "A network that answers NaN diverged in training: lower its learning rate.",
+                    expected="a number of months everywhere",
                 )
             )
     if unknown := sorted(set(sexes.tolist()) - set(SEXES)):
@@ -193,8 +193,8 @@ def _refuse_unscorable(age: Months, predicted: Months, sexes: NDArray[Any]) -> N
             Fault(
                 "predictions: sex",
                 f"unknown {', '.join(map(repr, unknown))}",
-                "F or M",
                 "Write girls as F and boys as M.",
+                expected="F or M",
             )
         )
     if faults:

@@ -8,18 +8,18 @@ from string import Template
 from typing import Any
 
 _RSNA_TERMS = (
-    " Its training films may be used for non-commercial research only, and so may what was learned "
+    " Its training radiographs may be used for non-commercial research only, and so may what was learned "
     "from them."
 )
 _RSNA = (
-    "{films} of the RSNA Pediatric Bone Age Challenge 2017 (Halabi SS, Prevedello LM, "
+    "{radiographs} of the RSNA Pediatric Bone Age Challenge 2017 (Halabi SS, Prevedello LM, "
     "Kalpathy-Cramer J, et al. *The RSNA Pediatric Bone Age Machine Learning Challenge*. Radiology "
-    "2019;290:498-503), whose terms are non-commercial research. No film, and no table with a row "
+    "2019;290:498-503), whose terms are non-commercial research. No radiograph, and no table with a row "
     "for each of them, comes with it."
 )
 _SEEDED = "The split is a seeded one, not the official one. The labels are single clinical readings"
 _NOT_COMPARABLE = (
-    ", so the scores below can't be put beside published ones on the challenge's 200 test films, "
+    ", so the scores below can't be put beside published ones on the challenge's 200 test radiographs, "
     "whose labels are the mean of six readings."
 )
 _DATASETS = {
@@ -27,7 +27,7 @@ _DATASETS = {
     f"films only. {_SEEDED}{_NOT_COMPARABLE}",
     "rsna-seeded": f"{_RSNA} {_SEEDED}{_NOT_COMPARABLE}",
     "rsna-official": f"{_RSNA} The split is the official one.",
-    "phantom": "{films} that were drawn, not taken. It says nothing about patients.",
+    "phantom": "{radiographs} that were drawn, not taken. It says nothing about patients.",
 }
 """What is known of the sources that manifests name."""
 
@@ -74,7 +74,9 @@ def _what_it_is(result: Mapping[str, Any], size: int) -> str:
     recipe = result["recipe"]
     framing, model = recipe["framing"], recipe["model"]
     given = "and the child's sex go" if model["gender"] else "goes, without the child's sex,"
-    crop = "The hand is found and cut out" if framing["crop"] == "hand" else "The film is taken"
+    crop = (
+        "The hand is found and cut out" if framing["crop"] == "hand" else "The radiograph is taken"
+    )
     weights = {"none": "random weights", "imagenet": "ImageNet's weights"}
     beginning = weights.get(model["weights"], f"the weights in {model['weights']}")
     if result.get("init"):
@@ -82,7 +84,7 @@ def _what_it_is(result: Mapping[str, Any], size: int) -> str:
     side = framing["size"]
     views = recipe.get("prediction", {}).get("views", 1)
     averaged = (
-        f" An answer is the mean of those for {views} views of the film." if views > 1 else ""
+        f" An answer is the mean of those for {views} views of the radiograph." if views > 1 else ""
     )
     return (
         f"A hand radiograph {given} in, a skeletal age in months comes out. {crop}, and made "
@@ -94,15 +96,15 @@ def _what_it_is(result: Mapping[str, Any], size: int) -> str:
 
 def _trained_on(result: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     counts, source = result["manifest"]["counts"], result["manifest"]["source"]
-    films = f"{counts.get('train', 0):,} hand radiographs"
-    other = f"{films} of a table whose source is called `{source}`."
+    radiographs = f"{counts.get('train', 0):,} hand radiographs"
+    other = f"{radiographs} of a table whose source is called `{source}`."
     known = _DATASETS.get(source)
     others = [f"{counts[split]:,} {words}" for split, words in _SPLITS if counts.get(split)]
-    tested = " The test films chose nothing." if counts.get("test") else ""
+    tested = " The test radiographs chose nothing." if counts.get("test") else ""
     paragraphs = [
-        known.format(films=films) if known else other,
+        known.format(radiographs=radiographs) if known else other,
         told["note"],
-        f"Beside them: {' and '.join(others)}. The validation films chose the epoch.{tested}",
+        f"Beside them: {' and '.join(others)}. The validation radiographs chose the epoch.{tested}",
     ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
@@ -115,23 +117,23 @@ def _scores(result: Mapping[str, Any]) -> str:
             continue
         baseline = metrics["baseline"]["median_by_sex"]["mae_months"]
         guess = (
-            f" The median age of each sex, told without looking at a film, makes "
+            f" The median age of each sex, told without looking at a radiograph, makes "
             f"{baseline['value']:.2f}."
             if baseline
             else ""
         )
         parts.append(
-            f"On {metrics['n']:,} {words}, in months with 95 % intervals (bootstrap by film); bias "
+            f"On {metrics['n']:,} {words}, in months with 95 % intervals (bootstrap by radiograph); bias "
             f"is predicted less labelled.{guess}"
         )
         parts.append("\n".join(_table(metrics)))
-    return "\n\n".join(parts) or "It was tested on too few films to say."
+    return "\n\n".join(parts) or "It was tested on too few radiographs to say."
 
 
 def _table(metrics: Mapping[str, Any]) -> list[str]:
     rows = [("all", metrics)]
     rows += [(words, metrics["groups"][kind][name]) for words, kind, name in _GROUPS]
-    lines = ["| films | n | MAE | bias | within a year |", "|---|---|---|---|---|"]
+    lines = ["| radiographs | n | MAE | bias | within a year |", "|---|---|---|---|---|"]
     for words, part in rows:
         if (part.get("mae_months") or {}).get("value") is None:  # empty, or too small to be told
             continue

@@ -59,12 +59,13 @@ def release(
     split, beside the run's own model, and it is its scores that `result.json` and the card tell.
 
     Args:
-        run: A finished run, its manifest and films at hand.
+        run: A finished run, its manifest and radiographs at hand.
         out: The folder to make, which names the model. In `boneage/prediction/shipped_models` it is
             found by that name.
         storage: Of the weights in the file.
-        views: Of each film, whose answers it is to average; if not given, as the run's recipe says.
-        note: What the card is to say of the training films beyond their source.
+        views: Of each radiograph, whose answers it is to average; if not given, as the run's recipe
+            says.
+        note: What the card is to say of the training radiographs beyond their source.
         most_bytes: What all the files may take together.
         progress: Whether to show progress.
 
@@ -79,7 +80,9 @@ def release(
     _check_finished(run, info)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         expected = "a folder that is not there yet, or empty"
-        raise InputError(Fault(str(out), "it is there already", expected, "Move it away first."))
+        raise InputError(
+            Fault(str(out), "it is there already", "Move it away first.", expected=expected)
+        )
     manifest = run_manifest(run)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as beside:
@@ -179,8 +182,8 @@ def _store_model(run: Run, part: Run, storage: Storage) -> dict[str, int]:
             Fault(
                 str(run.best_path),
                 f"its weights don't fit the network of its recipe: {str(error).splitlines()[0]}",
-                "a run of this version of boneage",
                 "Train the recipe again.",
+                expected="a run of this version of boneage",
             )
         ) from None
     part.folder.mkdir()
@@ -237,8 +240,8 @@ def _check_finished(run: Run, info: dict[str, Any]) -> None:
             Fault(
                 str(run.folder),
                 f"its training is {info.get('stopped')!r}",
-                "a run that came to its end",
                 f"Go on with it: boneage train --resume {run.folder}.",
+                expected="a run that came to its end",
             )
         )
 
@@ -251,10 +254,10 @@ def _check_cost(run: Run, before: float, after: float, storage: Storage) -> None
             str(run.folder),
             f"stored as {storage} it makes {after - before:.3f} months more on validation "
             f"({before:.3f}, then {after:.3f})",
-            f"at most {MOST_COST_MONTHS} more",
             "Store it whole with --storage float32."
             if storage == "float16"
             else "Is the network still built as it was when it was trained?",
+            expected=f"at most {MOST_COST_MONTHS} more",
         )
     )
 
@@ -266,7 +269,7 @@ def _check_size(folder: Path, most_bytes: int) -> None:
             Fault(
                 "the released model",
                 f"it takes {size:,} bytes",
-                f"at most {most_bytes:,}",
                 "Train a smaller network, or allow more with --most-megabytes.",
+                expected=f"at most {most_bytes:,}",
             )
         )

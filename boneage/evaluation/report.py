@@ -141,8 +141,8 @@ def read_evaluations(run: Run) -> list[Evaluation]:
             Fault(
                 str(run.folder),
                 "no split of this run was evaluated yet",
-                "a metrics-<split>.json beside its predictions-<split>.csv",
                 f"Run: boneage evaluate {run.folder} --split test.",
+                expected="a metrics-<split>.json beside its predictions-<split>.csv",
             )
         )
     return evaluations
@@ -159,8 +159,8 @@ def _read_evaluation(run: Run, name: str) -> Evaluation:
                 str(run.metrics_path(name)),
                 f"says {metrics.get('n')} images and MAE {scored}, while "
                 f"{run.predictions_path(name).name} holds {len(table)} and {found:.3f}",
-                "scores of those very predictions",
                 f"Run boneage evaluate {run.folder} again.",
+                expected="scores of those very predictions",
             )
         )
     return Evaluation(name, str(metrics.get("split", name)), metrics, table)

@@ -107,7 +107,8 @@ def evaluate_run(
         run: A finished run.
         data: Another manifest than the run's own.
         split: `train`, `val` or `test`.
-        views: Of each film, whose answers are averaged; if not given, as the run's recipe says.
+        views: Of each radiograph, whose answers are averaged; if not given, as the run's recipe
+            says.
         progress: Show progress on standard error.
 
     Returns:
@@ -178,10 +179,10 @@ def run_manifest(run: Run) -> Manifest:
         raise InputError(
             Fault(
                 str(run.folder),
-                "this is a released model, which comes without the films it was tested on",
-                "--data MANIFEST, films of your own to test it on",
+                "this is a released model, which comes without the radiographs it was tested on",
                 "Make a manifest with boneage data import; README.md in that folder has its scores "
-                "on its own test films.",
+                "on its own test radiographs.",
+                expected="--data MANIFEST, radiographs of your own to test it on",
             )
         )
     if not path.is_file():
@@ -189,8 +190,8 @@ def run_manifest(run: Run) -> Manifest:
             Fault(
                 str(run.info_path),
                 f"the manifest of this run, {path}, is gone",
-                f"a file with sha256 {recorded['digest'][:12]}…",
                 "Put it back, or name where it is now with --data.",
+                expected=f"a file with sha256 {recorded['digest'][:12]}…",
             )
         )
     digest = file_digest(path)
@@ -199,8 +200,8 @@ def run_manifest(run: Run) -> Manifest:
             Fault(
                 str(path),
                 f"the manifest changed since the run: its sha256 is now {digest[:12]}…",
-                f"{recorded['digest'][:12]}…, as {run.info_path} records",
                 "Restore it, or give a manifest with --data to test on that knowingly.",
+                expected=f"{recorded['digest'][:12]}…, as {run.info_path} records",
             )
         )
     return read_manifest(path)
@@ -263,8 +264,8 @@ def _missing_columns(cells: Cells) -> list[Fault]:
                 Fault(
                     cells.where,
                     f"column {name!r} is missing; there are {', '.join(present)}",
-                    ", ".join(PREDICTION_COLUMNS),
                     f"Did you mean {close[0]!r}? Rename it to {name}." if close else "Add it.",
+                    expected=", ".join(PREDICTION_COLUMNS),
                 )
             )
     return faults

@@ -76,7 +76,7 @@ class Backbone:
         image = layers.Rescaling(2.0, offset=-1.0)(image)  # [0, 1] to [-1, 1]
         if channels == 1:
             return image
-        return layers.Concatenate()([image] * channels)  # the film is grey, ImageNet is not
+        return layers.Concatenate()([image] * channels)  # the radiograph is grey, ImageNet is not
 
 
 def _xception(image_size: int) -> keras.Model:
@@ -223,8 +223,8 @@ def find_backbone(name: str, image_size: int) -> Backbone:
             Fault(
                 "model.backbone",
                 f"{name!r} is not known",
-                f"one of {', '.join(BACKBONES)}",
                 "Choose one of these in the recipe's [model].",
+                expected=f"one of {', '.join(BACKBONES)}",
             )
         )
     backbone = BACKBONES[name]
@@ -233,8 +233,8 @@ def find_backbone(name: str, image_size: int) -> Backbone:
             Fault(
                 "image size",
                 f"it is {image_size} pixels",
-                f"at least {backbone.smallest} for {name}",
                 "Set framing.size higher, or choose a smaller backbone.",
+                expected=f"at least {backbone.smallest} for {name}",
             )
         )
     return backbone
@@ -263,8 +263,8 @@ def weights_path(name: str, weights: str, sha256: str | None) -> Path | None:
                 Fault(
                     "model.weights",
                     f"there are no ImageNet weights for {name!r}",
-                    "'none' or the path of a weights file",
                     f"Use weights = 'none', or one of {', '.join(_with_imagenet())}.",
+                    expected="'none' or the path of a weights file",
                 )
             )
         home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
@@ -293,8 +293,8 @@ def load_weights(network: keras.Model, path: Path) -> None:
             Fault(
                 str(path),
                 f"its weights don't fit {network.name}: {str(error).splitlines()[0]}",
-                "a .h5 or .weights.h5 file of this backbone alone, without a head",
                 "Name another file in model.weights, or 'none'.",
+                expected="a .h5 or .weights.h5 file of this backbone alone, without a head",
             )
         ) from None
 
@@ -310,8 +310,8 @@ def _check_digest(path: Path, imagenet: WeightsFile | None, sha256: str | None) 
             Fault(
                 f"model.weights {str(path)!r}",
                 "there is no model.weights_sha256 beside it",
-                "the sha256 of that file, because no published weights of this backbone are known",
                 "Add it to the recipe's [model]; sha256sum FILE prints it.",
+                expected="the sha256 of that file, because no published weights of this backbone are known",
             )
         )
     with path.open("rb") as file:
@@ -321,9 +321,9 @@ def _check_digest(path: Path, imagenet: WeightsFile | None, sha256: str | None) 
             Fault(
                 str(path),
                 f"its {algorithm} is {digest} ({path.stat().st_size:,} bytes)",
-                told,
                 "Fetch it again; for a weights file of your own, put its digest in "
                 "model.weights_sha256.",
+                expected=told,
             )
         )
 
@@ -333,14 +333,14 @@ def _missing_weights(path: Path, weights: str, expected: WeightsFile | None) -> 
         return Fault(
             f"model.weights {weights!r}",
             "there is no such file",
-            "'none', 'imagenet' or the path of a weights file",
             "Mend the path, or train from scratch with --set model.weights=none.",
+            expected="'none', 'imagenet' or the path of a weights file",
         )
     return Fault(
         str(path),
         "the weights file is not there",
-        str(expected),
         f"Put it at {path}, or train from scratch with --set model.weights=none.",
+        expected=str(expected),
     )
 
 

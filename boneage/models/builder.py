@@ -122,8 +122,8 @@ def _pooled(features: Any, pooling: str) -> Any:
             Fault(
                 "model.pooling",
                 f"it is 'flatten', and the backbone's feature map is {height} x {width}",
-                "at least 2 x 2 places to average",
                 "Set framing.size higher, or pooling = 'average'.",
+                expected="at least 2 x 2 places to average",
             )
         )
     return layers.Flatten(name="pooled")(layers.AveragePooling2D(2)(features))

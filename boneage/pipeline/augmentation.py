@@ -28,7 +28,7 @@ def build_augmentation(settings: Augmentation) -> albumentations.Compose:
     One transform that does everything in one pass (see `fused_transform`), in the order
     of a chain: shift, scale and rotation; flips; optical distortion; gamma; brightness and
     contrast; sharpening; erasing. What comes in from beyond the border is black, as the padding of
-    a framed film is.
+    a framed radiograph is.
 
     Args:
         settings: Extents and probabilities.
@@ -87,16 +87,16 @@ class Augment:
                 Fault(
                     "augmentation",
                     f"it is a {type(source).__name__}",
-                    "recipe settings, an albumentations transform or a function",
                     "Pass boneage.recipe.Augmentation(), for example.",
+                    expected="recipe settings, an albumentations transform or a function",
                 )
             )
         faults = [
             Fault(
                 "augmentation",
                 f"{name} knows no argument {argument!r}",
-                f"the arguments of albumentations.{name}",
                 "Mend its name.",
+                expected=f"the arguments of albumentations.{name}",
             )
             for name, argument in _unknown_arguments(source)
         ]
@@ -144,8 +144,8 @@ class Augment:
                 Fault(
                     "augmentation",
                     f"it made {array.dtype} {array.shape} of uint8 {image.shape}",
-                    "uint8 of the same shape",
                     "Let it keep shape and type, and give pixels in 0-255.",
+                    expected="uint8 of the same shape",
                 )
             )
         return array

@@ -1,4 +1,4 @@
-"""Contact sheets: every film beside what the model is given of it, the oddest first."""
+"""Contact sheets: every radiograph beside what the model is given of it, the oddest first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.pipeline.store import Store
 from boneage.radiographs.framing import HAND
-from boneage.radiographs.hand_detection import WHOLE_FILM
+from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH
 from boneage.radiographs.reader import Radiograph, read_dimensions, read_radiograph
 from boneage.runtime.files import write_bytes
 
@@ -37,13 +37,13 @@ _LONGEST_ID = 36  # characters that leave room for the age
 
 
 def oddest_first(manifest: Manifest, store: Store) -> pd.DataFrame:
-    """Orders a manifest's films by how unusual their crop is.
+    """Orders a manifest's radiographs by how unusual their crop is.
 
     First those kept whole because no hand was found, then those that were turned, then the others
-    by how far the crop's share of the film and its aspect are from the median ones.
+    by how far the crop's share of the radiograph and its aspect are from the median ones.
 
     Args:
-        manifest: Whose films they are.
+        manifest: Whose radiographs they are.
         store: As prepared from it.
 
     Returns:
@@ -51,8 +51,8 @@ def oddest_first(manifest: Manifest, store: Store) -> pd.DataFrame:
         largest first.
     """
     frames = store.frames()
-    films = zip(manifest.image_paths(), manifest.regions(), strict=True)
-    areas = [_area(path, region) for path, region in films]
+    radiographs = zip(manifest.image_paths(), manifest.regions(), strict=True)
+    areas = [_area(path, region) for path, region in radiographs]
     width, height = frames["right"] - frames["left"], frames["bottom"] - frames["top"]
     share = np.log(width * height / np.array(areas))
     aspect = np.log(width / height)
@@ -81,8 +81,8 @@ def check_folder(folder: Path) -> None:
             Fault(
                 str(folder),
                 f"no sheet can be written there ({error.strerror})",
-                "a folder that can be written to",
                 "Name another one with --out.",
+                expected="a folder that can be written to",
             )
         ) from None
 
@@ -90,23 +90,25 @@ def check_folder(folder: Path) -> None:
 def write_sheets(
     manifest: Manifest, store: Store, folder: Path, *, count: int = 60, progress: bool = True
 ) -> list[Path]:
-    """Writes contact sheets of the oddest films of a manifest.
+    """Writes contact sheets of the oddest radiographs of a manifest.
 
-    Each film is shown with its crop drawn in, contrast stretched for the eye, and beside it the
-    picture that the store holds. Older sheets in the folder are removed.
+    Each radiograph is shown with its crop drawn in, contrast stretched for the eye, and beside it
+    the picture that the store holds. Older sheets in the folder are removed.
 
     Args:
-        manifest: Whose films they are.
+        manifest: Whose radiographs they are.
         store: As prepared from it.
         folder: Where `look-01.png` and so on are written.
-        count: Films to show; 20 go on a sheet.
+        count: Radiographs to show; 20 go on a sheet.
         progress: Whether to draw a progress bar on standard error.
 
     Raises:
-        InputError: A film can't be read any more, or the folder can't be written to.
+        InputError: A radiograph can't be read any more, or the folder can't be written to.
     """
     if count < 1:
-        raise InputError(Fault("--count", f"it is {count}", "at least 1", "Name a number."))
+        raise InputError(
+            Fault("--count", f"it is {count}", "Name a number.", expected="at least 1")
+        )
     chosen = oddest_first(manifest, store).head(count)
     per_sheet = COLUMNS * ROWS
     sheets = [chosen[start : start + per_sheet] for start in range(0, len(chosen), per_sheet)]
@@ -144,18 +146,18 @@ def _area(path: Path, region: tuple[int, int, int, int] | None) -> int:
 
 
 def _cell(
-    film: Radiograph,
+    radiograph: Radiograph,
     framed: npt.NDArray[np.uint8],
     crop: dict[Hashable, Any],
     region: tuple[int, int, int, int] | None,
 ) -> npt.NDArray[np.uint8]:
-    """One film and its frame side by side, with a caption below."""
-    left, top, right, bottom = region or (0, 0, film.shape[1], film.shape[0])
-    film = film[top:bottom, left:right]
-    scale = CELL / max(film.shape)
-    size = (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[0] * scale)))
+    """One radiograph and its frame side by side, with a caption below."""
+    left, top, right, bottom = region or (0, 0, radiograph.shape[1], radiograph.shape[0])
+    radiograph = radiograph[top:bottom, left:right]
+    scale = CELL / max(radiograph.shape)
+    size = (max(1, round(radiograph.shape[1] * scale)), max(1, round(radiograph.shape[0] * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(film, size, interpolation=how).astype(np.float32)
+    small = cv2.resize(radiograph, size, interpolation=how).astype(np.float32)
     low, high = np.percentile(small, [1, 99])
     stretched = np.clip((small - low) * (255 / max(1.0, high - low)), 0, 255).astype(np.uint8)
     original = cv2.cvtColor(stretched, cv2.COLOR_GRAY2BGR)
@@ -163,7 +165,7 @@ def _cell(
         round((crop[side] - start) * scale)
         for side, start in (("left", left), ("top", top), ("right", left), ("bottom", top))
     ]
-    colour = _WHOLE if crop["why"] == WHOLE_FILM else _BOX
+    colour = _WHOLE if crop["why"] == WHOLE_RADIOGRAPH else _BOX
     cv2.rectangle(original, (box[0], box[1]), (box[2] - 1, box[3] - 1), colour, 2)
     cell = np.full((CELL + _CAPTION, 2 * CELL + 4, 3), _PAPER, np.uint8)
     x, y = (CELL - size[0]) // 2, (CELL - size[1]) // 2

@@ -331,8 +331,8 @@ def _check_length(name: str, length: int, count: int | None, faults: list[Fault]
             Fault(
                 name,
                 f"it has {length} values for {count} images",
-                f"{count}, one for each image in the same order",
                 "Select images and values with the same rows.",
+                expected=f"{count}, one for each image in the same order",
             )
         )
 
@@ -341,7 +341,12 @@ def _check_whole_number(name: str, value: Any, least: int, faults: list[Fault]) 
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < least:
         faults.append(
-            Fault(name, f"it is {value!r}", f"a whole number from {least}", "Mend that argument.")
+            Fault(
+                name,
+                f"it is {value!r}",
+                "Mend that argument.",
+                expected=f"a whole number from {least}",
+            )
         )
 
 
@@ -356,7 +361,7 @@ def _check_values(
     wrong = np.flatnonzero(~right)
     if len(wrong):
         what = f"{len(wrong)} of {len(values)} values are wrong, the first {values[wrong[0]]!r}"
-        faults.append(Fault(name, f"{what} at {wrong[0]}", expected, fix))
+        faults.append(Fault(name, f"{what} at {wrong[0]}", fix, expected=expected))
 
 
 def _gender(values: Any, count: int | None, faults: list[Fault]) -> Floats:
@@ -394,4 +399,4 @@ def _ages(values: Any, count: int | None, faults: list[Fault]) -> Floats:
 
 
 def _not_a_column(name: str, array: npt.NDArray[Any]) -> Fault:
-    return Fault(name, f"its shape is {array.shape}", "(n,) or (n, 1)", "Pass one column.")
+    return Fault(name, f"its shape is {array.shape}", "Pass one column.", expected="(n,) or (n, 1)")

@@ -55,8 +55,8 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
             Fault(
                 "images",
                 f"it is one path ({images})",
-                "a list of the paths of radiographs, an array or a store",
                 "Pass [path], or open_store(path) for a store.",
+                expected="a list of the paths of radiographs, an array or a store",
             )
         )
     else:
@@ -70,8 +70,8 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
             Fault(
                 "image_size",
                 f"it is {image_size}, but the images are {height} x {width}",
-                "the side of the images, or paths",
                 "Resize them first, prepare the store at that size, or leave image_size out.",
+                expected="the side of the images, or paths",
             )
         )
     if framing is not None:
@@ -79,8 +79,8 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
             Fault(
                 "framing",
                 "it is given with images that are decoded already",
-                "a framing for paths only",
                 "Leave it out, or frame() the images first.",
+                expected="a framing for paths only",
             )
         )
     if faults:
@@ -138,7 +138,7 @@ class PathImages:
             InputError: Files are missing; all of them are named.
         """
         faults = [
-            Fault(str(path), "there is no such file", "a radiograph", "Check the path.")
+            Fault(str(path), "there is no such file", "Check the path.", expected="a radiograph")
             for path in paths
             if not path.is_file()
         ]
@@ -177,8 +177,8 @@ def _path_framing(image_size: int | None, framing: Framing | None) -> Framing:
             Fault(
                 "image_size",
                 f"it is {image_size}, but framing.size is {framing.size}",
-                "one size",
                 "Leave image_size out.",
+                expected="one size",
             )
         )
     return framing
@@ -212,8 +212,8 @@ def _check_range(array: npt.NDArray[Any]) -> None:
 
 def _unsuitable(what: str, fix: str) -> InputError:
     expected = "(n, h, w), (n, h, w, 1) or RGB (n, h, w, 3) with pixels in 0-255"
-    return InputError(Fault("images", what, expected, fix))
+    return InputError(Fault("images", what, fix, expected=expected))
 
 
 def _none() -> InputError:
-    return InputError(Fault("images", "there are none", "at least one", "Add images."))
+    return InputError(Fault("images", "there are none", "Add images.", expected="at least one"))

@@ -4,7 +4,7 @@ A store is a folder of four files:
 
 - `images.npy`: uint8 `(n, size, size)`, one row an image, in the manifest's order;
 - `frames.csv`: for each row `image_id`, the crop's `left`, `top`, `right` and `bottom` in pixels of
-  the film, its `rotation` in degrees and `why`: `hand`, or why it is the whole film;
+  the radiograph, its `rotation` in degrees and `why`: `hand`, or why it is the whole radiograph;
 - `checksums.npy`: uint32 `(n,)`, the CRC-32 of every row;
 - `store.json`: the version of this layout, image ids, framing, and the digests of what the store
   was made from.
@@ -118,8 +118,8 @@ class Store:
             Fault(
                 str(self.folder),
                 f"it holds no image_id {image_id}",
-                "an image of the manifest it was prepared from",
                 "Prepare the manifest again with `boneage data prepare`.",
+                expected="an image of the manifest it was prepared from",
             )
             for image_id in image_ids
             if image_id not in row_of
@@ -208,8 +208,8 @@ def open_store(folder: str | Path, *, verify: bool = False) -> Store:
             Fault(
                 str(folder),
                 f"there is no complete store ({missing} is missing)",
-                "images.npy, frames.csv, checksums.npy and store.json",
                 f"{delete}Make it with `boneage data prepare`.",
+                expected="images.npy, frames.csv, checksums.npy and store.json",
             )
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -256,7 +256,12 @@ def prepare(
     """
     if len(manifest) == 0:
         raise InputError(
-            Fault(str(manifest.path), "it has no rows", "at least one image", "Add images to it.")
+            Fault(
+                str(manifest.path),
+                "it has no rows",
+                "Add images to it.",
+                expected="at least one image",
+            )
         )
     paths = manifest.image_paths()
     plan = _plan(manifest, framing, paths)
@@ -329,8 +334,8 @@ def _of_another_version(folder: Path, version: object) -> Fault:
     return Fault(
         str(folder),
         f"it is a store of version {version}",
-        f"version {VERSION}, which this boneage makes",
         "Prepare the manifest again with `boneage data prepare`.",
+        expected=f"version {VERSION}, which this boneage makes",
     )
 
 
@@ -338,8 +343,8 @@ def _damaged(folder: Path, what: str) -> Fault:
     return Fault(
         str(folder),
         f"the store is damaged: {what}",
-        "a store as `boneage data prepare` wrote it",
         "Delete that folder and prepare the manifest again.",
+        expected="a store as `boneage data prepare` wrote it",
     )
 
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.store_worker import Film, Framer, FramerDiedError, Row, make_row
+from boneage.pipeline.store_worker import Framer, FramerDiedError, Radiograph, Row, make_row
 from boneage.radiographs.framing import REASONS
 from boneage.radiographs.hand_detection import Box
 from boneage.recipe import Framing
@@ -38,8 +38,8 @@ from boneage.runtime.threads import threads
 JOURNAL_SECONDS = 2.0
 FRAME_COLUMNS = ("image_id", "left", "top", "right", "bottom", "rotation", "why")
 _UNDONE = -1
-# Threads wait for one another from here on, and so many films are worth a second's start.
-_PROCESSES_FROM_WORKERS, _PROCESSES_FROM_FILMS = 5, 1000
+# Threads wait for one another from here on, and so many radiographs are worth a second's start.
+_PROCESSES_FROM_WORKERS, _PROCESSES_FROM_RADIOGRAPHS = 5, 1000
 
 
 def store_digest(described: dict[str, Any], checksums: npt.NDArray[np.uint32]) -> str:
@@ -76,8 +76,8 @@ def clear(folder: Path) -> None:
             Fault(
                 str(folder),
                 "there is something else than a store in it",
-                "a new folder, or that of an older store",
                 "Name another folder.",
+                expected="a new folder, or that of an older store",
             )
         )
     shutil.rmtree(folder)
@@ -121,7 +121,7 @@ def build(
 
         def make(row: int) -> tuple[int, int, tuple[Fault, ...]]:
             try:
-                done = framed(Film(paths[row], regions[row], framing, start + row * area))
+                done = framed(Radiograph(paths[row], regions[row], framing, start + row * area))
             except FramerDiedError:
                 raise
             except InputError as error:
@@ -174,11 +174,11 @@ def link(made: Path, folder: Path, plan: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _framers(file: int, workers: int, films: int) -> Iterator[Callable[[Film], Row]]:
+def _framers(file: int, workers: int, radiographs: int) -> Iterator[Callable[[Radiograph], Row]]:
     """What makes a row, in this process or, where that is worth while, in others."""
-    many = workers >= _PROCESSES_FROM_WORKERS and films >= _PROCESSES_FROM_FILMS
+    many = workers >= _PROCESSES_FROM_WORKERS and radiographs >= _PROCESSES_FROM_RADIOGRAPHS
     if not many or os.name != "posix":
-        yield lambda film: make_row(film, file)
+        yield lambda radiograph: make_row(radiograph, file)
         return
     framers: queue.SimpleQueue[Framer] = queue.SimpleQueue()
     with contextlib.ExitStack() as started:
@@ -187,10 +187,10 @@ def _framers(file: int, workers: int, films: int) -> Iterator[Callable[[Film], R
             started.callback(framer.close)
             framers.put(framer)
 
-        def make(film: Film) -> Row:
+        def make(radiograph: Radiograph) -> Row:
             framer = framers.get()  # there is one for each thread
             try:
-                return framer.make_row(film)
+                return framer.make_row(radiograph)
             finally:
                 framers.put(framer)
 
@@ -231,8 +231,8 @@ def _begin(
             Fault(
                 str(partial.parent),
                 f"the disk has {free / 1e9:.1f} GB left",
-                f"{needed / 1e9:.1f} GB for the store",
                 "Make room, or set BONEAGE_CACHE to another disk.",
+                expected=f"{needed / 1e9:.1f} GB for the store",
             )
         )
     partial.mkdir()

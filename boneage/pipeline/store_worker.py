@@ -1,4 +1,4 @@
-"""One film made into one row of a store's file, here or in a process that does nothing else.
+"""One radiograph made into one row of a store's file, here or in a process that does nothing else.
 
 Framing holds the interpreter's lock for a sixth of its time: from six threads on they would wait
 for one another.
@@ -24,17 +24,17 @@ from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
 
 _DIED = (
-    "processes that frame films until the store stands",
+    "processes that frame radiographs until the store stands",
     "If memory ran out (signal 9), prepare with fewer workers; what is done is kept.",
 )
 
 
 class FramerDiedError(InputError):
-    """A process that frames films died; no film is at fault, so there is no going on."""
+    """A process that frames radiographs died; no radiograph is at fault, so there is no going on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
+class Radiograph:
     """What is to be framed, and where to.
 
     Attributes:
@@ -63,24 +63,24 @@ class Row:
     crop: tuple[int, ...]
 
 
-def make_row(film: Film, file: int) -> Row:
-    """Decodes and frames a film, and writes its pixels to a file.
+def make_row(radiograph: Radiograph, file: int) -> Row:
+    """Decodes and frames a radiograph, and writes its pixels to a file.
 
     Args:
-        film: Which, how and where.
+        radiograph: Which, how and where.
         file: The descriptor of the store's file.
 
     Raises:
         InputError: It can't be read, or its region is not inside it.
     """
-    framed = frame(read_radiograph(film.path), film.framing, film.region)
+    framed = frame(read_radiograph(radiograph.path), radiograph.framing, radiograph.region)
     pixels, crop = framed.pixels.tobytes(), framed.crop
-    os.pwrite(file, pixels, film.offset)
+    os.pwrite(file, pixels, radiograph.offset)
     return Row(zlib.crc32(pixels), (*crop.box, crop.rotation, REASONS.index(crop.why)))
 
 
 class Framer:
-    """A process that frames one film at a time; to be closed."""
+    """A process that frames one radiograph at a time; to be closed."""
 
     def __init__(self, file: int) -> None:
         """Starts it, and does not wait until it is ready.
@@ -90,15 +90,15 @@ class Framer:
         """
         self._child = Child("boneage.pipeline.store_worker", (file,))
 
-    def make_row(self, film: Film) -> Row:
+    def make_row(self, radiograph: Radiograph) -> Row:
         """As the function of that name, but for the interpreter's lock.
 
         Raises:
             FramerDiedError: The process did.
-            InputError: The film can't be read, or its region is not inside it.
+            InputError: The radiograph can't be read, or its region is not inside it.
         """
         try:
-            self._child.connection.send(film)
+            self._child.connection.send(radiograph)
             answer = self._child.connection.recv()
         except (EOFError, OSError):
             raise FramerDiedError(self._child.fault(*_DIED)) from None
@@ -118,9 +118,9 @@ def main(descriptor: int, file: int) -> None:
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            film = connection.recv()
+            radiograph = connection.recv()
             try:
-                answer: Row | bytes = make_row(film, file)
+                answer: Row | bytes = make_row(radiograph, file)
             except Exception as error:  # noqa: BLE001 - whatever it is, the parent raises it
                 answer = pickled(error)
             connection.send(answer)

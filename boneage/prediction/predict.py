@@ -37,8 +37,8 @@ def load_model(run: Run) -> keras.Model:
             Fault(
                 str(run.best_path),
                 f"the model can't be read: {str(error).splitlines()[0]}",
-                "a .keras file as training wrote it",
                 "Was the file cut short or copied from elsewhere? Train again.",
+                expected="a .keras file as training wrote it",
             )
         ) from None
 
@@ -82,8 +82,8 @@ def predict_radiographs(
         run: A finished run.
         radiographs: Image files as received; decoded and framed exactly as in training.
         sex: `"F"` or `"M"`.
-        views: Of each film, whose answers are averaged; if not given, as many as the run's recipe
-            says.
+        views: Of each radiograph, whose answers are averaged; if not given, as many as the run's
+            recipe says.
 
     Returns:
         One row a file: `image`, `sex`, `predicted_age_months`.

@@ -44,7 +44,7 @@ def find_run(run: Path) -> Path:
         what = "there is no such folder, and no model of that name ships with boneage"
         expected = f"a run folder, or one of {', '.join(shipped)}"
         fix = f"Did you mean {close[0]!r}?" if close else "Check the path."
-    raise InputError(Fault(str(run), what, expected, fix))
+    raise InputError(Fault(str(run), what, fix, expected=expected))
 
 
 def is_release(folder: Path) -> bool:
@@ -68,7 +68,9 @@ def check_release(folder: Path) -> None:
         expected = {}
     # A list that leaves the model out would vouch for any.
     faults = [
-        Fault(str(folder / SUMS_NAME), f"it has no sum for {name}", "one for each file", fix)
+        Fault(
+            str(folder / SUMS_NAME), f"it has no sum for {name}", fix, expected="one for each file"
+        )
         for name in COPIED
         if name not in expected
     ]
@@ -77,7 +79,7 @@ def check_release(folder: Path) -> None:
         found = file_digest(path) if path.is_file() else None
         if found != digest:
             what = f"its sha256 is {found}" if found else "the file is missing"
-            faults.append(Fault(str(path), what, f"{digest}, as {SUMS_NAME} says", fix))
+            faults.append(Fault(str(path), what, fix, expected=f"{digest}, as {SUMS_NAME} says"))
     if faults:
         raise InputError(faults)
 
@@ -126,10 +128,10 @@ def evaluated_folder(folder: Path) -> Path:
         raise InputError(
             Fault(
                 name,
-                "this model ships without the films it was tested on, and no evaluation of it is "
+                "this model ships without the radiographs it was tested on, and no evaluation of it is "
                 f"in {_place_of_copy(folder)}",
-                "one made here",
                 f"Run: boneage evaluate {name} --data MANIFEST.",
+                expected="one made here",
             )
         )
     return own_folder(folder)
@@ -154,6 +156,6 @@ def _not_a_copy(copy: Path, what: str) -> Fault:
     return Fault(
         str(copy),
         what,
-        "a copy of the released model of that name, or nothing",
         "Move it elsewhere, or name another folder for runs with the variable BONEAGE_RUNS.",
+        expected="a copy of the released model of that name, or nothing",
     )

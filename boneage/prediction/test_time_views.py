@@ -1,4 +1,4 @@
-"""The ways that one framed film is looked at where several answers are averaged."""
+"""The ways that one framed radiograph is looked at where several answers are averaged."""
 
 from __future__ import annotations
 
@@ -52,5 +52,7 @@ def looks(views: int) -> Sequence[ImageFunction | None]:
     """
     if views not in get_args(Views):
         known = ", ".join(map(str, get_args(Views)))
-        raise InputError(Fault("views", f"it is {views}", f"one of {known}", "Choose one of them."))
+        raise InputError(
+            Fault("views", f"it is {views}", "Choose one of them.", expected=f"one of {known}")
+        )
     return _VIEWS[:views]

@@ -1,10 +1,10 @@
-"""Shrinking a film by area to the very pixels that OpenCV gives, in a quarter of its time.
+"""Shrinking a radiograph by area to the very pixels that OpenCV gives, in a quarter of its time.
 
 `cv2.resize(..., interpolation=cv2.INTER_AREA)` adds up float32 products pixel by pixel, which costs
-more than a nanosecond for each pixel of the film. Here the sums are read off one integral image,
-exactly; where OpenCV's rounding errors might carry a value over to the next level, and only there,
-its own sums are done again in its own order (`resizeArea_` and `computeResizeAreaTab` in OpenCV
-4.14's `modules/imgproc/src/resize.cpp`).
+more than a nanosecond for each pixel of the radiograph. Here the sums are read off one integral
+image, exactly; where OpenCV's rounding errors might carry a value over to the next level, and only
+there, its own sums are done again in its own order (`resizeArea_` and `computeResizeAreaTab` in
+OpenCV 4.14's `modules/imgproc/src/resize.cpp`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 _LARGEST = (2**31 - 1) // 255  # pixels whose grey levels are sure to add up to an int32
-_SMALLEST = 2**18  # pixels: OpenCV itself takes a fraction of a millisecond for a smaller film
-_WORTHWHILE = 6  # pixels of the film to one of the copy; with fewer there is nothing to be gained
+_SMALLEST = (
+    2**18
+)  # pixels: OpenCV itself takes a fraction of a millisecond for a smaller radiograph
+_WORTHWHILE = (
+    6  # pixels of the radiograph to one of the copy; with fewer there is nothing to be gained
+)
 _SLIVER = 1e-3  # of a pixel: OpenCV leaves out what is narrower
 _UNIT = 2.0**-24  # half a unit in the last place of a float32, relative
 
 
 class _Axis(NamedTuple):
-    """How OpenCV weighs the pixels of one side of a film.
+    """How OpenCV weighs the pixels of one side of a radiograph.
 
     Attributes:
-        scale: Pixels of the film to one of the copy.
-        start: For each pixel of the copy the first one of the film that has a weight.
+        scale: Pixels of the radiograph to one of the copy.
+        start: For each pixel of the copy the first one of the radiograph that has a weight.
         weights: float32 (pixels of the copy, taps): of that one and those after it, zeros last.
         edges: float64 (pixels of the copy + 1,): where the pixels of the copy begin and end.
         odd: bool, for each pixel of the copy whether a sliver may have been left out.
@@ -47,18 +51,18 @@ class _Axis(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Areas:
-    """The means of areas of one film.
+    """The means of areas of one radiograph.
 
     Attributes:
-        film: Array `(h, w)`, uint8.
+        radiograph: Array `(h, w)`, uint8.
         sums: Its integral image: array `(h + 1, w + 1)`, int32.
     """
 
-    film: Grey
+    radiograph: Grey
     sums: npt.NDArray[np.int32]
 
     def serve(self, part: tuple[int, int], copy: tuple[int, int]) -> bool:
-        """Whether a part of the film is to be shrunk to a copy, each `(h, w)`, with them.
+        """Whether a part of the radiograph is to be shrunk to a copy, each `(h, w)`, with them.
 
         Not where OpenCV is as fast, nor where it rounds otherwise: when each pixel of the copy is
         a whole number of the part's, both ways.
@@ -68,17 +72,18 @@ class Areas:
         return shrunk and not whole and part[0] * part[1] >= _WORTHWHILE * copy[0] * copy[1]
 
 
-def add_up(film: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Areas | None:
-    """Adds up a film; None for one of 16 bits, and where it would not pay or not fit."""
-    if film.dtype != np.uint8 or not _SMALLEST <= film.size <= _LARGEST:
+def add_up(radiograph: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Areas | None:
+    """Adds up a radiograph; None for one of 16 bits, and where it would not pay or not fit."""
+    if radiograph.dtype != np.uint8 or not _SMALLEST <= radiograph.size <= _LARGEST:
         return None
     return Areas(
-        np.asarray(film, np.uint8), np.asarray(cv2.integral(film, sdepth=cv2.CV_32S), np.int32)
+        np.asarray(radiograph, np.uint8),
+        np.asarray(cv2.integral(radiograph, sdepth=cv2.CV_32S), np.int32),
     )
 
 
 class Shrunk:
-    """A part of a film shrunk by area, each mean with the bounds of what OpenCV makes of it.
+    """A part of a radiograph shrunk by area, each mean with the bounds of what OpenCV makes of it.
 
     Attributes:
         means: Array `(h, w)`, float64, grey levels.
@@ -90,9 +95,9 @@ class Shrunk:
         self, areas: Areas, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
     ) -> None:
         """Shrinks the part in the box (left, top, right, bottom) to a size (width, height)."""
-        height, width = areas.film.shape
+        height, width = areas.radiograph.shape
         left, top, right, bottom = box or (0, 0, width, height)
-        self._part = areas.film[top:bottom, left:right]
+        self._part = areas.radiograph[top:bottom, left:right]
         self._x, self._y = _axis(right - left, size[0]), _axis(bottom - top, size[1])
         rows, down = _split(self._y.edges, top, height)
         columns, across = _split(self._x.edges, left, width)
@@ -125,10 +130,10 @@ class Shrunk:
 
 
 def shrink(areas: Areas, size: tuple[int, int]) -> Grey:
-    """The film shrunk by area to a size (width, height), as `cv2.resize` does it.
+    """The radiograph shrunk by area to a size (width, height), as `cv2.resize` does it.
 
     Args:
-        areas: The film's.
+        areas: The radiograph's.
         size: One that they serve.
 
     Returns:

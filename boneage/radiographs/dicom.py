@@ -54,8 +54,8 @@ PARSING_ERRORS = (
     zlib.error,
 )
 
-# A film's header takes some hundreds of reads, its pixels one a fragment or one in 8 kB; a file of
-# millions of empty elements would take minutes and gigabytes.
+# A radiograph's header takes some hundreds of reads, its pixels one a fragment or one in 8 kB; a
+# file of millions of empty elements would take minutes and gigabytes.
 _MOST_READS = 200_000
 
 _SILENCE = threading.RLock()
@@ -211,5 +211,8 @@ def _is_deflated(stream: BinaryIO) -> bool:
 def dicom_fault(path: Path, what: str) -> Fault:
     """Says what is wrong with a DICOM file; `what` quotes nothing that may tell a person."""
     return Fault(
-        str(path), what, "a whole DICOM file that holds a picture", "Fetch or export it again."
+        str(path),
+        what,
+        "Fetch or export it again.",
+        expected="a whole DICOM file that holds a picture",
     )

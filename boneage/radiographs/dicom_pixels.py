@@ -75,7 +75,7 @@ def decode_dicom(data: bytes, path: Path) -> _Grey:
 
     The value of interest transformation of the file (its first lookup table, else its first
     window) is applied after the modality's, and MONOCHROME1 inverted last, as PS3.4 annex N has it.
-    A window that shows next to nothing of the film is passed over.
+    A window that shows next to nothing of the radiograph is passed over.
     Presentation LUT Shape says INVERSE with MONOCHROME1 and nothing else (PS3.3, C.8.11.3), so it
     is not looked at.
 
@@ -175,8 +175,8 @@ def _read_pixels(dataset: Dataset, form: _Form, path: Path) -> tuple[npt.NDArray
             Fault(
                 str(path),
                 f"its pixels are compressed in a way that is not read ({_syntax_name(form)})",
-                "native pixels, RLE, JPEG, JPEG lossless, JPEG-LS or JPEG 2000",
                 "Export it without compression (Explicit VR Little Endian).",
+                expected="native pixels, RLE, JPEG, JPEG lossless, JPEG-LS or JPEG 2000",
             )
         )
     from pydicom.encaps import get_frame
@@ -198,8 +198,8 @@ def _read_pixels(dataset: Dataset, form: _Form, path: Path) -> tuple[npt.NDArray
                 Fault(
                     str(path),
                     f"its pixels are compressed ({_syntax_name(form)})",
-                    "a decoder for them, which is not installed",
                     "Install it: pip install python-gdcm",
+                    expected="a decoder for them, which is not installed",
                 )
             )
         pixels = _through_pydicom(dataset, "gdcm")
@@ -332,7 +332,7 @@ def _apply_modality(stored: npt.NDArray[np.int64], dataset: Dataset) -> _Floats:
             return np.asarray(apply_modality_lut(stored, dataset), np.float64)
         except PARSING_ERRORS:
             return stored.astype(np.float64)
-    if not slope:  # absent, or a film of one grey
+    if not slope:  # absent, or a radiograph of one grey
         return stored.astype(np.float64)
     return np.asarray(stored * slope + (intercept or 0.0), np.float64)
 

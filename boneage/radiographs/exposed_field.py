@@ -1,8 +1,8 @@
-"""The exposed part of a film, and what stands out in it: collimators, frames and shading go.
+"""The exposed part of a radiograph, and what stands out in it: collimators, frames and shading go.
 
-Everything here works on a small 8-bit copy, with masks of 0 and 1, by classical means: the film is
-peeled from its border inwards for as long as what is left looks like a rectangle, and a smooth
-surface is fitted to the background of what is left.
+Everything here works on a small 8-bit copy, with masks of 0 and 1, by classical means: the
+radiograph is peeled from its border inwards for as long as what is left looks like a rectangle, and
+a smooth surface is fitted to the background of what is left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Mask = npt.NDArray[np.uint8]
 MOST_TRIMMED = 0.12
 """Share of the field's sides that bands without any background may take off."""
 
-_PEELINGS = 3  # cassette, collimator, film border: no more than that lie in one another
+_PEELINGS = 3  # cassette, collimator, radiograph border: no more than that lie in one another
 _SMALLEST_FIELD = 0.1
 _RING_SHARE = 0.5  # of the border that one grey level must cover to be an unexposed margin
 _TOLERANCE = 0.05  # of the grey levels' span: what is taken for one level
@@ -80,10 +80,10 @@ def shape(mask: Mask) -> tuple[float, float]:
 
 
 def exposed_field(grey: Grey) -> Mask:
-    """Finds the exposed part of a film by peeling margins of one grey level from its border.
+    """Finds the exposed part of a radiograph by peeling margins of one grey level from its border.
 
     Args:
-        grey: Array `(h, w)`, uint8: a small copy of the film.
+        grey: Array `(h, w)`, uint8: a small copy of the radiograph.
 
     Returns:
         Mask `(h, w)`; all ones when there is no margin.
@@ -236,7 +236,7 @@ def _is_field(mask: Mask) -> bool:
     return (
         rectangle > 0.86
         or (rectangle / solid > 0.88 and solid > 0.85)  # with a marker or a hand cut out of it
-        or (solid > 0.95 and mask.mean() > 0.25)  # turned, and cut by the film's border
+        or (solid > 0.95 and mask.mean() > 0.25)  # turned, and cut by the radiograph's border
     )
 
 

@@ -29,9 +29,10 @@ from boneage.radiographs.tiff import (
 
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 20_000
-# A film of 24 x 30 cm, the largest that one hand is laid on, has 29 megapixels when digitised at
-# 50 micrometres, as finely as it is done; the largest flat panels have 18. Decoding 40 took up to
-# 0.7 GB, and 7 s of one core when they were noise in JPEG 2000; films take a quarter of that.
+# A radiograph of 24 x 30 cm, the largest that one hand is laid on, has 29 megapixels when digitised
+# at 50 micrometres, as finely as it is done; the largest flat panels have 18. Decoding 40 took up
+# to 0.7 GB, and 7 s of one core when they were noise in JPEG 2000; radiographs take a quarter of
+# that.
 LARGEST_PIXELS = 30_000_000
 LARGEST_FILE = 256 * 2**20  # those pixels in 16-bit RGB, not compressed
 
@@ -111,18 +112,23 @@ def open_regular(path: Path) -> BoundedFile:
             Fault(
                 str(path),
                 "there is no such file",
-                "a radiograph",
                 "Check the path, and that the download is complete.",
+                expected="a radiograph",
             )
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            Fault(str(path), f"it can't be read ({reason})", "a readable file", "Check the path.")
+            Fault(
+                str(path),
+                f"it can't be read ({reason})",
+                "Check the path.",
+                expected="a readable file",
+            )
         ) from None
     if not stat.S_ISREG(kind.st_mode):
         what = "it can't be read (it is a folder, a pipe or a device)"
-        raise InputError(Fault(str(path), what, "a radiograph's file", "Check the path."))
+        raise InputError(Fault(str(path), what, "Check the path.", expected="a radiograph's file"))
     if not kind.st_size:
         raise InputError(picture_fault(path, "the file is empty (0 bytes)"))
     what = f"it has {kind.st_size:,} bytes, more than {LARGEST_FILE:,}"
@@ -131,11 +137,11 @@ def open_regular(path: Path) -> BoundedFile:
 
 def picture_fault(path: Path, what: str, fix: str = "Fetch or export that file again.") -> Fault:
     """Says that a file is not a picture that can be read."""
-    return Fault(str(path), what, "one whole PNG, JPEG, TIFF, BMP or DICOM picture", fix)
+    return Fault(str(path), what, fix, expected="one whole PNG, JPEG, TIFF, BMP or DICOM picture")
 
 
 def check_dimensions(path: Path, width: int, height: int) -> None:
-    """Refuses what can't be a film of a hand before memory is taken for it.
+    """Refuses what can't be a radiograph of a hand before memory is taken for it.
 
     Raises:
         InputError: A side, or the number of pixels, is out of range.
@@ -150,9 +156,9 @@ def check_dimensions(path: Path, width: int, height: int) -> None:
             Fault(
                 str(path),
                 f"it is {width} x {height} pixels",
-                f"sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, "
-                f"and {LARGEST_PIXELS // 10**6} million pixels at most",
                 "Is it a radiograph of one hand? Fetch or export that file again.",
+                expected=f"sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, "
+                f"and {LARGEST_PIXELS // 10**6} million pixels at most",
             )
         )
 

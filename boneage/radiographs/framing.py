@@ -13,7 +13,7 @@ import numpy.typing as npt
 from boneage.errors import Fault, InputError
 from boneage.radiographs.area_resize import Areas, Shrunk, add_up
 from boneage.radiographs.exposed_field import disk
-from boneage.radiographs.hand_detection import WHOLE_FILM, Box, Hand, find_hand
+from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH, Box, Hand, find_hand
 from boneage.radiographs.orientation import find_orientation
 from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
@@ -22,8 +22,8 @@ from boneage.recipe import Framing
 VERSION = 3
 
 HAND = "hand"
-WHOLE_FILM_ASKED = "whole film: framing.crop is film"
-REASONS = (HAND, WHOLE_FILM, WHOLE_FILM_ASKED)
+WHOLE_RADIOGRAPH_ASKED = "whole radiograph: framing.crop is film"
+REASONS = (HAND, WHOLE_RADIOGRAPH, WHOLE_RADIOGRAPH_ASKED)
 """All that a crop's `why` may be."""
 
 _FINER = 256  # steps, a shift by 8, of one 8-bit grey level while areas are averaged
@@ -31,10 +31,11 @@ _FINER = 256  # steps, a shift by 8, of one 8-bit grey level while areas are ave
 
 @dataclass(frozen=True)
 class Crop:
-    """Which part of a film was framed.
+    """Which part of a radiograph was framed.
 
     Attributes:
-        box: Left, top, right, bottom in pixels of the film; the last two are the first outside.
+        box: Left, top, right, bottom in pixels of the radiograph; the last two are the first
+            outside.
         rotation: Degrees by which that part was then turned, counter-clockwise, for the fingers to
             point up: 0, 90, 180 or 270.
         why: How it was chosen, one of `REASONS`; begins with `whole film` where it is all of it.
@@ -47,7 +48,7 @@ class Crop:
 
 @dataclass(frozen=True, eq=False)
 class Framed:
-    """A framed film.
+    """A framed radiograph.
 
     Attributes:
         pixels: Array `(size, size)`, uint8.
@@ -65,15 +66,16 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
     where both its forearm and the look of it say so. The unexposed surroundings in that crop are
     made black, and the grey levels that become 0 and 255 are the lower percentile of
     the exposed crop (the background) and the upper one of the hand itself: a bright marker has no
-    say in it. Where no hand is found, and with `crop = "film"`, it is all of the film, and both
-    percentiles are those of all its pixels. What lies outside the two levels is clipped. With
+    say in it. Where no hand is found, and with `crop = "film"`, it is all of the radiograph, and
+    both percentiles are those of all its pixels. What lies outside the two levels is clipped. With
     `fit = "pad"` the aspect is kept and the picture centred in black, with `"stretch"` it fills the
     square. Shrinking averages areas, at a 256th of a grey level; enlarging interpolates linearly.
 
     Args:
         radiograph: Array `(h, w)`, uint8 or uint16.
         framing: What is to be cut out, the size in pixels and the two percentiles.
-        region: The part of the picture that is to be taken for the film; all of it if not given.
+        region: The part of the picture that is to be taken for the radiograph; all of it if not
+            given.
 
     Raises:
         InputError: The region is not inside the picture.
@@ -87,7 +89,7 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
     height, width = radiograph.shape
     areas = add_up(radiograph)
     if framing.crop == "film":
-        crop = Crop((0, 0, width, height), 0, WHOLE_FILM_ASKED)
+        crop = Crop((0, 0, width, height), 0, WHOLE_RADIOGRAPH_ASKED)
         hand = None
     else:
         found = find_hand(radiograph, areas)
@@ -116,8 +118,8 @@ def _cut(radiograph: Radiograph, region: Box) -> Radiograph:
             Fault(
                 "region",
                 f"it is {left} {top} {right} {bottom}, and the picture {width} x {height} pixels",
-                f"a part of the picture with sides of at least {SMALLEST_SIDE} pixels",
-                "Correct the column region, or leave it empty for the whole film.",
+                "Correct the column region, or leave it empty for the whole radiograph.",
+                expected=f"a part of the picture with sides of at least {SMALLEST_SIDE} pixels",
             )
         )
     return radiograph[top:bottom, left:right]
@@ -139,7 +141,7 @@ def _levels(
 ) -> tuple[float, float]:
     """The grey levels that become 0 and 255."""
     if hand is None:
-        return _film_levels(radiograph, percentiles)
+        return _radiograph_levels(radiograph, percentiles)
     copy = hand.copy
     y, x = copy.shape[0] / radiograph.shape[0], copy.shape[1] / radiograph.shape[1]
     left, top, right, bottom = box
@@ -153,7 +155,9 @@ def _levels(
     return low, float(np.percentile(silhouette, percentiles[1]))
 
 
-def _film_levels(radiograph: Radiograph, percentiles: tuple[float, float]) -> tuple[float, float]:
+def _radiograph_levels(
+    radiograph: Radiograph, percentiles: tuple[float, float]
+) -> tuple[float, float]:
     # A histogram is one cheap pass, where sorting 3 million pixels costs more than decoding them.
     levels = 256 if radiograph.dtype == np.uint8 else 65_536
     counts = cv2.calcHist([radiograph], [0], None, [levels], [0, levels]).ravel()
@@ -198,7 +202,7 @@ def _scaled(
 
 
 def _from_areas(shrunk: Shrunk, levels: tuple[float, float]) -> npt.NDArray[np.uint8]:
-    """Does what is done to other films; no mean but those that decide a pixel need be OpenCV's."""
+    """Does what is done to other radiographs; no mean but those that decide a pixel need be OpenCV's."""
     fine_levels = np.arange(255 * _FINER + 1, dtype=np.float32) / np.float32(_FINER)
     table = _contrasted(fine_levels, levels).ravel()
     means, error = shrunk.means * _FINER, shrunk.error * _FINER
@@ -221,7 +225,7 @@ def _contrasted(
 
 
 def _blacken_unexposed(
-    inner: npt.NDArray[np.uint8], film: tuple[int, int], box: Box, hand: Hand
+    inner: npt.NDArray[np.uint8], radiograph: tuple[int, int], box: Box, hand: Hand
 ) -> None:
     """Makes black, in place, what is neither in the exposed field nor near the hand."""
     if hand.field.all():
@@ -232,10 +236,10 @@ def _blacken_unexposed(
     left, top, right, bottom = box
     # From pixels of the inner picture to those of the working copy.
     x, y = (
-        (right - left) / inner_width * width / film[1],
-        (bottom - top) / inner_height * height / film[0],
+        (right - left) / inner_width * width / radiograph[1],
+        (bottom - top) / inner_height * height / radiograph[0],
     )
-    matrix = np.array([[x, 0, left * width / film[1]], [0, y, top * height / film[0]]])
+    matrix = np.array([[x, 0, left * width / radiograph[1]], [0, y, top * height / radiograph[0]]])
     kept = cv2.warpAffine(
         keep,
         matrix,

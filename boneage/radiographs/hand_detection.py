@@ -1,6 +1,6 @@
-"""Where the hand is on a film: its silhouette, its palm, its forearm, and the crop around it.
+"""Where the hand is on a radiograph: its silhouette, its palm, its forearm, and the crop around it.
 
-Classical and deterministic. The parameters were set on 219 films of the RSNA set whose joints
+Classical and deterministic. The parameters were set on 219 radiographs of the RSNA set whose joints
 Koitka et al. (2018) annotated (a box around every ossification region), so that the crop holds all
 of those boxes; `experiments/framing-100px/measure.py` measures it.
 """
@@ -38,26 +38,26 @@ Box = tuple[int, int, int, int]
 WORKING_SIDE = 160
 """Longer side of the copy that the hand is looked for on, pixels."""
 
-WHOLE_FILM = "whole film: no hand stands out from its background"
+WHOLE_RADIOGRAPH = "whole radiograph: no hand stands out from its background"
 
 # In radii of the palm's inscribed circle, from its centre or from the silhouette.
 _WRIST = 2.3  # how far below the palm the forearm is cut: the growth plates lie within 2.2
 _MARGIN = 0.09
 _BELOW = 0.5  # margin where the silhouette ends before the wrist does
 
-_SMALLEST_HAND = 0.03  # of the film
+_SMALLEST_HAND = 0.03  # of the radiograph
 
 
 @dataclass(frozen=True, eq=False)
 class Hand:
-    """What was found on one film.
+    """What was found on one radiograph.
 
     Attributes:
-        box: The crop, in pixels of the film; all of it when no hand was found.
-        why: Empty when a hand was found, else why the whole film is kept.
-        copy: The small copy of the film that it was looked for on.
+        box: The crop, in pixels of the radiograph; all of it when no hand was found.
+        why: Empty when a hand was found, else why the whole radiograph is kept.
+        copy: The small copy of the radiograph that it was looked for on.
         mask: The silhouette on that copy: array `(h, w)`, uint8, 0 or 1.
-        field: The exposed part of the film, likewise.
+        field: The exposed part of the radiograph, likewise.
         forearm: Unit vector (x, y) from the palm towards the forearm; None when there is none.
         palm: Centre (x, y) and radius of the palm's inscribed circle, on the copy; None when no
             hand was found.
@@ -78,21 +78,21 @@ class Hand:
 
 
 def find_hand(radiograph: Radiograph, areas: Areas | None = None) -> Hand:
-    """Finds the hand on a film, bright on dark; a turned or cut one too.
+    """Finds the hand on a radiograph, bright on dark; a turned or cut one too.
 
     Args:
         radiograph: Array `(h, w)`, uint8 or uint16.
-        areas: The film's, if they are known; the same hand is found without them.
+        areas: The radiograph's, if they are known; the same hand is found without them.
 
     Returns:
-        The hand, or the whole film with the reason.
+        The hand, or the whole radiograph with the reason.
     """
     height, width = radiograph.shape
     copy = working_copy(radiograph, areas)
     grey = as_grey(copy)
     mask, field = _silhouette(grey)
     if mask is None:
-        return Hand((0, 0, width, height), WHOLE_FILM, copy, np.zeros_like(grey), field)
+        return Hand((0, 0, width, height), WHOLE_RADIOGRAPH, copy, np.zeros_like(grey), field)
     palm = _palm(mask)
     forearm = _forearm(mask, field, palm)
     left, top, right, bottom = _crop(mask, palm, forearm)
@@ -107,7 +107,7 @@ def find_hand(radiograph: Radiograph, areas: Areas | None = None) -> Hand:
 
 
 def working_copy(radiograph: Radiograph, areas: Areas | None = None) -> Radiograph:
-    """The film shrunk by area to the working size; a smaller one as it is."""
+    """The radiograph shrunk by area to the working size; a smaller one as it is."""
     height, width = radiograph.shape
     scale = WORKING_SIDE / max(height, width)
     if scale >= 1:

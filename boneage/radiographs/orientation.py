@@ -1,10 +1,11 @@
-"""Which way up the hand on a film lies, told by gradients; any contrast, either polarity.
+"""Which way up the hand on a radiograph lies, told by gradients; any contrast, either polarity.
 
-A film is cut into 8 x 8 cells and every cell told by how strong its edges are in eight directions
-(Dalal & Triggs, CVPR 2005), weighed against their neighbourhood, so that a flat film looks like a
-crisp one and an inverted one like itself. Turning the film by a quarter only permutes the cells and
-the directions. Two linear looks are taken in all four turns, at the whole film and at the window
-that looks most like a hand; only what both say is said with confidence.
+A radiograph is cut into 8 x 8 cells and every cell told by how strong its edges are in eight
+directions (Dalal & Triggs, CVPR 2005), weighed against their neighbourhood, so that a flat
+radiograph looks like a crisp one and an inverted one like itself. Turning the radiograph by a
+quarter only permutes the cells and the directions. Two linear looks are taken in all four turns, at
+the whole radiograph and at the window that looks most like a hand; only what both say is said with
+confidence.
 
 `orientation.npz` holds the looks' weights. They are fitted to drawn hands alone
 (`experiments/orientation/fit.py`): there is no radiograph in them.
@@ -26,12 +27,12 @@ Floats = npt.NDArray[np.float32]
 CELLS, DIRECTIONS, CELL_PIXELS = 8, 8, 6
 WINDOW_PIXELS = CELLS * CELL_PIXELS
 RATIOS = (1.0, 1.25, 1.56, 1.95, 2.44)
-"""Side of the film over side of the window that is looked through."""
+"""Side of the radiograph over side of the window that is looked through."""
 SURE = 1.0
 """Confidence above which a hand is told to be turned; see data/README.md for what that costs."""
 
 _WORKING_PIXELS = 256
-_WINDOW_WEIGHT = 2.0  # a window's scores span about half of the whole film's
+_WINDOW_WEIGHT = 2.0  # a window's scores span about half of the whole radiograph's
 _FAINTEST = 1e-3
 
 
@@ -40,11 +41,12 @@ class Orientation:
     """How the hand lies.
 
     Attributes:
-        turn: Degrees, counter-clockwise, by which the film must be turned so that the fingers
-            point up: 0, 90, 180 or 270. `np.rot90(film, turn // 90)` does it.
+        turn: Degrees, counter-clockwise, by which the radiograph must be turned so that the fingers
+            point up: 0, 90, 180 or 270. `np.rot90(radiograph, turn // 90)` does it.
         confidence: How far that turn is ahead of the next best, in the look that is less sure of
             it: about log odds; below 0 the looks disagree.
-        window: Where the hand was looked at: left, top, right and bottom as shares of the film.
+        window: Where the hand was looked at: left, top, right and bottom as shares of the
+            radiograph.
     """
 
     turn: int
@@ -58,14 +60,14 @@ class Orientation:
 
 
 def find_orientation(radiograph: npt.NDArray[np.generic]) -> Orientation:
-    """Tells which way up the hand of a film lies.
+    """Tells which way up the hand of a radiograph lies.
 
     Args:
         radiograph: Array `(h, w)` of any number type and size, aspect kept or not.
     """
-    film = shrunk(radiograph)
-    whole = four_scores(unit(gradient_cells(film, WINDOW_PIXELS))[None], "whole")[0]
-    windows, places = windows_of(film, RATIOS)
+    radiograph = shrunk(radiograph)
+    whole = four_scores(unit(gradient_cells(radiograph, WINDOW_PIXELS))[None], "whole")[0]
+    windows, places = windows_of(radiograph, RATIOS)
     scores = four_scores(windows, "window")
     best = int(scores.max(1).argmax())
     seen = scores.max(0)
@@ -76,29 +78,33 @@ def find_orientation(radiograph: npt.NDArray[np.generic]) -> Orientation:
 
 
 def shrunk(radiograph: npt.NDArray[np.generic]) -> Floats:
-    """A film as float32, its long side at most 256 pixels."""
+    """A radiograph as float32, its long side at most 256 pixels."""
     height, width = radiograph.shape
     scale = _WORKING_PIXELS / max(height, width)
-    film = radiograph if radiograph.dtype in (np.uint8, np.uint16) else radiograph.astype("f4")
+    radiograph = (
+        radiograph if radiograph.dtype in (np.uint8, np.uint16) else radiograph.astype("f4")
+    )
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        film = np.asarray(cv2.resize(np.asarray(film), size, interpolation=cv2.INTER_AREA))
-    return np.ascontiguousarray(film, np.float32)
+        radiograph = np.asarray(
+            cv2.resize(np.asarray(radiograph), size, interpolation=cv2.INTER_AREA)
+        )
+    return np.ascontiguousarray(radiograph, np.float32)
 
 
-def gradient_cells(film: Floats, side: int) -> Floats:
-    """Edges of a film squeezed into a square, told by cell and direction.
+def gradient_cells(radiograph: Floats, side: int) -> Floats:
+    """Edges of a radiograph squeezed into a square, told by cell and direction.
 
     Args:
-        film: float32 (h, w).
+        radiograph: float32 (h, w).
         side: Of the square, in pixels; a multiple of `CELL_PIXELS`.
 
     Returns:
         float32 (side / CELL_PIXELS, side / CELL_PIXELS, DIRECTIONS), 0 and more.
     """
-    shrinking = max(film.shape) >= side
+    shrinking = max(radiograph.shape) >= side
     square = cv2.resize(
-        film, (side, side), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+        radiograph, (side, side), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
     )
     dx = cv2.Sobel(square, cv2.CV_32F, 1, 0, ksize=3, borderType=cv2.BORDER_REPLICATE)
     dy = cv2.Sobel(square, cv2.CV_32F, 0, 1, ksize=3, borderType=cv2.BORDER_REPLICATE)
@@ -122,17 +128,17 @@ def unit(cells: Floats) -> Floats:
     return np.asarray(cells / (np.linalg.norm(cells) + 1e-6), np.float32)
 
 
-def windows_of(film: Floats, ratios: Sequence[float]) -> tuple[Floats, Floats]:
-    """Every square window of a film, in steps of one cell, at several scales.
+def windows_of(radiograph: Floats, ratios: Sequence[float]) -> tuple[Floats, Floats]:
+    """Every square window of a radiograph, in steps of one cell, at several scales.
 
     Returns:
         float32 (n, CELLS, CELLS, DIRECTIONS) of norm 1, and float32 (n, 3): left, top and side of
-        each window as shares of the film.
+        each window as shares of the radiograph.
     """
     views, places = [], []
     for ratio in ratios:
         side = round(WINDOW_PIXELS * ratio / CELL_PIXELS) * CELL_PIXELS
-        cells = gradient_cells(film, side)
+        cells = gradient_cells(radiograph, side)
         view = np.lib.stride_tricks.sliding_window_view(cells, (CELLS, CELLS), (0, 1))
         views.append(view.transpose(0, 1, 3, 4, 2))
         steps, count = len(view), len(cells)
@@ -159,7 +165,7 @@ def four_scores(windows: Floats, look: str) -> Floats:
 
 
 def turned(cells: npt.NDArray[np.float32], quarters: int) -> Floats:
-    """The cells of a film turned counter-clockwise by so many quarters."""
+    """The cells of a radiograph turned counter-clockwise by so many quarters."""
     rotated = np.rot90(cells, quarters, (0, 1))
     return np.asarray(np.roll(rotated, DIRECTIONS // 2 * quarters, axis=2))
 

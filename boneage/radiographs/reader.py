@@ -52,7 +52,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
         path: The picture's file. Colour is turned to grey, transparency ignored.
 
     Returns:
-        Array `(h, w)`, uint8 or, for films of more than 8 bits, uint16.
+        Array `(h, w)`, uint8 or, for radiographs of more than 8 bits, uint16.
 
     Raises:
         InputError: The file is missing, empty, truncated, damaged, not a picture or several, of an
@@ -138,13 +138,13 @@ def _decode(data: bytes, layout: Layout, path: Path) -> Radiograph:
             Fault(
                 str(path),
                 f"its pixels are {image.dtype}",
-                "8 or 16 bit whole numbers",
                 "Convert it to a 16-bit PNG.",
+                expected="8 or 16 bit whole numbers",
             )
         )
     deep = np.asarray(image, np.uint16)
     if layout.tiff is not None and layout.tiff.white_is_zero:
-        # OpenCV turns such films round in 8 bits, but not in more.
+        # OpenCV turns such radiographs round in 8 bits, but not in more.
         return np.subtract(_white(layout.tiff.bits), deep)
     return deep
 

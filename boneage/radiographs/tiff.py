@@ -139,7 +139,8 @@ def check_tiff(data: bytes, header: TiffHeader) -> None:
     """Sees that the pixels are of a kind that is read, and all there.
 
     Deflated strips carry a checksum, which libtiff does not look at: of 200 flipped bits in an
-    8-bit film it took all 200 for granted. LZW has none, so a damaged one may be read as a picture.
+    8-bit radiograph it took all 200 for granted. LZW has none, so a damaged one may be read as a
+    picture.
 
     Raises:
         TiffError: Why they are not.

@@ -39,8 +39,8 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
             Fault(
                 str(path),
                 f"it can't be written ({error.strerror or error})",
-                "a writable place with room in it",
                 "Name another place for it.",
+                expected="a writable place with room in it",
             )
         ) from None
     finally:
@@ -83,10 +83,15 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(
-            Fault(str(path), f"can't be read: {error}", "a JSON file", "Was the run interrupted?")
+            Fault(
+                str(path),
+                f"can't be read: {error}",
+                "Was the run interrupted?",
+                expected="a JSON file",
+            )
         ) from None
     if not isinstance(values, dict):
         raise InputError(
-            Fault(str(path), "holds no JSON object", "an object", "Was the file edited?")
+            Fault(str(path), "holds no JSON object", "Was the file edited?", expected="an object")
         )
     return values

@@ -346,6 +346,8 @@ def _told(count: float) -> str:
 def _fault(what: str, fits: int | None, expected: str = "at most {}") -> Fault:
     if fits:
         fix = f"Pass --set training.batch_size={fits}."
-        return Fault("training.batch_size", what, expected.format(fits), fix)
+        return Fault("training.batch_size", what, fix, expected=expected.format(fits))
     fix = "Lower framing.size, or choose a smaller model.backbone."
-    return Fault("training.batch_size", what, "a smaller network, or smaller pictures", fix)
+    return Fault(
+        "training.batch_size", what, fix, expected="a smaller network, or smaller pictures"
+    )

@@ -93,8 +93,8 @@ class Checkpoint:
                 Fault(
                     "checkpoint",
                     f"its {len(self.variables)} variables are not the {len(own)} of this model",
-                    "a checkpoint of the same recipe, made by the same boneage",
                     "Resume with the version that began, or train anew into another folder.",
+                    expected="a checkpoint of the same recipe, made by the same boneage",
                 )
             )
         for variable, array in zip(own, self.variables, strict=True):
@@ -142,8 +142,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             Fault(
                 str(path),
                 f"the checkpoint can't be read: {error}",
-                "a checkpoint as training wrote it",
                 "Was it copied only in part? Copy it again, or train anew into another folder.",
+                expected="a checkpoint as training wrote it",
             )
         ) from None
     return Checkpoint(place, told["recipe"], kinds[_VARIABLE], kinds[_METRIC])

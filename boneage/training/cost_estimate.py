@@ -28,8 +28,8 @@ SECONDS = 20.0
 """So long training steps are timed at most, and at least one of them."""
 
 _MOST_STEPS = 10
-_FILMS = 8
-_READS_OF_A_FILM = 2  # the check decodes every film, and preparing frames it
+_RADIOGRAPHS = 8
+_READS_OF_A_RADIOGRAPH = 2  # the check decodes every radiograph, and preparing frames it
 _FLOAT_BYTES = 4
 
 
@@ -47,12 +47,12 @@ class Effort:
         steps_timed: Training steps behind `step_seconds`, after one that compiles.
         step_seconds: Of a training step, without waiting for its batch.
         validation_step_seconds: The same of a validation step.
-        film_seconds: Decoding and framing one film, on one core.
+        film_seconds: Decoding and framing one radiograph, on one core.
         epochs: As many as there can be; early stopping may end sooner.
         epoch_seconds: Training on all of train and validating on all of val.
-        preparation_seconds: Checking and framing all films, on all cores.
+        preparation_seconds: Checking and framing all radiographs, on all cores.
         hours: All of it together, at most.
-        store_bytes: The framed films.
+        store_bytes: The framed radiographs.
         run_bytes: The run folder's models and checkpoint, while they are being replaced.
     """
 
@@ -65,7 +65,7 @@ class Effort:
     steps_timed: int
     step_seconds: float
     validation_step_seconds: float
-    film_seconds: float
+    radiograph_seconds: float
     epochs: int
     epoch_seconds: float
     preparation_seconds: float
@@ -90,18 +90,18 @@ class Effort:
             f"{self.batch_size} images ({self.steps_timed} timed), {_span(self.epoch_seconds)} "
             f"an epoch, {at_most}{self.epochs:,} epochs: "
             f"{at_most}{_span(self.epochs * self.epoch_seconds)}",
-            f"checking and framing {self.images:,} films: about {_span(self.preparation_seconds)}",
-            f"disk: {_size(self.store_bytes)} for the framed films, {_size(self.run_bytes)} for "
+            f"checking and framing {self.images:,} radiographs: about {_span(self.preparation_seconds)}",
+            f"disk: {_size(self.store_bytes)} for the framed radiographs, {_size(self.run_bytes)} for "
             f"the run ({self.parameters:,} parameters)",
             *busy,
         ]
 
 
 def measure_effort(recipe: Recipe, manifest: Manifest, *, seconds: float = SECONDS) -> Effort:
-    """Times some films and some training steps of a recipe on this machine.
+    """Times some radiographs and some training steps of a recipe on this machine.
 
-    Batches are augmented films of the manifest. Making them is not timed: that goes on beside the
-    steps (`boneage bench training`). Nothing is kept of the network that is timed.
+    Batches are augmented radiographs of the manifest. Making them is not timed: that goes on beside
+    the steps (`boneage bench training`). Nothing is kept of the network that is timed.
 
     Args:
         recipe: What is to be trained.
@@ -109,26 +109,26 @@ def measure_effort(recipe: Recipe, manifest: Manifest, *, seconds: float = SECON
         seconds: Time for training steps, after the first, which compiles.
 
     Raises:
-        InputError: A film can't be read, there is no such split, or the network can't be built:
-            no such backbone, no such weights file, an image size too small; or its batches don't
-            fit into memory.
+        InputError: A radiograph can't be read, there is no such split, or the network can't be
+            built: no such backbone, no such weights file, an image size too small; or its batches
+            don't fit into memory.
     """
     counts = {name: len(manifest.split(name)) for name in ("train", "val")}
     paths = manifest.image_paths()
-    some = sorted({int(row) for row in np.linspace(0, len(paths) - 1, _FILMS)})
+    some = sorted({int(row) for row in np.linspace(0, len(paths) - 1, _RADIOGRAPHS)})
     began = time.perf_counter()
-    films = [_framed(paths[row], manifest.regions()[row], recipe) for row in some]
-    film_seconds = (time.perf_counter() - began) / len(some)
+    radiographs = [_framed(paths[row], manifest.regions()[row], recipe) for row in some]
+    radiograph_seconds = (time.perf_counter() - began) / len(some)
     settings = recipe.training
     batch_size = min(settings.batch_size, counts["train"])
-    parameters, trained, validated = _time_steps(recipe, films, batch_size, seconds)
+    parameters, trained, validated = _time_steps(recipe, radiographs, batch_size, seconds)
     step_seconds, validation_seconds = _median(trained), _median(validated)
     epoch_seconds = sum(
         math.ceil(counts[split] / settings.batch_size) * each
         for split, each in (("train", step_seconds), ("val", validation_seconds))
     )
     cores = usable_cores()
-    preparation_seconds = _READS_OF_A_FILM * film_seconds * len(paths) / cores
+    preparation_seconds = _READS_OF_A_RADIOGRAPH * radiograph_seconds * len(paths) / cores
     # Best model and checkpoint, the latter with the optimizer's two moments, each with its
     # successor beside it while that is being written.
     copies = 2 * (1 + 3 + (1 if settings.ema else 0))
@@ -142,7 +142,7 @@ def measure_effort(recipe: Recipe, manifest: Manifest, *, seconds: float = SECON
         steps_timed=len(trained),
         step_seconds=step_seconds,
         validation_step_seconds=validation_seconds,
-        film_seconds=film_seconds,
+        radiograph_seconds=radiograph_seconds,
         epochs=settings.epochs,
         epoch_seconds=epoch_seconds,
         preparation_seconds=preparation_seconds,
@@ -157,11 +157,11 @@ def _framed(path: Path, region: Any, recipe: Recipe) -> np.ndarray:
 
 
 def _time_steps(
-    recipe: Recipe, films: list[np.ndarray], batch_size: int, seconds: float
+    recipe: Recipe, radiographs: list[np.ndarray], batch_size: int, seconds: float
 ) -> tuple[int, list[float], list[float]]:
     """Parameters of the network, seconds of its training steps, and of its validation steps."""
     settings = recipe.training
-    images = np.stack([films[row % len(films)] for row in range(batch_size)])
+    images = np.stack([radiographs[row % len(radiographs)] for row in range(batch_size)])
     gender, age = np.arange(batch_size) % 2, np.linspace(12.0, 216.0, batch_size)
     augmentation = recipe.augmentation
     with DataGenerator(images, gender, age, batch_size, augmentation=augmentation) as batches:

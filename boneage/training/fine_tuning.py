@@ -50,8 +50,8 @@ def begin_with(model: keras.Model, init: Run, recipe: Recipe, manifest: Manifest
             Fault(
                 f"--init {init.folder}",
                 f"it is another network: {'; '.join(differing)}",
-                "a run of the same [model], of any image size",
                 "Take its values into the recipe with --set, or name another run.",
+                expected="a run of the same [model], of any image size",
             )
         )
     for weight, value in zip(model.weights, source.weights, strict=True):

@@ -226,8 +226,8 @@ class Records(keras.callbacks.Callback):
         return Fault(
             str(self._run.folder),
             f"{self.place} could not be kept: {error.faults[0].what}",
-            "room on the disk for it",
             f"Make room, then go on where the last good checkpoint is: {command}.",
+            expected="room on the disk for it",
         )
 
     def _take_own_weights_back(self) -> None:
@@ -247,8 +247,8 @@ class Records(keras.callbacks.Callback):
             str(self._run.folder),
             f"the loss is no longer a number in epoch {epoch + 1}, batch {done} of "
             f"{len(self._training)}, at a learning rate of {rate:.1g}; image_id {ids}",
-            "a finite loss",
             f"Look at these images, or lower the rate: --set training.learning_rate={top / 3:.1g}.",
+            expected="a finite loss",
         )
 
 

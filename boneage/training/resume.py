@@ -47,8 +47,8 @@ def check_same(run: Run, recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
             Fault(
                 str(manifest.path),
                 f"its sha256 is {manifest.digest[:12]}…, so it is not what the run began with",
-                f"{info['manifest']['path']} with sha256 {info['manifest']['digest'][:12]}…",
                 "Resume with that one, or train anew into another folder.",
+                expected=f"{info['manifest']['path']} with sha256 {info['manifest']['digest'][:12]}…",
             )
         )
     return info
@@ -75,8 +75,8 @@ def _changed(where: str, changed: list[str]) -> Fault:
     return Fault(
         where,
         f"the recipe changed since the run began: {'; '.join(changed)}",
-        "the same recipe to the end of a run",
         "Put it back, or train anew into another folder (with --init, from these weights).",
+        expected="the same recipe to the end of a run",
     )
 
 
@@ -101,8 +101,8 @@ def check_same_init(told: dict[str, Any], info: dict[str, Any]) -> None:
             Fault(
                 f"--init {told['folder']}",
                 f"its model has changed since the run began: its sha256 is {told['digest'][:12]}…",
-                f"{info['init']['digest'][:12]}…",
                 "Put it back, or train anew into another folder.",
+                expected=f"{info['init']['digest'][:12]}…",
             )
         )
 
@@ -120,8 +120,8 @@ def info_resumed(
             Fault(
                 str(store.folder),
                 f"the images changed since the run began: their digest is {store.digest[:12]}…",
-                f"{info['store']['digest'][:12]}…, as {run.info_path} records",
                 "Put the images back as they were, or train anew into another folder.",
+                expected=f"{info['store']['digest'][:12]}…, as {run.info_path} records",
             )
         )
     now = {key: made_by[key] for key in _NOTED}

@@ -273,8 +273,8 @@ def _no_gpu() -> Fault:
     return Fault(
         "--require-gpu",
         "Keras sees no GPU",
-        "a GPU that it can compute on",
         "Is its driver there, and in Docker --gpus all? Or leave --require-gpu away.",
+        expected="a GPU that it can compute on",
     )
 
 
@@ -284,8 +284,8 @@ def _check_tensorboard(settings: Training) -> None:
             Fault(
                 "training.tensorboard",
                 "tensorboard is not installed",
-                "the package tensorboard",
                 "Install it with pip install tensorboard, or turn it off.",
+                expected="the package tensorboard",
             )
         )
 
@@ -296,11 +296,15 @@ def _check_out(out: Path) -> None:
         fix = "Name another --out"
         if Run(out).is_begun:
             fix += f", or go on with that run: boneage train --resume {out}"
-        raise InputError(Fault(str(out), "the folder is not empty", "a new run folder", f"{fix}."))
+        raise InputError(
+            Fault(str(out), "the folder is not empty", f"{fix}.", expected="a new run folder")
+        )
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = f"{there} can't be written to" if there.is_dir() else f"{there} is a file"
-        raise InputError(Fault(str(out), what, "a place for a run folder", "Name another --out."))
+        raise InputError(
+            Fault(str(out), what, "Name another --out.", expected="a place for a run folder")
+        )
 
 
 def _generator(store: Store, split: Manifest, recipe: Recipe, *, training: bool) -> DataGenerator:

@@ -2,11 +2,12 @@
 
     python experiments/cluster/backends.py [--seeds N] [--set KEY=VALUE ...] [--work FOLDER]
 
-Both with `boneage train`, on phantom films. Weights and dropout that a seed draws differ between
-backends, each has random numbers of its own; so what is compared number by number begins with the
-weights of one run (`--init`) and has no dropout. It must agree to 1e-4, in parts of the loss:
+Both with `boneage train`, on phantom radiographs. Weights and dropout that a seed draws differ
+between backends, each has random numbers of its own; so what is compared number by number begins
+with the weights of one run (`--init`) and has no dropout. It must agree to 1e-4, in parts of the
+loss:
 
-- one step over all training films;
+- one step over all training radiographs;
 - two epochs at a low learning rate: a high one makes of rounding what chance makes of it.
 
 Then whole trainings of N seeds, each with its own draws: the difference of the mean test MAE must
@@ -87,14 +88,14 @@ def same_weights(work: Path, manifest: Path, settings: list[str]) -> dict[str, A
     """One step, and two epochs of small ones."""
     train(work / "begin", manifest, [*settings, "training.epochs=2"], backend="tensorflow")
     with manifest.open(encoding="utf-8", newline="") as file:
-        films = Counter(row["split"] for row in csv.DictReader(file))["train"]
-    one = [*settings, "training.epochs=1", f"training.batch_size={films}"]
+        radiographs = Counter(row["split"] for row in csv.DictReader(file))["train"]
+    one = [*settings, "training.epochs=1", f"training.batch_size={radiographs}"]
     step = histories(work, manifest, one, "first-step")
     slow = [*settings, "training.epochs=2", "training.learning_rate=1e-5"]
     curve = histories(work, manifest, slow, "curve")
     losses = {backend: rows[0]["loss"] for backend, rows in step.items()}
     return {
-        "first_step": {"films": films, "loss_months": losses, **difference(step, "loss")},
+        "first_step": {"films": radiographs, "loss_months": losses, **difference(step, "loss")},
         "two_epochs": {**curve, **difference(curve, *COMPARED)},
     }
 

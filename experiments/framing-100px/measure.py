@@ -6,11 +6,13 @@ JOINTS holds Pascal VOC files `<id>.xml` with a box around every ossification re
 2018); FILMS are folders with `<id>.png` at any depth, each measured by itself. Prints aggregates as
 JSON, for each folder:
 
-- the share of its annotated films with every box inside the crop, and the crop's median area, as a
-  share of the film and as a multiple of that of the tight rectangle around the boxes;
-- with --turned, of N films (chosen by seed 0) turned by 0, 90, 180 and 270 degrees, the share
+- the share of its annotated radiographs with every box inside the crop, and the crop's median area,
+as a
+  share of the radiograph and as a multiple of that of the tight rectangle around the boxes;
+- with --turned, of N radiographs (chosen by seed 0) turned by 0, 90, 180 and 270 degrees, the share
   that was put upright;
-- milliseconds of one core to frame a film to 299 pixels, beyond decoding it; films of more than
+- milliseconds of one core to frame a radiograph to 299 pixels, beyond decoding it; radiographs of
+more than
   1,300 pixels are halved first.
 """
 
@@ -37,7 +39,7 @@ FRAMING = Framing()
 
 
 def tight_rectangle(path: Path) -> tuple[float, float, float, float] | None:
-    """Left, top, right, bottom around all boxes, in shares of the film; None without a box."""
+    """Left, top, right, bottom around all boxes, in shares of the radiograph; None without a box."""
     root = ET.parse(path).getroot()
     size = [float(root.findtext(f"size/{name}", "nan")) for name in ("width", "height")]
     boxes = [
@@ -52,17 +54,17 @@ def tight_rectangle(path: Path) -> tuple[float, float, float, float] | None:
     return float(left), float(top), float(right), float(bottom)
 
 
-def joints_inside(joints: Path, films: list[Path]) -> dict[str, Any]:
+def joints_inside(joints: Path, radiographs: list[Path]) -> dict[str, Any]:
     """How the crops lie to the annotated joints."""
     inside, areas, tight_areas, whole = [], [], [], 0
-    for path in films:
+    for path in radiographs:
         annotation = joints / f"{path.stem}.xml"
         tight = tight_rectangle(annotation) if annotation.exists() else None
         if tight is None:
             continue
-        film = read_radiograph(path)
-        height, width = film.shape
-        crop = frame(film, FRAMING).crop
+        radiograph = read_radiograph(path)
+        height, width = radiograph.shape
+        crop = frame(radiograph, FRAMING).crop
         whole += crop.why != "hand"
         left, top, right, bottom = np.array(crop.box) / [width, height, width, height]
         inside.append(
@@ -82,28 +84,28 @@ def joints_inside(joints: Path, films: list[Path]) -> dict[str, Any]:
     }
 
 
-def put_upright(films: list[Path], count: int) -> dict[str, float]:
-    """The share of films that come out upright after they were turned."""
-    chosen = np.random.default_rng(0).permutation(len(films))[:count]
+def put_upright(radiographs: list[Path], count: int) -> dict[str, float]:
+    """The share of radiographs that come out upright after they were turned."""
+    chosen = np.random.default_rng(0).permutation(len(radiographs))[:count]
     upright = dict.fromkeys((0, 90, 180, 270), 0)
     for index in chosen:
-        film = read_radiograph(films[index])
+        radiograph = read_radiograph(radiographs[index])
         for turned in upright:
-            rotated = np.rot90(film, -turned // 90).copy()
+            rotated = np.rot90(radiograph, -turned // 90).copy()
             upright[turned] += frame(rotated, FRAMING).crop.rotation == turned
     return {str(turned): hits / len(chosen) for turned, hits in upright.items()}
 
 
-def milliseconds(films: list[Path]) -> dict[str, Any]:
-    """Processor time that framing takes on one thread, over up to 60 films."""
+def milliseconds(radiographs: list[Path]) -> dict[str, Any]:
+    """Processor time that framing takes on one thread, over up to 60 radiographs."""
     times, sides = [], []
-    for path in films[:TIMED]:
-        film: Radiograph = read_radiograph(path)
-        if max(film.shape) > LONGEST_TIMED:
-            film = cv2.resize(film, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    for path in radiographs[:TIMED]:
+        radiograph: Radiograph = read_radiograph(path)
+        if max(radiograph.shape) > LONGEST_TIMED:
+            radiograph = cv2.resize(radiograph, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         started = time.thread_time()
-        frame(film, FRAMING)
-        sides.append(max(film.shape))
+        frame(radiograph, FRAMING)
+        sides.append(max(radiograph.shape))
         times.append(1000 * (time.thread_time() - started))
     median, late = np.percentile(times, [50, 95])
     return {
@@ -122,12 +124,16 @@ def main() -> None:
     given = arguments.parse_args()
     cv2.setNumThreads(1)
     rows = []
-    for folder in given.films:
-        films = sorted(folder.rglob("*.png"))
-        row = {"name": folder.name, "films": len(films), **joints_inside(given.joints, films)}
+    for folder in given.radiographs:
+        radiographs = sorted(folder.rglob("*.png"))
+        row = {
+            "name": folder.name,
+            "films": len(radiographs),
+            **joints_inside(given.joints, radiographs),
+        }
         if given.turned:
-            row["put_upright"] = put_upright(films, given.turned)
-        row["milliseconds_a_film"] = milliseconds(films)
+            row["put_upright"] = put_upright(radiographs, given.turned)
+        row["milliseconds_a_film"] = milliseconds(radiographs)
         rows.append(row)
     print(json.dumps({"machine": provenance(), "rows": rows}, indent=2))
 

@@ -1,15 +1,16 @@
-"""Fits the looks of `boneage/radiographs/orientation.npz` to drawn hands; there is no film in them.
+"""Fits the looks of `boneage/radiographs/orientation.npz` to drawn hands; there is no radiograph in them.
 
     python experiments/orientation/fit.py boneage/radiographs/orientation.npz
 
-Two minutes on two cores. Four linear models over 2,000 phantoms on all kinds of film: fogged,
+Two minutes on two cores. Four linear models over 2,000 phantoms on all kinds of radiograph: fogged,
 turned by up to 28 degrees, small in a dark or white frame, with markers and beam edges.
 
 - `window`: an upright hand that fills the window, or anything else (the worst mistakes are added
   four times);
-- `whole`: which of four turns of a film is upright;
+- `whole`: which of four turns of a radiograph is upright;
 - `pair`: two hands side by side, or one;
-- `polarity`: dense is bright, or dark; without a bias, so an inverted film gets minus the score.
+- `polarity`: dense is bright, or dark; without a bias, so an inverted radiograph gets minus the
+score.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def draw_all() -> Array:
         return np.stack(list(pool.map(lambda i: phantom(SEED, i, SIDE).image, range(PHANTOMS))))
 
 
-def film(drawn: Array, rng: np.random.Generator, small: float = 0.55) -> tuple[Array, Array]:
-    """One hand on a canvas, and where its film is there: left, top, width, height as shares."""
+def radiograph(drawn: Array, rng: np.random.Generator, small: float = 0.55) -> tuple[Array, Array]:
+    """One hand on a canvas, and where its radiograph is there: left, top, width, height as shares."""
     fills = rng.random() > small
     scale = CANVAS * (rng.uniform(0.95, 1.3) if fills else rng.uniform(0.33, 0.9))
     aspect = rng.uniform(0.72, 1.3) ** 0.5
@@ -53,7 +54,7 @@ def film(drawn: Array, rng: np.random.Generator, small: float = 0.55) -> tuple[A
     if not fills:
         width, height = min(width, 0.98 * CANVAS), min(height, 0.98 * CANVAS)
     angle = rng.uniform(-28, 28)
-    tilted = not fills and rng.random() < 0.4  # the film itself, with its edges
+    tilted = not fills and rng.random() < 0.4  # the radiograph itself, with its edges
     h = (drawn.astype(np.float32) / 255) ** rng.uniform(0.6, 1.5)
     fog = rng.uniform(0, 0.6) * (rng.random() < 0.4)
     h = fog + (1 - fog) * h
@@ -86,7 +87,7 @@ def film(drawn: Array, rng: np.random.Generator, small: float = 0.55) -> tuple[A
 
 
 def marked(h: Array, rng: np.random.Generator) -> Array:
-    """A film with a letter on it."""
+    """A radiograph with a letter on it."""
     h = np.ascontiguousarray(h, np.float32)
     at = (int(rng.integers(0, h.shape[1] - 20)), int(rng.integers(15, h.shape[0])))
     word = str(rng.choice(["L", "R", "LA", "KM"]))
@@ -95,13 +96,13 @@ def marked(h: Array, rng: np.random.Generator) -> Array:
 
 
 def exposed(h: Array, rng: np.random.Generator) -> Array:
-    """A film with its exposure and noise, float32 0 to 255."""
+    """A radiograph with its exposure and noise, float32 0 to 255."""
     noisy = np.clip(h, 0, 1) * rng.uniform(60, 255) + rng.normal(0, rng.uniform(0, 6), h.shape)
     return np.clip(noisy, 0, 255).astype(np.float32)
 
 
 def pair(phantoms: Array, rng: np.random.Generator) -> Array:
-    """Two hands on one film, mostly of one child."""
+    """Two hands on one radiograph, mostly of one child."""
 
     def placed(drawn: Array) -> Array:
         turn = cv2.getRotationMatrix2D(
@@ -132,8 +133,8 @@ def cut(canvas: Array, left: float, top: float, width: float, height: float) -> 
     return cv2.warpAffine(canvas, place, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def cut_film(canvas: Array, box: Array, rng: np.random.Generator, most: float) -> Array:
-    """The film with up to `most` of its size of what is around it."""
+def cut_radiograph(canvas: Array, box: Array, rng: np.random.Generator, most: float) -> Array:
+    """The radiograph with up to `most` of its size of what is around it."""
     left, top, width, height = box
     more = rng.uniform(-0.03, most, 4) * (rng.random() < 0.6)
     x0, y0 = max(0, left - more[0] * width), max(0, top - more[1] * height)
@@ -147,7 +148,7 @@ def features(picture: Array) -> Array:
 
 
 def mirrored(cells: Array) -> Array:
-    """The cells of the mirrored film, for one film or many."""
+    """The cells of the mirrored radiograph, for one radiograph or many."""
     return cells[..., ::-1, :][..., -np.arange(DIRECTIONS) % DIRECTIONS]
 
 
@@ -183,10 +184,10 @@ def logistic(x: Array, y: Array, weight: Array, decay: float, *, bias: bool = Tr
 
 
 def fit_whole(phantoms: Array) -> Array:
-    """Which of four turns of a film is upright."""
+    """Which of four turns of a radiograph is upright."""
 
     def one(i: int, rng: np.random.Generator) -> Array:
-        return features(cut_film(*film(phantoms[i % PHANTOMS], rng), rng, 0.35))
+        return features(cut_radiograph(*radiograph(phantoms[i % PHANTOMS], rng), rng, 0.35))
 
     cells = drawn_each(8000, 9, one)
     x = four(np.concatenate([cells, mirrored(cells)])).astype(np.float64)
@@ -206,7 +207,7 @@ def fit_whole(phantoms: Array) -> Array:
 
 
 def overlap(box: Array, places: Array) -> Array:
-    """Intersection over union of a film and windows."""
+    """Intersection over union of a radiograph and windows."""
     left, top, width, height = box
     x, y, side = places.T
     across = np.clip(np.minimum(left + width, x + side) - np.maximum(left, x), 0, None)
@@ -217,9 +218,9 @@ def overlap(box: Array, places: Array) -> Array:
 def fit_window(phantoms: Array) -> Array:
     """An upright hand that fills the window, or anything else."""
     rng = np.random.default_rng(3)
-    films = [film(phantoms[i % PHANTOMS], rng) for i in range(2400)]
+    radiographs = [radiograph(phantoms[i % PHANTOMS], rng) for i in range(2400)]
     good = []
-    for canvas, (left, top, width, height) in films:
+    for canvas, (left, top, width, height) in radiographs:
         for _ in range(2):
             scale, square = rng.uniform(0.88, 1.15), np.sqrt(width * height)
             w, h = (width * scale, height * scale) if rng.random() < 0.5 else (square * scale,) * 2
@@ -233,7 +234,7 @@ def fit_window(phantoms: Array) -> Array:
     def worst(p: Array | None) -> Array:
         found = []
         for i in range(600):
-            canvas, box = film(phantoms[i % PHANTOMS], rng)
+            canvas, box = radiograph(phantoms[i % PHANTOMS], rng)
             windows, places = windows_of(canvas, (*RATIOS, 3.05))
             x, near = four(windows), overlap(box, places) > 0.45
             scores = rng.normal(5, 1, x.shape[:2]) if p is None else x @ p[:-1] + p[-1]
@@ -257,7 +258,7 @@ def fit_pair(phantoms: Array) -> Array:
     def one(i: int, rng: np.random.Generator) -> Array:
         if i % 2:
             return features(pair(phantoms, rng))
-        canvas = film(phantoms[i % PHANTOMS], rng, small=0.3)[0]
+        canvas = radiograph(phantoms[i % PHANTOMS], rng, small=0.3)[0]
         turn = int(rng.choice([0, 0, 0, 0, 1, 2, 3]))
         return features(np.ascontiguousarray(np.rot90(canvas, turn)))
 
@@ -271,7 +272,7 @@ def fit_polarity(phantoms: Array) -> Array:
     """Dense is bright, or dark."""
 
     def one(i: int, rng: np.random.Generator) -> Array:
-        return grey_bands(cut_film(*film(phantoms[i % PHANTOMS], rng), rng, 0.3))
+        return grey_bands(cut_radiograph(*radiograph(phantoms[i % PHANTOMS], rng), rng, 0.3))
 
     bands = drawn_each(6000, 19, one)
     x = np.concatenate([bands, bands[:, :, ::-1]]).reshape(2 * len(bands), -1)

@@ -1,6 +1,6 @@
-"""Gives the films of one manifest the splits that the same children have in another.
+"""Gives the radiographs of one manifest the splits that the same children have in another.
 
-The 512-pixel films are those of children that are among the 100-pixel ones too. Dealt anew, a
+The 512-pixel radiographs are those of children that are among the 100-pixel ones too. Dealt anew, a
 child tested on here would have been trained on there.
 
     python experiments/rsna-half/manifest.py data/half.csv data/rsna.csv --out data/half-split.csv
@@ -18,14 +18,14 @@ from boneage.datasets.manifest import read_manifest, write_manifest
 def main() -> None:
     """Writes the manifest, beside the one that it is made of."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("films", type=Path, help="the manifest whose films are meant")
+    parser.add_argument("films", type=Path, help="the manifest whose radiographs are meant")
     parser.add_argument("splits", type=Path, help="the manifest whose splits are meant")
     parser.add_argument("--out", type=Path, required=True, help="in the folder of the first one")
     options = parser.parse_args()
-    folder = options.films.parent
+    folder = options.radiographs.parent
     if options.out.resolve().parent != folder.resolve():
         sys.exit(f"{options.out}: put it into {folder}, which its images are named relative to")
-    table = read_manifest(options.films).table
+    table = read_manifest(options.radiographs).table
     splits = read_manifest(options.splits).table.set_index("image_id")["split"]
     unknown = table["image_id"][~table["image_id"].isin(splits.index)].tolist()
     if unknown:

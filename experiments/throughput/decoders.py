@@ -1,6 +1,7 @@
-"""Which maintained decoder gives a full-size film's pixels soonest, without a change to any?
+"""Which maintained decoder gives a full-size radiograph's pixels soonest, without a change to any?
 
-Question: `cv2.imdecode` is four fifths of the time that preparing a film takes at least. What do
+Question: `cv2.imdecode` is four fifths of the time that preparing a radiograph takes at least. What
+do
     other libraries on PyPI take for the same pixels, and do they let other threads run meanwhile?
 Cost: about two minutes on one core. Of the libraries, those that are installed are measured:
     pip install isal imagecodecs "pyvips[binary]" kornia-rs pillow pyspng-seunglab pywuffs
@@ -9,12 +10,12 @@ Expected result: nothing that keeps every check and frees the other threads beat
     inflating with OpenCV for the rest, which is what `boneage` does: 1.3 to 1.5 times OpenCV alone.
 Command: python decoders.py --films FOLDER --out results/decoders.json   (here, in this folder)
 
-Every row is one library and one kind of file: the films of the folder (a drawn one if none is
+Every row is one library and one kind of file: the radiographs of the folder (a drawn one if none is
 given) as 8-bit PNG as they come, as 16-bit PNG and as JPEG, made of them by OpenCV; and `inflate`,
-the packed pixels of the PNG files alone. Rounds are interleaved. `ms` is processor time a film
-(median of the rounds), `ratio` is boneage's rate over the row's, `identical` compares the pixels
-with OpenCV's, `frees_threads` tells whether another thread of Python's ran meanwhile, and
-`refuses_damage` whether a file is refused whose pixels do not fit zlib's checksum.
+the packed pixels of the PNG files alone. Rounds are interleaved. `ms` is processor time a
+radiograph (median of the rounds), `ratio` is boneage's rate over the row's, `identical` compares
+the pixels with OpenCV's, `frees_threads` tells whether another thread of Python's ran meanwhile,
+and `refuses_damage` whether a file is refused whose pixels do not fit zlib's checksum.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ def with_opencv(data: bytes, _: Pixels) -> Any:
     return cv2.imdecode(np.frombuffer(data, np.uint8), GREY)
 
 
-def with_boneage(data: bytes, film: Pixels) -> Any:
+def with_boneage(data: bytes, radiograph: Pixels) -> Any:
     """As `boneage.radiographs.reader` does it, its checks left out."""
-    return with_opencv(inflation.inflated(data), film)
+    return with_opencv(inflation.inflated(data), radiograph)
 
 
 def kornia(kind: str) -> Decode:
@@ -72,7 +73,7 @@ def kornia(kind: str) -> Decode:
     if kind == "jpeg":
         return lambda data, _: codec.decode_image_jpegturbo(data, "mono")
     decode = codec.decode_image_png_u8 if kind == "png" else codec.decode_image_png_u16
-    return lambda data, film: decode(data, film.shape, "mono")
+    return lambda data, radiograph: decode(data, radiograph.shape, "mono")
 
 
 def imagecodecs(name: str) -> Callable[[str], Decode]:
@@ -80,7 +81,7 @@ def imagecodecs(name: str) -> Callable[[str], Decode]:
 
     def make(_: str) -> Decode:
         decode = getattr(import_module("imagecodecs"), name)
-        return lambda data, film: decode(data)
+        return lambda data, radiograph: decode(data)
 
     return make
 
@@ -88,28 +89,28 @@ def imagecodecs(name: str) -> Callable[[str], Decode]:
 def vips(_: str) -> Decode:
     """libvips: libspng and zlib-ng; libjpeg-turbo."""
     image = import_module("pyvips").Image
-    return lambda data, film: image.new_from_buffer(data, "", access="sequential").numpy()
+    return lambda data, radiograph: image.new_from_buffer(data, "", access="sequential").numpy()
 
 
 def pillow(_: str) -> Decode:
     """Pillow: libpng's format decoded by code of its own; zlib-ng."""
     picture = import_module("PIL.Image")
-    return lambda data, film: np.asarray(picture.open(io.BytesIO(data)))
+    return lambda data, radiograph: np.asarray(picture.open(io.BytesIO(data)))
 
 
 def spng(_: str) -> Decode:
     """pyspng: libspng."""
     load = import_module("pyspng").load
-    return lambda data, film: load(data)
+    return lambda data, radiograph: load(data)
 
 
 def wuffs(_: str) -> Decode:
     """pywuffs: Wuffs, whose wheels are built on the spot."""
     auxiliary, formats = import_module("pywuffs.aux"), import_module("pywuffs").PixelFormat
 
-    def decode(data: bytes, film: Pixels) -> Any:
+    def decode(data: bytes, radiograph: Pixels) -> Any:
         settings = auxiliary.ImageDecoderConfig()
-        settings.pixel_format = formats.Y if film.dtype == np.uint8 else formats.Y_16LE
+        settings.pixel_format = formats.Y if radiograph.dtype == np.uint8 else formats.Y_16LE
         return auxiliary.ImageDecoder(settings).decode(data).pixbuf
 
     return decode
@@ -118,14 +119,14 @@ def wuffs(_: str) -> Decode:
 def simplejpeg(_: str) -> Decode:
     """simplejpeg: libjpeg-turbo."""
     decode = import_module("simplejpeg").decode_jpeg
-    return lambda data, film: decode(data, colorspace="GRAY")
+    return lambda data, radiograph: decode(data, colorspace="GRAY")
 
 
 def turbojpeg(_: str) -> Decode:
     """PyTurboJPEG: the libjpeg-turbo that the system has."""
     library = import_module("turbojpeg")
     codec = library.TurboJPEG()
-    return lambda data, film: codec.decode(data, pixel_format=library.TJPF_GRAY)
+    return lambda data, radiograph: codec.decode(data, pixel_format=library.TJPF_GRAY)
 
 
 def inflate(module: str, name: str = "decompress") -> Callable[[str], Decode]:
@@ -134,8 +135,8 @@ def inflate(module: str, name: str = "decompress") -> Callable[[str], Decode]:
     def make(_: str) -> Decode:
         function = getattr(import_module(module), name)
         if module == "deflate":
-            return lambda data, film: function(data, film.nbytes + len(film))
-        return lambda data, film: function(data)
+            return lambda data, radiograph: function(data, radiograph.nbytes + len(radiograph))
+        return lambda data, radiograph: function(data)
 
     return make
 
@@ -164,7 +165,7 @@ CONTENDERS: tuple[tuple[str, str, str, Callable[[str], Decode]], ...] = (
 
 
 def make_files(folder: Path | None) -> dict[str, list[tuple[bytes, Pixels]]]:
-    """Bytes and pixels of every film, by the kind of file."""
+    """Bytes and pixels of every radiograph, by the kind of file."""
     if folder is None:
         from boneage.datasets.phantom.cohort import draw_hand
 
@@ -172,21 +173,25 @@ def make_files(folder: Path | None) -> dict[str, list[tuple[bytes, Pixels]]]:
         originals = [bytes(cv2.imencode(".png", drawn)[1])]
     else:
         originals = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
-    films = [with_opencv(data, np.empty(0)) for data in originals]
+    radiographs = [with_opencv(data, np.empty(0)) for data in originals]
     noise = np.random.default_rng(1)
     deep = [
-        film.astype(np.uint16) * 16 + noise.integers(0, 16, film.shape, np.uint16) for film in films
+        radiograph.astype(np.uint16) * 16 + noise.integers(0, 16, radiograph.shape, np.uint16)
+        for radiograph in radiographs
     ]
-    jpegs = [bytes(cv2.imencode(".jpg", film)[1]) for film in films]
+    jpegs = [bytes(cv2.imencode(".jpg", radiograph)[1]) for radiograph in radiographs]
     return {
-        "png": list(zip(originals, films, strict=True)),
-        "png16": [(bytes(cv2.imencode(".png", film)[1]), film) for film in deep],
+        "png": list(zip(originals, radiographs, strict=True)),
+        "png16": [(bytes(cv2.imencode(".png", radiograph)[1]), radiograph) for radiograph in deep],
         "jpeg": [(data, with_opencv(data, np.empty(0))) for data in jpegs],
-        "inflate": [(packed(data), film) for data, film in zip(originals, films, strict=True)],
+        "inflate": [
+            (packed(data), radiograph)
+            for data, radiograph in zip(originals, radiographs, strict=True)
+        ],
     }
 
 
-def frees_threads(decode: Decode, data: bytes, film: Pixels) -> bool:
+def frees_threads(decode: Decode, data: bytes, radiograph: Pixels) -> bool:
     """Whether this thread never waits long while another decodes, in the best of twelve times.
 
     A fifth of that time is long: it was 0.17 or less with what lets go of the interpreter, on a
@@ -198,7 +203,7 @@ def frees_threads(decode: Decode, data: bytes, film: Pixels) -> bool:
 
         def work() -> None:
             span.append(time.perf_counter())
-            decode(data, film)
+            decode(data, radiograph)
             span.append(time.perf_counter())
 
         thread = threading.Thread(target=work)
@@ -212,7 +217,7 @@ def frees_threads(decode: Decode, data: bytes, film: Pixels) -> bool:
     return min(longest_wait() for _ in range(12)) < 0.2
 
 
-def refuses_damage(decode: Decode, data: bytes, film: Pixels) -> bool:
+def refuses_damage(decode: Decode, data: bytes, radiograph: Pixels) -> bool:
     """Whether a PNG file is refused whose pixels do not fit their own (zlib's) checksum."""
     stream = packed(data)
     stream = stream[:-4] + bytes(255 - byte for byte in stream[-4:])
@@ -222,17 +227,21 @@ def refuses_damage(decode: Decode, data: bytes, film: Pixels) -> bool:
         for kind, body in chunks
     ]
     try:
-        return decode(data[:8] + b"".join(parts), film) is None
+        return decode(data[:8] + b"".join(parts), radiograph) is None
     except Exception:  # noqa: BLE001  each library has its own
         return True
 
 
-def is_identical(result: Any, film: Pixels, kind: str) -> bool:
+def is_identical(result: Any, radiograph: Pixels, kind: str) -> bool:
     """Whether the pixels are OpenCV's; or the inflated bytes the right ones."""
     if kind == "inflate":
-        return len(result) == film.size + len(film)  # any fault in them would have raised
+        return len(result) == radiograph.size + len(
+            radiograph
+        )  # any fault in them would have raised
     pixels = np.asarray(result)
-    return pixels.dtype == film.dtype and np.array_equal(pixels.reshape(film.shape), film)
+    return pixels.dtype == radiograph.dtype and np.array_equal(
+        pixels.reshape(radiograph.shape), radiograph
+    )
 
 
 def measure(rounds: int, files: dict[str, list[tuple[bytes, Pixels]]]) -> list[dict[str, Any]]:
@@ -246,11 +255,11 @@ def measure(rounds: int, files: dict[str, list[tuple[bytes, Pixels]]]) -> list[d
             try:
                 row["version"] = f"{package} {metadata.version(package)}" if package else ""
                 decode = make(kind)
-                data, film = files[kind][0]
-                row["identical"] = is_identical(decode(data, film), film, kind)
-                row["frees_threads"] = frees_threads(decode, data, film)
+                data, radiograph = files[kind][0]
+                row["identical"] = is_identical(decode(data, radiograph), radiograph, kind)
+                row["frees_threads"] = frees_threads(decode, data, radiograph)
                 if kind.startswith("png"):
-                    row["refuses_damage"] = refuses_damage(decode, data, film)
+                    row["refuses_damage"] = refuses_damage(decode, data, radiograph)
             except metadata.PackageNotFoundError as error:
                 row["skipped"] = f"{error.name} is not installed"
                 continue
@@ -262,14 +271,15 @@ def measure(rounds: int, files: dict[str, list[tuple[bytes, Pixels]]]) -> list[d
     for _ in range(rounds):
         for number, (_, decode, pairs) in enumerate(running):
             start = time.process_time()
-            for data, film in pairs:
-                decode(data, film)
+            for data, radiograph in pairs:
+                decode(data, radiograph)
             times.setdefault(number, []).append((time.process_time() - start) / len(pairs) * 1e3)
     for number, (row, decode, pairs) in enumerate(running):
         row["ms"] = round(statistics.median(times[number]), 2)
         row["ms_range"] = [round(min(times[number]), 2), round(max(times[number]), 2)]
         row["identical"] &= all(
-            is_identical(decode(data, film), film, row["kind"]) for data, film in pairs
+            is_identical(decode(data, radiograph), radiograph, row["kind"])
+            for data, radiograph in pairs
         )
     ours = {
         row["kind"]: row["ms"] for row in rows if row["name"].startswith("boneage") and "ms" in row
@@ -288,7 +298,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     chosen = parser.parse_args()
     cv2.setNumThreads(1)
-    files = make_files(chosen.films)
+    files = make_files(chosen.radiographs)
     rows = measure(chosen.rounds, files)
     machine = {key: value for key, value in provenance().items() if key != "uncommitted_changes"}
     machine["zlib"] = zlib.ZLIB_RUNTIME_VERSION

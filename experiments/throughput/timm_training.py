@@ -28,24 +28,24 @@ import cv2
 import numpy as np
 import timm
 import torch
+from experiments.throughput.benchmark.radiographs import write_store
 
 from boneage.datasets.phantom.cohort import phantom
-from experiments.throughput.benchmark.films import write_store
 from experiments.throughput.benchmark.result import add_ratios, document, rates_row, significant
 from experiments.throughput.benchmark.setting import Setting
 from experiments.throughput.benchmark.torch_loader import batches
 
 CONSTANT, LOADER = "timm, constant batch on the device", "timm, DataLoader"
-FILMS = 32
+RADIOGRAPHS = 32
 
 
 def make_setting(folder: Path, size: int, batch: int, workers: int) -> Setting:
     """Draws a store of hands, and says how it is to be read."""
-    films = [phantom(0, index, max(64, size)).image for index in range(FILMS)]
-    films = [cv2.resize(film, (size, size)) for film in films]
-    write_store(folder / "store", 2_048, size, np.stack(films))
+    radiographs = [phantom(0, index, max(64, size)).image for index in range(RADIOGRAPHS)]
+    radiographs = [cv2.resize(radiograph, (size, size)) for radiograph in radiographs]
+    write_store(folder / "store", 2_048, size, np.stack(radiographs))
     return Setting(
-        films=(),
+        radiographs=(),
         pictures=(),
         store=str(folder / "store"),
         size=size,

@@ -19,41 +19,41 @@ def boneage_data(*arguments: object) -> Result:
     return CliRunner().invoke(data_app, [str(argument) for argument in arguments])
 
 
-def test_frame_prints_the_crop_in_pixels_of_the_film(cohort: Path) -> None:
-    films = read_manifest(cohort).image_paths()[:3]
-    result = boneage_data("frame", *films, "--json")
+def test_frame_prints_the_crop_in_pixels_of_the_radiograph(cohort: Path) -> None:
+    radiographs = read_manifest(cohort).image_paths()[:3]
+    result = boneage_data("frame", *radiographs, "--json")
     assert result.exit_code == 0
     frames = json.loads(result.stdout)["frames"]
-    assert [found["image"] for found in frames] == [str(film) for film in films]
+    assert [found["image"] for found in frames] == [str(radiograph) for radiograph in radiographs]
     for found in frames:
         assert 0 <= found["left"] < found["right"] <= 96
         assert 0 <= found["top"] < found["bottom"] <= 96
         assert found["rotation"] == 0
         assert found["why"] == "hand"
-    (line,) = boneage_data("frame", films[0]).stdout.splitlines()
+    (line,) = boneage_data("frame", radiographs[0]).stdout.splitlines()
     box = " ".join(str(frames[0][side]) for side in ("left", "top", "right", "bottom"))
-    assert line == f"{films[0]}: {box}, turned by 0, hand"
+    assert line == f"{radiographs[0]}: {box}, turned by 0, hand"
 
 
-def test_frame_answers_for_the_films_that_can_be_read_and_names_the_others(
+def test_frame_answers_for_the_radiographs_that_can_be_read_and_names_the_others(
     cohort: Path, tmp_path: Path
 ) -> None:
-    film = read_manifest(cohort).image_paths()[0]
+    radiograph = read_manifest(cohort).image_paths()[0]
     broken = tmp_path / "broken.png"
-    broken.write_bytes(film.read_bytes()[:200])
-    result = boneage_data("frame", broken, film, "--json")
+    broken.write_bytes(radiograph.read_bytes()[:200])
+    result = boneage_data("frame", broken, radiograph, "--json")
     assert isinstance(result.exception, InputError)
     assert "broken.png" in str(result.exception)
     (found,) = json.loads(result.stdout)["frames"]
-    assert found["image"] == str(film)
+    assert found["image"] == str(radiograph)
 
 
 def test_frame_takes_a_recipe_s_framing(cohort: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "film.toml"
     recipe.write_text('name = "film"\n[framing]\ncrop = "film"\n')
-    film = read_manifest(cohort).image_paths()[0]
-    result = boneage_data("frame", film, "--recipe", recipe)
-    assert result.stdout.startswith(f"{film}: 0 0 96 96, turned by 0, whole film")
+    radiograph = read_manifest(cohort).image_paths()[0]
+    result = boneage_data("frame", radiograph, "--recipe", recipe)
+    assert result.stdout.startswith(f"{radiograph}: 0 0 96 96, turned by 0, whole film")
 
 
 def test_look_says_that_it_can_not_write_before_it_prepares(cohort: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_look_replaces_older_sheets_and_takes_any_id(cohort: Path, tmp_path: Pat
     assert (sheet[:18, 10:400] > 150).any()  # the legend
 
 
-def test_look_draws_the_oddest_films_first(cohort: Path, tmp_path: Path) -> None:
+def test_look_draws_the_oddest_radiographs_first(cohort: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cohort"
     shutil.copytree(cohort.parent, folder, ignore=shutil.ignore_patterns("*.store"))
     manifest = folder / "manifest.csv"
@@ -98,7 +98,7 @@ def test_look_draws_the_oddest_films_first(cohort: Path, tmp_path: Path) -> None
     assert first.shape[0] > 3 * second.shape[0]  # twenty on one, five on the other
     red = (first[..., 2] > 200) & (first[..., 0] < 120) & (first[..., 1] < 120)
     rows, columns = np.nonzero(red)
-    assert len(rows)  # the frame of a film that was kept whole, in the first place
+    assert len(rows)  # the frame of a radiograph that was kept whole, in the first place
     assert rows.max() < first.shape[0] / 4
     assert columns.max() < first.shape[1] / 5
     frames = pd.read_csv(next(folder.glob("manifest.store/*/frames.csv")), dtype={"image_id": str})

@@ -49,11 +49,11 @@ def test_the_example_in_the_documentation_installs_and_runs(cohort: Path, tmp_pa
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     offline = ["--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([*pip, *offline, "--target", site, package], check=True)
-    films = tmp_path / "films"
-    films.mkdir()
+    radiographs = tmp_path / "films"
+    radiographs.mkdir()
     table = read_manifest(cohort).table.head(20)
     for row, path in zip(table.itertuples(), read_manifest(cohort).image_paths(), strict=False):
-        shutil.copy(path, films / f"{row.image_id}_{row.sex}_{row.age_months:.0f}.png")
+        shutil.copy(path, radiographs / f"{row.image_id}_{row.sex}_{row.age_months:.0f}.png")
     command = [sys.executable, "-c", "from boneage.cli.main import main; main()", "data", "import"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
 
@@ -122,12 +122,12 @@ def nothing(folder: Path, out: Path) -> Manifest | None:
 
 def no_out(folder: Path) -> None: ...
 def any_options(folder: Path, out: Path, **options: str) -> None: ...
-def any_films(*films: Path, out: Path) -> None: ...
+def any_radiographs(*radiographs: Path, out: Path) -> None: ...
 def by_place(folder: Path, /, out: Path) -> None: ...
 def unknown_hint(folder: Nowhere, out: Path) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 def untold(out: Path, limits=(1, 2)) -> None: ...
 def no_option(out: Path, column: int | str) -> None: ...
-def two_faults(*films: Path) -> None: ...
+def two_faults(*radiographs: Path) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ def two_faults(*films: Path) -> None: ...
     [
         ("no_out", "no_out has no parameter out"),
         ("any_options", "parameter options stands for any number"),
-        ("any_films", "parameter films stands for any number"),
+        ("any_radiographs", "parameter radiographs stands for any number"),
         ("by_place", "parameter folder is positional-only"),
         ("unknown_hint", r"signature of unknown_hint can't be read \(NameError"),
         ("untold", "parameter limits has no type"),
         ("no_option", r"parameters can't be options \("),
-        ("two_faults", "(?s)no parameter out.*films stands for any number"),
+        ("two_faults", "(?s)no parameter out.*radiographs stands for any number"),
     ],
 )
 def test_a_signature_that_no_verb_can_have_breaks_that_importer_alone(
@@ -192,7 +192,7 @@ def without_hints(
     assert isinstance(folder, Path)
     assert isinstance(table, Path)
     assert isinstance(out, Path)
-    raise InputError(Fault("here", kinds, "them", "Well."))
+    raise InputError(Fault("here", kinds, "Well.", expected="them"))
 
 
 def test_parameters_without_types_have_those_of_their_defaults(offer) -> None:

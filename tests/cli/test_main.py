@@ -109,13 +109,15 @@ def test_evaluate_scores_anybody_s_predictions(boneage, finished_run):
 
 
 def test_predict_answers_in_months_and_years_and_in_json(boneage, finished_run, cohort):
-    films = sorted((cohort.parent / "images").iterdir())[:2]
-    code, out, _ = boneage("predict", finished_run.folder, *films, "--sex", "F")
+    radiographs = sorted((cohort.parent / "images").iterdir())[:2]
+    code, out, _ = boneage("predict", finished_run.folder, *radiographs, "--sex", "F")
     assert code == 0
     assert out.count(" months (") == 2
-    code, out, _ = boneage("predict", finished_run.folder, *films, "--sex", "F", "--json")
+    code, out, _ = boneage("predict", finished_run.folder, *radiographs, "--sex", "F", "--json")
     answers = json.loads(out)["predictions"]
-    assert [answer["image"] for answer in answers] == [str(film) for film in films]
+    assert [answer["image"] for answer in answers] == [
+        str(radiograph) for radiograph in radiographs
+    ]
 
 
 def test_report_is_written_again_from_the_files_of_the_run(boneage, finished_run):

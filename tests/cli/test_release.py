@@ -38,8 +38,8 @@ def test_a_run_is_released_and_every_verb_takes_its_name_and_writes_nothing_into
     monkeypatch.setattr("boneage.prediction.shipped.shipped_models", lambda: {"tiny-best": out})
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
-    film = next((cohort.parent / "images").iterdir())
-    code, told, _ = boneage("predict", "tiny-best", film, "--sex", "F")
+    radiograph = next((cohort.parent / "images").iterdir())
+    code, told, _ = boneage("predict", "tiny-best", radiograph, "--sex", "F")
     assert (code, told.count(" months (")) == (0, 1)
     code, _, errors = boneage("report", "tiny-best")
     assert code == 2
@@ -54,7 +54,7 @@ def test_a_run_is_released_and_every_verb_takes_its_name_and_writes_nothing_into
     assert (Run(tmp_path / "runs" / "tiny-best")).result_path.exists()
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
-    code, _, errors = boneage("predict", "tiny-bets", film, "--sex", "F")
+    code, _, errors = boneage("predict", "tiny-bets", radiograph, "--sex", "F")
     assert code == 2
     assert "Did you mean 'tiny-best'?" in errors
 

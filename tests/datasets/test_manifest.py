@@ -112,7 +112,7 @@ def test_a_split_is_a_manifest_of_the_same_file(folder: Path) -> None:
         ("2,films/1378.png,-1,F,train", "age_months is -1; expected months from 0 to 240"),
         ("2,films/1378.png,90,F,tarin", "split is 'tarin'; expected train, val or test"),
         ("2,films/none.png,90,F,train", "there is no image films/none.png; expected a file"),
-        ("2,films,90,F,train", "there is no image films; expected a file"),
+        ("2,films,90,F,train", "there is no image radiographs; expected a file"),
         (f"2,{'x' * 5000},90,F,train", "there is no image xxx"),
         ("2,,90,F,train", "image is empty"),
         (",films/1378.png,90,F,train", "row 3: image_id is empty"),

@@ -102,7 +102,7 @@ def test_settings_that_are_not_the_recipe_s_are_told_as_set_takes_them(experimen
     assert "`framing.crop=hand`, `training.epochs=3`" in leaderboard(folder)
 
 
-def test_a_result_from_before_crops_framed_the_film(experiments):
+def test_a_result_from_before_crops_framed_the_radiograph(experiments):
     folder = experiments("one", "seed-0", result(9.0, 9.0, framing={"size": 299}))
     assert read_results(folder)[0].changed == ()
 

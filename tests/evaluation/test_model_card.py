@@ -70,7 +70,7 @@ def test_it_tells_errors_by_sex_and_age_with_intervals_and_the_guess_beside_them
     for words in ("all | 30", "girls | 15", "boys | 15", "under 5 years | 5"):
         assert f"| {words} | 3.00 [3.00, 3.00] | +3.00 [+3.00, +3.00] | 100 % |" in text
     assert "makes 32.00." in text
-    assert text.count("| films | n | MAE |") == 2
+    assert text.count("| radiographs | n | MAE |") == 2
 
 
 def test_groups_too_small_and_splits_not_tested_are_left_out(result):
@@ -81,10 +81,10 @@ def test_groups_too_small_and_splits_not_tested_are_left_out(result):
     text = card(result)
     assert "under 5 years" not in text
     assert "15 years and over" not in text
-    assert text.count("| films | n | MAE |") == 1
+    assert text.count("| radiographs | n | MAE |") == 1
 
 
-def test_other_films_are_named_by_their_source_and_bring_no_foreign_terms(result):
+def test_other_radiographs_are_named_by_their_source_and_bring_no_foreign_terms(result):
     result["manifest"]["source"] = "our {own} films"
     text = card(result)
     assert "1,000 hand radiographs of a table whose source is called `our {own} films`." in text

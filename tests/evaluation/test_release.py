@@ -114,7 +114,7 @@ def test_an_evaluation_by_name_writes_into_a_run_of_its_own(shipped, cohort, tmp
     assert evaluate_run(own, data=cohort, progress=False)["mae_months"] == metrics["mae_months"]
 
 
-def test_other_films_are_scored_though_the_training_s_are_not_here(shipped, cohort, tmp_path):
+def test_other_radiographs_are_scored_though_the_training_s_are_not_here(shipped, cohort, tmp_path):
     table = pd.read_csv(cohort, dtype=str).iloc[::-1]
     table["image"] = [str(cohort.parent / name) for name in table["image"]]
     table.to_csv(tmp_path / "mine.csv", index=False)
@@ -122,7 +122,7 @@ def test_other_films_are_scored_though_the_training_s_are_not_here(shipped, coho
     assert (metrics["manifest"]["external"], metrics["manifest"]["overlap"]) == (True, None)
 
 
-def test_its_own_films_did_not_come_with_it(shipped):
+def test_its_own_radiographs_did_not_come_with_it(shipped):
     with pytest.raises(InputError, match="released model, which comes without the films"):
         evaluate_run(shipped, progress=False)
 

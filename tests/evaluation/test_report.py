@@ -170,12 +170,12 @@ def test_worst_cases_say_when_the_store_is_gone(run: Run) -> None:
 def stored(tmp_path: Path) -> tuple[Run, Store]:
     """A run of twelve test images, each another picture, in a store of another order."""
     count = 12
-    films = Run(tmp_path)
-    evaluate(films, "test", count=count)
+    radiographs = Run(tmp_path)
+    evaluate(radiographs, "test", count=count)
     for row in range(count):
-        film = np.random.default_rng(row).integers(0, 255, (200, 200), dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / f"{row}.png"), film)
-    table = pd.read_csv(films.predictions_path("test"))
+        radiograph = np.random.default_rng(row).integers(0, 255, (200, 200), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"{row}.png"), radiograph)
+    table = pd.read_csv(radiographs.predictions_path("test"))
     table = table.assign(image=[f"{row}.png" for row in range(count)], split="test")
     columns = ["image_id", "image", "age_months", "sex", "split"]
     manifest = write_manifest(table[columns].iloc[::-1], tmp_path / "manifest.csv")

@@ -250,8 +250,8 @@ def test_external_test_counts_the_images_that_the_run_was_trained_on(
 
 def test_external_test_needs_no_images_of_the_run(run: Run, tmp_path: Path) -> None:
     other = make_manifest(tmp_path / "other", offset=5.0)
-    for film in (tmp_path / "data").glob("*.png"):
-        film.unlink()
+    for radiograph in (tmp_path / "data").glob("*.png"):
+        radiograph.unlink()
     metrics = evaluate_run(run, data=other.path, progress=False)
     assert metrics["baseline"]["median_by_sex"]["mae_months"]["value"] == pytest.approx(25.0)
     assert metrics["manifest"]["overlap"] == {"train": 0, "val": 0}
@@ -272,7 +272,7 @@ def test_external_test_when_the_own_manifest_is_no_table_has_no_baseline(
 
 def test_nothing_is_written_when_the_scores_fail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
-        raise InputError(Fault("here", "it broke", "that it did not", "Mend it."))
+        raise InputError(Fault("here", "it broke", "Mend it.", expected="that it did not"))
 
     monkeypatch.setattr("boneage.evaluation.scoring._baseline", fail)
     with pytest.raises(InputError, match="it broke"):

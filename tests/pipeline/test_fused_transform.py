@@ -90,7 +90,8 @@ def distorted(image: npt.NDArray[np.int16], bend: float) -> npt.NDArray[np.int16
 
 
 def test_distortion_is_that_of_a_camera_s_lens(image: npt.NDArray[np.uint8]) -> None:
-    # albumentations' own is the same but for half a pixel, by which it shifts every film it bends.
+    # albumentations' own is the same but for half a pixel, by which it shifts every radiograph it
+    # bends.
     ours = varied(image, {"optical_distortion": 1.0}, distorted=0.0, distortion=0.9)
     assert np.abs(ours - distorted(image.astype(np.int16), 0.04)).max() <= 4
 

@@ -308,7 +308,7 @@ def test_everything_wrong_is_told_at_once(changes: dict[str, Any], faults: list[
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> list[Path]:
+def radiographs(tmp_path: Path) -> list[Path]:
     rng = np.random.default_rng(5)
     paths = [tmp_path / f"{number}.png" for number in range(10)]
     for path in paths:
@@ -316,12 +316,12 @@ def films(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_array_paths_and_store_serve_the_same(films: list[Path], tmp_path: Path) -> None:
-    ages = np.linspace(20, 200, len(films))
+def test_array_paths_and_store_serve_the_same(radiographs: list[Path], tmp_path: Path) -> None:
+    ages = np.linspace(20, 200, len(radiographs))
     table = pd.DataFrame(
         {
-            "image_id": [path.stem for path in films],
-            "image": [path.name for path in films],
+            "image_id": [path.stem for path in radiographs],
+            "image": [path.name for path in radiographs],
             "age_months": ages,
             "sex": ["F", "M"] * 5,
             "split": ["train"] * 8 + ["val", "test"],
@@ -331,9 +331,9 @@ def test_array_paths_and_store_serve_the_same(films: list[Path], tmp_path: Path)
     framing = Framing(size=40)
     store = prepare(manifest, framing, progress=False)
     labels = {"gender": manifest.gender(), "age_months": manifest.age_months()}
-    in_memory = np.stack([frame(read_radiograph(path), framing).pixels for path in films])
+    in_memory = np.stack([frame(read_radiograph(path), framing).pixels for path in radiographs])
     expected = epoch_bytes(make(images=in_memory, **labels), 1)
-    for images in (films, store, store.select(store.image_ids)):
+    for images in (radiographs, store, store.select(store.image_ids)):
         generator = make(images=images, **labels, image_size=40)
         assert epoch_bytes(generator, 1) == expected
         with ThreadPoolExecutor(4) as threads:
@@ -343,10 +343,10 @@ def test_array_paths_and_store_serve_the_same(films: list[Path], tmp_path: Path)
     assert make(images=store, **labels).image_ids == list(table["image_id"])
 
 
-def test_a_broken_file_is_named_when_it_is_reached(films: list[Path]) -> None:
-    films[9].write_bytes(films[9].read_bytes()[:300])
+def test_a_broken_file_is_named_when_it_is_reached(radiographs: list[Path]) -> None:
+    radiographs[9].write_bytes(radiographs[9].read_bytes()[:300])
     generator = make(
-        images=films, gender=[1] * 10, age_months=[9] * 10, image_size=32, shuffle=False
+        images=radiographs, gender=[1] * 10, age_months=[9] * 10, image_size=32, shuffle=False
     )
     generator[0]
     with pytest.raises(InputError, match=r"9\.png: the file is truncated"):

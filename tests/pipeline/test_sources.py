@@ -17,40 +17,40 @@ from boneage.recipe import Framing
 
 
 @pytest.fixture(scope="module")
-def films() -> npt.NDArray[np.uint8]:
+def radiographs() -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (5, 20, 24), dtype=np.uint8)
 
 
 @pytest.fixture
-def paths(films: npt.NDArray[np.uint8], tmp_path: Path) -> list[Path]:
-    for number, film in enumerate(films):
-        assert cv2.imwrite(str(tmp_path / f"{number}.png"), film)
-    return [tmp_path / f"{number}.png" for number in range(len(films))]
+def paths(radiographs: npt.NDArray[np.uint8], tmp_path: Path) -> list[Path]:
+    for number, radiograph in enumerate(radiographs):
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), radiograph)
+    return [tmp_path / f"{number}.png" for number in range(len(radiographs))]
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        lambda films: films,
-        lambda films: films[..., None],
-        lambda films: np.repeat(films[..., None], 3, axis=3),
-        lambda films: films.astype(np.float32),
-        lambda films: films.astype(np.int64),
-        lambda films: np.repeat(films[..., None], 3, axis=3) + 0.4,
-        lambda films: list(films),
-        lambda films: films.tolist(),
+        lambda radiographs: radiographs,
+        lambda radiographs: radiographs[..., None],
+        lambda radiographs: np.repeat(radiographs[..., None], 3, axis=3),
+        lambda radiographs: radiographs.astype(np.float32),
+        lambda radiographs: radiographs.astype(np.int64),
+        lambda radiographs: np.repeat(radiographs[..., None], 3, axis=3) + 0.4,
+        lambda radiographs: list(radiographs),
+        lambda radiographs: radiographs.tolist(),
     ],
 )
-def test_arrays_of_every_kind_give_the_same_rows(films: Any, given: Any) -> None:
-    array = given(films)
+def test_arrays_of_every_kind_give_the_same_rows(radiographs: Any, given: Any) -> None:
+    array = given(radiographs)
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
         array = np.minimum(array, 255)
     source = image_source(array, None, None)
     assert source.shape == (5, 20, 24)
     assert len(source) == 5
-    for row, film in enumerate(films):
+    for row, radiograph in enumerate(radiographs):
         assert source[row].dtype == np.uint8
-        assert np.array_equal(source[row], film)
+        assert np.array_equal(source[row], radiograph)
 
 
 def test_colours_are_weighted_as_red_green_blue() -> None:
@@ -61,8 +61,8 @@ def test_colours_are_weighted_as_red_green_blue() -> None:
     assert [int(source[row][0, 0]) for row in range(3)] == [76, 150, 29]
 
 
-def test_a_uint8_array_is_not_copied(films: npt.NDArray[np.uint8]) -> None:
-    assert np.shares_memory(image_source(films, None, None)[2], films)
+def test_a_uint8_array_is_not_copied(radiographs: npt.NDArray[np.uint8]) -> None:
+    assert np.shares_memory(image_source(radiographs, None, None)[2], radiographs)
 
 
 @pytest.mark.parametrize("kind", [list, tuple, pd.Series, lambda p: [str(x) for x in p], np.array])
@@ -115,11 +115,11 @@ def test_integers_of_0_and_1_are_pixels() -> None:
 
 
 def test_a_size_that_does_not_fit_is_refused(
-    films: npt.NDArray[np.uint8], paths: list[Path]
+    radiographs: npt.NDArray[np.uint8], paths: list[Path]
 ) -> None:
     with pytest.raises(InputError, match="the images are 20 x 24"):
-        image_source(films, 64, None)
+        image_source(radiographs, 64, None)
     with pytest.raises(InputError, match="decoded already"):
-        image_source(films, None, Framing())
+        image_source(radiographs, None, Framing())
     with pytest.raises(InputError, match=r"framing\.size is 64"):
         image_source(paths, 32, Framing(size=64))

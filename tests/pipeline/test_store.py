@@ -29,8 +29,8 @@ FRAMING = Framing(size=32)
 def make_manifest(folder: Path, count: int = 20) -> Manifest:
     rng = np.random.default_rng(count)
     for number in range(count):
-        film = rng.integers(0, 256, (40 + number % 3, 30), dtype=np.uint8)
-        assert cv2.imwrite(str(folder / f"{number}.png"), film)
+        radiograph = rng.integers(0, 256, (40 + number % 3, 30), dtype=np.uint8)
+        assert cv2.imwrite(str(folder / f"{number}.png"), radiograph)
     table = pd.DataFrame(
         {
             "image_id": [f"a{number}" for number in range(count)],
@@ -184,11 +184,11 @@ def test_a_store_made_anew_meanwhile_is_noticed_by_its_pixels(
     manifest: Manifest, tmp_path: Path
 ) -> None:
     data = pickle.dumps(make(manifest, folder=tmp_path / "s"))
-    film, other = manifest.image_paths()[:2]
-    os.utime(film, (1, 1))
+    radiograph, other = manifest.image_paths()[:2]
+    os.utime(radiograph, (1, 1))
     again = make(manifest, folder=tmp_path / "s")
     assert pickle.loads(data).digest == again.digest
-    film.write_bytes(other.read_bytes())
+    radiograph.write_bytes(other.read_bytes())
     make(manifest, folder=tmp_path / "s")
     with pytest.raises(InputError, match="made anew"):
         pickle.loads(data)
@@ -417,8 +417,8 @@ def test_a_region_is_cut_out_and_one_outside_its_picture_is_refused(manifest: Ma
     table.loc[3, "region"] = "4 8 28 36"
     path = manifest.path.with_name("regions.csv")
     cut = write_manifest(table, path)
-    film = read_radiograph(cut.image_paths()[3])
-    assert np.array_equal(make(cut)[3], frame(film[8:36, 4:28], FRAMING).pixels)
+    radiograph = read_radiograph(cut.image_paths()[3])
+    assert np.array_equal(make(cut)[3], frame(radiograph[8:36, 4:28], FRAMING).pixels)
     table.loc[[3, 5], "region"] = "8 8 4000 40"
     with pytest.raises(InputError, match="region: it is 8 8 4000 40") as caught:
         make(write_manifest(table, path))

@@ -24,7 +24,7 @@ def manifest(cohort: Path) -> Manifest:
 
 @pytest.fixture
 def other(manifest: Manifest, tmp_path: Path) -> Manifest:
-    """The same films with other splits, in another folder."""
+    """The same radiographs with other splits, in another folder."""
     table = manifest.table.assign(image=[str(path) for path in manifest.image_paths()])
     table["split"] = np.resize(["train", "val"], len(table))
     return write_manifest(table, tmp_path / "other.csv")

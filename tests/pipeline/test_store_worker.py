@@ -18,7 +18,7 @@ from boneage.datasets.phantom.cohort import draw_hand
 from boneage.errors import InputError
 from boneage.pipeline import store_builder as preparation
 from boneage.pipeline.store_builder import build
-from boneage.pipeline.store_worker import Film, Framer, FramerDiedError, make_row
+from boneage.pipeline.store_worker import Framer, FramerDiedError, Radiograph, make_row
 from boneage.recipe import Framing
 
 FRAMING = Framing(size=64)
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes frame on P
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("films")
     for number in range(COUNT):
         hand = draw_hand(20 + 15 * number, "FM"[number % 2], rng=np.random.default_rng(number))
@@ -50,33 +50,37 @@ def framer(tmp_path: Path) -> Iterator[Framer]:
         framer.close()
 
 
-def made(folder: Path, films: list[Path], workers: int) -> list[bytes]:
-    plan = {"image_ids": [film.stem for film in films], "framing": {}, "version": 0}
-    build(folder, plan, FRAMING, films, [None] * len(films), workers, None)
+def made(folder: Path, radiographs: list[Path], workers: int) -> list[bytes]:
+    plan = {
+        "image_ids": [radiograph.stem for radiograph in radiographs],
+        "framing": {},
+        "version": 0,
+    }
+    build(folder, plan, FRAMING, radiographs, [None] * len(radiographs), workers, None)
     return [(folder / name).read_bytes() for name in ("images.npy", "frames.csv", "checksums.npy")]
 
 
 def test_processes_make_the_store_that_threads_make(
-    films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    radiographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_threads = made(tmp_path / "threads", films, 2)
+    with_threads = made(tmp_path / "threads", radiographs, 2)
     monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", 2)
     monkeypatch.setattr(preparation, "_PROCESSES_FROM_FILMS", COUNT)
     started: list[int] = []
     monkeypatch.setattr(preparation, "Framer", lambda file: started.append(file) or Framer(file))
-    assert made(tmp_path / "processes", films, 2) == with_threads
+    assert made(tmp_path / "processes", radiographs, 2) == with_threads
     assert len(started) == 2
-    made(tmp_path / "few films", films[1:], 2)
-    made(tmp_path / "one worker", films, 1)
+    made(tmp_path / "few films", radiographs[1:], 2)
+    made(tmp_path / "one worker", radiographs, 1)
     assert len(started) == 2
 
 
-def test_what_is_wrong_with_films_is_told_as_by_threads(
-    films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_wrong_with_radiographs_is_told_as_by_threads(
+    radiographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(films[0].read_bytes()[:-20])
-    wanted = [*films, broken, tmp_path / "missing.png"]
+    broken.write_bytes(radiographs[0].read_bytes()[:-20])
+    wanted = [*radiographs, broken, tmp_path / "missing.png"]
     told = []
     for least in (10**9, 1):
         monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", least)
@@ -91,13 +95,13 @@ def test_what_is_wrong_with_films_is_told_as_by_threads(
 
 @pytest.mark.usefixtures("processes")
 def test_when_a_process_is_killed_it_is_told_and_what_is_done_is_kept(
-    films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    radiographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     framers: list[Framer] = []
     monkeypatch.setattr(
         preparation, "Framer", lambda file: framers.append(Framer(file)) or framers[-1]
     )
-    many = films * 200
+    many = radiographs * 200
 
     def kill(*_: object) -> None:
         framers[0]._child.process.send_signal(signal.SIGKILL)
@@ -116,22 +120,24 @@ def test_when_a_process_is_killed_it_is_told_and_what_is_done_is_kept(
     assert 0 < (journal >= 0).sum() < len(many)
 
 
-def test_a_dead_process_is_no_fault_of_the_film(framer: Framer, films: list[Path]) -> None:
-    film = Film(films[0], None, FRAMING, 0)
-    framer.make_row(film)
+def test_a_dead_process_is_no_fault_of_the_radiograph(
+    framer: Framer, radiographs: list[Path]
+) -> None:
+    radiograph = Radiograph(radiographs[0], None, FRAMING, 0)
+    framer.make_row(radiograph)
     framer._child.process.kill()
     with pytest.raises(FramerDiedError, match="killed by signal 9"):
-        framer.make_row(film)
+        framer.make_row(radiograph)
 
 
 def test_an_unforeseen_exception_reaches_the_parent(
-    framer: Framer, films: list[Path], tmp_path: Path
+    framer: Framer, radiographs: list[Path], tmp_path: Path
 ) -> None:
     with pytest.raises(AttributeError, match="crop"):
-        framer.make_row(Film(films[0], None, "no framing", 0))  # type: ignore[arg-type]
-    film = Film(films[0], None, FRAMING, 0)
+        framer.make_row(Radiograph(radiographs[0], None, "no framing", 0))  # type: ignore[arg-type]
+    radiograph = Radiograph(radiographs[0], None, FRAMING, 0)
     with (tmp_path / "here").open("wb") as file:
-        assert framer.make_row(film) == make_row(film, file.fileno())  # and it goes on
+        assert framer.make_row(radiograph) == make_row(radiograph, file.fileno())  # and it goes on
 
 
 def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:

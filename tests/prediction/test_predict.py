@@ -36,16 +36,20 @@ def test_a_broken_model_file_is_refused_by_its_name(finished_run, tmp_path):
         load_model(Run(tmp_path))
 
 
-def test_an_answer_of_two_views_is_the_mean_of_those_for_a_film_and_its_mirror_image(finished_run):
+def test_an_answer_of_two_views_is_the_mean_of_those_for_a_radiograph_and_its_mirror_image(
+    finished_run,
+):
     model = load_model(finished_run)
-    films = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    radiographs = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
     gender = np.array([[0.0], [1.0], [0.0]], np.float32)
-    one, other = (predict_images(model, some, gender) for some in (films, films[:, :, ::-1]))
-    both = predict_images(model, films, gender, views=2)
+    one, other = (
+        predict_images(model, some, gender) for some in (radiographs, radiographs[:, :, ::-1])
+    )
+    both = predict_images(model, radiographs, gender, views=2)
     np.testing.assert_allclose(both, (one + other) / 2, rtol=1e-5)
-    assert not np.allclose(predict_images(model, films, gender, views=6), both, rtol=1e-5)
+    assert not np.allclose(predict_images(model, radiographs, gender, views=6), both, rtol=1e-5)
 
 
-def test_a_number_of_views_that_there_is_not_is_refused_before_a_film_is_read(finished_run):
+def test_a_number_of_views_that_there_is_not_is_refused_before_a_radiograph_is_read(finished_run):
     with pytest.raises(InputError, match=r"views: it is 3; expected one of 1, 2, 6"):
         predict_radiographs(finished_run, [], "F", views=3)

@@ -37,8 +37,8 @@ LOSSLESS = {
 
 @pytest.fixture(scope="module")
 def hand() -> npt.NDArray[np.uint8]:
-    film = draw_hand(120, "F", rng=np.random.default_rng(0), size=96)[:80]
-    return np.asarray(cv2.normalize(film, None, 0, 255, cv2.NORM_MINMAX), np.uint8)
+    radiograph = draw_hand(120, "F", rng=np.random.default_rng(0), size=96)[:80]
+    return np.asarray(cv2.normalize(radiograph, None, 0, 255, cv2.NORM_MINMAX), np.uint8)
 
 
 @pytest.fixture
@@ -56,12 +56,12 @@ def read(make_dicom: MakeDicom, tmp_path: Path) -> Read:
 
 
 def spread(hand: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint16]:
-    """The same film at another depth."""
+    """The same radiograph at another depth."""
     return np.rint(hand * ((2**bits - 1) / 255)).astype(np.uint16)
 
 
 def steps_apart(image: npt.NDArray[Any], hand: npt.NDArray[np.uint8]) -> float:
-    """The largest difference to the 8-bit film, in its steps."""
+    """The largest difference to the 8-bit radiograph, in its steps."""
     return float(np.abs(image / 257.0 - hand).max())
 
 
@@ -83,7 +83,7 @@ def test_eight_bits_are_read_as_they_are(read: Read, hand: npt.NDArray[np.uint8]
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_it_is_the_same_film_as_the_eight_bit_png(
+def test_it_is_the_same_radiograph_as_the_eight_bit_png(
     read: Read, hand: npt.NDArray[np.uint8], tmp_path: Path, bits: int, photometric: str
 ) -> None:
     cv2.imwrite(str(tmp_path / "film.png"), hand)
@@ -148,7 +148,9 @@ def test_rescaling_comes_before_the_window(read: Read, hand: npt.NDArray[np.uint
     assert np.abs(image - expected).max() <= 0.5
 
 
-def test_a_negative_slope_turns_the_film_round(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+def test_a_negative_slope_turns_the_radiograph_round(
+    read: Read, hand: npt.NDArray[np.uint8]
+) -> None:
     assert np.array_equal(read(hand, 8, RescaleSlope="-1", RescaleIntercept="255"), 255 - hand)
 
 
@@ -383,13 +385,15 @@ def test_a_deflated_bomb_is_not_unfolded(
         read_radiograph(path)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="needs the real film, which is not in the repository")
-def test_the_real_film_shows_bright_bone() -> None:
-    film = read_radiograph(REAL)
-    assert film.dtype == np.uint16
-    assert film.shape == (1760, 1760)
+@pytest.mark.skipif(
+    not REAL.exists(), reason="needs the real radiograph, which is not in the repository"
+)
+def test_the_real_radiograph_shows_bright_bone() -> None:
+    radiograph = read_radiograph(REAL)
+    assert radiograph.dtype == np.uint16
+    assert radiograph.shape == (1760, 1760)
     assert read_dimensions(REAL) == (1760, 1760)
-    air, bone = film[1000:1200, 500:650].mean(), film[1500:1600, 750:900].mean()
+    air, bone = radiograph[1000:1200, 500:650].mean(), radiograph[1500:1600, 750:900].mean()
     assert bone > 3 * air
 
 

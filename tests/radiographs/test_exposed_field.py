@@ -27,27 +27,27 @@ def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -
 
 def test_a_collimated_field_is_found_inside_its_margin() -> None:
     inside = box(160, 120, 20, 30, 150, 110)
-    film = np.where(inside, 40, 200).astype(np.uint8)
-    field = exposed_field(film)
+    radiograph = np.where(inside, 40, 200).astype(np.uint8)
+    field = exposed_field(radiograph)
     assert not (field & (1 - inside)).any()
     assert field.sum() > 0.85 * inside.sum()
 
 
-def test_a_film_without_a_margin_is_exposed_all_over() -> None:
-    film = np.full((200, 160), 20, np.uint8)
+def test_a_radiograph_without_a_margin_is_exposed_all_over() -> None:
+    radiograph = np.full((200, 160), 20, np.uint8)
     y, x = np.mgrid[:200, :160]
-    film[(y - 110) ** 2 + (x - 80) ** 2 < 30**2] = 120  # a palm,
+    radiograph[(y - 110) ** 2 + (x - 80) ** 2 < 30**2] = 120  # a palm,
     for finger in range(4):
-        film[20:110, 54 + 14 * finger : 62 + 14 * finger] = 120  # fingers,
-    film[110:, 65:95] = 120  # and a forearm
-    assert exposed_field(film).all()
+        radiograph[20:110, 54 + 14 * finger : 62 + 14 * finger] = 120  # fingers,
+    radiograph[110:, 65:95] = 120  # and a forearm
+    assert exposed_field(radiograph).all()
 
 
 def test_a_shaded_background_is_subtracted() -> None:
     y, x = np.mgrid[:100, :100] / 100
-    film = (60 + 40 * x + 30 * (y - 0.5) ** 2).round().astype(np.uint8)
-    film[40:60, 40:60] += 50
-    above, noise = above_background(film, np.ones_like(film))
+    radiograph = (60 + 40 * x + 30 * (y - 0.5) ** 2).round().astype(np.uint8)
+    radiograph[40:60, 40:60] += 50
+    above, noise = above_background(radiograph, np.ones_like(radiograph))
     assert np.abs(above[42:58, 42:58] - 50).max() < 3
     assert np.abs(above[:35]).max() < 3
     assert noise < 1

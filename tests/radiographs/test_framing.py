@@ -12,11 +12,11 @@ from boneage.radiographs.framing import (
     HAND,
     REASONS,
     VERSION,
-    WHOLE_FILM_ASKED,
+    WHOLE_RADIOGRAPH_ASKED,
     frame,
     framing_key,
 )
-from boneage.radiographs.hand_detection import WHOLE_FILM
+from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH
 from boneage.recipe import Framing
 
 PLAIN = (0.0, 100.0)
@@ -30,9 +30,9 @@ PINNED = np.array(
 )
 
 
-def whole(film: np.ndarray, **settings: object) -> np.ndarray:
-    """The pixels of a film that is framed whole."""
-    return frame(film, Framing.model_validate({"crop": "film", **settings})).pixels
+def whole(radiograph: np.ndarray, **settings: object) -> np.ndarray:
+    """The pixels of a radiograph that is framed whole."""
+    return frame(radiograph, Framing.model_validate({"crop": "film", **settings})).pixels
 
 
 def gradient(height: int, width: int, low: int = 0, high: int = 255) -> np.ndarray:
@@ -45,13 +45,13 @@ def gradient(height: int, width: int, low: int = 0, high: int = 255) -> np.ndarr
     size=st.integers(32, 128),
     bits=st.sampled_from([8, 16]),
 )
-def test_any_film_becomes_a_square(height: int, width: int, size: int, bits: int) -> None:
+def test_any_radiograph_becomes_a_square(height: int, width: int, size: int, bits: int) -> None:
     rng = np.random.default_rng(height * 1000 + width)
-    film = rng.integers(0, 2**bits, (height, width)).astype(f"uint{bits}")
-    square = whole(film, size=size)
+    radiograph = rng.integers(0, 2**bits, (height, width)).astype(f"uint{bits}")
+    square = whole(radiograph, size=size)
     assert square.shape == (size, size)
     assert square.dtype == np.uint8
-    assert np.array_equal(square, whole(film.copy(), size=size))
+    assert np.array_equal(square, whole(radiograph.copy(), size=size))
 
 
 def test_the_aspect_is_kept_and_the_rest_is_black() -> None:
@@ -62,9 +62,9 @@ def test_the_aspect_is_kept_and_the_rest_is_black() -> None:
 
 
 def test_stretched_the_picture_fills_the_square_whatever_its_aspect() -> None:
-    film = gradient(90, 120, 1, 255)
-    squashed = cv2.resize(film, (60, 90), interpolation=cv2.INTER_AREA)
-    ours = whole(film, size=60, fit="stretch", contrast_percentiles=PLAIN).astype(int)
+    radiograph = gradient(90, 120, 1, 255)
+    squashed = cv2.resize(radiograph, (60, 90), interpolation=cv2.INTER_AREA)
+    ours = whole(radiograph, size=60, fit="stretch", contrast_percentiles=PLAIN).astype(int)
     assert (
         np.abs(ours - whole(squashed, size=60, fit="stretch", contrast_percentiles=PLAIN)).max() < 3
     )
@@ -76,16 +76,16 @@ def test_stretched_the_picture_fills_the_square_whatever_its_aspect() -> None:
 @pytest.mark.parametrize("shape", [(30, 200), (200, 30), (20, 20), (900, 700)])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_one_side_may_shrink_while_the_other_grows(shape: tuple[int, int], bits: int) -> None:
-    film = gradient(*shape).astype(f"uint{bits}") * (1 if bits == 8 else 100)
-    square = whole(film, size=64, fit="stretch", contrast_percentiles=PLAIN).astype(int)
+    radiograph = gradient(*shape).astype(f"uint{bits}") * (1 if bits == 8 else 100)
+    square = whole(radiograph, size=64, fit="stretch", contrast_percentiles=PLAIN).astype(int)
     expected = np.linspace(0, 255, shape[1])[None, :]
     expected = cv2.resize(expected, (64, 1), interpolation=cv2.INTER_AREA if shape[1] > 64 else 1)
     assert np.abs(square - expected).max() <= 6
 
 
 def test_the_hand_that_is_cut_out_is_the_same_stretched_or_not() -> None:
-    film = phantom(0, 2, 256).image[:, 60:200].copy()
-    padded, stretched = (frame(film, Framing(size=96, fit=fit)) for fit in ("pad", "stretch"))
+    radiograph = phantom(0, 2, 256).image[:, 60:200].copy()
+    padded, stretched = (frame(radiograph, Framing(size=96, fit=fit)) for fit in ("pad", "stretch"))
     assert padded.crop == stretched.crop
     left, top, right, bottom = padded.crop.box
     wide = round(96 * (right - left) / (bottom - top))
@@ -97,43 +97,43 @@ def test_the_hand_that_is_cut_out_is_the_same_stretched_or_not() -> None:
 
 def test_a_round_stays_round() -> None:
     y, x = np.mgrid[:300, :200]
-    film = (((y - 150) ** 2 + (x - 100) ** 2 < 80**2) * 255).astype(np.uint8)
-    square = whole(film, size=100, contrast_percentiles=PLAIN) > 127
+    radiograph = (((y - 150) ** 2 + (x - 100) ** 2 < 80**2) * 255).astype(np.uint8)
+    square = whole(radiograph, size=100, contrast_percentiles=PLAIN) > 127
     assert abs(int(square.any(0).sum()) - int(square.any(1).sum())) <= 1
 
 
 def test_shrinking_averages_areas() -> None:
-    film = np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8)
-    film[0, :2] = 0, 255
-    square = whole(film, size=32, contrast_percentiles=PLAIN)
-    expected = film.reshape(32, 4, 32, 4).mean(axis=(1, 3))
+    radiograph = np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8)
+    radiograph[0, :2] = 0, 255
+    square = whole(radiograph, size=32, contrast_percentiles=PLAIN)
+    expected = radiograph.reshape(32, 4, 32, 4).mean(axis=(1, 3))
     assert np.abs(square - expected).max() <= 0.5
 
 
-def test_a_film_of_the_right_size_is_only_stretched() -> None:
-    film = gradient(64, 64, 10, 130)
-    square = whole(film, size=64, contrast_percentiles=PLAIN)
-    assert np.abs(square - (film - 10.0) * 255 / 120).max() <= 0.5
+def test_a_radiograph_of_the_right_size_is_only_stretched() -> None:
+    radiograph = gradient(64, 64, 10, 130)
+    square = whole(radiograph, size=64, contrast_percentiles=PLAIN)
+    assert np.abs(square - (radiograph - 10.0) * 255 / 120).max() <= 0.5
 
 
 def test_levels_at_the_percentiles_become_black_and_white() -> None:
-    film = np.random.default_rng(1).normal(100, 10, (400, 400)).clip(0, 255).astype(np.uint8)
-    low, high = np.percentile(film, [2, 99.5])
-    square = whole(film, size=400)
-    assert square[film <= low].max() == 0
-    assert square[film >= high].min() == 255
-    between = (film > low) & (film < high)
+    radiograph = np.random.default_rng(1).normal(100, 10, (400, 400)).clip(0, 255).astype(np.uint8)
+    low, high = np.percentile(radiograph, [2, 99.5])
+    square = whole(radiograph, size=400)
+    assert square[radiograph <= low].max() == 0
+    assert square[radiograph >= high].min() == 255
+    between = (radiograph > low) & (radiograph < high)
     assert set(square[between].tolist()).isdisjoint({0, 255})
 
 
 def test_depth_makes_no_difference() -> None:
-    film = gradient(100, 80, 20, 90)
-    deep = film.astype(np.uint16) * 100 + 7
-    assert np.abs(whole(film, size=50).astype(int) - whole(deep, size=50)).max() <= 1
+    radiograph = gradient(100, 80, 20, 90)
+    deep = radiograph.astype(np.uint16) * 100 + 7
+    assert np.abs(whole(radiograph, size=50).astype(int) - whole(deep, size=50)).max() <= 1
 
 
 @pytest.mark.parametrize("level", [0, 255])
-def test_a_blank_film_gives_no_contrast(level: int) -> None:
+def test_a_blank_radiograph_gives_no_contrast(level: int) -> None:
     square = frame(np.full((100, 100), level, np.uint8), Framing(size=32)).pixels
     assert len(np.unique(square)) == 1
 
@@ -151,9 +151,9 @@ def test_the_key_changes_with_every_setting() -> None:
 
 
 def test_the_hand_fills_the_frame_whatever_lies_around_it() -> None:
-    film = np.zeros((600, 500), np.uint8)
-    film[150:406, 100:356] = phantom(0, 2, 256).image
-    framed = frame(film, Framing(size=128))
+    radiograph = np.zeros((600, 500), np.uint8)
+    radiograph[150:406, 100:356] = phantom(0, 2, 256).image
+    framed = frame(radiograph, Framing(size=128))
     alone = frame(phantom(0, 2, 256).image, Framing(size=128))
     assert framed.crop.why == HAND
     left, top, right, bottom = framed.crop.box
@@ -174,32 +174,34 @@ def test_a_bright_marker_has_no_say_in_the_hand_s_contrast() -> None:
     assert np.percentile(whole(hand, size=128)[48:96, 48:96], 90) < 60
 
 
-def test_averaged_areas_have_finer_levels_than_the_film() -> None:
-    film = np.random.default_rng(0).integers(0, 3, (400, 400)).astype(np.uint8)
-    levels = np.unique(whole(film, size=100, contrast_percentiles=PLAIN))
-    assert len(levels) > 15  # three in the film, sixteenths of them in the averages
+def test_averaged_areas_have_finer_levels_than_the_radiograph() -> None:
+    radiograph = np.random.default_rng(0).integers(0, 3, (400, 400)).astype(np.uint8)
+    levels = np.unique(whole(radiograph, size=100, contrast_percentiles=PLAIN))
+    assert len(levels) > 15  # three in the radiograph, sixteenths of them in the averages
 
 
 def test_what_is_not_exposed_becomes_black() -> None:
-    film = np.full((400, 400), 120, np.uint8)
-    film[60:316, 80:336] = phantom(0, 2, 256).image // 2
-    turned = frame(film, Framing(size=128))
+    radiograph = np.full((400, 400), 120, np.uint8)
+    radiograph[60:316, 80:336] = phantom(0, 2, 256).image // 2
+    turned = frame(radiograph, Framing(size=128))
     assert turned.crop.why == HAND
     corners = turned.pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
     assert corners.max() < 60
 
 
-def test_a_film_without_a_hand_is_kept_whole_and_says_so() -> None:
+def test_a_radiograph_without_a_hand_is_kept_whole_and_says_so() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 150)).astype(np.uint8)
     framed = frame(noise, Framing(size=64))
     assert framed.crop.box == (0, 0, 150, 200)
-    assert framed.crop.why == WHOLE_FILM
+    assert framed.crop.why == WHOLE_RADIOGRAPH
     assert np.array_equal(framed.pixels, whole(noise, size=64))
-    assert frame(noise, Framing(size=64, crop="film")).crop.why == WHOLE_FILM_ASKED
-    assert {HAND, WHOLE_FILM, WHOLE_FILM_ASKED} == set(REASONS)
+    assert frame(noise, Framing(size=64, crop="film")).crop.why == WHOLE_RADIOGRAPH_ASKED
+    assert {HAND, WHOLE_RADIOGRAPH, WHOLE_RADIOGRAPH_ASKED} == set(REASONS)
 
 
-def test_a_region_is_taken_for_the_film_and_its_crop_told_in_the_film_s_pixels() -> None:
+def test_a_region_is_taken_for_the_radiograph_and_its_crop_told_in_the_radiograph_s_pixels() -> (
+    None
+):
     left, right = phantom(0, 2, 256).image, phantom(0, 5, 256).image
     both = np.hstack([left, right])
     settings = Framing(size=128)
@@ -222,9 +224,9 @@ def test_a_region_outside_the_picture_is_refused(region: tuple[int, int, int, in
 def test_a_hand_that_lies_on_its_side_or_head_is_put_upright(turned: int) -> None:
     settings = Framing(size=128)
     for index in (2, 5):
-        film = phantom(0, index, 256).image
-        upright = frame(film, settings)
-        framed = frame(np.rot90(film, -turned // 90).copy(), settings)
+        radiograph = phantom(0, index, 256).image
+        upright = frame(radiograph, settings)
+        framed = frame(np.rot90(radiograph, -turned // 90).copy(), settings)
         assert upright.crop.rotation == 0
         assert framed.crop.rotation == turned
         across = np.corrcoef(framed.pixels.ravel(), upright.pixels.ravel())[0, 1]
@@ -234,8 +236,8 @@ def test_a_hand_that_lies_on_its_side_or_head_is_put_upright(turned: int) -> Non
 def test_the_same_version_gives_the_same_pixels() -> None:
     # A mean of every cell of a grid, with slack for another build of OpenCV: a change of the
     # framing moves them by more. Who changes them raises VERSION, and these with it.
-    film = np.zeros((300, 260), np.uint8)
-    film[20:276, :256] = phantom(0, 3, 256).image
-    cells = frame(film, Framing(size=64)).pixels.reshape(4, 16, 4, 16).mean((1, 3))
+    radiograph = np.zeros((300, 260), np.uint8)
+    radiograph[20:276, :256] = phantom(0, 3, 256).image
+    cells = frame(radiograph, Framing(size=64)).pixels.reshape(4, 16, 4, 16).mean((1, 3))
     assert VERSION == 3
     assert np.abs(cells - PINNED).max() < 1.5

@@ -10,30 +10,32 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom.cohort import phantom
-from boneage.radiographs.hand_detection import WHOLE_FILM, find_hand, working_copy
+from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH, find_hand, working_copy
 
 REAL = Path(os.environ.get("BONEAGE_REAL", Path(__file__).parents[3] / "shared" / "real"))
 
 
-def share(box: tuple[int, int, int, int], film: np.ndarray) -> float:
+def share(box: tuple[int, int, int, int], radiograph: np.ndarray) -> float:
     left, top, right, bottom = box
-    return (right - left) * (bottom - top) / film.size
+    return (right - left) * (bottom - top) / radiograph.size
 
 
 def test_the_hand_is_found_on_every_phantom() -> None:
-    films = [phantom(0, index, 256).image for index in range(40)]
-    hands = [find_hand(film) for film in films]
+    radiographs = [phantom(0, index, 256).image for index in range(40)]
+    hands = [find_hand(radiograph) for radiograph in radiographs]
     assert all(hand.found for hand in hands)
-    shares = [share(hand.box, film) for hand, film in zip(hands, films, strict=True)]
+    shares = [
+        share(hand.box, radiograph) for hand, radiograph in zip(hands, radiographs, strict=True)
+    ]
     assert np.median(shares) < 0.7
 
 
-def test_the_crop_turns_with_the_film() -> None:
-    film = phantom(0, 2, 256).image
-    upright = find_hand(film)
+def test_the_crop_turns_with_the_radiograph() -> None:
+    radiograph = phantom(0, 2, 256).image
+    upright = find_hand(radiograph)
     assert upright.forearm is not None
     assert upright.forearm[1] > 0.8
-    turned = find_hand(film[::-1, ::-1].copy())
+    turned = find_hand(radiograph[::-1, ::-1].copy())
     left, top, right, bottom = upright.box
     assert (
         np.abs(np.array(turned.box) - (256 - right, 256 - bottom, 256 - left, 256 - top)).max() < 8
@@ -43,35 +45,35 @@ def test_the_crop_turns_with_the_film() -> None:
 
 
 def test_size_and_depth_change_the_crop_little() -> None:
-    film = phantom(0, 2, 512).image
-    reference = np.array(find_hand(film).box)
-    deep = find_hand(film.astype(np.uint16) * 200 + 300)
+    radiograph = phantom(0, 2, 512).image
+    reference = np.array(find_hand(radiograph).box)
+    deep = find_hand(radiograph.astype(np.uint16) * 200 + 300)
     assert np.abs(np.array(deep.box) - reference).max() <= 10
-    half = find_hand(film[::2, ::2].copy())
+    half = find_hand(radiograph[::2, ::2].copy())
     assert np.abs(2 * np.array(half.box) - reference).max() <= 16
 
 
 def test_it_is_the_same_every_time() -> None:
-    film = phantom(0, 7, 256).image
-    assert find_hand(film).box == find_hand(film.copy()).box
+    radiograph = phantom(0, 7, 256).image
+    assert find_hand(radiograph).box == find_hand(radiograph.copy()).box
 
 
 @pytest.mark.parametrize("frame", [40, 200])
-def test_a_frame_around_the_film_is_left_out(frame: int) -> None:
-    film = np.full((400, 400), frame, np.uint8)
-    film[72:328, 72:328] = phantom(0, 5, 256).image
-    left, top, right, bottom = find_hand(film).box
+def test_a_frame_around_the_radiograph_is_left_out(frame: int) -> None:
+    radiograph = np.full((400, 400), frame, np.uint8)
+    radiograph[72:328, 72:328] = phantom(0, 5, 256).image
+    left, top, right, bottom = find_hand(radiograph).box
     assert min(left, top) >= 60
     assert max(right, bottom) <= 340
 
 
 def test_the_forearm_is_cut_below_the_wrist() -> None:
-    film = np.zeros((400, 200), np.uint8)
-    film[100:180, 50:150] = 150  # a palm,
+    radiograph = np.zeros((400, 200), np.uint8)
+    radiograph[100:180, 50:150] = 150  # a palm,
     for finger in range(4):
-        film[20:100, 52 + 26 * finger : 70 + 26 * finger] = 120  # fingers,
-    film[180:, 75:125] = 140  # and a long forearm
-    hand = find_hand(film)
+        radiograph[20:100, 52 + 26 * finger : 70 + 26 * finger] = 120  # fingers,
+    radiograph[180:, 75:125] = 140  # and a long forearm
+    hand = find_hand(radiograph)
     assert hand.found
     assert hand.box[1] <= 20
     assert 220 < hand.box[3] < 320
@@ -87,24 +89,24 @@ def test_the_forearm_is_cut_below_the_wrist() -> None:
     ],
     ids=["black", "a white strip", "noise", "a ramp"],
 )
-def test_without_a_hand_the_whole_film_is_kept(film: np.ndarray) -> None:
-    hand = find_hand(film)
+def test_without_a_hand_the_whole_radiograph_is_kept(radiograph: np.ndarray) -> None:
+    hand = find_hand(radiograph)
     assert not hand.found
-    assert hand.why == WHOLE_FILM
-    assert hand.box == (0, 0, film.shape[1], film.shape[0])
+    assert hand.why == WHOLE_RADIOGRAPH
+    assert hand.box == (0, 0, radiograph.shape[1], radiograph.shape[0])
     assert not hand.mask.any()
 
 
-def test_the_working_copy_is_small_and_never_larger_than_the_film() -> None:
+def test_the_working_copy_is_small_and_never_larger_than_the_radiograph() -> None:
     assert working_copy(np.zeros((2044, 1514), np.uint8)).shape == (160, 119)
     assert working_copy(np.zeros((90, 40), np.uint8)).shape == (90, 40)
 
 
 @pytest.mark.skipif(
     not (REAL / "joints").is_dir(),
-    reason="the real films and their annotations are not beside this checkout",
+    reason="the real radiographs and their annotations are not beside this checkout",
 )
-def test_every_joint_is_inside_the_crop_of_all_but_one_in_a_hundred_films() -> None:
+def test_every_joint_is_inside_the_crop_of_all_but_one_in_a_hundred_radiographs() -> None:
     script = Path(__file__).parents[2] / "experiments" / "framing-100px" / "measure.py"
     joints = ["--joints", str(REAL / "joints" / "train")]
     done = subprocess.run(

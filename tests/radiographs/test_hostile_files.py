@@ -197,7 +197,7 @@ def with_jpeg_sides(data: bytes, width: int, height: int) -> bytes:
 
 def forged(whole: Whole, make_dicom: Callable[..., bytes]) -> Iterator[tuple[str, bytes]]:
     """Files that are whole, and want too much or make no sense."""
-    film = np.zeros((SIDE, SIDE), np.uint8)
+    radiograph = np.zeros((SIDE, SIDE), np.uint8)
     jpeg = whole["jpeg"][1]
     bomb = zlib.compress(bytes(20_001 * 2000), 9)  # a tenth of its rows, and 40 kB
     yield "bomb.png", png(20_000, 20_000, bomb)
@@ -241,7 +241,7 @@ def forged(whole: Whole, make_dicom: Callable[..., bytes]) -> Iterator[tuple[str
             {"PhotometricInterpretation": "PALETTE COLOR"},
         )
     ):
-        yield f"header {number}.dcm", make_dicom(film, 8, **header)
+        yield f"header {number}.dcm", make_dicom(radiograph, 8, **header)
     dicom = whole["dicom 12"][1]
     for number, syntax in enumerate((b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.105")):
         # The name of another syntax over native pixels; it is padded to the length it had.

@@ -7,34 +7,39 @@ import pytest
 from boneage.datasets.phantom.cohort import phantom
 from boneage.radiographs.orientation import find_orientation
 
-FILMS = [phantom(5, i, 128).image for i in range(12)]
+RADIOGRAPHS = [phantom(5, i, 128).image for i in range(12)]
 
 
 @pytest.mark.parametrize("quarters", range(4))
 def test_the_turn_found_makes_the_hand_upright(quarters: int) -> None:
-    found = [find_orientation(np.rot90(film, -quarters)) for film in FILMS]
-    assert [each.turn for each in found] == [90 * quarters] * len(FILMS)
+    found = [find_orientation(np.rot90(radiograph, -quarters)) for radiograph in RADIOGRAPHS]
+    assert [each.turn for each in found] == [90 * quarters] * len(RADIOGRAPHS)
     assert all(each.is_turned == (quarters != 0) for each in found)
 
 
 @pytest.mark.parametrize("size", [64, 256, 700])
 def test_size_depth_aspect_and_polarity_do_not_matter(size: int) -> None:
-    film = cv2.resize(FILMS[0], (size, round(1.3 * size)))[::-1, ::-1]
-    for copy in (film, 255 - film, film.astype(np.uint16) * 257, film / np.float32(255)):
+    radiograph = cv2.resize(RADIOGRAPHS[0], (size, round(1.3 * size)))[::-1, ::-1]
+    for copy in (
+        radiograph,
+        255 - radiograph,
+        radiograph.astype(np.uint16) * 257,
+        radiograph / np.float32(255),
+    ):
         assert find_orientation(copy).turn == 180
 
 
 def test_a_hand_small_in_a_bright_frame_is_found() -> None:
-    film = cv2.copyMakeBorder(FILMS[1], 60, 20, 90, 60, cv2.BORDER_CONSTANT, value=255)
-    left, top, right, bottom = find_orientation(film).window
-    width, height = film.shape[1], film.shape[0]
+    radiograph = cv2.copyMakeBorder(RADIOGRAPHS[1], 60, 20, 90, 60, cv2.BORDER_CONSTANT, value=255)
+    left, top, right, bottom = find_orientation(radiograph).window
+    width, height = radiograph.shape[1], radiograph.shape[0]
     middle = ((left + right) / 2 * width, (top + bottom) / 2 * height)
     assert middle == pytest.approx((90 + 64, 60 + 64), abs=25)
 
 
-def test_turning_the_film_turns_the_answer_alone() -> None:
-    first = find_orientation(FILMS[2])
-    second = find_orientation(np.ascontiguousarray(np.rot90(FILMS[2], 2)))
+def test_turning_the_radiograph_turns_the_answer_alone() -> None:
+    first = find_orientation(RADIOGRAPHS[2])
+    second = find_orientation(np.ascontiguousarray(np.rot90(RADIOGRAPHS[2], 2)))
     assert second.turn == (first.turn + 180) % 360
     assert second.confidence == pytest.approx(first.confidence, abs=0.3)
 
@@ -45,5 +50,5 @@ def test_noise_is_not_said_to_be_turned() -> None:
         assert not find_orientation(rng.integers(0, 255, (80, 60)).astype(np.uint8)).is_turned
 
 
-def test_the_same_film_gets_the_same_answer() -> None:
-    assert find_orientation(FILMS[3]) == find_orientation(FILMS[3].copy())
+def test_the_same_radiograph_gets_the_same_answer() -> None:
+    assert find_orientation(RADIOGRAPHS[3]) == find_orientation(RADIOGRAPHS[3].copy())

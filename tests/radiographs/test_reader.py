@@ -32,7 +32,7 @@ formats = pytest.mark.parametrize(("suffix", "options"), FORMATS.values(), ids=F
 
 
 @pytest.fixture(scope="module")
-def film() -> npt.NDArray[np.uint8]:
+def radiograph() -> npt.NDArray[np.uint8]:
     noise = np.random.default_rng(0).integers(0, 256, (90, 60), dtype=np.uint8)
     smooth = cv2.GaussianBlur(noise, (0, 0), 3)
     return np.asarray(cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX), np.uint8)
@@ -52,17 +52,17 @@ def write(folder: Path, data: bytes, suffix: str = ".png") -> Path:
 
 @formats
 def test_grey_is_read_as_it_is(
-    film: npt.NDArray[np.uint8], tmp_path: Path, suffix: str, options: list[int]
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path, suffix: str, options: list[int]
 ) -> None:
-    image = read_radiograph(write(tmp_path, encode(film, suffix, options), suffix))
+    image = read_radiograph(write(tmp_path, encode(radiograph, suffix, options), suffix))
     assert image.dtype == np.uint8
     assert image.shape == (90, 60)
-    assert np.abs(image.astype(int) - film).max() <= (8 if suffix == ".jpg" else 0)
+    assert np.abs(image.astype(int) - radiograph).max() <= (8 if suffix == ".jpg" else 0)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_16_bits_are_kept(film: npt.NDArray[np.uint8], tmp_path: Path, suffix: str) -> None:
-    deep = film.astype(np.uint16) * 257 - film
+def test_16_bits_are_kept(radiograph: npt.NDArray[np.uint8], tmp_path: Path, suffix: str) -> None:
+    deep = radiograph.astype(np.uint16) * 257 - radiograph
     image = read_radiograph(write(tmp_path, encode(deep, suffix, []), suffix))
     assert image.dtype == np.uint16
     assert np.array_equal(image, deep)
@@ -70,14 +70,14 @@ def test_16_bits_are_kept(film: npt.NDArray[np.uint8], tmp_path: Path, suffix: s
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colour_is_turned_to_grey(
-    film: npt.NDArray[np.uint8], tmp_path: Path, channels: int
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path, channels: int
 ) -> None:
-    image = read_radiograph(write(tmp_path, encode(np.dstack([film] * channels), ".png", [])))
-    assert np.array_equal(image, film)
+    image = read_radiograph(write(tmp_path, encode(np.dstack([radiograph] * channels), ".png", [])))
+    assert np.array_equal(image, radiograph)
 
 
-def test_a_photograph_is_turned_upright(film: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    plain = encode(film, ".jpg", [])
+def test_a_photograph_is_turned_upright(radiograph: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    plain = encode(radiograph, ".jpg", [])
     directory = struct.pack(">HHHIHH", 1, 0x0112, 3, 1, 6, 0)  # orientation: turn right
     exif = b"Exif\0\0MM\0*\0\0\0\x08" + directory + bytes(4)
     turned = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
@@ -88,9 +88,9 @@ def test_a_photograph_is_turned_upright(film: npt.NDArray[np.uint8], tmp_path: P
 
 @formats
 def test_every_truncation_is_refused(
-    film: npt.NDArray[np.uint8], tmp_path: Path, suffix: str, options: list[int]
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path, suffix: str, options: list[int]
 ) -> None:
-    data = encode(film, suffix, options)
+    data = encode(radiograph, suffix, options)
     for length in [*range(0, len(data), len(data) // 60), len(data) - 1]:
         path = write(tmp_path, data[:length], suffix)
         with pytest.raises(InputError) as caught:
@@ -99,8 +99,10 @@ def test_every_truncation_is_refused(
         assert fault.where == str(path)
 
 
-def test_opencv_itself_would_have_said_nothing(film: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    data = encode(film, ".jpg", [])
+def test_opencv_itself_would_have_said_nothing(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    data = encode(radiograph, ".jpg", [])
     path = write(tmp_path, data[: len(data) // 2], ".jpg")
     assert cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) is not None
     with pytest.raises(InputError, match="truncated"):
@@ -108,24 +110,26 @@ def test_opencv_itself_would_have_said_nothing(film: npt.NDArray[np.uint8], tmp_
 
 
 def test_a_thumbnail_inside_does_not_pass_for_the_end(
-    film: npt.NDArray[np.uint8], tmp_path: Path
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    plain = encode(film, ".jpg", [])
+    plain = encode(radiograph, ".jpg", [])
     thumbnail = b"Exif\0\0" + plain  # it has an end marker of its own
     whole = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + plain[2:]
-    assert read_radiograph(write(tmp_path, whole, ".jpg")).shape == film.shape
+    assert read_radiograph(write(tmp_path, whole, ".jpg")).shape == radiograph.shape
     with pytest.raises(InputError, match="truncated"):
         read_radiograph(write(tmp_path, whole[:-10], ".jpg"))
 
 
-def test_what_follows_the_end_does_no_harm(film: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+def test_what_follows_the_end_does_no_harm(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
     for suffix in (".png", ".jpg"):
-        path = write(tmp_path, encode(film, suffix, []) + bytes(700), suffix)
-        assert read_radiograph(path).shape == film.shape
+        path = write(tmp_path, encode(radiograph, suffix, []) + bytes(700), suffix)
+        assert read_radiograph(path).shape == radiograph.shape
 
 
-def test_a_damaged_png_is_refused(film: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    data = bytearray(encode(film, ".png", []))
+def test_a_damaged_png_is_refused(radiograph: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    data = bytearray(encode(radiograph, ".png", []))
     data[len(data) // 2] ^= 1
     with pytest.raises(InputError, match="damaged"):
         read_radiograph(write(tmp_path, bytes(data)))
@@ -181,8 +185,10 @@ def test_whole_chunks_with_nonsense_in_them_are_refused(tmp_path: Path) -> None:
         read_radiograph(write(tmp_path, png(100, 100, b"nonsense")))
 
 
-def test_floating_point_pixels_are_refused(film: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    data = encode(film.astype(np.float32), ".tiff", [])
+def test_floating_point_pixels_are_refused(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    data = encode(radiograph.astype(np.float32), ".tiff", [])
     with pytest.raises(InputError, match="floating point"):
         read_radiograph(write(tmp_path, data, ".tiff"))
 
@@ -223,11 +229,11 @@ def tiff(
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-def test_tiff_films_of_every_kind_are_read(
-    film: npt.NDArray[np.uint8], tmp_path: Path, order: str, depth: type[np.generic]
+def test_tiff_radiographs_of_every_kind_are_read(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path, order: str, depth: type[np.generic]
 ) -> None:
     top = np.iinfo(depth).max
-    grey = film.astype(depth) * depth(top // 255)
+    grey = radiograph.astype(depth) * depth(top // 255)
     rgb, clear = np.dstack([grey] * 3), np.full_like(grey, top // 3)
     kinds = {
         "grey": tiff(grey, order=order),
@@ -238,18 +244,20 @@ def test_tiff_films_of_every_kind_are_read(
     }
     if depth == np.uint8:
         ramp = [257 * level for level in range(256)]
-        kinds["palette"] = tiff(255 - film, order=order, t262=3, t320=ramp[::-1] * 3)
+        kinds["palette"] = tiff(255 - radiograph, order=order, t262=3, t320=ramp[::-1] * 3)
     for kind, data in kinds.items():
         image = read_radiograph(write(tmp_path, data, ".tif"))
         assert image.dtype == depth, kind
         assert np.array_equal(image, grey), kind
 
 
-def test_one_bit_films_are_black_and_white(film: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    white = film > 128
+def test_one_bit_radiographs_are_black_and_white(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    white = radiograph > 128
     expected = np.where(white, 255, 0)
     for packed, zero in ((np.packbits(white, axis=1), 1), (np.packbits(~white, axis=1), 0)):
-        data = tiff(packed, t256=film.shape[1], t258=1, t262=zero)
+        data = tiff(packed, t256=radiograph.shape[1], t258=1, t262=zero)
         assert np.array_equal(read_radiograph(write(tmp_path, data, ".tif")), expected)
     data = encode(expected.astype(np.uint8), ".png", [cv2.IMWRITE_PNG_BILEVEL, 1])
     assert np.array_equal(read_radiograph(write(tmp_path, data)), expected)
@@ -259,18 +267,18 @@ def test_one_bit_films_are_black_and_white(film: npt.NDArray[np.uint8], tmp_path
     ("orientation", "turn"),
     [
         (2, np.fliplr),
-        (3, lambda film: np.rot90(film, 2)),
+        (3, lambda radiograph: np.rot90(radiograph, 2)),
         (4, np.flipud),
         (5, np.transpose),
-        (6, lambda film: np.rot90(film, -1)),
-        (7, lambda film: np.rot90(film, 2).T),
+        (6, lambda radiograph: np.rot90(radiograph, -1)),
+        (7, lambda radiograph: np.rot90(radiograph, 2).T),
         (8, np.rot90),
     ],
 )
-def test_tiff_films_are_turned_upright(
-    film: npt.NDArray[np.uint8], tmp_path: Path, orientation: int, turn: Any
+def test_tiff_radiographs_are_turned_upright(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path, orientation: int, turn: Any
 ) -> None:
-    for pixels in (film, film * np.uint16(257)):
+    for pixels in (radiograph, radiograph * np.uint16(257)):
         path = write(tmp_path, tiff(pixels, t274=orientation), ".tif")
         image = read_radiograph(path)
         assert np.array_equal(image, turn(pixels))
@@ -278,28 +286,28 @@ def test_tiff_films_are_turned_upright(
 
 
 def test_a_png_with_exif_behind_its_pixels_is_turned_upright(
-    film: npt.NDArray[np.uint8], tmp_path: Path
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    plain = encode(film, ".png", [])
+    plain = encode(radiograph, ".png", [])
     turn = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHH", 1, 0x0112, 3, 1, 6, 0) + bytes(4)
     path = write(tmp_path, plain[:-12] + chunk(b"eXIf", turn) + plain[-12:])
-    assert np.array_equal(read_radiograph(path), np.rot90(film, -1))
+    assert np.array_equal(read_radiograph(path), np.rot90(radiograph, -1))
     assert read_dimensions(path) == (90, 60)
 
 
 @pytest.mark.parametrize("packing", [5, 7, 8, 32773])
-def test_compressed_tiff_films_are_read(
-    film: npt.NDArray[np.uint8], tmp_path: Path, packing: int
+def test_compressed_tiff_radiographs_are_read(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path, packing: int
 ) -> None:
-    data = encode(film, ".tif", [cv2.IMWRITE_TIFF_COMPRESSION, packing])
+    data = encode(radiograph, ".tif", [cv2.IMWRITE_TIFF_COMPRESSION, packing])
     image = read_radiograph(write(tmp_path, data, ".tif"))
-    assert np.abs(image.astype(int) - film).max() <= (12 if packing == 7 else 0)
+    assert np.abs(image.astype(int) - radiograph).max() <= (12 if packing == 7 else 0)
 
 
-def test_damage_in_a_deflated_tiff_film_is_seen(
-    film: npt.NDArray[np.uint8], tmp_path: Path
+def test_damage_in_a_deflated_tiff_radiograph_is_seen(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    data = encode(film, ".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 8])
+    data = encode(radiograph, ".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 8])
     for place in range(100, len(data) // 2, 97):
         damaged = bytearray(data)
         damaged[place] ^= 4
@@ -308,23 +316,23 @@ def test_damage_in_a_deflated_tiff_film_is_seen(
 
 
 def test_pages_are_refused_but_a_preview_is_not_a_page(
-    film: npt.NDArray[np.uint8], tmp_path: Path
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
     def second(kind: int) -> bytes:
         return struct.pack("<HHHIII", 1, 254, 4, 1, kind, 0)
 
-    preview = write(tmp_path, tiff(film, after=second(1)), ".tif")
-    assert np.array_equal(read_radiograph(preview), film)
-    pages = write(tmp_path, tiff(film, after=second(0)), ".tif")
+    preview = write(tmp_path, tiff(radiograph, after=second(1)), ".tif")
+    assert np.array_equal(read_radiograph(preview), radiograph)
+    pages = write(tmp_path, tiff(radiograph, after=second(0)), ".tif")
     with pytest.raises(InputError, match="2 pictures .a multi-page file.; .*one picture a file"):
         read_radiograph(pages)
-    plain = encode(film, ".png", [])
+    plain = encode(radiograph, ".png", [])
     animation = plain[:33] + chunk(b"acTL", struct.pack(">II", 2, 0)) + plain[33:]
     with pytest.raises(InputError, match="several pictures"):
         read_radiograph(write(tmp_path, animation))
 
 
-def test_more_pixels_than_a_film_has_are_refused(tmp_path: Path) -> None:
+def test_more_pixels_than_a_radiograph_has_are_refused(tmp_path: Path) -> None:
     side = int(LARGEST_PIXELS**0.5) + 1
     path = write(tmp_path, png(side, side, b""))
     for read in (read_radiograph, read_dimensions):

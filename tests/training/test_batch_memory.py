@@ -24,7 +24,7 @@ from boneage.training.batch_memory import (
     within_memory,
     zeros_step,
 )
-from boneage.training.trainer import batch_memory as capacity
+from boneage.training import batch_memory as capacity
 from boneage.training.trainer import train
 
 RESULTS = Path(__file__).parents[2] / "experiments/capacity/results/cpu.json"
@@ -357,7 +357,7 @@ def test_a_training_that_can_not_fit_makes_no_run_folder(
     with_memory(monkeypatch, GB / 4)
     recipe = read_recipe(tiny_recipe, ["training.batch_size=4096"])
     told = r"a batch of 48 needs about .* expected at most \d\. Pass --set training.batch_size="
-    with pytest.raises(InputError, match=told):  # of as many films as there are
+    with pytest.raises(InputError, match=told):  # of as many radiographs as there are
         train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
     assert not list(tmp_path.iterdir())
 

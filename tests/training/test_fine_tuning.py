@@ -32,8 +32,8 @@ def test_the_network_answers_as_the_other_run_s_best_at_any_size(
     for ours, weight in zip(model.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, weight)
     if size == 64:
-        films = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
-        answers = [m.predict((films, np.ones((3, 1))), verbose=0) for m in (model, theirs)]
+        radiographs = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
+        answers = [m.predict((radiographs, np.ones((3, 1))), verbose=0) for m in (model, theirs)]
         np.testing.assert_allclose(*answers, rtol=1e-6)
     assert told["digest"] == file_digest(finished_run.best_path)
     assert told["known_ids"] == {"val": 6, "test": 0}  # its test split it has not seen

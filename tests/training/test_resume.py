@@ -229,14 +229,14 @@ def test_other_images_than_it_began_with_are_refused(
     run = Run(tmp_path / "run")
     shutil.copytree(whole.folder, run.folder)
     write_json(run.info_path, {**run.read_info(), "stopped": "terminated"})
-    film, another = manifest.image_paths()[:2]
-    own = film.read_bytes()
-    film.write_bytes(another.read_bytes())
+    radiograph, another = manifest.image_paths()[:2]
+    own = radiograph.read_bytes()
+    radiograph.write_bytes(another.read_bytes())
     try:
         with pytest.raises(InputError, match=r"the images changed since the run began: .*as .*run"):
             train(recipe, manifest, run.folder, progress=False, resume=True)
     finally:
-        film.write_bytes(own)
+        radiograph.write_bytes(own)
 
 
 def test_a_folder_in_use_is_refused(whole: Run, recipe: Recipe, manifest: Manifest) -> None:

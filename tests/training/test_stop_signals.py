@@ -76,7 +76,7 @@ def test_a_batch_that_takes_too_long_is_not_waited_for(number, status):
     # One long call holds the main thread, as a batch does: Python's own handlers have to wait.
     code = """
 import hashlib, sys
-from boneage.training.trainer import stop_signals as stopping
+from boneage.training import stop_signals as stopping
 stopping.PATIENCE_SECONDS = 0.5
 stop = stopping.Stop()
 with stop.listening(), stop.heeded():

@@ -213,7 +213,7 @@ def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
     regions = cells.table["region"] if "region" in cells.table else [""] * len(cells.table)
     first_of: dict[int, int] = {}
     for rows in rows_by_image(cells, folder).values():
-        first_with: dict[Region | None, int] = {}  # two parts of one film are two images
+        first_with: dict[Region | None, int] = {}  # two parts of one radiograph are two images
         for row in rows:
             first = first_with.setdefault(parse_region(regions[row]), row)
             # In two splits it is a fault of the table.
@@ -240,8 +240,8 @@ def _empty_split_findings(cells: Cells) -> list[Finding]:
             Fault(
                 cells.where,
                 f"no row has split {split!r}",
-                f"images in all of {', '.join(SPLITS)}",
                 "Training needs train and val, evaluation the split it is asked for.",
+                expected=f"images in all of {', '.join(SPLITS)}",
             ),
         )
         for split in empty

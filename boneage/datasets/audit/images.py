@@ -26,7 +26,7 @@ from boneage.radiographs.orientation import shrunk
 from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph, read_radiograph
 from boneage.runtime.threads import threads
 
-_REGION_FIX = "Correct the column region, or leave it empty for the whole film."
+_REGION_FIX = "Correct the column region, or leave it empty for the whole radiograph."
 
 Part = tuple[Path, Region | None]
 """An image, and the part of it that is meant."""
@@ -42,7 +42,7 @@ class Look:
         height: Of the part that is meant, in pixels; 0 when it was not read.
         width: Likewise.
         bits: Of a pixel.
-        quality: What the film looks like; None when there is nothing to look at.
+        quality: What the radiograph looks like; None when there is nothing to look at.
         print: To know it again; likewise.
     """
 
@@ -57,7 +57,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of fault that looking at a film tells."""
+    """A kind of fault that looking at a radiograph tells."""
 
     code: str
     is_so: Callable[[Quality], bool]
@@ -77,7 +77,7 @@ _KINDS = (
     _Kind(
         "two-hands",
         lambda q: q.has_two_hands,
-        lambda q: "it looks like a film of two hands",
+        lambda q: "it looks like a radiograph of two hands",
         "one hand",
         "Look at it; name the part of the left hand in the column region.",
     ),
@@ -99,7 +99,7 @@ _KINDS = (
         "saturated-image",
         lambda q: q.lightest > SATURATED_SHARE,
         lambda q: "most of it is at its lightest level",
-        f"at most {SATURATED_SHARE:.0%} of a film burnt out",
+        f"at most {SATURATED_SHARE:.0%} of a radiograph burnt out",
         "Look at it; export it again with another window, or leave its row out.",
     ),
     _Kind(
@@ -164,8 +164,8 @@ def _outside(path: Path, region: Region, width: int, height: int) -> Fault:
     return Fault(
         str(path),
         f"its region {' '.join(map(str, region))} reaches out of the picture",
-        f"a part of {width} x {height} pixels",
         _REGION_FIX,
+        expected=f"a part of {width} x {height} pixels",
     )
 
 
@@ -173,8 +173,8 @@ def _too_small(path: Path, region: Region) -> Fault:
     return Fault(
         str(path),
         f"its region {' '.join(map(str, region))} is too small",
-        f"sides of at least {SMALLEST_SIDE} pixels",
         _REGION_FIX,
+        expected=f"sides of at least {SMALLEST_SIDE} pixels",
     )
 
 
@@ -182,8 +182,8 @@ def _blank(path: Path, radiograph: Radiograph) -> Fault:
     return Fault(
         str(path),
         f"every pixel is {radiograph.flat[0]}",
-        "a picture",
         "Look at it; leave its row out if there is no hand.",
+        expected="a picture",
     )
 
 
@@ -219,24 +219,26 @@ def duplicate_findings(
     for row, part in enumerate(parts):
         if part is not None and looks[part].print is not None:
             first_row.setdefault(part, row)
-    films, rows = [path for path, _ in first_row], list(first_row.values())
+    radiographs, rows = [path for path, _ in first_row], list(first_row.values())
     prints = [look.print for part in first_row if (look := looks[part]).print is not None]
     splits = cells.table["split"] if "split" in cells.table else [""] * len(cells.table)
     across: dict[int, str] = {}
     within: dict[int, str] = {}
     for pair in find_pairs(prints):
-        if films[pair.second] == films[pair.first]:  # two parts of one film may overlap
+        if (
+            radiographs[pair.second] == radiographs[pair.first]
+        ):  # two parts of one radiograph may overlap
             continue
         row, other = rows[pair.second], rows[pair.first]
         where = within if splits[row] == splits[other] else across
         where.setdefault(row, _same(cells, row, other, pair))
-    expected, fix = "each film once", "Look at both; keep one of the rows."
+    expected, fix = "each radiograph once", "Look at both; keep one of the rows."
     return [
         *cells.row_findings(
             "near-duplicate-in-two-splits",
             sorted(across),
             across.__getitem__,
-            "each film in one split",
+            "each radiograph in one split",
             "Look at both. Move both to one split, or keep one of them.",
         ),
         *cells.row_findings("near-duplicate", sorted(within), within.__getitem__, expected, fix),

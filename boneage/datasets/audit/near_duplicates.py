@@ -1,8 +1,8 @@
-"""The same film twice, though saved anew: as JPEG, resized, brightened, cropped a little, mirrored.
+"""The same radiograph twice, though saved anew: as JPEG, resized, brightened, cropped a little, mirrored.
 
-A 64-bit hash of every film (signs of its low cosine frequencies) finds the candidates, every pair
-compared. All hands look alike to it, so what it finds is looked at twice more: as 16 x 16 cells,
-then as two small copies laid over each other, and only the last decides.
+A 64-bit hash of every radiograph (signs of its low cosine frequencies) finds the candidates, every
+pair compared. All hands look alike to it, so what it finds is looked at twice more: as 16 x 16
+cells, then as two small copies laid over each other, and only the last decides.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy.typing as npt
 from boneage.radiographs.orientation import Floats
 
 LIKE = 0.94
-"""Correlation of the two copies' detail from which films are called the same; the most alike of 64
+"""Correlation of the two copies' detail from which radiographs are called the same; the most alike of 64
 million pairs of different children of RSNA reach 0.93."""
 
 _HASH_PIXELS, _HASH_SIDE = 32, 8
 _MOST_BITS = 10
 _COARSE_PIXELS, _COARSE_LIKE = 16, 0.84
 _THUMB_PIXELS = 64
-_INNER = 50  # of one copy, laid over the other: a film cropped a little still finds its place
+_INNER = 50  # of one copy, laid over the other: a radiograph cropped a little still finds its place
 _FINE = 2.0  # pixels: outlines of hands are alike, their bones are not
 _SCALES = (1.0, 0.96, 0.92, 1.04, 1.08)
 _MOST_AT_ONCE = 8_000_000  # pairs of hashes; 64 MB of their differences
@@ -33,7 +33,7 @@ _CLOSE = 0.5
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fingerprint:
-    """What is kept of a film to know it again.
+    """What is kept of a radiograph to know it again.
 
     Attributes:
         code: 64 bits of its low cosine frequencies.
@@ -48,7 +48,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two films that are the same.
+    """Two radiographs that are the same.
 
     Attributes:
         first: Position of the one that comes first.
@@ -63,27 +63,29 @@ class Pair:
     mirrored: bool
 
 
-def fingerprint(film: Floats) -> Fingerprint:
-    """Takes a film's fingerprint.
+def fingerprint(radiograph: Floats) -> Fingerprint:
+    """Takes a radiograph's fingerprint.
 
     Args:
-        film: float32 (h, w), a small copy.
+        radiograph: float32 (h, w), a small copy.
     """
-    detail = _detail(film)
+    detail = _detail(radiograph)
     thumb = np.clip(128 + 40 * detail, 0, 255).astype(np.uint8)
     low = cv2.resize(detail, (_HASH_PIXELS, _HASH_PIXELS), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(low)[: _HASH_SIDE + 1, : _HASH_SIDE + 1]
-    waves = waves[:_HASH_SIDE, 1:]  # the very first column tells the film's rows, not the hand
+    waves = waves[
+        :_HASH_SIDE, 1:
+    ]  # the very first column tells the radiograph's rows, not the hand
     # Mirroring turns the sign of every odd frequency across.
     flipped = waves * np.where(np.arange(1, _HASH_SIDE + 1) % 2, -1, 1)
     return Fingerprint(_bits(waves), _bits(flipped), thumb)
 
 
 def find_pairs(prints: Sequence[Fingerprint]) -> list[Pair]:
-    """Finds every film that is the same as an earlier one, by position.
+    """Finds every radiograph that is the same as an earlier one, by position.
 
-    A film is in one pair at most as the second: with the first film that it is the same as. So
-    five thousand copies of one placeholder are as many pairs, not twelve million.
+    A radiograph is in one pair at most as the second: with the first radiograph that it is the same
+    as. So five thousand copies of one placeholder are as many pairs, not twelve million.
     """
     pairs: list[Pair] = []
     copies = np.zeros(len(prints), bool)
@@ -96,11 +98,13 @@ def find_pairs(prints: Sequence[Fingerprint]) -> list[Pair]:
     return pairs
 
 
-def _detail(film: Floats) -> Floats:
+def _detail(radiograph: Floats) -> Floats:
     """float32 (64, 64): what is lighter or darker than its neighbourhood, in its usual size."""
     size = (_THUMB_PIXELS, _THUMB_PIXELS)
-    shrinking = min(film.shape) >= _THUMB_PIXELS
-    small = cv2.resize(film, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    shrinking = min(radiograph.shape) >= _THUMB_PIXELS
+    small = cv2.resize(
+        radiograph, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    )
     band = cv2.GaussianBlur(small, (0, 0), 0.7) - cv2.GaussianBlur(small, (0, 0), 6)
     around = np.sqrt(cv2.GaussianBlur(band * band, (0, 0), 8))
     return np.asarray(np.clip(band / (around + 0.1 * around.mean() + 1e-3), -3, 3), np.float32)
@@ -113,7 +117,7 @@ def _bits(waves: npt.NDArray[np.float32]) -> int:
 def _looked_at_again(
     prints: Sequence[Fingerprint], copies: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[int, npt.NDArray[np.intp], bool]]:
-    """Of each film the candidates whose 16 x 16 cells are alike too."""
+    """Of each radiograph the candidates whose 16 x 16 cells are alike too."""
     if not prints:
         return
     cells = np.stack([_coarse(each.thumb) for each in prints])
@@ -136,7 +140,7 @@ def _coarse(thumb: npt.NDArray[np.uint8]) -> Floats:
 def _candidates(
     prints: Sequence[Fingerprint], copies: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[int, npt.NDArray[np.intp], bool]]:
-    """Of each film the later ones with alike hashes that are no copies yet, and if mirrored.
+    """Of each radiograph the later ones with alike hashes that are no copies yet, and if mirrored.
 
     `copies` is read as it goes: who takes the candidates marks there those that are copies.
     """

@@ -41,9 +41,9 @@ def balance_findings(examination: Examination) -> list[Finding]:
             fault = Fault(
                 examination.cells.where,
                 what,
-                "splits that are alike in age and sex",
                 "Draw the splits anew (`boneage data import` does it by age and sex), or say with "
                 "every result whom it was measured on.",
+                expected="splits that are alike in age and sex",
             )
             findings.append(Finding(code, fault))
     return findings
@@ -61,8 +61,8 @@ def digit_findings(examination: Examination) -> list[Finding]:
     fault = Fault(
         examination.cells.where,
         f"{whole:.0%} of the ages are whole years and {half:.0%} half years",
-        "8 % each by chance",
         "Readers round to the atlas's plates: an error below about 3 months means little.",
+        expected="8 % each by chance",
     )
     return [Finding("digit-preference", fault)]
 

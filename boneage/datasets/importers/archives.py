@@ -16,7 +16,7 @@ from boneage.errors import Fault, InputError
 
 MOST_MEMBERS = 200_000
 MOST_GROWTH = 4
-"""A set of films, packed already by their own format, never unpacks to so many times its size."""
+"""A set of radiographs, packed already by their own format, never unpacks to so many times its size."""
 SPARE_BYTES = 64 << 20
 """What is left free on the disk, and what a small archive may unpack to at least."""
 
@@ -100,8 +100,8 @@ def require_room(folder: Path, needed: int, what: str) -> None:
             Fault(
                 str(folder),
                 f"there are {in_words(free)} free on its disk",
-                f"{in_words(needed + SPARE_BYTES)} {what}",
                 "Make room, or name a folder on another disk.",
+                expected=f"{in_words(needed + SPARE_BYTES)} {what}",
             )
         )
 
@@ -183,8 +183,8 @@ def _method_fault(where: str, what: str) -> Fault:
     return Fault(
         where,
         f"it is packed in a way that can't be unpacked here ({what})",
-        "stored or deflated files",
         "Unpack it with another program, into a folder of its name beside it, and try again.",
+        expected="stored or deflated files",
     )
 
 
@@ -210,8 +210,8 @@ def _safe_members(
             Fault(
                 where,
                 f"it can't be unpacked safely ({'; '.join(wrong[:_MOST_LISTED])}{more})",
-                "plain files and folders that stay inside",
                 "This is not the archive it should be: remove it, and don't open it.",
+                expected="plain files and folders that stay inside",
             )
         )
     return members
@@ -240,8 +240,8 @@ def _spend(budget: _Budget, infos: Sequence[zipfile.ZipInfo], where: str) -> Non
             Fault(
                 where,
                 f"it would unpack to {len(infos):,} files of {in_words(size)} in all",
-                f"at most {budget.members:,} files and {in_words(budget.bytes)}",
                 "This is not the archive it should be: remove it, and don't open it.",
+                expected=f"at most {budget.members:,} files and {in_words(budget.bytes)}",
             )
         )
     budget.bytes -= size
@@ -252,8 +252,8 @@ def _damage(where: str, reason: str) -> Fault:
     return Fault(
         where,
         f"the archive is damaged or cut off ({reason.rstrip('.')})",
-        "a whole zip file",
         "Remove it, and fetch it again.",
+        expected="a whole zip file",
     )
 
 
@@ -262,6 +262,6 @@ def _writing_fault(error: OSError, folder: Path) -> Fault:
     return Fault(
         str(error.filename or folder),
         f"it can't be written ({error.strerror or error})",
-        "a writable folder with room in it",
         "Make room and run the same command again." if full else "Name another folder.",
+        expected="a writable folder with room in it",
     )

@@ -1,4 +1,4 @@
-"""What tables of hand radiographs have in common: headers, film numbers, sexes, ages."""
+"""What tables of hand radiographs have in common: headers, radiograph numbers, sexes, ages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def find_column(cells: Cells, known: Sequence[str]) -> str | None:
     return next((folded[name] for name in known if name in folded), None)
 
 
-def film_number(text: str) -> str:
+def radiograph_number(text: str) -> str:
     """5131 for `5131`, `05131`, `5131.0`, `5131.jpg` and `ASIF/ASIF02/5131.jpg`."""
     name = PurePosixPath(text.replace("\\", "/")).name
     stem, dot, suffix = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""The films of the Digital Hand Atlas, and what their folders say."""
+"""The radiographs of the Digital Hand Atlas, and what their folders say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boneage.datasets.importers.columns import few, film_number
+from boneage.datasets.importers.columns import few, radiograph_number
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, with_suffix
 from boneage.errors import Fault, InputError
 
@@ -21,8 +21,8 @@ _MOST_FAULTS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """One film.
+class Radiograph:
+    """One radiograph.
 
     Attributes:
         path: Absolute.
@@ -52,17 +52,19 @@ def group_of(name: str) -> str | None:
     return f"{match[1]}{match[2]}{match[3]}".upper()
 
 
-def find_films(files: Sequence[Path], root: Path) -> tuple[list[Film], list[str], list[Fault]]:
-    """The films among these files, images that are none, and what is wrong with the tree.
+def find_radiographs(
+    files: Sequence[Path], root: Path
+) -> tuple[list[Radiograph], list[str], list[Fault]]:
+    """The radiographs among these files, images that are none, and what is wrong with the tree.
 
     Args:
         files: All files below the folder.
         root: The folder, absolute.
 
     Raises:
-        InputError: There is not one film.
+        InputError: There is not one radiograph.
     """
-    films: list[Film] = []
+    radiographs: list[Radiograph] = []
     others: list[str] = []
     faults: list[Fault] = []
     for path in with_suffix(files, IMAGE_SUFFIXES):
@@ -76,37 +78,42 @@ def find_films(files: Sequence[Path], root: Path) -> tuple[list[Film], list[str]
                 Fault(
                     str(path.relative_to(root)),
                     f"the folder {path.parent.name} is in {outer}",
-                    f"{group} in {group[:4]}",
                     "Find out which of the two is right, and move it.",
+                    expected=f"{group} in {group[:4]}",
                 )
             )
-        number = film_number(path.name)
-        films.append(Film(path, number, group[:3], group[3], int(group[4:])))
-    if not films:
+        number = radiograph_number(path.name)
+        radiographs.append(Radiograph(path, number, group[:3], group[3], int(group[4:])))
+    if not radiographs:
         raise InputError(
             Fault(
                 str(root),
                 f"none of its {len(others):,} images is in a folder of race, sex and age",
-                LAYOUT,
                 "Is it the folder that holds ASIF, ASIM, BLKF and so on?",
+                expected=LAYOUT,
             )
         )
-    return films, others, [*faults, *_twice(films, root)]
+    return radiographs, others, [*faults, *_twice(radiographs, root)]
 
 
-def _twice(films: Sequence[Film], root: Path) -> list[Fault]:
-    """Numbers that several films have: which one a reading is of could not be told."""
+def _twice(radiographs: Sequence[Radiograph], root: Path) -> list[Fault]:
+    """Numbers that several radiographs have: which one a reading is of could not be told."""
     paths: dict[str, list[str]] = {}
-    for film in films:
-        paths.setdefault(film.number, []).append(str(film.path.relative_to(root)))
+    for radiograph in radiographs:
+        paths.setdefault(radiograph.number, []).append(str(radiograph.path.relative_to(root)))
     twice = {number: found for number, found in paths.items() if len(found) > 1}
     expected = "each number once in the atlas"
-    fix = "Name the folder of one copy of the atlas, or move the wrong films away."
+    fix = "Name the folder of one copy of the atlas, or move the wrong radiographs away."
     if len(twice) > _MOST_FAULTS:
         first = few(found for places in twice.values() for found in places)
-        what = f"{len(twice):,} numbers are those of several films ({first})"
-        return [Fault(str(root), what, expected, fix)]
+        what = f"{len(twice):,} numbers are those of several radiographs ({first})"
+        return [Fault(str(root), what, fix, expected=expected)]
     return [
-        Fault(str(root), f"{len(found)} films have number {number}: {few(found)}", expected, fix)
+        Fault(
+            str(root),
+            f"{len(found)} radiographs have number {number}: {few(found)}",
+            fix,
+            expected=expected,
+        )
         for number, found in twice.items()
     ]

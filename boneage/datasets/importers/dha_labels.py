@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from boneage.datasets.importers.columns import (
     SEX_WORDS,
     chronological_findings,
-    film_number,
     fold,
     months_column,
+    radiograph_number,
 )
-from boneage.datasets.importers.dha_files import Film, group_of
+from boneage.datasets.importers.dha_files import Radiograph, group_of
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES
 from boneage.datasets.tables.cells import Cells, Finding, missing_column
 from boneage.datasets.tables.reader import read_sheet
@@ -64,7 +64,7 @@ _UNIT_ENDS = {
 }
 
 # Healthy children: their bone age is within some two years of their age, and twelve times too
-# large or too small is far outside. A few films must say so before it counts.
+# large or too small is far outside. A few radiographs must say so before it counts.
 _MOST_YEARS_OFF = 2.0
 _CLEARLY = 2.0
 _FEWEST_TO_TELL = 3
@@ -72,12 +72,12 @@ _FEWEST_TO_TELL = 3
 
 @dataclass
 class Readings:
-    """The table, put to the films.
+    """The table, put to the radiographs.
 
     Attributes:
         cells: As it was read; its key is the column with the numbers.
-        numbers: Film number of each row.
-        films: The film of each row; None where there is none.
+        numbers: Radiograph number of each row.
+        radiographs: The radiograph of each row; None where there is none.
         first: float64 (n,), first reading, months; NaN where empty.
         second: float64 (n,), second reading, likewise.
         born: float64 (n,), time since birth, months, likewise.
@@ -89,7 +89,7 @@ class Readings:
 
     cells: Cells
     numbers: list[str]
-    films: list[Film | None]
+    radiographs: list[Radiograph | None]
     first: NDArray[np.float64]
     second: NDArray[np.float64]
     born: NDArray[np.float64]
@@ -101,30 +101,34 @@ class Readings:
     notes: list[str] = field(default_factory=list)
 
     def complete_rows(self) -> list[int]:
-        """Positions of the rows with a film and both readings."""
+        """Positions of the rows with a radiograph and both readings."""
         known = ~(np.isnan(self.first) | np.isnan(self.second))
-        return [row for row, film in enumerate(self.films) if film is not None and known[row]]
+        return [
+            row
+            for row, radiograph in enumerate(self.radiographs)
+            if radiograph is not None and known[row]
+        ]
 
     def place(self, row: int) -> str:
-        """Folder and name of a row's film."""
-        film = self.films[row]
-        return "" if film is None else f"{film.group}/{film.path.name}"
+        """Folder and name of a row's radiograph."""
+        radiograph = self.radiographs[row]
+        return "" if radiograph is None else f"{radiograph.group}/{radiograph.path.name}"
 
 
 def read_readings(
     path: Path,
-    films: Sequence[Film],
+    radiographs: Sequence[Radiograph],
     *,
     columns: Mapping[str, str | None],
     readings_unit: str | None,
     chronological_unit: str | None,
     sheet: str | None,
 ) -> Readings:
-    """Reads the table and puts its rows to the films.
+    """Reads the table and puts its rows to the radiographs.
 
     Args:
         path: The table.
-        films: All films of the atlas.
+        radiographs: All radiographs of the atlas.
         columns: Header of each of `number`, `reading-1`, `reading-2`, `chronological`, `sex` and
             `patient`; None finds it by what it is usually called.
         readings_unit: `months`, `years`, or None to tell it by header or age folders, for each of
@@ -143,8 +147,8 @@ def read_readings(
     cells = read_sheet(path, key=columns.get("number") or "number", sheet=sheet)
     found = _find_columns(cells, columns, faults)
     cells = replace(cells, key=found["number"])
-    numbers = [film_number(text) for text in cells.table[found["number"]]]
-    joined = _join(cells.table[found["number"]].tolist(), films)
+    numbers = [radiograph_number(text) for text in cells.table[found["number"]]]
+    joined = _join(cells.table[found["number"]].tolist(), radiographs)
     values = {
         name: months_column(cells, found.get(name))
         for name in ("reading-1", "reading-2", "chronological")
@@ -207,7 +211,7 @@ def _months(unit: str) -> float:
 def _unknown_unit(option: str, unit: str | None) -> Fault:
     close = difflib.get_close_matches(str(unit), UNITS, n=1, cutoff=0.3)
     fix = f"Did you mean {close[0]!r}?" if close else "Say which of the two they are in."
-    return Fault(f"--{option}", f"unknown unit {unit!r}", "months or years", fix)
+    return Fault(f"--{option}", f"unknown unit {unit!r}", fix, expected="months or years")
 
 
 def _bare(header: object) -> tuple[str, str | None]:
@@ -232,18 +236,18 @@ def _find_columns(
         elif given is not None or option in REQUIRED:
             missing.append(_missing(cells, option, given))
     if found.get("patient") == found.get("number") and columns.get("patient") is None:
-        found.pop("patient", None)  # the film's number again, which tells nothing of patients
+        found.pop("patient", None)  # the radiograph's number again, which tells nothing of patients
     if "number" not in found and any(_looks_like_data(name) for name in cells.table.columns):
         first = ", ".join(str(name) for name in cells.table.columns[:3])
         what = f"its first line is a row, not a header ({first}, …)"
         fix = "Put a line above it that names the columns, such as number,reading_1,reading_2."
-        missing = [*faults, Fault(cells.where, what, "a header", fix)]
+        missing = [*faults, Fault(cells.where, what, fix, expected="a header")]
     twice = sorted({c for c in found.values() if list(found.values()).count(c) > 1})
     for column in twice:
         options = " and ".join(f"--{name}" for name, taken in found.items() if taken == column)
         what = f"column {column!r} is taken for {options}"
         missing.append(
-            Fault(cells.where, what, "a column of its own for each", "Name the right one.")
+            Fault(cells.where, what, "Name the right one.", expected="a column of its own for each")
         )
     if missing:
         raise InputError([*(finding.fault for finding in cells.findings), *missing])
@@ -261,27 +265,34 @@ def _looks_like_data(header: object) -> bool:
     return PurePosixPath(str(header)).suffix.lower() in IMAGE_SUFFIXES or str(header).isdigit()
 
 
-def _join(texts: Sequence[str], films: Sequence[Film]) -> list[Film | None]:
-    """The film of each row: by number, and by folder too where the row names it.
+def _join(texts: Sequence[str], radiographs: Sequence[Radiograph]) -> list[Radiograph | None]:
+    """The radiograph of each row: by number, and by folder too where the row names it.
 
-    The atlas's own list has rows with the number of another child's film, in another folder
-    (5260 in ASIF05, whose film is 5262): there the folder keeps a reading off the wrong film.
+    The atlas's own list has rows with the number of another child's radiograph, in another folder
+    (5260 in ASIF05, whose radiograph is 5262): there the folder keeps a reading off the wrong
+    radiograph.
     """
-    times = Counter(film.number for film in films)  # a number twice is a fault of its own
-    by_number = {film.number: film for film in films if times[film.number] == 1}
+    times = Counter(
+        radiograph.number for radiograph in radiographs
+    )  # a number twice is a fault of its own
+    by_number = {
+        radiograph.number: radiograph for radiograph in radiographs if times[radiograph.number] == 1
+    }
     joined = []
     for text in texts:
-        film = by_number.get(film_number(text))
+        radiograph = by_number.get(radiograph_number(text))
         group = group_of(PurePosixPath(text.replace("\\", "/")).parent.name)
-        joined.append(film if film is None or group in (None, film.group) else None)
+        joined.append(
+            radiograph if radiograph is None or group in (None, radiograph.group) else None
+        )
     return joined
 
 
 def _id_findings(table: Readings) -> list[Finding]:
     texts = table.cells.table[table.cells.key]
     ids = [
-        str(film.path) if film is not None else text
-        for film, text in zip(table.films, texts, strict=True)
+        str(radiograph.path) if radiograph is not None else text
+        for radiograph, text in zip(table.radiographs, texts, strict=True)
     ]
     return id_findings(table.cells, table.cells.key, ids)
 
@@ -324,17 +335,17 @@ def _unit(
             f"{what} are in {header}, as the header says, and not in {given}, as --{option} says"
         )
         fix = f"Leave --{option} out, or correct the header."
-        return Fault(where, wrong, "one unit", fix)
+        return Fault(where, wrong, fix, expected="one unit")
     claimed = given or header
     off = _years_off(table, values)
     if off is None:
         if claimed is not None:
             return claimed
-        joined = any(film is not None for film in table.films)
+        joined = any(radiograph is not None for radiograph in table.radiographs)
         if not joined or np.isnan(values).all():
             return UNITS[0]  # nothing to convert, and that is said instead
-        few_told = f"too few of {what} are put to films to tell their unit"
-        return Fault(where, few_told, either, f"Pass --{option} to say it.")
+        few_told = f"too few of {what} are put to radiographs to tell their unit"
+        return Fault(where, few_told, f"Pass --{option} to say it.", expected=either)
     best = min(UNITS, key=lambda unit: off[unit])
     clear = off[best] < _MOST_YEARS_OFF and _CLEARLY * off[best] < max(off.values())
     measured = (
@@ -346,10 +357,10 @@ def _unit(
         who = f"as --{option} says" if given else "as the header says"
         wrong = f"{what} would be in {claimed}, {who}, but are {measured}"
         fix = f"Pass --{option} {best}." if header is None else "Correct the header."
-        return Fault(where, wrong, best, fix)
+        return Fault(where, wrong, fix, expected=best)
     if not clear:
         untold = f"the unit of {what} can't be told: they are {measured}"
-        return Fault(where, untold, either, f"Pass --{option} to say it.")
+        return Fault(where, untold, f"Pass --{option} to say it.", expected=either)
     said = what[0].upper() + what[1:]
     table.notes.append(f"{said} are taken to be in {best}: they are {measured} (medians).")
     return best
@@ -357,7 +368,12 @@ def _unit(
 
 def _years_off(table: Readings, values: NDArray[np.float64]) -> dict[str, float] | None:
     """Median distance from the middle of the age folder, years, for each unit."""
-    middle = np.array([np.nan if film is None else film.year + 0.5 for film in table.films])
+    middle = np.array(
+        [
+            np.nan if radiograph is None else radiograph.year + 0.5
+            for radiograph in table.radiographs
+        ]
+    )
     distances = {unit: np.abs(values * _months(unit) / 12 - middle) for unit in UNITS}
     if np.count_nonzero(~np.isnan(distances["years"])) < _FEWEST_TO_TELL:
         return None

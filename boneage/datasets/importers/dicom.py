@@ -1,7 +1,7 @@
-"""DICOM films as a PACS exports them, and a table of bone ages, to a manifest that names nobody.
+"""DICOM radiographs as a PACS exports them, and a table of bone ages, to a manifest that names nobody.
 
 No name, birth date, number or UID of a header or of the table is written or said: patients and
-films get pseudonyms, ages whole months, and a path that tells who the child is is refused.
+radiographs get pseudonyms, ages whole months, and a path that tells who the child is is refused.
 What identifies is that of PS3.15, Annex E (basic confidentiality profile).
 """
 
@@ -16,9 +16,14 @@ from pathlib import Path
 import pandas as pd
 
 from boneage.datasets.importers.ages import UNITS
-from boneage.datasets.importers.dicom_checks import film_findings, film_notes
+from boneage.datasets.importers.dicom_checks import radiograph_findings, radiograph_notes
 from boneage.datasets.importers.dicom_export import write_pixels
-from boneage.datasets.importers.dicom_headers import DicomFiles, DicomFilm, patients_of, read_films
+from boneage.datasets.importers.dicom_headers import (
+    DicomFiles,
+    DicomRadiograph,
+    patients_of,
+    read_radiographs,
+)
 from boneage.datasets.importers.dicom_labels import JOINS, Columns, Readings, match, read_readings
 from boneage.datasets.importers.folder import files_below
 from boneage.datasets.importers.pseudonyms import (
@@ -34,7 +39,7 @@ from boneage.errors import Fault, InputError
 
 _LAYOUT = "a folder of DICOM files, or DICOM files"
 _IN_PLACE = (
-    "The manifest refers to the DICOM files, and those still say who was filmed. For films that "
+    "The manifest refers to the DICOM files, and those still say who was filmed. For radiographs that "
     "may be handed on, import with --films FOLDER."
 )
 
@@ -54,31 +59,31 @@ def import_dicom(
     split: str | None = None,
     sheet: str | None = None,
     listing: Path | None = None,
-    films: Path | None = None,
+    radiographs: Path | None = None,
     salt: Path | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Manifest:
-    """Makes a manifest of DICOM films and a table of bone ages, and pseudonyms of who was filmed.
+    """Makes a manifest of DICOM radiographs and a table of bone ages, and pseudonyms of who was filmed.
 
     Args:
         paths: Folders, walked at any depth, and files.
         out: The manifest to write.
-        ages: CSV, TSV, Excel or Parquet with a row for each film; films without a row are left
-            out, and counted.
+        ages: CSV, TSV, Excel or Parquet with a row for each radiograph; radiographs without a row
+            are left out, and counted.
         age: Column with the bone age.
         age_unit: `months`, `years`, `days` or `years-months` (10y6m).
-        join: What names a row's film: `SOPInstanceUID`, `AccessionNumber` or `file` (a name or
-            the end of a path, with or without `.dcm`).
+        join: What names a row's radiograph: `SOPInstanceUID`, `AccessionNumber` or `file` (a name
+            or the end of a path, with or without `.dcm`).
         join_column: Column that holds it; found by its name if None.
-        sex: Column with the sex, for films whose headers lack it; PatientSex if None.
+        sex: Column with the sex, for radiographs whose headers lack it; PatientSex if None.
         female: What that column holds for a girl, to the letter; several if it holds several.
         male: What it holds for a boy.
         split: Column with train, val (or validation) and test; if None, a seeded 80/10/10 split
             is made, by patient, alike in age and sex.
         sheet: Worksheet of a workbook; if None, the only one.
         listing: Text file with a path on each line (relative to it), besides `paths`.
-        films: Folder for copies that hold nothing but pixels, `<pseudonym>.png`; if None, the
+        radiographs: Folder for copies that hold nothing but pixels, `<pseudonym>.png`; if None, the
             manifest refers to the DICOM files where they are.
         salt: File with the key of the pseudonyms; if None, `<out>.salt`, made once and kept.
         seed: Of the split.
@@ -88,43 +93,47 @@ def import_dicom(
         The manifest, with notes on what was left out and what should be looked at.
 
     Raises:
-        InputError: An option, the table or the films are wrong (all faults at once). Nothing is
-            left behind.
+        InputError: An option, the table or the radiographs are wrong (all faults at once). Nothing
+            is left behind.
     """
     out = Path(out)
     girl, boy = ([code] if isinstance(code, str) else list(code) for code in (female, male))
     columns = Columns(age, age_unit, join, join_column, sex, girl, boy, split)
-    _check_options(columns, paths, listing, salt, films)
+    _check_options(columns, paths, listing, salt, radiographs)
     readings = read_readings(Path(ages), columns, sheet=sheet)
     places, named = _gather(paths, listing, progress=progress)
     base = out.parent.resolve()
-    found = read_films(places, base, progress=progress)
-    matched = match(readings, found.films, join, _hint(found))
-    used = [film for film in matched.films if film is not None]
+    found = read_radiographs(places, base, progress=progress)
+    matched = match(readings, found.radiographs, join, _hint(found))
+    used = [radiograph for radiograph in matched.radiographs if radiograph is not None]
     findings = [
         *readings.findings,
         *matched.findings,
-        *film_findings(readings, matched.films, in_place=films is None),
+        *radiograph_findings(readings, matched.radiographs, in_place=radiographs is None),
     ]
     faults = [finding.fault for finding in findings]
     faults += [_no_dicom(path) for path in found.strangers if path in named]
-    if len(used) < len(matched.films):  # one of the broken ones may be the film that lacks
+    if len(used) < len(
+        matched.radiographs
+    ):  # one of the broken ones may be the radiograph that lacks
         faults += found.broken
     if faults:
         raise InputError(faults)
-    notes = list(film_notes(readings, used, found, matched))
-    if films is None:
+    notes = list(radiograph_notes(readings, used, found, matched))
+    if radiographs is None:
         notes.append(_IN_PLACE)
-    return _Writer(out, base, films, salt, seed, progress).write(readings, used, columns, notes)
+    return _Writer(out, base, radiographs, salt, seed, progress).write(
+        readings, used, columns, notes
+    )
 
 
 @dataclass(frozen=True)
 class _Writer:
-    """Gives the films their pseudonyms and writes what is to be written, all of it or nothing."""
+    """Gives the radiographs their pseudonyms and writes what is to be written, all of it or nothing."""
 
     out: Path
     base: Path
-    films: Path | None
+    radiographs: Path | None
     salt: Path | None
     seed: int
     progress: bool
@@ -132,7 +141,7 @@ class _Writer:
     def write(
         self,
         readings: Readings,
-        films: Sequence[DicomFilm],
+        radiographs: Sequence[DicomRadiograph],
         columns: Columns,
         notes: Sequence[str],
     ) -> Manifest:
@@ -141,11 +150,13 @@ class _Writer:
         written: list[Path] = []
         try:
             names = Pseudonyms(read_salt(place))
-            ids = [names.film(film.instance) for film in films]
-            if self.films is not None:
+            ids = [names.radiograph(radiograph.instance) for radiograph in radiographs]
+            if self.radiographs is not None:
                 rows = [f"{readings.cells.where}: row {row}" for row in readings.cells.rows]
-                written = write_pixels(films, ids, self.films, rows, progress=self.progress)
-            table, source = self._table(readings, films, ids, names, columns)
+                written = write_pixels(
+                    radiographs, ids, self.radiographs, rows, progress=self.progress
+                )
+            table, source = self._table(readings, radiographs, ids, names, columns)
             return write_manifest(
                 table.assign(source=source),
                 self.out,
@@ -159,26 +170,28 @@ class _Writer:
     def _table(
         self,
         readings: Readings,
-        films: Sequence[DicomFilm],
+        radiographs: Sequence[DicomRadiograph],
         ids: Sequence[str],
         names: Pseudonyms,
         columns: Columns,
     ) -> tuple[pd.DataFrame, str]:
         patients = [
             names.patient(issuer, identifier) if identifier else ""
-            for issuer, identifier in patients_of(films)
+            for issuer, identifier in patients_of(radiographs)
         ]
         table = pd.DataFrame(
             {
                 "image_id": ids,
-                "image": self._images(films, ids),
+                "image": self._images(radiographs, ids),
                 "age_months": readings.months,
-                "sex": [film.sex for film in films] if readings.sexes is None else readings.sexes,
+                "sex": [radiograph.sex for radiograph in radiographs]
+                if readings.sexes is None
+                else readings.sexes,
             }
         )
         if any(patients):
             table["patient_id"] = patients
-        months = [film.age.months for film in films]
+        months = [radiograph.age.months for radiograph in radiographs]
         if any(age is not None for age in months):
             known = ["" if age is None else str(age) for age in months]
             table["chronological_age_months"] = known
@@ -193,10 +206,10 @@ class _Writer:
         # In the order of the pseudonyms: that of the table may be the order of a waiting list.
         return table.sort_values("image_id", ignore_index=True), ", ".join(source)
 
-    def _images(self, films: Sequence[DicomFilm], ids: Sequence[str]) -> list[str]:
-        if self.films is None:
-            return [os.path.relpath(film.path, self.base) for film in films]
-        folder = self.films.resolve()
+    def _images(self, radiographs: Sequence[DicomRadiograph], ids: Sequence[str]) -> list[str]:
+        if self.radiographs is None:
+            return [os.path.relpath(radiograph.path, self.base) for radiograph in radiographs]
+        folder = self.radiographs.resolve()
         return [os.path.relpath(folder / f"{name}.png", self.base) for name in ids]
 
 
@@ -216,11 +229,11 @@ def _check_options(
     paths: Sequence[Path],
     listing: Path | None,
     salt: Path | None,
-    films: Path | None,
+    radiographs: Path | None,
 ) -> None:
     faults = []
     if not paths and listing is None:
-        faults.append(Fault("PATH", "there is none", _LAYOUT, "Name one, or pass --list."))
+        faults.append(Fault("PATH", "there is none", "Name one, or pass --list.", expected=_LAYOUT))
     for option, noun, value, known in (
         ("--join", "join", columns.join, tuple(JOINS)),
         ("--age-unit", "unit", columns.age_unit, UNITS),
@@ -228,7 +241,9 @@ def _check_options(
         if value not in known:
             close = difflib.get_close_matches(value, known, n=1, cutoff=0.3)
             fix = f"Did you mean {close[0]!r}?" if close else "Name one of these."
-            faults.append(Fault(option, f"unknown {noun} {value!r}", ", ".join(known), fix))
+            faults.append(
+                Fault(option, f"unknown {noun} {value!r}", fix, expected=", ".join(known))
+            )
     both = [code for code in columns.female if code in columns.male]
     codes = (columns.female, columns.male)
     if columns.sex is not None and (both or not all(codes) or not all((*codes[0], *codes[1]))):
@@ -236,8 +251,8 @@ def _check_options(
             Fault(
                 "--female and --male",
                 f"both are {both[0]!r}" if both else "one of them is empty",
-                "what the table holds for girls, and what for boys",
                 "Give two different values; an empty cell is an unknown sex.",
+                expected="what the table holds for girls, and what for boys",
             )
         )
     if salt is not None:
@@ -245,9 +260,11 @@ def _check_options(
             read_salt(salt)
         except InputError as error:
             faults += error.faults
-    if films is not None and films.exists() and not films.is_dir():
+    if radiographs is not None and radiographs.exists() and not radiographs.is_dir():
         what = "it is a file"
-        faults.append(Fault(f"--films {films}", what, "a folder to write to", "Name another."))
+        faults.append(
+            Fault(f"--films {radiographs}", what, "Name another.", expected="a folder to write to")
+        )
     if faults:
         raise InputError(faults)
 
@@ -272,12 +289,14 @@ def _gather(
             count = len(error.faults)
             what = f"{count:,} folder{'s' if count > 1 else ''} in it can't be looked into"
             fix = "Change permissions, or move away what may not be read."
-            faults.append(Fault(where, what, "folders that may be read", fix))
+            faults.append(Fault(where, what, fix, expected="folders that may be read"))
             continue
         except (OSError, ValueError):  # a name that no file system takes
             there = False
         if not there:
-            faults.append(Fault(where, "there is no such file", _LAYOUT, "Check the path."))
+            faults.append(
+                Fault(where, "there is no such file", "Check the path.", expected=_LAYOUT)
+            )
             continue
         named.add(path.parent.resolve() / path.name)  # a link keeps its own name
     if faults:
@@ -294,8 +313,8 @@ def _listed(listing: Path) -> list[tuple[int, Path]]:
             Fault(
                 f"--list {listing}",
                 f"it can't be read ({reason})",
-                "a text file with a path on each line",
                 "Check the path; save it as UTF-8.",
+                expected="a text file with a path on each line",
             )
         ) from None
     return [
@@ -306,17 +325,19 @@ def _listed(listing: Path) -> list[tuple[int, Path]]:
 
 
 def _no_dicom(path: Path) -> Fault:
-    return Fault(str(path), "it is not a DICOM file", "a DICOM film", "Export it from the PACS.")
+    return Fault(
+        str(path), "it is not a DICOM file", "Export it from the PACS.", expected="a DICOM film"
+    )
 
 
 def _hint(found: DicomFiles) -> str:
-    """What may explain that a film is missing; archives are often named after the patient."""
+    """What may explain that a radiograph is missing; archives are often named after the patient."""
     archives = [path for path in found.strangers if path.suffix.lower() in (".zip", ".7z", ".iso")]
     if archives:
         count = f"{len(archives):,} archive{'s' if len(archives) > 1 else ''}"
         return f"Unpack the {count} (.zip, .7z, .iso) among the files first."
-    if not found.films:
-        return "There is no DICOM film at all: is it the folder that was exported to?"
+    if not found.radiographs:
+        return "There is no DICOM radiograph at all: is it the folder that was exported to?"
     if found.broken:
         return f"Is it one of the {len(found.broken):,} DICOM files that can't be read?"
     return ""

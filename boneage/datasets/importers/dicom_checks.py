@@ -1,4 +1,4 @@
-"""What is wrong with the films that a table means, and what should be known about them."""
+"""What is wrong with the radiographs that a table means, and what should be known about them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from boneage.datasets.importers.ages import has_decimal_commas
 from boneage.datasets.importers.dicom_headers import (
-    NO_FILM,
-    PLAIN_FILM,
+    NO_RADIOGRAPH,
+    PLAIN_RADIOGRAPH,
     DicomFiles,
-    DicomFilm,
+    DicomRadiograph,
     patients_of,
 )
 from boneage.datasets.importers.dicom_labels import Match, Readings
@@ -20,30 +20,34 @@ from boneage.datasets.validation import SPLITS
 from boneage.errors import Fault
 
 _FIRST_FEW = 5
-_MANY_FILMS, _LARGE_SHARE = 10, 0.2
+_MANY_RADIOGRAPHS, _LARGE_SHARE = 10, 0.2
 
 
-def film_findings(
-    readings: Readings, films: Sequence[DicomFilm | None], *, in_place: bool
+def radiograph_findings(
+    readings: Readings, radiographs: Sequence[DicomRadiograph | None], *, in_place: bool
 ) -> list[Finding]:
-    """Everything that keeps a film out of a manifest.
+    """Everything that keeps a radiograph out of a manifest.
 
     Args:
         readings: The table.
-        films: The film of each row; None where that is not clear.
+        radiographs: The radiograph of each row; None where that is not clear.
         in_place: The manifest is to refer to the DICOM files where they are.
     """
     cells = readings.cells
-    film_at = {row: film for row, film in enumerate(films) if film is not None}
+    radiograph_at = {
+        row: radiograph for row, radiograph in enumerate(radiographs) if radiograph is not None
+    }
 
     def of(row: int) -> str:
-        return f"of its film {film_at[row].shown()}"
+        return f"of its radiograph {radiograph_at[row].shown()}"
 
-    sexless = [] if readings.sexes is not None else _rows(film_at, "sex", ("F", "M"), inside=False)
+    sexless = (
+        [] if readings.sexes is not None else _rows(radiograph_at, "sex", ("F", "M"), inside=False)
+    )
     return [
         *cells.row_findings(
             "no-uid",
-            [row for row, film in film_at.items() if not film.instance],
+            [row for row, radiograph in radiograph_at.items() if not radiograph.instance],
             lambda row: f"the SOPInstanceUID {of(row)} is empty",
             "one, as every DICOM object has",
             "Export it again; a tool that removes UIDs must put others in their place.",
@@ -51,33 +55,41 @@ def film_findings(
         *cells.row_findings(
             "unknown-sex",
             sexless,
-            lambda row: f"the PatientSex {of(row)} is {film_at[row].sex or 'empty'}",
+            lambda row: f"the PatientSex {of(row)} is {radiograph_at[row].sex or 'empty'}",
             "F or M",
             "If the table holds the sex, name its column with --sex; it is never guessed.",
         ),
         *cells.row_findings(
             "several-frames",
-            [row for row, film in film_at.items() if film.frames != 1],
-            lambda row: f"the NumberOfFrames {of(row)} is {film_at[row].frames or 'no number'}",
+            [row for row, radiograph in radiograph_at.items() if radiograph.frames != 1],
+            lambda row: (
+                f"the NumberOfFrames {of(row)} is {radiograph_at[row].frames or 'no number'}"
+            ),
             "one picture in a file",
-            "Export the single film instead.",
+            "Export the single radiograph instead.",
         ),
         *cells.row_findings(
             "no-radiograph",
-            _rows(film_at, "modality", NO_FILM, inside=True),
-            lambda row: f"the Modality {of(row)} is {film_at[row].modality}",
-            f"a radiograph ({', '.join(PLAIN_FILM)})",
-            "Is it the right film of the study? Join by SOPInstanceUID.",
+            _rows(radiograph_at, "modality", NO_RADIOGRAPH, inside=True),
+            lambda row: f"the Modality {of(row)} is {radiograph_at[row].modality}",
+            f"a radiograph ({', '.join(PLAIN_RADIOGRAPH)})",
+            "Is it the right radiograph of the study? Join by SOPInstanceUID.",
         ),
-        *(_disclosure_findings(readings, film_at) if in_place else []),
+        *(_disclosure_findings(readings, radiograph_at) if in_place else []),
         *cells.row_findings(
             "unwritable-path",
-            [row for row, film in film_at.items() if in_place and not _is_text(str(film.path))],
-            lambda row: "the path of its film has bytes that are no text, or blanks at its end",
+            [
+                row
+                for row, radiograph in radiograph_at.items()
+                if in_place and not _is_text(str(radiograph.path))
+            ],
+            lambda row: (
+                "the path of its radiograph has bytes that are no text, or blanks at its end"
+            ),
             "a path that a CSV file can hold",
             "Rename it, or pass --films FOLDER.",
         ),
-        *_patient_findings(readings, film_at),
+        *_patient_findings(readings, radiograph_at),
     ]
 
 
@@ -87,27 +99,33 @@ def _is_text(path: str) -> bool:
 
 
 def _rows(
-    film_at: Mapping[int, DicomFilm], field: str, values: Sequence[str], *, inside: bool
+    radiograph_at: Mapping[int, DicomRadiograph], field: str, values: Sequence[str], *, inside: bool
 ) -> list[int]:
-    return [row for row, film in film_at.items() if (getattr(film, field) in values) == inside]
+    return [
+        row
+        for row, radiograph in radiograph_at.items()
+        if (getattr(radiograph, field) in values) == inside
+    ]
 
 
-def _disclosure_findings(readings: Readings, film_at: Mapping[int, DicomFilm]) -> list[Finding]:
-    """One fault for all films, without a path: they would stand in the message as well."""
-    telling = {row: film for row, film in film_at.items() if film.discloses}
+def _disclosure_findings(
+    readings: Readings, radiograph_at: Mapping[int, DicomRadiograph]
+) -> list[Finding]:
+    """One fault for all radiographs, without a path: they would stand in the message as well."""
+    telling = {row: radiograph for row, radiograph in radiograph_at.items() if radiograph.discloses}
     if not telling:
         return []
-    counts = Counter(kind for film in telling.values() for kind in film.discloses)
+    counts = Counter(kind for radiograph in telling.values() for kind in radiograph.discloses)
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in counts.most_common())
-    what = f"the paths of {len(telling):,} of {len(film_at):,} films hold {kinds}"
+    what = f"the paths of {len(telling):,} of {len(radiograph_at):,} radiographs hold {kinds}"
     return [
         Finding(
             "identifying-path",
             Fault(
                 f"{readings.cells.where}: {_row_list(readings, list(telling))}",
                 what,
-                "paths that tell nobody who the children are, because they stand in the manifest",
                 "Pass --films FOLDER: it gets copies named by pseudonyms, with nothing but pixels.",
+                expected="paths that tell nobody who the children are, because they stand in the manifest",
             ),
         )
     ]
@@ -119,13 +137,15 @@ def _row_list(readings: Readings, rows: Sequence[int]) -> str:
     return f"{noun} {named}{', …' if len(rows) > _FIRST_FEW else ''}"
 
 
-def _patient_findings(readings: Readings, film_at: Mapping[int, DicomFilm]) -> list[Finding]:
+def _patient_findings(
+    readings: Readings, radiograph_at: Mapping[int, DicomRadiograph]
+) -> list[Finding]:
     """Films of one patient that disagree about the sex, or stand in different splits."""
-    patients = dict(zip(film_at, patients_of(list(film_at.values())), strict=True))
-    sexes = dict.fromkeys(film_at, "")
-    for row, film in film_at.items():
-        sexes[row] = film.sex if readings.sexes is None else readings.sexes[row]
-    splits = {row: readings.splits[row] if readings.splits else "" for row in film_at}
+    patients = dict(zip(radiograph_at, patients_of(list(radiograph_at.values())), strict=True))
+    sexes = dict.fromkeys(radiograph_at, "")
+    for row, radiograph in radiograph_at.items():
+        sexes[row] = radiograph.sex if readings.sexes is None else readings.sexes[row]
+    splits = {row: readings.splits[row] if readings.splits else "" for row in radiograph_at}
     cells = readings.cells
     findings = []
     for code, values, what in (
@@ -143,26 +163,26 @@ def _patient_findings(readings: Readings, film_at: Mapping[int, DicomFilm]) -> l
             code,
             told,
             lambda row, told=told: told[row],  # type: ignore[misc]
-            "the same for all films of a patient",
-            "Correct the table, or have the film's registration corrected.",
+            "the same for all radiographs of a patient",
+            "Correct the table, or have the radiograph's registration corrected.",
         )
     return findings
 
 
-def film_notes(
-    readings: Readings, films: Sequence[DicomFilm], found: DicomFiles, matched: Match
+def radiograph_notes(
+    readings: Readings, radiographs: Sequence[DicomRadiograph], found: DicomFiles, matched: Match
 ) -> Iterator[str]:
     """What is no fault and should be known all the same; counts, and codes of the standard."""
-    yield from _left_out(readings, films, found, matched)
-    yield from _about_pictures(films)
-    yield from _about_children(readings, films)
+    yield from _left_out(readings, radiographs, found, matched)
+    yield from _about_pictures(radiographs)
+    yield from _about_children(readings, radiographs)
 
 
 def _left_out(
-    readings: Readings, films: Sequence[DicomFilm], found: DicomFiles, matched: Match
+    readings: Readings, radiographs: Sequence[DicomRadiograph], found: DicomFiles, matched: Match
 ) -> Iterator[str]:
     table = Path(readings.cells.where).name
-    rest = len(found.films) - len(films) - matched.copies
+    rest = len(found.radiographs) - len(radiographs) - matched.copies
     if rest:
         yield f"Left out, because {table} has no row for them: {_count(rest, 'film', 'films')}."
     if matched.copies:
@@ -170,7 +190,7 @@ def _left_out(
         yield f"Left out, because another is the same byte for byte: {copies}."
     if matched.chosen:
         yield (
-            f"{_count(matched.chosen, 'study has', 'studies have')} several films; the only one "
+            f"{_count(matched.chosen, 'study has', 'studies have')} several radiographs; the only one "
             "of a hand by its BodyPartExamined was taken."
         )
     others = {
@@ -184,17 +204,21 @@ def _left_out(
         yield f"Files passed over: {listed}."
 
 
-def _about_pictures(films: Sequence[DicomFilm]) -> Iterator[str]:
-    unusual = Counter(f.modality or "empty" for f in films if f.modality not in PLAIN_FILM)
+def _about_pictures(radiographs: Sequence[DicomRadiograph]) -> Iterator[str]:
+    unusual = Counter(
+        f.modality or "empty" for f in radiographs if f.modality not in PLAIN_RADIOGRAPH
+    )
     if unusual:
         yield f"Modality is {_counts(unusual)}: are these plain radiographs?"
-    elsewhere = Counter(film.body_part or "empty" for film in films if not film.of_hand)
+    elsewhere = Counter(
+        radiograph.body_part or "empty" for radiograph in radiographs if not radiograph.of_hand
+    )
     if elsewhere:
-        yield f"BodyPartExamined is {_counts(elsewhere)}: are these films of hands?"
-    right = sum(film.laterality == "R" for film in films)
+        yield f"BodyPartExamined is {_counts(elsewhere)}: are these radiographs of hands?"
+    right = sum(radiograph.laterality == "R" for radiograph in radiographs)
     if right:
         yield f"{_count(right, 'film is', 'films are')} of the right side; atlases use the left."
-    burned = sum(film.burned_in for film in films)
+    burned = sum(radiograph.burned_in for radiograph in radiographs)
     if burned:
         yield (
             f"{_count(burned, 'film has', 'films have')} BurnedInAnnotation YES: names may stand "
@@ -202,55 +226,57 @@ def _about_pictures(films: Sequence[DicomFilm]) -> Iterator[str]:
         )
 
 
-def _about_children(readings: Readings, films: Sequence[DicomFilm]) -> Iterator[str]:
+def _about_children(readings: Readings, radiographs: Sequence[DicomRadiograph]) -> Iterator[str]:
     if has_decimal_commas(readings.ages):
         yield "The bone ages were read with decimal commas: 10,5 is 10.5."
     if readings.sexes is not None:
-        pairs = enumerate(zip(readings.sexes, films, strict=True))
+        pairs = enumerate(zip(readings.sexes, radiographs, strict=True))
         differing = [
-            row for row, (sex, film) in pairs if film.sex in ("F", "M") and film.sex != sex
+            row
+            for row, (sex, radiograph) in pairs
+            if radiograph.sex in ("F", "M") and radiograph.sex != sex
         ]
         if differing:
             yield (
                 f"The sex in {_row_list(readings, differing)} is not that of PatientSex "
-                f"({len(differing):,} in all); the table's was taken. Is it the right film?"
+                f"({len(differing):,} in all); the table's was taken. Is it the right radiograph?"
             )
-    patients = Counter(patient for patient in patients_of(films) if patient[1])
-    nobody = len(films) - patients.total()
+    patients = Counter(patient for patient in patients_of(radiographs) if patient[1])
+    nobody = len(radiographs) - patients.total()
     if nobody:
         yield (
             f"{_count(nobody, 'film has', 'films have')} no PatientID to go by: each counts as a "
-            "patient of its own, and films of one child may come into different splits."
+            "patient of its own, and radiographs of one child may come into different splits."
         )
     largest = max(patients.values(), default=0)
-    if largest >= max(_MANY_FILMS, _LARGE_SHARE * len(films)):
+    if largest >= max(_MANY_RADIOGRAPHS, _LARGE_SHARE * len(radiographs)):
         yield (
-            f"One patient has {largest:,} of {len(films):,} films: is that PatientID a stand-in? "
+            f"One patient has {largest:,} of {len(radiographs):,} radiographs: is that PatientID a stand-in? "
             "They all come into one split."
         )
-    yield from _about_ages(films)
+    yield from _about_ages(radiographs)
 
 
-def _about_ages(films: Sequence[DicomFilm]) -> Iterator[str]:
-    known = sum(film.age.months is not None for film in films)
+def _about_ages(radiographs: Sequence[DicomRadiograph]) -> Iterator[str]:
+    known = sum(radiograph.age.months is not None for radiograph in radiographs)
     if known:
         yield (
-            f"Chronological ages: {known:,} of {len(films):,}, in whole months: with the day of a "
+            f"Chronological ages: {known:,} of {len(radiographs):,}, in whole months: with the day of a "
             "film one tells the month of birth, not the day."
         )
     else:
-        yield "No film tells a chronological age that could be."
-    coarse = sum(film.age.coarse for film in films)
+        yield "No radiograph tells a chronological age that could be."
+    coarse = sum(radiograph.age.coarse for radiograph in radiographs)
     if coarse:
         yield (
             f"{_count(coarse, 'chronological age is', 'chronological ages are')} in completed "
             "years only (PatientAge), up to 11 months too low."
         )
-    odd = sum(film.age.contradictory for film in films)
+    odd = sum(radiograph.age.contradictory for radiograph in radiographs)
     if odd:
         yield (
             f"{_count(odd, 'chronological age is', 'chronological ages are')} left empty, because "
-            "the film's dates and its PatientAge contradict each other."
+            "the radiograph's dates and its PatientAge contradict each other."
         )
 
 

@@ -1,4 +1,4 @@
-"""The headers of DICOM films: sex, age, patient, and what else decides whether a film is used.
+"""The headers of DICOM radiographs: sex, age, patient, and what else decides whether a radiograph is used.
 
 What identifies a child is compared here and goes no further: a birth date becomes an age in whole
 months, a name becomes the answer whether the path gives it away.
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 OTHER = "another value"
 """Stands for a code that is none of the standard's: somebody may have typed a name there."""
-PLAIN_FILM = ("CR", "DX", "DR", "RG", "RF")
-NO_FILM = ("CT", "MR", "US", "NM", "PT", "BMD", "ECG", "ES", "GM", "IVUS", "OCT", "OP", "SM")
+PLAIN_RADIOGRAPH = ("CR", "DX", "DR", "RG", "RF")
+NO_RADIOGRAPH = ("CT", "MR", "US", "NM", "PT", "BMD", "ECG", "ES", "GM", "IVUS", "OCT", "OP", "SM")
 OLDEST_MONTHS = 40 * 12
 """An age beyond this is a placeholder (a birth date of 1900, say), as it is in a manifest."""
 
-_MODALITIES = re.compile("|".join((*PLAIN_FILM, *NO_FILM, "OT|SC|XA|MG|IO|PX|XC|HC")))
+_MODALITIES = re.compile("|".join((*PLAIN_RADIOGRAPH, *NO_RADIOGRAPH, "OT|SC|XA|MG|IO|PX|XC|HC")))
 _BODY_PARTS = re.compile(
     "ABDOMEN|ANKLE|ARM|BREAST|CHEST|CLAVICLE|CSPINE|ELBOW|EXTREMITY|FEMUR|FINGER|FOOT|FOREARM|HAND|"
     "HEAD|HEEL|HIP|HUMERUS|JAW|KNEE|LEG|LSPINE|NECK|PATELLA|PELVIS|RADIUS|RIB|SHOULDER|SKULL|SPINE|"
@@ -95,7 +95,7 @@ class Age:
 
 
 @dataclass(frozen=True, slots=True)
-class DicomFilm:
+class DicomRadiograph:
     """One DICOM file with a picture. Its `repr` holds no value that identifies anybody.
 
     Attributes:
@@ -135,24 +135,24 @@ class DicomFilm:
 
 @dataclass
 class DicomFiles:
-    """What lay where films were looked for.
+    """What lay where radiographs were looked for.
 
     Attributes:
-        films: DICOM files with a picture, in the order of their paths.
+        radiographs: DICOM files with a picture, in the order of their paths.
         broken: Why other DICOM files can't be used.
         strangers: Files that are not DICOM.
         directories: DICOMDIR files.
         pictureless: Reports, presentation states and the like.
     """
 
-    films: list[DicomFilm] = field(default_factory=list)
+    radiographs: list[DicomRadiograph] = field(default_factory=list)
     broken: list[Fault] = field(default_factory=list)
     strangers: list[Path] = field(default_factory=list)
     directories: int = 0
     pictureless: int = 0
 
 
-def read_films(paths: Collection[Path], base: Path, *, progress: bool = True) -> DicomFiles:
+def read_radiographs(paths: Collection[Path], base: Path, *, progress: bool = True) -> DicomFiles:
     """Reads the headers of those files that are DICOM; pixels are left alone.
 
     Args:
@@ -181,7 +181,7 @@ def read_films(paths: Collection[Path], base: Path, *, progress: bool = True) ->
             continue
         try:
             with quiet_pydicom():
-                files.films.append(_film(dataset, path, base))
+                files.radiographs.append(_radiograph(dataset, path, base))
         except PARSING_ERRORS:  # among them every UnicodeError
             files.broken.append(dicom_fault(path, "its header can't be read"))
     return files
@@ -212,7 +212,7 @@ def _storage_class(path: Path) -> tuple[str, str]:
         return "", ""
 
 
-def _film(dataset: Dataset, path: Path, base: Path) -> DicomFilm:
+def _radiograph(dataset: Dataset, path: Path, base: Path) -> DicomRadiograph:
     text = {keyword: _text(dataset, keyword) for keyword in _READ}
     born = _date(text["PatientBirthDate"])
     days = [_date(text[keyword]) for keyword in _EXAMINATION_DATES]
@@ -232,7 +232,7 @@ def _film(dataset: Dataset, path: Path, base: Path) -> DicomFilm:
     frames = text["NumberOfFrames"] or "1"
     taken = next((day for day in days if day is not None), None)
     side = (text["Laterality"] or text["ImageLaterality"]).upper()
-    return DicomFilm(
+    return DicomRadiograph(
         path=path,
         instance=text["SOPInstanceUID"],
         accession=text["AccessionNumber"],
@@ -288,7 +288,7 @@ def _age(born: date | None, taken: date | None, stated: str) -> Age:
     """The age in whole months, from the dates where they are there, else as it is stated.
 
     A stated `012Y` is anything up to 12 years and 11 months; dates are exact, but so exact that
-    with the day of the film they would give the birthday back, were they not rounded.
+    with the day of the radiograph they would give the birthday back, were they not rounded.
     """
     dated = None if born is None or taken is None else (taken - born).days / _DAYS_IN_MONTH
     if dated is not None and not 0 <= dated <= OLDEST_MONTHS:
@@ -308,16 +308,16 @@ def _age(born: date | None, taken: date | None, stated: str) -> Age:
     return Age(round(dated))
 
 
-def patients_of(films: Sequence[DicomFilm]) -> list[tuple[str, str]]:
-    """Issuer and id of each film's patient; ("", "") where the header names none.
+def patients_of(radiographs: Sequence[DicomRadiograph]) -> list[tuple[str, str]]:
+    """Issuer and id of each radiograph's patient; ("", "") where the header names none.
 
-    An id that some of its films come with an issuer for and others without is taken to be one
+    An id that some of its radiographs come with an issuer for and others without is taken to be one
     patient: two children held for one stay in the same split, one held for two would not.
     """
-    bare = {film.patient[1] for film in films if not film.patient[0]}
+    bare = {radiograph.patient[1] for radiograph in radiographs if not radiograph.patient[0]}
     named = []
-    for film in films:
-        issuer, identifier = film.patient
+    for radiograph in radiographs:
+        issuer, identifier = radiograph.patient
         if _NOBODY.fullmatch(re.sub(r"[\W_]+", "", identifier).lower()):
             named.append(("", ""))
         else:

@@ -1,4 +1,4 @@
-"""The table of bone ages that goes with DICOM films, and which film each of its rows means.
+"""The table of bone ages that goes with DICOM radiographs, and which radiograph each of its rows means.
 
 A message names the row and never quotes what stands in it: the table of a hospital holds accession
 numbers and names, and a column named by mistake would be printed.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boneage.datasets.importers.ages import ages_in_months
-from boneage.datasets.importers.dicom_headers import NO_FILM, DicomFilm
+from boneage.datasets.importers.dicom_headers import NO_RADIOGRAPH, DicomRadiograph
 from boneage.datasets.tables.cells import Cells, Finding
 from boneage.datasets.tables.reader import read_sheet
 from boneage.datasets.validation import SPLIT_OF_WORD
@@ -30,7 +30,7 @@ JOINS: Mapping[str, tuple[str, ...]] = {
     "AccessionNumber": ("accessionnumber", "accession", "accessionno"),
     "file": ("file", "filename", "filepath", "path", "dicom", "image"),
 }
-"""What rows and films may be joined by, and how a column that holds it is called, folded."""
+"""What rows and radiographs may be joined by, and how a column that holds it is called, folded."""
 
 _NO_KEY = "(none)"  # of Cells: what would name a row in messages is what must not be in them
 # Up to four digits before the point (days), or 10y6m and the like: no patient's number, no name.
@@ -52,7 +52,7 @@ class Columns:
         age_unit: One of `boneage.datasets.importers.ages.UNITS`.
         join: One of `JOINS`.
         joined: The column with what `join` says; looked for when None.
-        sex: The sex; None takes it from the films.
+        sex: The sex; None takes it from the radiographs.
         female: What that column may hold for a girl.
         male: What it may hold for a boy.
         split: train, val or test, if there is such a column.
@@ -113,7 +113,9 @@ def read_readings(file: Path, columns: Columns, *, sheet: str | None = None) -> 
     if joined is None:
         names = f"none of its columns is called {columns.join}"
         fix = f"Name the column that holds it with --join-column. {_look(cells)}"
-        absent.append(Fault(cells.where, names, "the column that names each row's film", fix))
+        absent.append(
+            Fault(cells.where, names, fix, expected="the column that names each row's film")
+        )
     if absent or joined is None:
         raise InputError([*(finding.fault for finding in cells.findings), *absent])
     months, age_findings = _ages(cells, columns)
@@ -155,8 +157,8 @@ def _missing(cells: Cells, option: str, name: str) -> Fault:
     return Fault(
         f"{cells.where} (--{option} {name})",
         f"there is no column {name!r}",
-        f"it among its {len(cells.table.columns)} columns",
         f"Did you mean {close[0]!r}?" if close else _look(cells),
+        expected=f"it among its {len(cells.table.columns)} columns",
     )
 
 
@@ -174,32 +176,34 @@ def _ages(cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], list[Fin
 
 @dataclass(frozen=True)
 class Match:
-    """Which film each row means.
+    """Which radiograph each row means.
 
     Attributes:
-        films: One a row; None where there is none, or it is not clear which.
-        findings: Rows without a film, with several, and with another row's.
-        copies: Films that lay there more than once, byte for byte, of which one was taken.
-        chosen: Rows whose study has several films, one of them of a hand.
+        radiographs: One a row; None where there is none, or it is not clear which.
+        findings: Rows without a radiograph, with several, and with another row's.
+        copies: Radiographs that lay there more than once, byte for byte, of which one was taken.
+        chosen: Rows whose study has several radiographs, one of them of a hand.
     """
 
-    films: Sequence[DicomFilm | None]
+    radiographs: Sequence[DicomRadiograph | None]
     findings: Sequence[Finding]
     copies: int
     chosen: int
 
 
-def match(readings: Readings, films: Sequence[DicomFilm], join: str, hint: str = "") -> Match:
-    """Finds the film of each row.
+def match(
+    readings: Readings, radiographs: Sequence[DicomRadiograph], join: str, hint: str = ""
+) -> Match:
+    """Finds the radiograph of each row.
 
     Args:
         readings: The table.
-        films: What there is.
+        radiographs: What there is.
         join: One of `JOINS`.
-        hint: What might explain that a film is missing.
+        hint: What might explain that a radiograph is missing.
     """
-    candidates = _candidates(readings, films, join)
-    found: list[DicomFilm | None] = []
+    candidates = _candidates(readings, radiographs, join)
+    found: list[DicomRadiograph | None] = []
     many: dict[int, str] = {}
     copies = chosen = 0
     for row, several in enumerate(candidates):
@@ -210,18 +214,18 @@ def match(readings: Readings, films: Sequence[DicomFilm], join: str, hint: str =
             chosen += len(hands) == 1
             different = hands if len(hands) == 1 else different
         if len(different) > 1:
-            same = len({film.instance for film in different}) == 1
-            many[row] = f"{len(different)} different films " + (
+            same = len({radiograph.instance for radiograph in different}) == 1
+            many[row] = f"{len(different)} different radiographs " + (
                 "have the same SOPInstanceUID" if same else f"have its {_noun(join)}"
             )
         found.append(different[0] if len(different) == 1 else None)
     findings = [
-        *_absent_findings(readings, candidates, films, join, hint),
+        *_absent_findings(readings, candidates, radiographs, join, hint),
         *readings.cells.row_findings(
             "ambiguous-film",
             many,
             lambda row: many[row],
-            "one film for each row",
+            "one radiograph for each row",
             "Name the one that was read: join by SOPInstanceUID, or by file (a path below the "
             "folder given)."
             if join != "SOPInstanceUID"
@@ -233,29 +237,29 @@ def match(readings: Readings, films: Sequence[DicomFilm], join: str, hint: str =
 
 
 def _candidates(
-    readings: Readings, films: Sequence[DicomFilm], join: str
-) -> list[Sequence[DicomFilm]]:
-    index: dict[str, list[DicomFilm]] = {}
+    readings: Readings, radiographs: Sequence[DicomRadiograph], join: str
+) -> list[Sequence[DicomRadiograph]]:
+    index: dict[str, list[DicomRadiograph]] = {}
     if join != "file":
-        for film in films:
-            key = film.instance if join == "SOPInstanceUID" else film.accession
-            index.setdefault(key, []).append(film)
+        for radiograph in radiographs:
+            key = radiograph.instance if join == "SOPInstanceUID" else radiograph.accession
+            index.setdefault(key, []).append(radiograph)
         return [index.get(key, ()) if key else () for key in readings.keys]
-    for film in films:
-        for name in {film.path.name, _bare(film.path.name)}:
-            index.setdefault(name, []).append(film)
+    for radiograph in radiographs:
+        for name in {radiograph.path.name, _bare(radiograph.path.name)}:
+            index.setdefault(name, []).append(radiograph)
     return [_at_path(key, index) for key in readings.keys]
 
 
-def _at_path(key: str, index: Mapping[str, Sequence[DicomFilm]]) -> Sequence[DicomFilm]:
+def _at_path(key: str, index: Mapping[str, Sequence[DicomRadiograph]]) -> Sequence[DicomRadiograph]:
     """Films whose path ends as the cell says, with or without DICOM's suffix."""
     *folders, name = PurePosixPath(key.replace("\\", "/")).parts or ("",)
     folders = [part for part in folders if part not in ("..", "/")]
-    films = index.get(name, ())
+    radiographs = index.get(name, ())
     return [
-        film
-        for film in films
-        if not folders or list(film.path.parent.parts[-len(folders) :]) == folders
+        radiograph
+        for radiograph in radiographs
+        if not folders or list(radiograph.path.parent.parts[-len(folders) :]) == folders
     ]
 
 
@@ -267,30 +271,34 @@ def _noun(join: str) -> str:
     return {"AccessionNumber": "accession number", "file": "file name"}.get(join, join)
 
 
-def _without_copies(films: Sequence[DicomFilm]) -> list[DicomFilm]:
-    """The films without those that lie there a second time, byte for byte."""
-    if len(films) < 2:
-        return list(films)
-    alike = Counter(film.instance for film in films)
-    first: dict[tuple[str, bytes], DicomFilm] = {}
-    for film in films:
+def _without_copies(radiographs: Sequence[DicomRadiograph]) -> list[DicomRadiograph]:
+    """The radiographs without those that lie there a second time, byte for byte."""
+    if len(radiographs) < 2:
+        return list(radiographs)
+    alike = Counter(radiograph.instance for radiograph in radiographs)
+    first: dict[tuple[str, bytes], DicomRadiograph] = {}
+    for radiograph in radiographs:
         content = b""
-        if alike[film.instance] > 1:  # only then is the whole file worth reading
-            with open_regular(film.path) as file:
+        if alike[radiograph.instance] > 1:  # only then is the whole file worth reading
+            with open_regular(radiograph.path) as file:
                 content = hashlib.sha256(file.read()).digest()
-        first.setdefault((film.instance, content), film)
+        first.setdefault((radiograph.instance, content), radiograph)
     return list(first.values())
 
 
-def _only_hands(films: Sequence[DicomFilm]) -> list[DicomFilm]:
-    plain = [film for film in films if film.modality not in NO_FILM and film.frames == 1]
-    return plain if len(plain) == 1 else [film for film in plain if film.of_hand]
+def _only_hands(radiographs: Sequence[DicomRadiograph]) -> list[DicomRadiograph]:
+    plain = [
+        radiograph
+        for radiograph in radiographs
+        if radiograph.modality not in NO_RADIOGRAPH and radiograph.frames == 1
+    ]
+    return plain if len(plain) == 1 else [radiograph for radiograph in plain if radiograph.of_hand]
 
 
 def _absent_findings(
     readings: Readings,
-    candidates: Sequence[Sequence[DicomFilm]],
-    films: Sequence[DicomFilm],
+    candidates: Sequence[Sequence[DicomRadiograph]],
+    radiographs: Sequence[DicomRadiograph],
     join: str,
     hint: str,
 ) -> list[Finding]:
@@ -299,7 +307,7 @@ def _absent_findings(
     cut = join == "AccessionNumber" and any(
         re.search(r"[0-9][eE]\+?[0-9]", keys[r]) for r in absent
     )
-    bare = {film.accession.lstrip("0") for film in films}
+    bare = {radiograph.accession.lstrip("0") for radiograph in radiographs}
     zeros = join == "AccessionNumber" and any(keys[row].lstrip("0") in bare for row in absent)
     if cut or zeros:
         how = "cut the numbers short (1.2E+11)" if cut else "taken leading zeros away"
@@ -315,25 +323,25 @@ def _absent_findings(
         *cells.row_findings(
             "missing-film",
             absent,
-            lambda row: f"there is no film with its {_noun(join)}",
-            "a film for every row",
-            hint or "Is the export complete? If there is no such film, remove the row.",
+            lambda row: f"there is no radiograph with its {_noun(join)}",
+            "a radiograph for every row",
+            hint or "Is the export complete? If there is no such radiograph, remove the row.",
         ),
     ]
 
 
-def _twice_findings(cells: Cells, found: Sequence[DicomFilm | None]) -> list[Finding]:
+def _twice_findings(cells: Cells, found: Sequence[DicomRadiograph | None]) -> list[Finding]:
     first: dict[str | Path, int] = {}
     twice = {}
-    for row, film in enumerate(found):
-        if film is not None:
-            earlier = first.setdefault(film.instance or film.path, row)
+    for row, radiograph in enumerate(found):
+        if radiograph is not None:
+            earlier = first.setdefault(radiograph.instance or radiograph.path, row)
             if earlier != row:
                 twice[row] = cells.rows[earlier]
     return cells.row_findings(
         "duplicate-film",
         twice,
-        lambda row: f"it means the film of row {twice[row]} again",
-        "each film once",
+        lambda row: f"it means the radiograph of row {twice[row]} again",
+        "each radiograph once",
         "Remove one of the rows.",
     )

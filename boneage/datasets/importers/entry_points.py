@@ -161,4 +161,4 @@ def _told(error: BaseException) -> str:
 
 def _fault(name: str, package: str, what: str, expected: str) -> Fault:
     where = f"boneage data import {name} (from {package})"
-    return Fault(where, what, expected, f"Tell the authors of {package}, or uninstall it.")
+    return Fault(where, what, f"Tell the authors of {package}, or uninstall it.", expected=expected)

@@ -38,7 +38,7 @@ def files_below(root: Path, *, progress: bool = True, layout: str = "a folder") 
     here = Path(root).resolve()
     if not here.is_dir():
         what = "it is not a folder" if here.exists() else "there is no such folder"
-        raise InputError(Fault(str(root), what, layout, "Check the path."))
+        raise InputError(Fault(str(root), what, "Check the path.", expected=layout))
     closed: list[OSError] = []
     found = _walk(here, closed)
     if progress:
@@ -51,8 +51,8 @@ def files_below(root: Path, *, progress: bool = True, layout: str = "a folder") 
                 Fault(
                     str(error.filename),
                     f"it can't be looked into ({error.strerror})",
-                    "a folder that may be read",
                     "Change its permissions, or move it away.",
+                    expected="a folder that may be read",
                 )
                 for error in closed
             ]

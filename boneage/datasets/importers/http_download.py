@@ -68,8 +68,8 @@ def ask(session: requests.Session, url: str) -> Remote:
                 Fault(
                     url,
                     "the server doesn't say how large it is",
-                    "a header Content-Length",
                     "Is a proxy in between? Try without it.",
+                    expected="a header Content-Length",
                 )
             )
         return Remote(url, int(length), _validator(answer))
@@ -83,8 +83,8 @@ def ask(session: requests.Session, url: str) -> Remote:
                     Fault(
                         url,
                         f"it can't be reached ({error})",
-                        "a connection to that server",
                         "Check the network, and the proxy if there is one (HTTPS_PROXY).",
+                        expected="a connection to that server",
                     )
                 ) from None
             time.sleep(wait)
@@ -127,8 +127,8 @@ def fetch(
                     Fault(
                         remote.url,
                         "the file changes on the server while it is fetched",
-                        "the same file throughout",
                         "Try again later.",
+                        expected="the same file throughout",
                     )
                 ) from None
             record.unlink(missing_ok=True)
@@ -178,8 +178,8 @@ def _fetch_part(session: requests.Session, remote: Remote, part: Path, advance: 
                     Fault(
                         remote.url,
                         f"the connection failed {failures} times in a row (at last: {error})",
-                        f"all {remote.size:,} bytes; {_size(part):,} have come",
                         _RESUME,
+                        expected=f"all {remote.size:,} bytes; {_size(part):,} have come",
                     )
                 ) from None
             time.sleep(WAITS[max(failures - 1, 0)])
@@ -251,8 +251,8 @@ def _check_status(answer: requests.Response, url: str) -> None:
             Fault(
                 url,
                 f"the server answered {status} {answer.reason}",
-                "the file",
                 "Was it moved, or is a proxy in between that doesn't let it through?",
+                expected="the file",
             )
         )
 
@@ -277,6 +277,6 @@ def _disk_fault(part: Path, error: OSError) -> Fault:
     return Fault(
         str(part),
         f"it can't be written ({error.strerror or error})",
-        "a writable folder with room in it",
         f"Make room or mend it. {_RESUME}",
+        expected="a writable folder with room in it",
     )

@@ -207,7 +207,9 @@ class PatternFiles:
         if not base.is_dir():
             what = f"there is no folder {base}"
             fix = "Correct the pattern, or name the folder it starts from with --image-root."
-            raise InputError(Fault(f"--image {pattern.text}", what, "the images' folder", fix))
+            raise InputError(
+                Fault(f"--image {pattern.text}", what, fix, expected="the images' folder")
+            )
         base = base.resolve()
         if pattern.is_deep:
             found = files_below(base, progress=False)

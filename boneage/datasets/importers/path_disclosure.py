@@ -1,4 +1,4 @@
-"""Whether a path gives away what a film's header says about the child."""
+"""Whether a path gives away what a radiograph's header says about the child."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Identity:
     Attributes:
         names: The patient's, as the header writes them (`Doe^John`).
         identifiers: Patient ids, accession numbers.
-        uids: Of the film, its series and its study.
+        uids: Of the radiograph, its series and its study.
         dates: Of birth and of the examination.
         institutions: Where it was.
     """
@@ -71,7 +71,7 @@ def disclosures(text: str, identity: Identity) -> tuple[str, ...]:
 
     Args:
         text: The path as it would stand in a manifest or a message.
-        identity: What the film's header says.
+        identity: What the radiograph's header says.
     """
     apart = re.sub(r"([a-zß-öø-ÿ])([A-ZÀ-ÖØ-Þ])", r"\1 \2", text)  # WuYi is Wu and Yi
     views = [_View.of(folded) for folded in dict.fromkeys((*_foldings(text), *_foldings(apart)))]

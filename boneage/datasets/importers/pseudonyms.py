@@ -1,4 +1,4 @@
-"""Names that lead nowhere: keyed digests of patients and films, and the key that stays at home."""
+"""Names that lead nowhere: keyed digests of patients and radiographs, and the key that stays at home."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from boneage.errors import Fault, InputError
 
 LENGTH = 16
-"""Hexadecimal digits of a pseudonym: two of a million films meet once in 37 million cohorts."""
+"""Hexadecimal digits of a pseudonym: two of a million radiographs meet once in 37 million cohorts."""
 SHORTEST_SALT = 16
 
 _FIX = "Leave --salt out to have one made, or make one: openssl rand -hex 32 > FILE."
@@ -35,8 +35,8 @@ class Pseudonyms:
         """The pseudonym of a patient; `issuer` keeps two hospitals' equal numbers apart."""
         return self._digest("patient", issuer, identifier)
 
-    def film(self, instance: str) -> str:
-        """The pseudonym of one film, by its SOPInstanceUID."""
+    def radiograph(self, instance: str) -> str:
+        """The pseudonym of one radiograph, by its SOPInstanceUID."""
         return self._digest("film", instance)
 
     def _digest(self, *parts: str) -> str:
@@ -59,18 +59,20 @@ def read_salt(path: Path) -> bytes:
         salt = path.read_bytes().strip()
     except FileNotFoundError:
         raise InputError(
-            Fault(str(path), "there is no such file", "the salt of the pseudonyms", _FIX)
+            Fault(str(path), "there is no such file", _FIX, expected="the salt of the pseudonyms")
         ) from None
     except OSError as error:
         what = f"it can't be read ({error.strerror})"
-        raise InputError(Fault(str(path), what, "the salt of the pseudonyms", _FIX)) from None
+        raise InputError(
+            Fault(str(path), what, _FIX, expected="the salt of the pseudonyms")
+        ) from None
     if len(salt) < SHORTEST_SALT:
         raise InputError(
             Fault(
                 str(path),
                 f"it holds {len(salt)} bytes",
-                f"{SHORTEST_SALT} random bytes or more",
                 "Pseudonyms made with it could be undone. " + _FIX,
+                expected=f"{SHORTEST_SALT} random bytes or more",
             )
         )
     return salt
@@ -103,8 +105,8 @@ def make_salt(path: Path) -> bool:
             Fault(
                 str(path),
                 f"it can't be written ({error.strerror})",
-                "a writable place for the salt of the pseudonyms",
                 "Name a place that is kept private with --salt.",
+                expected="a writable place for the salt of the pseudonyms",
             )
         ) from None
     return True

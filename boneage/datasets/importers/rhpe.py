@@ -1,8 +1,8 @@
 """RHPE, hand radiographs of both hands from two Colombian hospitals, to a manifest of left hands.
 
-The layout is found by content: tables with an id, a bone age in months and a sex, films named by
-those ids, and keypoint annotations, at any depth. Only the split has to stand in a name (`train`,
-`val` or `test`, of a file or a folder that it is in), because nothing inside says it.
+The layout is found by content: tables with an id, a bone age in months and a sex, radiographs named
+by those ids, and keypoint annotations, at any depth. Only the split has to stand in a name
+(`train`, `val` or `test`, of a file or a folder that it is in), because nothing inside says it.
 Source: Escobar et al., MICCAI 2019, doi:10.1007/978-3-030-32226-7_59.
 """
 
@@ -25,7 +25,7 @@ from boneage.datasets.importers.rhpe_annotations import (
     read_annotations,
     settle_misfits,
 )
-from boneage.datasets.importers.rhpe_files import Films, claimed_twice, read_sizes
+from boneage.datasets.importers.rhpe_files import Radiographs, claimed_twice, read_sizes
 from boneage.datasets.importers.rhpe_labels import (
     LAYOUT,
     Labels,
@@ -40,40 +40,40 @@ from boneage.datasets.validation import numbers
 from boneage.errors import Fault, InputError
 
 SOURCE = "rhpe"
-FILMS = {"train": 5_496, "val": 716, "test": 80}
+RADIOGRAPHS = {"train": 5_496, "val": 716, "test": 80}
 """About so many: the paper counts 6,288 in all, and the release has been cleaned since."""
 
 
 def import_rhpe(folder: Path, out: Path, *, progress: bool = True) -> Manifest:
     """Makes a manifest of RHPE's left hands; images stay where they are, and whole.
 
-    The splits are the official ones. The labels of the test films are hidden, so they are left
-    out unless a table with their ages is there. The left hand stands in the column `region`: from
-    the keypoint annotations where there are some, else the left half of the film.
+    The splits are the official ones. The labels of the test radiographs are hidden, so they are
+    left out unless a table with their ages is there. The left hand stands in the column `region`:
+    from the keypoint annotations where there are some, else the left half of the radiograph.
 
     Args:
-        folder: Holds the tables, the films and, best, the annotations, at any depth.
+        folder: Holds the tables, the radiographs and, best, the annotations, at any depth.
         out: The manifest to write; refers to the images by relative path.
         progress: Show progress on standard error.
 
     Returns:
-        The manifest, with notes on counts, on films left out and on how hands were cut out.
+        The manifest, with notes on counts, on radiographs left out and on how hands were cut out.
 
     Raises:
-        InputError: There is no such layout, or labels, films or annotations are wrong (all at
+        InputError: There is no such layout, or labels, radiographs or annotations are wrong (all at
             once).
     """
     files = files_below(folder, progress=progress, layout=LAYOUT)
     root = Path(folder).resolve()
     tables, notes = find_labels(with_suffix(files, TABLE_SUFFIXES), root)
-    films = Films(files, root)
+    radiographs = Radiographs(files, root)
     hands, annotation_faults = _find_annotations(files, root)
     findings: list[Finding] = []
     chosen: list[list[Path | None]] = []
     for labels in tables:
-        paths = films.choose(labels)
+        paths = radiographs.choose(labels)
         chosen.append(paths)
-        findings += [*label_findings(labels), *films.findings(labels, paths)]
+        findings += [*label_findings(labels), *radiographs.findings(labels, paths)]
     findings += claimed_twice(tables, chosen)
     sizes, size_faults = read_sizes(
         [path for paths in chosen for path in paths if path is not None], progress=progress
@@ -98,7 +98,9 @@ def import_rhpe(folder: Path, out: Path, *, progress: bool = True) -> Manifest:
     notes = [
         *_count_notes(tables),
         *notes,
-        *films.left_out({path for paths in chosen for path in paths}, {t.split for t in tables}),
+        *radiographs.left_out(
+            {path for paths in chosen for path in paths}, {t.split for t in tables}
+        ),
     ]
     return write_manifest(table, Path(out), notes=notes)
 
@@ -134,12 +136,14 @@ def _find_annotations(files: Sequence[Path], root: Path) -> tuple[_Annotations, 
         hands, wrong = answer
         faults += wrong
         split = split_of(path, root)
-        if split is None:  # films of two splits may have the same number
+        if split is None:  # radiographs of two splits may have the same number
             faults.append(split_fault(str(path), "RHPE_anatomical_ROIs_train.json"))
             continue
         if split in found:
             what = f"{Path(found[split][0]).relative_to(root)} holds annotations of {split} too"
-            faults.append(Fault(str(path), what, "one file for each split", "Move one away."))
+            faults.append(
+                Fault(str(path), what, "Move one away.", expected="one file for each split")
+            )
             continue
         found[split] = (str(path), hands)
     return found, faults
@@ -160,8 +164,8 @@ def _regions(
         if path is None or path not in sizes:
             continue  # a fault already
         by_number[number] = sizes[path]
-        film_hands = None if hands is None else hands.get(number, [])
-        region = cut(number, film_hands, sizes[path], tally)
+        radiograph_hands = None if hands is None else hands.get(number, [])
+        region = cut(number, radiograph_hands, sizes[path], tally)
         regions.append(" ".join(map(str, region)))
     if tally.too_many_misfits():
         return regions, [], [misfit_fault(where, tally, by_number)]
@@ -172,11 +176,11 @@ def _regions(
 def _count_notes(tables: Sequence[Labels]) -> Iterator[str]:
     counts = {labels.split: len(labels.cells.table) for labels in tables}
     for split, count in counts.items():
-        yield f"{split}: {count:,} labelled films; the release has about {FILMS[split]:,}."
+        yield f"{split}: {count:,} labelled radiographs; the release has about {RADIOGRAPHS[split]:,}."
     for split in ("train", "val"):
         if split not in counts:
-            yield f"There is no table of {split}; the release has about {FILMS[split]:,} films."
+            yield f"There is no table of {split}; the release has about {RADIOGRAPHS[split]:,} radiographs."
     for labels in tables:
         ages = months_column(labels.cells, labels.chronological)
         if empty := int(np.isnan(ages).sum()):
-            yield f"{labels.split}: {empty:,} films have no chronological age."
+            yield f"{labels.split}: {empty:,} radiographs have no chronological age."

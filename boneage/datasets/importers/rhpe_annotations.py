@@ -1,4 +1,4 @@
-"""Where the left hand is on an RHPE film of both hands: its COCO annotation, or the left half.
+"""Where the left hand is on an RHPE radiograph of both hands: its COCO annotation, or the left half.
 
 Format: COCO keypoints, https://cocodataset.org/#format-data; seventeen points, the centres of the
 anatomical regions of interest, and the box of the annotated hand, which is the left one. Cutting
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boneage.datasets.importers.columns import few, film_number
+from boneage.datasets.importers.columns import few, radiograph_number
 from boneage.datasets.validation import Region
 from boneage.errors import Fault
 
@@ -31,9 +31,9 @@ BARE_MARGIN = 0.15
 """The same where there is no box: the points are joints, and fingertips lie beyond them."""
 
 _FEWEST_POINTS = 9  # of seventeen; fewer don't span a hand
-_SLACK = 0.02  # of the film's side, for boxes rounded or drawn over its edge
-_SMALLEST_SHARE = 0.1  # of the film's longer side; no hand is smaller on its film
-_WIDE_SHARE = 0.75  # of the width, on a film of two hands
+_SLACK = 0.02  # of the radiograph's side, for boxes rounded or drawn over its edge
+_SMALLEST_SHARE = 0.1  # of the radiograph's longer side; no hand is smaller on its radiograph
+_WIDE_SHARE = 0.75  # of the width, on a radiograph of two hands
 _MISFITS_BORNE = (3, 0.05)  # so many, or this share of the annotations, are cut by halves instead
 
 Box = tuple[float, float, float, float]
@@ -70,14 +70,14 @@ class RegionTally:
     """How the regions of one split were found, for the notes.
 
     Attributes:
-        annotated: Films cut by their annotation.
-        halved: Reasons why others were cut in halves, with the films.
-        misfits: Films whose annotation doesn't fit the picture, and how.
-        tall: Films cut in halves though they are taller than wide.
-        wide: Films whose region takes most of the width.
-        boxless: Films cut by their keypoints alone.
-        pointless: Films cut by their box alone.
-        scaled: Films that are not of the size that their annotation was drawn on.
+        annotated: Radiographs cut by their annotation.
+        halved: Reasons why others were cut in halves, with the radiographs.
+        misfits: Radiographs whose annotation doesn't fit the picture, and how.
+        tall: Radiographs cut in halves though they are taller than wide.
+        wide: Radiographs whose region takes most of the width.
+        boxless: Radiographs cut by their keypoints alone.
+        pointless: Radiographs cut by their box alone.
+        scaled: Radiographs that are not of the size that their annotation was drawn on.
     """
 
     annotated: int = 0
@@ -98,12 +98,12 @@ class RegionTally:
         """What there is to say that is not a fault."""
         if self.annotated:
             yield f"{split}: {self.annotated:,} left hands are cut out by their annotations."
-        for reason, films in self.halved.items():
+        for reason, radiographs in self.halved.items():
             yield (
-                f"{split}: {len(films):,} films are cut to the left half of their width, because "
-                f"{reason} ({few(films)})."
+                f"{split}: {len(radiographs):,} radiographs are cut to the left half of their width, because "
+                f"{reason} ({few(radiographs)})."
             )
-        for films, what in (
+        for radiographs, what in (
             (self.boxless, "have no box: their keypoints alone say where the hand is"),
             (self.pointless, "have no labelled keypoints: the box alone says where the hand is"),
             (self.scaled, "are not of the size they were annotated at: the boxes are scaled"),
@@ -113,12 +113,12 @@ class RegionTally:
             ),
             (self.wide, "have a region of most of their width: look whether both hands are in it"),
         ):
-            if films:
-                yield f"{split}: {len(films):,} films {what} ({few(films)})."
+            if radiographs:
+                yield f"{split}: {len(radiographs):,} radiographs {what} ({few(radiographs)})."
 
 
 def read_annotations(path: Path) -> tuple[dict[str, list[Hand]], list[Fault]] | None:
-    """The annotated hands of every film of a COCO file, by film number.
+    """The annotated hands of every radiograph of a COCO file, by radiograph number.
 
     Returns:
         The hands and what is wrong with the file; None when it is JSON of another kind.
@@ -130,35 +130,35 @@ def read_annotations(path: Path) -> tuple[dict[str, list[Hand]], list[Fault]] | 
             Fault(
                 str(path),
                 f"it can't be read as JSON ({error})",
-                "the keypoint annotations of RHPE, whole",
-                "Fetch it again; or move it away, and the left half of each film is taken.",
+                "Fetch it again; or move it away, and the left half of each radiograph is taken.",
+                expected="the keypoint annotations of RHPE, whole",
             )
         ]
     if isinstance(content, Fault):
         return {}, [content]
     if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
         return None
-    films, faults = _films(path, content["images"])
-    hands: dict[str, dict[Hand, None]] = {number: {} for number, _ in films.values()}
+    radiographs, faults = _radiographs(path, content["images"])
+    hands: dict[str, dict[Hand, None]] = {number: {} for number, _ in radiographs.values()}
     strangers = []
     entries = content["annotations"] if isinstance(content["annotations"], list) else [None]
     for place, entry in enumerate(entries):
         image = _identity(entry.get("image_id")) if isinstance(entry, dict) else None
-        if image is None or image not in films:
+        if image is None or image not in radiographs:
             strangers.append(f"entry {place}" if image is None else image)
             continue
-        number, size = films[image]
+        number, size = radiographs[image]
         hands[number][_hand(entry, size)] = None  # the same hand twice is one hand
     if strangers:
         faults.append(
             Fault(
                 str(path),
                 f"{len(strangers):,} annotations are of images it doesn't list ({few(strangers)})",
-                "an image_id that is an id in its images",
-                "Fetch the file again; or move it away, and the left half of each film is taken.",
+                "Fetch the file again; or move it away, and the left half of each radiograph is taken.",
+                expected="an image_id that is an id in its images",
             )
         )
-    return {number: list(of_film) for number, of_film in hands.items()}, faults
+    return {number: list(of_radiograph) for number, of_radiograph in hands.items()}, faults
 
 
 def _parsed(path: Path) -> Any:
@@ -180,18 +180,18 @@ def _parsed(path: Path) -> Any:
     return Fault(
         str(path),
         what,
-        f"annotations of at most {MOST_BYTES:,} bytes and {MOST_VALUES:,} values",
         "It is not the atlas's own: move it out of the folder.",
+        expected=f"annotations of at most {MOST_BYTES:,} bytes and {MOST_VALUES:,} values",
     )
 
 
 def cut(number: str, hands: Sequence[Hand] | None, size: Size, tally: RegionTally) -> Region:
-    """The region of the left hand on one film, and why, into the tally.
+    """The region of the left hand on one radiograph, and why, into the tally.
 
     Args:
-        number: The film's, for the tally.
+        number: The radiograph's, for the tally.
         hands: Its annotations; None when its split has no annotation file.
-        size: Width and height of the film, pixels.
+        size: Width and height of the radiograph, pixels.
         tally: Of its split.
     """
     width, height = size
@@ -241,23 +241,23 @@ def misfit_fault(where: str, tally: RegionTally, sizes: Mapping[str, Size]) -> F
     return Fault(
         where,
         f"{len(tally.misfits):,} of {tally.annotated + len(tally.misfits):,} annotations don't fit "
-        f"their films ({few(tally.misfits)}); of film {first}, {width} x {height} pixels, {what}",
-        "boxes inside the pictures",
-        "Were the films resized? Put the original ones there; or move this file away, and the left "
-        "half of each film is taken.",
+        f"their radiographs ({few(tally.misfits)}); of radiograph {first}, {width} x {height} pixels, {what}",
+        "Were the radiographs resized? Put the original ones there; or move this file away, and the left "
+        "half of each radiograph is taken.",
+        expected="boxes inside the pictures",
     )
 
 
 def settle_misfits(tally: RegionTally) -> None:
-    """Counts the few films whose annotation doesn't fit among those cut in halves."""
+    """Counts the few radiographs whose annotation doesn't fit among those cut in halves."""
     if tally.misfits:
         reason = "their annotation is not within the picture or has not the shape of a hand"
         tally.halved[reason].extend(tally.misfits)
 
 
-def _films(path: Path, images: object) -> tuple[dict[str, tuple[str, Any]], list[Fault]]:
+def _radiographs(path: Path, images: object) -> tuple[dict[str, tuple[str, Any]], list[Fault]]:
     """Film number and annotated size by the image's id."""
-    films: dict[str, tuple[str, Any]] = {}
+    radiographs: dict[str, tuple[str, Any]] = {}
     bad, twice = [], []
     numbers: Counter[str] = Counter()
     for place, entry in enumerate(images if isinstance(images, list) else [None]):
@@ -266,24 +266,24 @@ def _films(path: Path, images: object) -> tuple[dict[str, tuple[str, Any]], list
         if identity is None or not isinstance(name, str) or not name:
             bad.append(f"entry {place}")
             continue
-        if identity in films:
+        if identity in radiographs:
             twice.append(f"id {identity}")
-        number = film_number(name)
+        number = radiograph_number(name)
         numbers[number] += 1
         size = _floats([entry.get("width"), entry.get("height")], 2)
-        films[identity] = (number, (size[0], size[1]) if size and min(size) > 0 else None)
+        radiographs[identity] = (number, (size[0], size[1]) if size and min(size) > 0 else None)
     twice += [f"film {number}" for number, times in numbers.items() if times > 1]
     faults = [
         Fault(
             str(path),
             f"{len(wrong):,} images {what} ({few(wrong)})",
-            "an id and a file_name for each image, each once",
-            "Fetch the file again; or move it away, and the left half of each film is taken.",
+            "Fetch the file again; or move it away, and the left half of each radiograph is taken.",
+            expected="an id and a file_name for each image, each once",
         )
         for wrong, what in ((bad, "have no id or file_name"), (twice, "are listed twice"))
         if wrong
     ]
-    return films, faults
+    return radiographs, faults
 
 
 def _identity(value: object) -> str | None:
@@ -328,7 +328,7 @@ def _floats(values: object, count: int) -> list[float] | None:
 
 
 def _scale(hand: Hand, size: Size) -> float | None:
-    """From the annotated picture to this film; None when they differ in shape."""
+    """From the annotated picture to this radiograph; None when they differ in shape."""
     if hand.size is None:
         return 1.0
     across, down = size[0] / hand.size[0], size[1] / hand.size[1]
@@ -338,7 +338,7 @@ def _scale(hand: Hand, size: Size) -> float | None:
 
 
 def _misfit(extent: Box, size: Size) -> str | None:
-    """Why an annotation can't be of this film, if so."""
+    """Why an annotation can't be of this radiograph, if so."""
     left, top, right, bottom = extent
     width, height = size
     slack = _SLACK * max(size)

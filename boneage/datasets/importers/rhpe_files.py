@@ -1,4 +1,4 @@
-"""The films of RHPE: which file belongs to which row, and how large it is."""
+"""The radiographs of RHPE: which file belongs to which row, and how large it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from boneage.datasets.importers.columns import few, film_number
+from boneage.datasets.importers.columns import few, radiograph_number
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, with_suffix
 from boneage.datasets.importers.rhpe_labels import Labels, split_of
 from boneage.datasets.tables.cells import Finding
@@ -21,8 +21,8 @@ from boneage.runtime.threads import threads
 _PACKED = (".zip", ".rar", ".7z", ".tar", ".gz")
 
 
-class Films:
-    """The image files, by film number and by the split that their folders say.
+class Radiographs:
+    """The image files, by radiograph number and by the split that their folders say.
 
     Args:
         files: All files below the folder.
@@ -35,10 +35,10 @@ class Films:
         self.found: dict[str, list[tuple[str | None, Path]]] = {}
         for path in with_suffix(files, IMAGE_SUFFIXES):
             entry = (split_of(path, root), path)
-            self.found.setdefault(film_number(path.name), []).append(entry)
+            self.found.setdefault(radiograph_number(path.name), []).append(entry)
 
     def candidates(self, number: str, split: str) -> list[Path]:
-        """Files that could be this film: of its split, or else of none. Another's never is."""
+        """Files that could be this radiograph: of its split, or else of none. Another's never is."""
         entries = self.found.get(number, [])
         return [path for where, path in entries if where == split] or [
             path for where, path in entries if where is None
@@ -50,7 +50,7 @@ class Films:
         return [paths[0] if len(paths) == 1 else None for paths in candidates]
 
     def findings(self, labels: Labels, paths: Sequence[Path | None]) -> list[Finding]:
-        """Rows without a film, or with several."""
+        """Rows without a radiograph, or with several."""
         ids, split = labels.numbers(), labels.split
         unclear = [row for row, path in enumerate(paths) if path is None and ids[row]]
         several = [row for row in unclear if self.candidates(ids[row], split)]
@@ -58,7 +58,7 @@ class Films:
 
         def missing(row: int) -> str:
             elsewhere = [path for _, path in self.found.get(ids[row], [])]
-            what = f"there is no film {ids[row].zfill(5)}.png of {split}"
+            what = f"there is no radiograph {ids[row].zfill(5)}.png of {split}"
             return what + (f", only {self._listed(elsewhere)}" if elsewhere else "")
 
         return labels.cells.row_findings(
@@ -68,19 +68,19 @@ class Films:
             f"one below {self.root}",
             f"Unpack {few(self.archives)} first."
             if self.archives
-            else "Is the download complete? If the film does not exist, remove the row.",
+            else "Is the download complete? If the radiograph does not exist, remove the row.",
         ) + labels.cells.row_findings(
             "ambiguous-image",
             several,
             lambda row: (
                 "several files have its number: " + self._listed(self.candidates(ids[row], split))
             ),
-            f"one film of each id below {self.root}",
+            f"one radiograph of each id below {self.root}",
             "Name the folder that holds one copy, or move the others away.",
         )
 
     def left_out(self, used: set[Path | None], splits: set[str]) -> Iterator[str]:
-        """Notes on films that no row names."""
+        """Notes on radiographs that no row names."""
         rest: dict[str | None, list[str]] = {}
         for entries in self.found.values():
             for split, path in entries:
@@ -94,7 +94,7 @@ class Films:
                     else "have no row in a table and are left out"
                 )
                 of_split = "" if split is None else f"{split} "
-                yield f"{len(names):,} {of_split}films {why} ({few(names)})."
+                yield f"{len(names):,} {of_split}radiographs {why} ({few(names)})."
 
     def _listed(self, paths: Iterable[Path]) -> str:
         return ", ".join(str(path.relative_to(self.root)) for path in paths)
@@ -119,8 +119,8 @@ def claimed_twice(
             "image-in-two-splits",
             first,
             twice,
-            "each film in one split",
-            "Put the films of each split in a folder with train, val or test in its name.",
+            "each radiograph in one split",
+            "Put the radiographs of each split in a folder with train, val or test in its name.",
         )
         claims |= dict.fromkeys(claimed.values(), labels.cells.where)
     return findings
@@ -129,7 +129,7 @@ def claimed_twice(
 def read_sizes(
     paths: Sequence[Path], *, progress: bool
 ) -> tuple[dict[Path, tuple[int, int]], list[Fault]]:
-    """Width and height of every film, from its header alone."""
+    """Width and height of every radiograph, from its header alone."""
 
     def size(path: Path) -> tuple[int, int] | InputError:
         try:

@@ -11,9 +11,9 @@ from boneage.datasets.importers.columns import (
     MALE_FLAGS,
     SEX_WORDS,
     chronological_findings,
-    film_number,
     find_column,
     fold,
+    radiograph_number,
     sex_findings,
 )
 from boneage.datasets.tables.cells import Cells, Finding, missing_column
@@ -29,7 +29,7 @@ from boneage.datasets.validation import (
 from boneage.errors import Fault, InputError
 
 LAYOUT = (
-    "RHPE_Boneage_train.csv and RHPE_Boneage_val.csv (ID,Male,Boneage,Chronological) and the films "
+    "RHPE_Boneage_train.csv and RHPE_Boneage_val.csv (ID,Male,Boneage,Chronological) and the radiographs "
     "of RHPE_train and RHPE_val below this folder"
 )
 
@@ -68,8 +68,8 @@ class Labels:
         return fold(self.sex) == "male"
 
     def numbers(self) -> list[str]:
-        """The film number of each row."""
-        return [film_number(text) for text in self.cells.table[self.cells.key]]
+        """The radiograph number of each row."""
+        return [radiograph_number(text) for text in self.cells.table[self.cells.key]]
 
     def sexes(self) -> list[str]:
         """F or M of each row, empty where it is neither."""
@@ -94,8 +94,8 @@ def split_fault(where: str, example: str) -> Fault:
     return Fault(
         where,
         "neither its name nor its folders say which split it is of",
-        f"train, val or test in its name, as in {example}",
         "Rename it.",
+        expected=f"train, val or test in its name, as in {example}",
     )
 
 
@@ -134,7 +134,7 @@ def find_labels(paths: Sequence[Path], root: Path) -> tuple[list[Labels], list[s
         raise InputError(faults)
     notes = [
         f"{Path(cells.where).relative_to(root)} has {len(cells.table):,} rows without bone ages. "
-        "The labels of the test films are hidden (eval.ai challenge 2297 scores predictions); "
+        "The labels of the test radiographs are hidden (eval.ai challenge 2297 scores predictions); "
         "they are left out."
         for cells in unlabelled
     ]
@@ -152,8 +152,8 @@ def _table_faults(found: Sequence[Labels], root: Path) -> Iterator[Fault]:
             yield Fault(
                 str(root),
                 f"{len(tables)} tables hold the bone ages of {split}: {listed}",
-                "one for each split",
                 "Move the others away.",
+                expected="one for each split",
             )
 
 
@@ -162,7 +162,9 @@ def _missing_columns(cells: Cells) -> list[Fault]:
     for name, known in _HEADERS.items():
         if find_column(cells, known) is None:
             fault = missing_column(cells, name).fault
-            if name == "Chronological":  # RSNA's films, of one hand, must not be cut in halves
+            if (
+                name == "Chronological"
+            ):  # RSNA's radiographs, of one hand, must not be cut in halves
                 fix = "Is it RSNA's table, which has no such column? Then use data import rsna."
                 fault = replace(fault, fix=fix)
             faults.append(fault)
@@ -173,13 +175,13 @@ def _no_table(root: Path) -> Fault:
     return Fault(
         str(root),
         "there is no table with an ID, a bone age and a sex in it",
-        LAYOUT,
         "Is it the folder that the download was unpacked to?",
+        expected=LAYOUT,
     )
 
 
 def label_findings(labels: Labels) -> list[Finding]:
-    """Everything wrong with the rows of one table, but for their films."""
+    """Everything wrong with the rows of one table, but for their radiographs."""
     cells, chronological = labels.cells, labels.chronological
     ages = numbers(cells, labels.age)
     codes = SEX_WORDS | (MALE_FLAGS if labels.flags else {})

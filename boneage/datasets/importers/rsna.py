@@ -16,7 +16,7 @@ import pandas as pd
 
 from boneage.datasets.importers.columns import few
 from boneage.datasets.importers.folder import TABLE_SUFFIXES, files_below, with_suffix
-from boneage.datasets.importers.rsna_files import Films
+from boneage.datasets.importers.rsna_files import Radiographs
 from boneage.datasets.importers.rsna_labels import (
     SPLIT_WORDS,
     TEST_IDS,
@@ -63,27 +63,31 @@ def import_rsna(folder: Path, out: Path, *, seed: int = 0, progress: bool = True
     files = files_below(Path(folder), progress=progress, layout=_LAYOUT)
     tables = [p for p in with_suffix(files, (*TABLE_SUFFIXES, ".xls")) if p.name[:2] != "~$"]
     found = find_labels(tables, root, _LAYOUT)
-    films = Films(files, root)
-    films.compare_copies(
+    radiographs = Radiographs(files, root)
+    radiographs.compare_copies(
         {name for each in found.labels.values() for name in each.ids()}, progress=progress
     )
-    _refuse_faults(found.labels, films)
-    table = _cut_missing_splits(_joined(found, films, Path(out)), found, seed)
+    _refuse_faults(found.labels, radiographs)
+    table = _cut_missing_splits(_joined(found, radiographs, Path(out)), found, seed)
     notes = [
         *found.notes,
-        *_left_out_notes(found, films),
-        *films.copies_note(),
+        *_left_out_notes(found, radiographs),
+        *radiographs.copies_note(),
         *(count_note(split, len(labels.ids())) for split, labels in found.labels.items()),
         *_split_notes(found, seed),
     ]
     return write_manifest(table, Path(out), notes=notes)
 
 
-def _refuse_faults(labels: Mapping[str, Labels], films: Films) -> None:
+def _refuse_faults(labels: Mapping[str, Labels], radiographs: Radiographs) -> None:
     absent = [split for split in SPLIT_WORDS if split not in labels]
-    faults = films.packed_tables(absent)
+    faults = radiographs.packed_tables(absent)
     for split, each in labels.items():
-        findings = [*each.findings(), *_shared_id_findings(split, labels), *films.findings(each)]
+        findings = [
+            *each.findings(),
+            *_shared_id_findings(split, labels),
+            *radiographs.findings(each),
+        ]
         faults += [finding.fault for finding in findings]
     if faults:
         raise InputError(faults)
@@ -105,14 +109,14 @@ def _shared_id_findings(split: str, labels: Mapping[str, Labels]) -> list[Findin
     )
 
 
-def _joined(found: Found, films: Films, out: Path) -> pd.DataFrame:
+def _joined(found: Found, radiographs: Radiographs, out: Path) -> pd.DataFrame:
     base = out.parent.resolve()
     parts = [
         pd.DataFrame(
             {
                 "image_id": each.ids(),
                 "image": [
-                    os.path.relpath(films.path(name, each.path), base) for name in each.ids()
+                    os.path.relpath(radiographs.path(name, each.path), base) for name in each.ids()
                 ],
                 "age_months": each.ages(),
                 "sex": each.sexes(),
@@ -146,13 +150,13 @@ def _is_kaggle(found: Found) -> bool:
     return any(name.startswith(("boneage-training", "boneage-test")) for name in names)
 
 
-def _left_out_notes(found: Found, films: Films) -> Iterator[str]:
+def _left_out_notes(found: Found, radiographs: Radiographs) -> Iterator[str]:
     for table in found.unlabelled:
         yield (
             f"{table} has no ages, so nothing can be tested on it, though Kaggle calls it a test "
             f"set: it is left out."
         )
-    rest = films.without_row({name for each in found.labels.values() for name in each.ids()})
+    rest = radiographs.without_row({name for each in found.labels.values() for name in each.ids()})
     if rest:
         tables = ", ".join(each.path.name for each in found.labels.values())
         yield f"{len(rest):,} images have no row in {tables} and are left out ({few(rest)})."

@@ -115,15 +115,20 @@ def download_rsna(
 def _check_request(source: str, accept_terms: bool) -> None:
     if source not in _TERMS_PAGES:
         raise InputError(
-            Fault("source", f"{source!r}", "rsna or kaggle", "Name one of the two with --source.")
+            Fault(
+                "source",
+                f"{source!r}",
+                "Name one of the two with --source.",
+                expected="rsna or kaggle",
+            )
         )
     if not accept_terms:
         raise InputError(
             Fault(
                 f"the dataset's terms ({TERMS})",
                 "they are not accepted",
-                "your consent before anything is fetched",
                 f"Read them at {_TERMS_PAGES[source]} and add --accept-terms.",
+                expected="your consent before anything is fetched",
             )
         )
 
@@ -140,8 +145,8 @@ def _alone(out: Path) -> Iterator[None]:
             Fault(
                 str(out),
                 "another download into it is running",
-                "one at a time",
                 "Wait for that one, or name another folder.",
+                expected="one at a time",
             )
         ) from None
     except OSError as error:
@@ -149,8 +154,8 @@ def _alone(out: Path) -> Iterator[None]:
             Fault(
                 str(out),
                 f"it can't be written to ({error.strerror or error})",
-                "a writable folder",
                 "Name another folder.",
+                expected="a writable folder",
             )
         ) from None
     try:
@@ -218,9 +223,9 @@ def _ask_all(
         by_hand = Fault(
             str(out),
             f"archives are missing: {', '.join(names)}",
-            "a network, or the archives in this folder",
             f"To do it by hand, fetch these with a browser or on another machine:{listed}\n"
             f"put them into {out} as they are, still packed, and run: {_command(out)}",
+            expected="a network, or the archives in this folder",
         )
         raise InputError([*error.faults, by_hand]) from None
 
@@ -260,8 +265,8 @@ def _from_kaggle(out: Path, *, seed: int, progress: bool) -> Manifest:
             Fault(
                 "source kaggle",
                 "the package kagglehub is not installed",
-                "the extra that brings it",
                 "Install it with: pip install kagglehub",
+                expected="the extra that brings it",
             )
         ) from None
     cache = out / "kaggle"
@@ -289,8 +294,8 @@ def _from_kaggle(out: Path, *, seed: int, progress: bool) -> Manifest:
             Fault(
                 str(error.filename or cache),
                 f"it can't be written ({error.strerror or error})",
-                "a writable folder with room in it",
                 "Make room and run the same command again.",
+                expected="a writable folder with room in it",
             )
         ) from None
     return import_rsna(folder, out / "manifest.csv", seed=seed, progress=progress)
@@ -302,12 +307,12 @@ def _kaggle_fault(out: Path, error: Exception) -> Fault:
     return Fault(
         f"Kaggle's {KAGGLE_DATASET}",
         f"it can't be fetched ({lines[0][:200]})",
-        "a network, and an account where Kaggle asks for one",
         "Log in with a token from https://www.kaggle.com/settings (in ~/.kaggle/kaggle.json or "
         "KAGGLE_USERNAME and KAGGLE_KEY) and run the same command again; or, by hand, download "
         f"{_TERMS_PAGES['kaggle']} with a browser, unpack it to {out} and run: "
         f"boneage data import rsna {shlex.quote(str(out))} "
         f"--out {shlex.quote(str(out / 'manifest.csv'))}",
+        expected="a network, and an account where Kaggle asks for one",
     )
 
 

@@ -1,4 +1,4 @@
-"""The films of the RSNA 2017 challenge: one file for every id, wherever it was put or is packed."""
+"""The radiographs of the RSNA 2017 challenge: one file for every id, wherever it was put or is packed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from boneage.errors import Fault
 _KAGGLE_TEST_TABLE = "boneage-test-dataset.csv"
 
 
-class Films:
+class Radiographs:
     """Every image file below a folder, by the id that it is named by.
 
     Args:
@@ -80,7 +80,7 @@ class Films:
             lambda row: f"there is no image {ids[row]}.png",
             f"one below {self.root}",
             self._how_to_unpack({ids[row] for row in absent})
-            or "Is the download complete and unpacked? If the film does not exist, remove the row.",
+            or "Is the download complete and unpacked? If the radiograph does not exist, remove the row.",
         ) + labels.cells.row_findings(
             "ambiguous-image",
             unclear,
@@ -110,8 +110,8 @@ class Films:
                         Fault(
                             str(archive),
                             f"{name.name} is still packed in it",
-                            f"the table of the {SPLIT_WORDS[split]} set beside the others",
                             "Unpack it first; or, to go without, move it out of the folder.",
+                            expected=f"the table of the {SPLIT_WORDS[split]} set beside the others",
                         )
                     )
         return faults
@@ -151,5 +151,5 @@ def _members(archive: Path) -> list[PurePosixPath]:
         with zipfile.ZipFile(archive) as opened:
             names = [PurePosixPath(name) for name in opened.namelist()]
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return []  # it is named all the same, when nothing else holds the films
+        return []  # it is named all the same, when nothing else holds the radiographs
     return [name for name in names if not any(map(is_litter, name.parts))]

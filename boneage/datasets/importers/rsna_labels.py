@@ -211,8 +211,8 @@ def _share_out(candidates: Sequence[Labels], root: Path, found: Found) -> None:
                 str(root),
                 f"{len(tables)} tables hold ids, ages and sexes of the {SPLIT_WORDS[split]} set, "
                 f"and they differ: {', '.join(names)}",
-                "one for each split",
                 "Name the folder of one of them, or move the others away.",
+                expected="one for each split",
             )
         )
     if faults:
@@ -234,15 +234,15 @@ def _split_of(labels: Labels, *, alone: bool) -> tuple[str, str] | Fault:
             labels.cells.where,
             f"its {'columns are' if headers == 'test' else 'name is'} the test set's, and "
             f"{len(ids) - in_test:,} of its {len(ids):,} ids are not",
-            f"the ids {TEST_IDS[0]} to {TEST_IDS[-1]}",
             "Import a test set of your own with: boneage data import table … --split",
+            expected=f"the ids {TEST_IDS[0]} to {TEST_IDS[-1]}",
         )
     if in_test:
         return Fault(
             labels.cells.where,
             f"{in_test:,} of its ids are those of official test images",
-            f"no id from {TEST_IDS[0]} to {TEST_IDS[-1]} among training or validation images",
             "Take those rows out: a model that learns from them can't be tested any more.",
+            expected=f"no id from {TEST_IDS[0]} to {TEST_IDS[-1]} among training or validation images",
         )
     if headers == "val":
         told = ("val", "its columns")
@@ -262,9 +262,10 @@ def _conflict(labels: Labels, what: str) -> Fault:
     return Fault(
         labels.cells.where,
         f"it can't be told which split it labels: it is called {labels.path.name} and has {what}",
-        "one of " + "; ".join(f"{columns} ({s})" for s, columns in _OFFICIAL_COLUMNS.items()),
         "Give it those columns if it is an official table; import a split of your own with: "
         "boneage data import table … --split",
+        expected="one of "
+        + "; ".join(f"{columns} ({s})" for s, columns in _OFFICIAL_COLUMNS.items()),
     )
 
 
@@ -289,7 +290,7 @@ def _no_labels(others: Sequence[Cells], root: Path, layout: str) -> list[Fault]:
         Fault(
             str(root),
             "there is no table with an id, a bone age and a sex in it",
-            layout,
             "Is it the folder that the download was unpacked to?",
+            expected=layout,
         )
     ]

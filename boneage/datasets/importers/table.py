@@ -174,20 +174,20 @@ def _check_options(
             close = difflib.get_close_matches(unit, UNITS, n=1, cutoff=0.3)
             fix = f"Did you mean {close[0]!r}?" if close else "Say which of them the ages are in."
             expected = f"{', '.join(UNITS[:-1])} or {UNITS[-1]}"
-            faults.append(Fault(option, f"unknown unit {unit!r}", expected, fix))
+            faults.append(Fault(option, f"unknown unit {unit!r}", fix, expected=expected))
     both = [code for code in codes[0] if code in codes[1]]
     if both or not all((*codes[0], *codes[1])) or not all(codes):
         faults.append(
             Fault(
                 "--female and --male",
                 f"both are {both[0]!r}" if both else "one of them is empty",
-                "what the table holds for girls, and what for boys",
                 "Give two different values; an empty cell is an unknown sex.",
+                expected="what the table holds for girls, and what for boys",
             )
         )
     if image_root is not None and not Path(image_root).is_dir():
         what = f"there is no folder {image_root}"
-        faults.append(Fault("--image-root", what, "the images' folder", "Check the path."))
+        faults.append(Fault("--image-root", what, "Check the path.", expected="the images' folder"))
     if faults:
         raise InputError(faults)
 
@@ -214,8 +214,8 @@ def _pattern(cells: Cells, image: str) -> Pattern | None:
             Fault(
                 f"--image {image}",
                 "the pattern names no column, so that every row would have the same image",
-                "a column in braces, such as films/{id}_*.tif",
                 f"The columns are {', '.join(map(str, cells.table.columns))}.",
+                expected="a column in braces, such as films/{id}_*.tif",
             )
         )
     return pattern

@@ -41,9 +41,10 @@ _PURPOSE = 0x504E544D  # keeps these streams apart from others of the same seed
 _DESCRIPTION = "phantom.json"
 _STALE_SECONDS = 600.0
 
-# Shape of the RSNA 2017 training labels (12,611 films; Halabi et al., Radiology 2019;290:498):
-# 54.2 % boys, means 135.3 (boys) and 117.9 months (girls), SD 41.2 overall, 1 to 228. Ages are
-# drawn by inverting these percentiles, rounded from that set, with straight lines between them.
+# Shape of the RSNA 2017 training labels (12,611 radiographs; Halabi et al., Radiology
+# 2019;290:498): 54.2 % boys, means 135.3 (boys) and 117.9 months (girls), SD 41.2 overall, 1 to
+# 228. Ages are drawn by inverting these percentiles, rounded from that set, with straight lines
+# between them.
 _BOYS_SHARE = 0.542
 _AGE_PERCENTS = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 _AGE_MONTHS = {
@@ -53,8 +54,8 @@ _AGE_MONTHS = {
 
 
 @dataclass(frozen=True, slots=True)
-class PhantomFilm:
-    """One film of the cohort with its label.
+class PhantomRadiograph:
+    """One radiograph of the cohort with its label.
 
     Attributes:
         image: uint8 (size, size), dense is bright.
@@ -94,7 +95,7 @@ def draw_hand(
     return expose(bone, flesh, exposure, rng)
 
 
-def phantom(seed: int, index: int, size: int = 256) -> PhantomFilm:
+def phantom(seed: int, index: int, size: int = 256) -> PhantomRadiograph:
     """Film `index` of the cohort of `seed`: the same on every machine and in every order.
 
     Args:
@@ -103,11 +104,11 @@ def phantom(seed: int, index: int, size: int = 256) -> PhantomFilm:
         size: Side of the picture, pixels, 64 or more.
 
     Returns:
-        The film; ages and sexes are distributed as in the RSNA training set.
+        The radiograph; ages and sexes are distributed as in the RSNA training set.
     """
     rng = np.random.default_rng([seed, _PURPOSE, index])
     age_months, sex = _draw_label(rng)
-    return PhantomFilm(draw_hand(age_months, sex, rng=rng, size=size), age_months, sex)
+    return PhantomRadiograph(draw_hand(age_months, sex, rng=rng, size=size), age_months, sex)
 
 
 def make_phantom_cohort(
@@ -126,7 +127,7 @@ def make_phantom_cohort(
 
     Args:
         out: A folder that is empty, new, or holds this same cohort, whole or in part.
-        count: Films, 10 or more.
+        count: Radiographs, 10 or more.
         seed: Another seed, other children.
         size: Side of the pictures, pixels, 64 or more.
         progress: Whether to show a bar on standard error.
@@ -165,7 +166,7 @@ def make_phantom_cohort(
 
 
 def _draw_label(rng: np.random.Generator) -> tuple[float, Sex]:
-    """Age, whole months, and sex; always the first two draws of a film."""
+    """Age, whole months, and sex; always the first two draws of a radiograph."""
     sex: Sex = "M" if rng.random() < _BOYS_SHARE else "F"
     return float(round(np.interp(100 * rng.random(), _AGE_PERCENTS, _AGE_MONTHS[sex]))), sex
 
@@ -200,15 +201,15 @@ def _draw_pose(rng: np.random.Generator) -> Pose:
 
 
 def _draw_view(share: float, size: int, rng: np.random.Generator) -> View:
-    """Where the hand lies on the film.
+    """Where the hand lies on the radiograph.
 
-    Films are cut to the hand, so a small hand is nearly as large on its film as a grown one: size
-    tells something of the age, but distance, cutting and scaling blur it.
+    Radiographs are cut to the hand, so a small hand is nearly as large on its radiograph as a grown
+    one: size tells something of the age, but distance, cutting and scaling blur it.
     """
     u = rng.random(6).tolist()
     visible = 248.0 * share**-0.45 / (0.84 + 0.22 * u[0])  # millimetres of the adult plane
     angle = float(np.radians(28 * (u[1] - 0.5)))
-    # The fingertips, not the forearm, must be on the film: what is cut off is cut off below.
+    # The fingertips, not the forearm, must be on the radiograph: what is cut off is cut off below.
     centre = (6.0, 186.0 - 0.5 * visible)
     position = (size * (0.5 + 0.07 * (u[2] - 0.5)), size * (0.5 + 0.05 * u[3]))
     return View(size, size / visible, angle, centre, position)
@@ -220,7 +221,12 @@ def _file_name(index: int) -> str:
 
 def _check_numbers(count: int, seed: int, size: int) -> None:
     faults = [
-        Fault(f"phantom cohort, {name}", f"it is {value}", f"{least} or more", f"Raise {name}.")
+        Fault(
+            f"phantom cohort, {name}",
+            f"it is {value}",
+            f"Raise {name}.",
+            expected=f"{least} or more",
+        )
         for name, value, least in (
             ("count", count, 10),
             ("seed", seed, 0),
@@ -241,8 +247,8 @@ def _readable_faults(out: Path) -> Iterator[None]:
             Fault(
                 str(error.filename or out),
                 f"it can't be written ({error.strerror})",
-                "a writable folder with room in it",
                 "Name another folder.",
+                expected="a writable folder with room in it",
             )
         ) from None
 
@@ -279,8 +285,8 @@ def _refuse(out: Path, what: str) -> NoReturn:
         Fault(
             str(out),
             what,
-            "a new or empty folder, or this same cohort to be finished",
             "Name another folder, or remove that one first.",
+            expected="a new or empty folder, or this same cohort to be finished",
         )
     )
 
@@ -299,10 +305,10 @@ def _draw_files(
     folder: Path, indices: list[int], seed: int, size: int, workers: int, progress: bool
 ) -> None:
     def draw(index: int) -> None:
-        film = phantom(seed, index, size)
-        done, png = cv2.imencode(".png", film.image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+        radiograph = phantom(seed, index, size)
+        done, png = cv2.imencode(".png", radiograph.image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
         if not done:
-            raise RuntimeError(f"OpenCV could not encode film {index}")
+            raise RuntimeError(f"OpenCV could not encode radiograph {index}")
         write_bytes(folder / _file_name(index), png.tobytes())
 
     console = Console(stderr=True)

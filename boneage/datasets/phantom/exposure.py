@@ -22,17 +22,17 @@ class Exposure:
     """The chances of one exposure; every field is drawn whatever the others are.
 
     Attributes:
-        gain: Tube voltage and film speed: multiplies the absorption before the curve.
+        gain: Tube voltage and radiograph speed: multiplies the absorption before the curve.
         black: Grey of the exposed background, 0 to 1.
         span: Grey between background and the densest bone, 0 to 1.
-        tilt: Change of grey over the film, to the right and downwards (heel effect).
+        tilt: Change of grey over the radiograph, to the right and downwards (heel effect).
         noise: Standard deviation of the quantum noise, grey levels of 255.
         softness: Blur of focus and screen, as a share of the side. It varies widely, as it does
-            between film, CR and DR: the age must be told from shapes, not from crispness.
+            between radiograph, CR and DR: the age must be told from shapes, not from crispness.
         field: Width and height of the collimated field as shares of the side.
         field_shift: Its shift, as shares of the free room, -1 to 1.
         field_angle: Its rotation, degrees.
-        margin: Grey outside the field, 0 (shutter) to 1 (unexposed film).
+        margin: Grey outside the field, 0 (shutter) to 1 (unexposed radiograph).
         marker_corner: Which of the free places the marker takes, 0 to 1.
         marker_angle: Degrees.
         marker_size: Height as a share of the side.

@@ -1,8 +1,8 @@
 """A child's left hand seen from its back: every bone in its place at one maturity.
 
 The plane is in millimetres of an adult's hand: the origin lies in the capitate, x points to the
-thumb (right, as on a left-hand film), y to the fingertips. A child's hand is the same plane with
-smaller bones in it; how large it is on the film is the `View`'s business.
+thumb (right, as on a left-hand radiograph), y to the fingertips. A child's hand is the same plane
+with smaller bones in it; how large it is on the radiograph is the `View`'s business.
 
 Adult lengths are rounded after Garn SM, Hertzog KP, Poznanski AK, Nagy JM. Metacarpophalangeal
 length in the evaluation of skeletal malformation. Radiology 1972;105:375-381. Widths, cortices
@@ -45,7 +45,7 @@ _HALF_WIDTHS = {  # proximal to distal, adult, millimetres
     "ulna": (*(5.8,) * 6, 5.6, 5.4, 5.0, 4.7, 4.6, 5.2, 7.4),
 }
 _CARTILAGE = {"metacarpal": 0.165, "proximal": 0.15, "middle": 0.18, "distal": 0.22}
-_FOREARM_LENGTH = 205.0  # beyond the edge of every film
+_FOREARM_LENGTH = 205.0  # beyond the edge of every radiograph
 _WRIST: Point = (-2.0, -23.0)
 
 _CARPAL_OUTLINES: dict[str, tuple[Point, tuple[Point, ...]]] = {  # centre; corners around it

@@ -1,7 +1,7 @@
 """Shapes of bone and flesh, and how X-rays through them become a grey picture.
 
 Nothing here knows about children: a `Tube`, a `Plate` or a `Lump` lies somewhere in the plane of
-the film, in millimetres of an adult's hand, and adds its thickness to what the beam crosses.
+the radiograph, in millimetres of an adult's hand, and adds its thickness to what the beam crosses.
 Overlapping bones therefore add up, as they do on a radiograph.
 """
 
@@ -23,7 +23,7 @@ _SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Where the plane of the hand lies on the film.
+    """Where the plane of the hand lies on the radiograph.
 
     Attributes:
         size: Side of the square picture, pixels.
@@ -72,9 +72,9 @@ class Tube:
     dense_ends: tuple[float, float] = (0.0, 0.0)
     density: float = 1.0
 
-    def draw(self, film: Array, view: View) -> None:
+    def draw(self, radiograph: Array, view: View) -> None:
         """Adds the bone's absorption to `film` (size, size) in place."""
-        grid = _local(film, view, self.start, self.angle, (0.0, self.length), self._reach())
+        grid = _local(radiograph, view, self.start, self.angle, (0.0, self.length), self._reach())
         if grid is None:
             return
         window, across, along = grid
@@ -95,7 +95,7 @@ class Tube:
                 path = path + (0.42 * dense) * outside * np.exp(-np.square(distance / 1.1))
         ends = np.minimum(along, self.length - along) * view.scale + 0.5
         path *= np.clip(ends, 0.0, 1.0)
-        film[window] += (2.0 * self.density) * path
+        radiograph[window] += (2.0 * self.density) * path
 
     def _reach(self) -> float:
         return float(self.half_widths.max())
@@ -144,10 +144,10 @@ class Plate:
     sealed: float = 0.0
     density: float = 1.0
 
-    def draw(self, film: Array, view: View) -> None:
+    def draw(self, radiograph: Array, view: View) -> None:
         """Adds the disc's absorption to `film` (size, size) in place."""
         half = 0.5 * self.thickness * (1.0 + abs(self.slant)) + abs(self.bend)
-        grid = _local(film, view, self.centre, self.angle, (-half, half), self.half_width)
+        grid = _local(radiograph, view, self.centre, self.angle, (-half, half), self.half_width)
         if grid is None:
             return
         window, across, along = grid
@@ -166,7 +166,7 @@ class Plate:
             side = np.clip(0.6 - np.sign(self.sealed) * 2.0 * along / self.thickness, 0.0, 1.0)
             rim *= 1.0 - abs(self.sealed) * side
         depth = min(self.half_width + 0.7, 1.5 + 1.2 * self.thickness)
-        film[window] += (self.density * depth) * cover * (0.70 + 0.5 * rim)
+        radiograph[window] += (self.density * depth) * cover * (0.70 + 0.5 * rim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +186,10 @@ class Lump:
     radii: Array
     density: float = 1.0
 
-    def draw(self, film: Array, view: View) -> None:
+    def draw(self, radiograph: Array, view: View) -> None:
         """Adds the lump's absorption to `film` (size, size) in place."""
         reach = float(self.radii.max())
-        grid = _local(film, view, self.centre, self.angle, (-reach, reach), reach)
+        grid = _local(radiograph, view, self.centre, self.angle, (-reach, reach), reach)
         if grid is None:
             return
         window, across, along = grid
@@ -201,20 +201,20 @@ class Lump:
         rim = np.exp(-np.square(np.maximum(distance, 0.0) / 0.9))
         bulge = np.sqrt(np.clip(1.0 - np.square(radius / np.maximum(outline, 1e-3)), 0.0, 1.0))
         depth = min(float(self.radii.mean()), 6.5)
-        film[window] += (self.density * depth) * cover * (0.40 + 0.30 * bulge + 0.45 * rim)
+        radiograph[window] += (self.density * depth) * cover * (0.40 + 0.30 * bulge + 0.45 * rim)
 
 
 Bone = Tube | Plate | Lump
 
 
 def _local(
-    film: Array, view: View, origin: Point, angle: float, along: Point, reach: float
+    radiograph: Array, view: View, origin: Point, angle: float, along: Point, reach: float
 ) -> tuple[tuple[slice, slice], Array, Array] | None:
-    """The part of the film a shape can touch, and each pixel's place in the shape's own frame.
+    """The part of the radiograph a shape can touch, and each pixel's place in the shape's own frame.
 
     Returns:
         The window, and millimetres across and along the shape (both float32, the window's
-        shape); None where the shape lies outside the film.
+        shape); None where the shape lies outside the radiograph.
     """
     up = (np.sin(angle), np.cos(angle))
     right = (up[1], -up[0])
@@ -240,10 +240,10 @@ def _local(
 
 def draw_bones(bones: Sequence[Bone], view: View) -> Array:
     """What the beam crosses in bone, float32 (size, size), about millimetres of hard bone."""
-    film = np.zeros((view.size, view.size), np.float32)
+    radiograph = np.zeros((view.size, view.size), np.float32)
     for bone in bones:
-        bone.draw(film, view)
-    return film
+        bone.draw(radiograph, view)
+    return radiograph
 
 
 def draw_flesh(outlines: Sequence[npt.NDArray[np.float64]], view: View) -> Array:
@@ -251,7 +251,7 @@ def draw_flesh(outlines: Sequence[npt.NDArray[np.float64]], view: View) -> Array
 
     Args:
         outlines: Polygons (n, 2) in millimetres whose union is the silhouette.
-        view: Where they lie on the film.
+        view: Where they lie on the radiograph.
 
     Returns:
         Thickness, float32 (size, size), millimetres: round over the fingers, thicker over palm

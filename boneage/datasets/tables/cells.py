@@ -89,7 +89,7 @@ class Cells:
         return [
             Finding(
                 code,
-                Fault(self._place(group, keys), _shared(group, what), expected, fix),
+                Fault(self._place(group, keys), _shared(group, what), fix, expected=expected),
                 tuple(keys[position] for position in group if keys[position]),
             )
             for group in groups.values()
@@ -133,7 +133,7 @@ def read_bytes(path: Path, expected: str = "a CSV file") -> bytes:
         reason, fix = "it is a folder", "Name the file inside it."
     except OSError as error:
         reason, fix = f"it can't be read ({error.strerror})", "Check its permissions."
-    raise InputError(Fault(str(path), reason, expected, fix))
+    raise InputError(Fault(str(path), reason, fix, expected=expected))
 
 
 def read_cells(
@@ -158,8 +158,8 @@ def read_cells(
             Fault(
                 where,
                 f"byte {error.start:,} (0x{content[error.start]:02x}) is not UTF-8 text",
-                "a CSV file in UTF-8",
                 "Is it a spreadsheet or in another encoding? Save it as 'CSV UTF-8'.",
+                expected="a CSV file in UTF-8",
             )
         ) from None
     if delimiter is None:
@@ -169,7 +169,7 @@ def read_cells(
         records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise InputError(
-            Fault(where, f"not valid CSV: {error}", "a CSV file", "Is a quote left open?")
+            Fault(where, f"not valid CSV: {error}", "Is a quote left open?", expected="a CSV file")
         ) from None
     records = [[cell.strip() for cell in record] for record in records]
     numbered = [(row, record) for row, record in enumerate(records, start=1) if any(record)]
@@ -180,8 +180,8 @@ def read_cells(
             Fault(
                 where,
                 what,
-                f"a header and one row an image, separated by {separator}",
                 "Was it cut off when it was written?",
+                expected=f"a header and one row an image, separated by {separator}",
             )
         )
     (_, header), body = numbered[0], numbered[1:]
@@ -201,8 +201,8 @@ def _header_findings(header: Sequence[str], where: str) -> list[Finding]:
             Fault(
                 where,
                 f"column {name!r} stands {header.count(name)} times in the header",
-                "each column once",
                 "Rename or remove one of them.",
+                expected="each column once",
             ),
         )
         for name in twice
@@ -223,8 +223,8 @@ def _ragged(
                 Fault(
                     f"{where}: row {row}",
                     f"it has {fields} fields{more}",
-                    f"{len(header)}, as the header has, separated by {separator}",
                     "Quote a value that holds the separator itself.",
+                    expected=f"{len(header)}, as the header has, separated by {separator}",
                 ),
             )
         )
@@ -247,7 +247,7 @@ def missing_column(
         Fault(
             cells.where,
             f"there is no column {name!r}",
-            f"it among {', '.join(present)}",
             f"Did you mean {close[0]!r}?" if close else "Add it.",
+            expected=f"it among {', '.join(present)}",
         ),
     )

@@ -126,11 +126,11 @@ def read_workbook(content: bytes, where: str) -> list[Worksheet]:
 
 
 def _broken(where: str, what: str) -> InputError:
-    return InputError(Fault(where, what, "a workbook as Excel saves it", _AS_CSV))
+    return InputError(Fault(where, what, _AS_CSV, expected="a workbook as Excel saves it"))
 
 
 def _too_large(where: str, what: str, most: str) -> InputError:
-    return InputError(Fault(where, what, most, _AS_CSV))
+    return InputError(Fault(where, what, _AS_CSV, expected=most))
 
 
 def _look_through(content: bytes, where: str) -> dict[str, _Part]:
@@ -171,8 +171,8 @@ def _check_kind(names: set[str], where: str) -> None:
         Fault(
             where,
             f"it is {kind}",
-            "CSV, TSV, Excel (.xlsx) or Parquet",
             "Open it and save it as .xlsx or as 'CSV UTF-8'.",
+            expected="CSV, TSV, Excel (.xlsx) or Parquet",
         )
     )
 
@@ -274,8 +274,8 @@ def _no_result(where: str, sheet: str, cells: Sequence[str]) -> list[Finding]:
             Fault(
                 f"{where}: sheet {sheet!r}",
                 f"{_named(cells)} a formula whose result was never stored",
-                "values",
                 "Open the file in Excel or LibreOffice and save it once.",
+                expected="values",
             ),
         )
     ]
@@ -295,7 +295,7 @@ def _error_values(where: str, sheet: Worksheet) -> list[Finding]:
             place = f"{where}: sheet {sheet.name!r}"
             what = f"{_named(cells)} the error {error}"
             fix = "Correct the formula or the date, or empty the cell."
-            findings.append(Finding("error-value", Fault(place, what, "a value", fix)))
+            findings.append(Finding("error-value", Fault(place, what, fix, expected="a value")))
     return findings
 
 

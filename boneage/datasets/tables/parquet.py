@@ -53,8 +53,8 @@ def read_parquet(content: bytes, where: str, key: str) -> Cells:
             Fault(
                 where,
                 "it is a Parquet file, and pyarrow is not installed",
-                "the extra that reads it",
                 "Run pip install pyarrow, or save the table as CSV.",
+                expected="the extra that reads it",
             )
         ) from None
     try:
@@ -70,7 +70,7 @@ def read_parquet(content: bytes, where: str, key: str) -> Cells:
         reason = str(error).partition("\n")[0][:200]
         what = f"it can't be read as Parquet ({reason})"
         fix = "Was it cut off? Write it again, or as CSV."
-        raise InputError(Fault(where, what, "a whole Parquet file", fix)) from None
+        raise InputError(Fault(where, what, fix, expected="a whole Parquet file")) from None
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(table.column_names)
@@ -99,8 +99,8 @@ def _check(file: Any, where: str) -> list[str]:
             Fault(
                 where,
                 f"the columns {', '.join(map(repr, nested[:5]))} hold lists, records or bytes",
-                "one plain value in each cell",
                 "Leave those columns out, or write them as text.",
+                expected="one plain value in each cell",
             )
         )
 
@@ -153,7 +153,7 @@ def _boundless(where: str, column: str) -> InputError:
     """Each text repeats the beginning of the last: a short page may hold any amount of text."""
     what = f"column {column!r} is encoded as DELTA_BYTE_ARRAY, whose size can't be told beforehand"
     fix = "Write it again with another encoding, or as CSV."
-    return InputError(Fault(where, what, "plain or dictionary encoding", fix))
+    return InputError(Fault(where, what, fix, expected="plain or dictionary encoding"))
 
 
 def _record(content: bytes, place: int, depth: int = 0) -> tuple[dict[int, Any], int]:
@@ -230,7 +230,9 @@ def _check_texts(table: pa.Table, where: str) -> None:
 
 def _too_large(where: str, what: str) -> InputError:
     most = f"at most {MOST_ROWS:,} rows, {MOST_CELLS:,} cells, {MOST_UNPACKED_BYTES:,} bytes"
-    return InputError(Fault(where, what, most, "Leave out the columns that are not needed."))
+    return InputError(
+        Fault(where, what, "Leave out the columns that are not needed.", expected=most)
+    )
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:

@@ -67,7 +67,7 @@ def read_sheet(path: Path, *, key: str = "image_id", sheet: str | None = None) -
         return _from_workbook(read_workbook(content, where), where, key, sheet)
     if sheet is not None:
         what = f"it is no workbook, and sheet {sheet!r} is asked for"
-        raise InputError(Fault(where, what, "an .xlsx file", "Leave --sheet out."))
+        raise InputError(Fault(where, what, "Leave --sheet out.", expected="an .xlsx file"))
     if content.startswith(b"PAR1"):
         return read_parquet(content, where, key)
     _refuse_others(content, where)
@@ -80,8 +80,8 @@ def read_sheet(path: Path, *, key: str = "image_id", sheet: str | None = None) -
             Fault(
                 where,
                 f"it has about {rows:,} rows and {cells:,} cells",
-                f"at most {MOST_ROWS:,} rows and {MOST_CELLS:,} cells",
                 "Leave out the columns that are not needed, or divide it.",
+                expected=f"at most {MOST_ROWS:,} rows and {MOST_CELLS:,} cells",
             )
         )
     return read_cells(text.encode(), where, delimiter=delimiter, key=key)
@@ -97,8 +97,8 @@ def _read(path: Path) -> bytes:
             Fault(
                 str(path),
                 f"it has {size:,} bytes",
-                f"a table of at most {MOST_BYTES:,}",
                 "Is it a table? Leave out the columns that are not needed, or divide it.",
+                expected=f"a table of at most {MOST_BYTES:,}",
             )
         )
     return read_bytes(path, "a table (CSV, Excel or Parquet)")
@@ -109,11 +109,11 @@ def _refuse_others(content: bytes, where: str) -> None:
         locked = _PROTECTED in content
         kind = "a workbook with a password" if locked else "an old Excel file (.xls)"
         fix = "Take the password off and save it anew." if locked else _SAVE_ANEW
-        raise InputError(Fault(where, f"it is {kind}", KINDS, fix))
+        raise InputError(Fault(where, f"it is {kind}", fix, expected=KINDS))
     start = content[:64].lstrip(codecs.BOM_UTF8 + b" \r\n\t")
     for magic, kind in _OTHERS.items():
         if start[: len(magic)].lower() == magic.lower():
-            raise InputError(Fault(where, f"it is {kind}", KINDS, _SAVE_ANEW))
+            raise InputError(Fault(where, f"it is {kind}", _SAVE_ANEW, expected=KINDS))
 
 
 def _decoded(content: bytes, where: str) -> str:
@@ -124,7 +124,7 @@ def _decoded(content: bytes, where: str) -> str:
         except UnicodeDecodeError:
             what = "it starts as UTF-16 text and goes on as something else"
             fix = "Was it cut off? Save it again, as 'CSV UTF-8'."
-            raise InputError(Fault(where, what, "a CSV file in UTF-8", fix)) from None
+            raise InputError(Fault(where, what, fix, expected="a CSV file in UTF-8")) from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -134,7 +134,7 @@ def _decoded(content: bytes, where: str) -> str:
             "Excel's plain 'CSV' is in Windows-1252: save it as 'CSV UTF-8 (comma delimited)', or "
             "run iconv -f WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv."
         )
-        raise InputError(Fault(where, what, "a CSV file in UTF-8", fix)) from None
+        raise InputError(Fault(where, what, fix, expected="a CSV file in UTF-8")) from None
 
 
 def _delimiter(text: str) -> tuple[str, str]:
@@ -194,8 +194,8 @@ def _from_workbook(sheets: Sequence[Worksheet], where: str, key: str, name: str 
             Fault(
                 where,
                 f"its cells have {letters:,} letters",
-                f"at most {MOST_LETTERS:,}",
                 "Leave out the columns that are not needed.",
+                expected=f"at most {MOST_LETTERS:,}",
             )
         )
     used = sorted({i for row in rows for i, text in enumerate(row) if text.strip()})
@@ -221,8 +221,8 @@ def _merged_finding(where: str, ranges: Sequence[str]) -> list[Finding]:
             Fault(
                 where,
                 f"the cells {named} are merged, which leaves all but the first of them empty",
-                "a value in every cell",
                 "Unmerge them and fill in each.",
+                expected="a value in every cell",
             ),
         )
     ]
@@ -235,7 +235,7 @@ def _choose(sheets: Sequence[Worksheet], where: str, name: str | None) -> Worksh
             if sheet.name == name:
                 return sheet
         what = f"there is no worksheet {name!r}"
-        raise InputError(Fault(where, what, f"one of {names}", "Correct --sheet."))
+        raise InputError(Fault(where, what, "Correct --sheet.", expected=f"one of {names}"))
     filled = [sheet for sheet in sheets if any(map(any, sheet.rows))]
     seen = [sheet for sheet in filled if not sheet.hidden] or filled
     tables = [sheet for sheet in seen if sum(_filled(row) > 1 for row in sheet.rows) > 1]
@@ -244,11 +244,13 @@ def _choose(sheets: Sequence[Worksheet], where: str, name: str | None) -> Worksh
             Fault(
                 where,
                 f"it has {len(tables)} worksheets with data",
-                "one, or to be told which",
                 f"Name one with --sheet: {', '.join(repr(sheet.name) for sheet in tables)}.",
+                expected="one, or to be told which",
             )
         )
     if not seen:
         what = f"its worksheets are empty ({names})"
-        raise InputError(Fault(where, what, "a table", "Was it saved before it was filled in?"))
+        raise InputError(
+            Fault(where, what, "Was it saved before it was filled in?", expected="a table")
+        )
     return (tables or seen)[0]

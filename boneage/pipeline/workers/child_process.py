@@ -77,7 +77,7 @@ class Child:
             how = f"ended with status {status}"
             if status < 0:
                 how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
-        return Fault(f"worker process {self.process.pid}", f"it {how}", expected, fix)
+        return Fault(f"worker process {self.process.pid}", f"it {how}", fix, expected=expected)
 
 
 def close(children: Sequence[Child]) -> None:

@@ -93,8 +93,8 @@ class Workers:
                 Fault(
                     "use_multiprocessing",
                     f"{sys.platform} can't hand memory to a new process",
-                    "Linux or macOS",
                     "Leave it out: threads serve the same batches.",
+                    expected="Linux or macOS",
                 )
             )
         self.ahead = count + waiting
@@ -276,8 +276,8 @@ def _memory(name: str, size: int) -> int:
             Fault(
                 "workers",
                 f"no {size / 1e6:,.0f} MB of memory can be shared with them ({error.strerror})",
-                "room for the batches that are being made or wait",
                 "Take fewer workers, a shorter max_queue_size or a smaller batch_size.",
+                expected="room for the batches that are being made or wait",
             )
         ) from None
     return descriptor
@@ -294,8 +294,8 @@ def _pickled(batches: Batches) -> tuple[int, list[tuple[int, int]]]:
             Fault(
                 "augmentation",
                 f"it can't be handed to another process ({error})",
-                "what can be pickled",
                 "Open files and connections inside the function, or leave out use_multiprocessing.",
+                expected="what can be pickled",
             )
         ) from None
     parts = [memoryview(text), *(buffer.raw() for buffer in buffers)]

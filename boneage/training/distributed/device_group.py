@@ -121,7 +121,9 @@ class Group:
         first = self._board.blocking_key_value_get(key, 24 * _HOUR)
         if value != first:
             here, there = (self.hosts.name(rank) for rank in (self.hosts.rank, 0))
-            raise InputError(Fault(here, f"{name} is {value}", f"{first}, as {there} has", fix))
+            raise InputError(
+                Fault(here, f"{name} is {value}", fix, expected=f"{first}, as {there} has")
+            )
         self.wait()
 
 
@@ -225,8 +227,8 @@ def _not_met(hosts: Hosts) -> Fault:
     return Fault(
         hosts.coordinator,
         f"not all {hosts.count} processes met there",
-        f"each of them within {JOIN_SECONDS} seconds, with the same --hosts",
         "Do all hosts reach that address, and is that port free?",
+        expected=f"each of them within {JOIN_SECONDS} seconds, with the same --hosts",
     )
 
 
@@ -316,9 +318,9 @@ def _indivisible(size: int, devices: int) -> Fault:
     return Fault(
         "training.batch_size",
         f"{size} images can't be divided among {devices} devices",
-        f"a multiple of {devices}",
         f"Train with --set training.batch_size={choices}, or on fewer devices "
         "(CUDA_VISIBLE_DEVICES=0 leaves one).",
+        expected=f"a multiple of {devices}",
     )
 
 
@@ -326,6 +328,6 @@ def _not_on_jax(hosts: Hosts) -> Fault:
     return Fault(
         f"{hosts.count} hosts",
         f"Keras runs on {keras.backend.backend()}",
-        "Keras on JAX, which alone trains on several hosts",
         "Begin the command with KERAS_BACKEND=jax (pip install 'jax<0.11').",
+        expected="Keras on JAX, which alone trains on several hosts",
     )

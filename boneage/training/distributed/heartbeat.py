@@ -108,7 +108,7 @@ class Watch:
     def fault_of(self, rank: int, what: str) -> Fault:
         """The message for a process that is gone."""
         expected = f"all {self._hosts.count} processes until the end of the training"
-        return Fault(self._hosts.name(rank), what, expected, self._fix)
+        return Fault(self._hosts.name(rank), what, self._fix, expected=expected)
 
     def _run(self) -> None:
         while not self._closed.wait(BEAT_SECONDS):

@@ -69,7 +69,9 @@ def find_hosts(
     if addresses is None:
         if rank is not None:
             raise InputError(
-                Fault(f"--rank {rank}", "there are no --hosts beside it", _FORM, "Give both.")
+                Fault(
+                    f"--rank {rank}", "there are no --hosts beside it", "Give both.", expected=_FORM
+                )
             )
         return _from_slurm(environment) or _from_master(environment)
     names = tuple(name.strip() for name in addresses.split(","))
@@ -79,7 +81,12 @@ def find_hosts(
         told = next((name for name in _RANKS if name in environment), None)
         if told is None:
             faults.append(
-                Fault("--hosts", "there is no --rank beside it", _FORM, "Number each host's own.")
+                Fault(
+                    "--hosts",
+                    "there is no --rank beside it",
+                    "Number each host's own.",
+                    expected=_FORM,
+                )
             )
         else:
             where, rank = told, _number(environment, told)
@@ -88,8 +95,8 @@ def find_hosts(
             Fault(
                 f"{where} {rank}",
                 f"there are {len(names)} hosts",
-                f"0 to {len(names) - 1}, another on every host",
                 "Number them in the order of --hosts.",
+                expected=f"0 to {len(names) - 1}, another on every host",
             )
         )
     if faults or rank is None:
@@ -109,7 +116,9 @@ def _wrong_addresses(names: tuple[str, ...]) -> list[Fault]:
             what = f"{name} stands in it twice"
         else:
             continue
-        faults.append(Fault("--hosts", what, _FORM, f"As in --hosts node1:{PORT},node2:{PORT}."))
+        faults.append(
+            Fault("--hosts", what, f"As in --hosts node1:{PORT},node2:{PORT}.", expected=_FORM)
+        )
     return faults
 
 
@@ -159,14 +168,19 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     value = environment.get(name)
     if value is None or not value.isdigit():
         what = "it is not set" if value is None else f"it is {value!r}"
-        raise InputError(Fault(name, what, "a whole number from the launcher", _ESCAPE))
+        raise InputError(Fault(name, what, _ESCAPE, expected="a whole number from the launcher"))
     return int(value)
 
 
 def _within(rank: int, count: int, name: str) -> int:
     if rank >= count:
         raise InputError(
-            Fault(f"{name} {rank}", f"there are {count} processes", f"0 to {count - 1}", _ESCAPE)
+            Fault(
+                f"{name} {rank}",
+                f"there are {count} processes",
+                _ESCAPE,
+                expected=f"0 to {count - 1}",
+            )
         )
     return rank
 

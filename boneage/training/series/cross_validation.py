@@ -65,7 +65,7 @@ def plan_folds(recipe: Recipe, manifest: Manifest, out: Path, folds: int) -> lis
 
 
 def prepare_folds(manifest: Manifest, planned: Sequence[Planned]) -> None:
-    """Gives every fold its store: all share the files of one, so each film is decoded once.
+    """Gives every fold its store: all share the files of one, so each radiograph is decoded once.
 
     Raises:
         InputError: Images that can't be read, all of them, or no room on the disk.
@@ -134,13 +134,13 @@ def _folds(manifest: Manifest, folds: int, seed: int) -> NDArray[np.int64]:
             Fault(
                 str(manifest.path),
                 "all of its images are in the test split",
-                "images to train on",
                 "Assign some to train; cross-validation takes train and val together.",
+                expected="images to train on",
             )
         )
     paths = pd.Series([str(path) for path in manifest.image_paths()], table.index)
     patient = table["patient_id"] if "patient_id" in table else pd.Series("", table.index)
-    # Two parts of one film are one patient's, told or not.
+    # Two parts of one radiograph are one patient's, told or not.
     patient = patient.where((patient != "") | ~paths.duplicated(keep=False), "film " + paths)
     fold = np.zeros(len(table), np.int64)
     fold[mine] = assign_folds(table[mine].assign(patient_id=patient[mine]), folds=folds, seed=seed)
@@ -162,8 +162,8 @@ def _write_fold(manifest: Manifest, fold: NDArray[np.int64], number: int, out: P
                 Fault(
                     str(path),
                     "the file was changed since it was written",
-                    "the fold as it was dealt",
                     "Delete it (it is written again), or name another --out.",
+                    expected="the fold as it was dealt",
                 )
             )
         fresh.replace(path)

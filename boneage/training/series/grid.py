@@ -105,7 +105,7 @@ def _seeds(text: str, faults: list[Fault]) -> list[int]:
         written = part.strip()
         if not (written.isascii() and written.isdigit() and int(written) < 2**32):
             what, expected = f"{written!r} is no seed", "whole numbers from 0, as in 0,1,2"
-            faults.append(Fault(where, what, expected, "Separate them by commas."))
+            faults.append(Fault(where, what, "Separate them by commas.", expected=expected))
         elif int(written) in seeds:
             faults.append(_twice(where, f"{written} is given twice", "Leave one out."))
         else:
@@ -144,14 +144,14 @@ def _axis(text: str, faults: list[Fault]) -> Axis | None:
     key, where = key.strip(), f"--grid {text}"
     expected, fix = "section.key=value,value", "Write it as training.learning_rate=1e-3,3e-3."
     if not equals or not key:
-        faults.append(Fault(where, "there is no '=' behind a key in it", expected, fix))
+        faults.append(Fault(where, "there is no '=' behind a key in it", fix, expected=expected))
         return None
     split = _split(values)
     if not all(split):
-        faults.append(Fault(where, "a value in it is empty", expected, fix))
+        faults.append(Fault(where, "a value in it is empty", fix, expected=expected))
         return None
     if key == "seed":
-        faults.append(Fault(where, "seeds are no grid", "--seeds", "Write --seeds 0,1,2."))
+        faults.append(Fault(where, "seeds are no grid", "Write --seeds 0,1,2.", expected="--seeds"))
         return None
     return Axis(key, tuple(split))
 
@@ -206,7 +206,7 @@ def _same_values(axes: Sequence[Axis], settings: Sequence[Setting]) -> list[Faul
 
 
 def _twice(where: str, what: str, fix: str) -> Fault:
-    return Fault(where, what, "everything once", fix)
+    return Fault(where, what, fix, expected="everything once")
 
 
 def _blamed(fault: Fault, axes: Sequence[Axis], chosen: Sequence[str]) -> Fault:

@@ -87,8 +87,8 @@ class Planned:
             Fault(
                 str(self.folder),
                 f"{key} is {was} in this run",
-                f"{now}, as the series has it",
                 "Somebody else trained there: name another --out, or move the folder away.",
+                expected=f"{now}, as the series has it",
             )
             for key, was, now in differences(
                 {
@@ -134,20 +134,22 @@ def settle(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
         # Another job of the same array may be at it: what begins with a dot is being written.
         if out.exists() and any(not name.name.startswith(".") for name in out.iterdir()):
             what, expected = "the folder is not empty", "a new folder, or that of the same series"
-            raise InputError(Fault(str(out), what, expected, "Name another --out."))
+            raise InputError(Fault(str(out), what, "Name another --out.", expected=expected))
         write_json(path, now)
     was = read_json(path)
     if not isinstance(was.get("recipe"), dict):
         what, expected = "it tells of no recipe", "the plan of a series, as it was written"
-        raise InputError(Fault(str(path), what, expected, "Was it edited? Name another --out."))
+        raise InputError(
+            Fault(str(path), what, "Was it edited? Name another --out.", expected=expected)
+        )
     # A recipe of an earlier version lacks the keys that have come since.
     was["recipe"] = recipe_from_values(was["recipe"], where=str(path)).model_dump(mode="json")
     faults = [
         Fault(
             str(out),
             f"{key} is {new} now",
-            f"{old}, as {_PLAN} in it records",
             "Go on with that, or name another --out.",
+            expected=f"{old}, as {_PLAN} in it records",
         )
         for key, old, new in differences(was, json.loads(json.dumps(now)))
     ]
@@ -183,7 +185,9 @@ def choose(planned: Sequence[Planned], only: int | None, option: str = "--only")
     if not 1 <= only <= len(planned):
         what = f"there are {len(planned)} runs"
         fix = "Count from 1, in a job array too: --array=1-" + str(len(planned))
-        raise InputError(Fault(f"{option} {only}", what, f"1 to {len(planned)}", f"{fix}."))
+        raise InputError(
+            Fault(f"{option} {only}", what, f"{fix}.", expected=f"1 to {len(planned)}")
+        )
     return [planned[only - 1]]
 
 
@@ -265,8 +269,8 @@ def read_scores(one: Planned, split: str) -> dict[str, Any]:
             Fault(
                 str(predictions),
                 "the file is not what was scored",
-                f"the predictions that {one.run.metrics_path(split).name} tells of",
                 f"Score it again: boneage evaluate {one.folder} --split {split}.",
+                expected=f"the predictions that {one.run.metrics_path(split).name} tells of",
             )
         )
     return scores

@@ -85,7 +85,7 @@ def find_recipe(name: str) -> Path:
     close = difflib.get_close_matches(name, names, n=1)
     expected = "the path of a recipe" + (f", or one of {', '.join(names)}" if names else "")
     fix = f"Did you mean {close[0]!r}?" if close else "Check its name."
-    raise InputError(Fault(f"recipe {name!r}", "there is no such recipe", expected, fix))
+    raise InputError(Fault(f"recipe {name!r}", "there is no such recipe", fix, expected=expected))
 
 
 def _experiments() -> list[Path]:
@@ -109,8 +109,8 @@ def read_published_recipe(
             Fault(
                 str(path),
                 "there is no [published] in it, so nothing to compare with",
-                "a recipe with [published]: source, and test_mae_months or val_mae_months",
                 "Add it, or train the recipe with `boneage train`.",
+                expected="a recipe with [published]: source, and test_mae_months or val_mae_months",
             )
         )
     return recipe.model_copy(update={"phantom": None})  # it is not what is trained on
@@ -200,8 +200,8 @@ def _check_out(folders: Folders) -> None:
             Fault(
                 str(folder),
                 "there is something else in it" if folder.is_dir() else "it is a file",
-                "a new run folder, or that of a reproduction that was cut off",
                 "Name another --out.",
+                expected="a new run folder, or that of a reproduction that was cut off",
             )
         )
 
@@ -230,8 +230,8 @@ def _kept_manifest(data: Path, folders: Folders, progress: bool) -> Manifest:
                 Fault(
                     str(data),
                     f"its images or labels are not those that {folders.run.folder} was begun with",
-                    f"those in {path}",
                     "Name the folder that it was begun with, or another --out.",
+                    expected=f"those in {path}",
                 )
             )
         new.replace(path)
@@ -290,8 +290,8 @@ def _check_disk(needs: Mapping[str, tuple[Path, int]]) -> None:
                 Fault(
                     str(existing),
                     f"the disk has {free / 1e9:.1f} GB left",
-                    f"{size / 1e9:.1f} GB: {parts}",
                     "Make room, name an --out on another disk, or set BONEAGE_CACHE to one.",
+                    expected=f"{size / 1e9:.1f} GB: {parts}",
                 )
             )
 
@@ -328,8 +328,8 @@ def _check(manifest: Manifest, progress: bool) -> None:
             Fault(
                 str(manifest.path),
                 f"{len(errors)} errors: {' '.join(errors[:_SHOWN_FAULTS])}{more}",
-                "data without errors",
                 f"See all of them: boneage data check {manifest.path}",
+                expected="data without errors",
             )
         )
 

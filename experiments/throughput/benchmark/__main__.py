@@ -21,13 +21,15 @@ SizeOption = Annotated[int, typer.Option(min=32, max=2048, help="Side of the ima
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Threads or processes; one for each core if not said.")
 ]
-FilmsOption = Annotated[
+RadiographsOption = Annotated[
     list[Path] | None,
-    typer.Option(metavar="PATH", help="A film, or a folder of films; else phantoms are drawn."),
+    typer.Option(
+        metavar="PATH", help="A radiograph, or a folder of radiographs; else phantoms are drawn."
+    ),
 ]
 SecondsOption = Annotated[float, typer.Option(min=0.01, help="Of every turn, at least.")]
 
-_FILM_NAMES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"}
+_RADIOGRAPH_NAMES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"}
 
 bench_app = app(None, "Measure how fast it is here.")
 
@@ -39,7 +41,7 @@ def bench_pipeline(
     workers: WorkersOption = None,
     rounds: RoundsOption = 5,
     seconds: SecondsOption = 3.0,
-    films: FilmsOption = None,
+    radiographs: RadiographsOption = None,
     contender: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this one; may be repeated.")
     ] = None,
@@ -60,7 +62,7 @@ def bench_pipeline(
         workers=workers or usable_cores(),
         rounds=rounds,
         seconds=seconds,
-        films=_films(films),
+        radiographs=_radiographs(radiographs),
         contenders=contender or (),
         say=_say,
     )
@@ -73,7 +75,7 @@ def bench_prepare(
     count: Annotated[int, typer.Option(min=1, help="Films of each turn.")] = 256,
     workers: WorkersOption = None,
     rounds: RoundsOption = 5,
-    films: FilmsOption = None,
+    radiographs: RadiographsOption = None,
     as_json: JsonOption = False,
     out: FileOption = None,
 ) -> None:
@@ -86,7 +88,7 @@ def bench_prepare(
         count=count,
         workers=workers or usable_cores(),
         rounds=rounds,
-        films=_films(films),
+        radiographs=_radiographs(radiographs),
         say=_say,
     )
     _show(result, COLUMNS, as_json, out)
@@ -194,16 +196,16 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _films(paths: list[Path] | None) -> list[Path]:
-    """The films named, and those in the folders named."""
-    films: list[Path] = []
+def _radiographs(paths: list[Path] | None) -> list[Path]:
+    """The radiographs named, and those in the folders named."""
+    radiographs: list[Path] = []
     for path in paths or ():
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found = [one for one in inside if one.suffix.lower() in _FILM_NAMES]
+        found = [one for one in inside if one.suffix.lower() in _RADIOGRAPH_NAMES]
         if not found:
             refuse(f"--films {path}", "a radiograph or a folder of radiographs")
-        films += found
-    return films
+        radiographs += found
+    return radiographs
 
 
 def main() -> None:

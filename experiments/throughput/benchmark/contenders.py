@@ -52,7 +52,7 @@ _ROOM = "experiments.throughput.benchmark"
 CONTENDERS = (
     Contender(
         "tutorial",
-        "tutorial generator, film by film",
+        "tutorial generator, radiograph by film",
         f"{_ROOM}.tutorial",
         {"processes": False},
         note="imread, resize, float32/255, stock albumentations; in the training's thread",

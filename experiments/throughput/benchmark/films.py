@@ -1,4 +1,4 @@
-"""What is measured on when no films are given: phantoms in full size, and stores made from them."""
+"""What is measured on when no radiographs are given: phantoms in full size, and stores made from them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
 FULL_SIZE = (2044, 1514)
-"""Height and width of the usual film of the RSNA 2017 set, pixels."""
+"""Height and width of the usual radiograph of the RSNA 2017 set, pixels."""
 
 NOISE_LEVELS = 2.0
-"""Standard deviation of the noise drawn onto a film, grey levels: real ones are not smooth, and
+"""Standard deviation of the noise drawn onto a radiograph, grey levels: real ones are not smooth, and
 a smooth one would be a smaller file that takes less to read."""
 
 _DRAWN_SIDE = 1024
 _PURPOSE = 0x42454E43  # keeps the noise apart from other streams of the same seed
 
 
-def draw_films(
+def draw_radiographs(
     folder: Path, count: int, shape: tuple[int, int] = FULL_SIZE, seed: int = 0
 ) -> list[Path]:
-    """Draws phantom films as 8-bit grey PNG, on all cores.
+    """Draws phantom radiographs as 8-bit grey PNG, on all cores.
 
     Args:
         folder: Where to; made if it is not there.
@@ -49,8 +49,8 @@ def draw_films(
     folder.mkdir(parents=True, exist_ok=True)
 
     def draw(index: int) -> Path:
-        film = phantom(seed, index, min(_DRAWN_SIDE, max(64, *shape))).image
-        large = cv2.resize(film, shape[::-1], interpolation=cv2.INTER_LINEAR)
+        radiograph = phantom(seed, index, min(_DRAWN_SIDE, max(64, *shape))).image
+        large = cv2.resize(radiograph, shape[::-1], interpolation=cv2.INTER_LINEAR)
         rng = np.random.default_rng([seed, _PURPOSE, index])
         noise = rng.standard_normal(shape, np.float32) * np.float32(NOISE_LEVELS)
         noisy = cv2.add(large, noise, dtype=cv2.CV_8U)  # rounded, and clipped to 0-255
@@ -62,8 +62,8 @@ def draw_films(
         return list(pool.map(draw, range(count)))
 
 
-def frame_films(films: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
-    """Returns the whole films framed to one size: array `(n, size, size)`, uint8.
+def frame_radiographs(radiographs: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
+    """Returns the whole radiographs framed to one size: array `(n, size, size)`, uint8.
 
     Raises:
         InputError: One of them can't be read.
@@ -71,7 +71,7 @@ def frame_films(films: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
     framing = Framing(size=size, crop="film")
     with threads(usable_cores()) as pool:
         return np.stack(
-            list(pool.map(lambda path: frame(read_radiograph(path), framing).pixels, films))
+            list(pool.map(lambda path: frame(read_radiograph(path), framing).pixels, radiographs))
         )
 
 
@@ -87,7 +87,7 @@ def write_pictures(folder: Path, rows: npt.NDArray[np.uint8]) -> list[Path]:
 def write_store(
     folder: Path, count: int, size: int, rows: npt.NDArray[np.uint8] | None = None
 ) -> None:
-    """Writes a store that `open_store` takes, without a manifest and films behind it.
+    """Writes a store that `open_store` takes, without a manifest and radiographs behind it.
 
     Args:
         folder: New.

@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.throughput.benchmark.radiographs import write_store
+
 from boneage.errors import Fault, InputError
-from experiments.throughput.benchmark.films import write_store
 from experiments.throughput.benchmark.result import Row, document
 
 CLONE = Path(__file__).parents[3]
@@ -123,8 +124,8 @@ def _check_folder(folder: Path) -> None:
             Fault(
                 str(folder),
                 "it is in memory (tmpfs)",
-                "a folder on a disk",
                 "Name another one with --folder.",
+                expected="a folder on a disk",
             )
         )
 

@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from boneage.recipe import Augmentation
-from experiments.throughput.benchmark.contenders import BY_NAME, CONTENDERS
-from experiments.throughput.benchmark.contest import START_SECONDS, Contest
-from experiments.throughput.benchmark.films import (
-    draw_films,
-    frame_films,
+from experiments.throughput.benchmark.radiographs import (
+    draw_radiographs,
+    frame_radiographs,
     write_pictures,
     write_store,
 )
+
+from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.contenders import BY_NAME, CONTENDERS
+from experiments.throughput.benchmark.contest import START_SECONDS, Contest
 from experiments.throughput.benchmark.result import (
     Row,
     add_ratios,
@@ -33,7 +34,7 @@ in the rates as often as in a training."""
 STORE_ROWS = 2_048
 """Rows of the store: at 299 pixels 183 MB, more than a processor's caches hold."""
 
-DRAWN_FILMS = 32
+DRAWN_RADIOGRAPHS = 32
 
 OURS = ("boneage-processes", "boneage-threads", "boneage-next")
 """Which row the others are compared with: the first of these that ran."""
@@ -55,7 +56,7 @@ def bench_pipeline(
     workers: int,
     rounds: int,
     seconds: float,
-    films: Sequence[Path] = (),
+    radiographs: Sequence[Path] = (),
     contenders: Sequence[str] = (),
     warm_seconds: float = 10.0,
     patience: float = START_SECONDS,
@@ -69,7 +70,7 @@ def bench_pipeline(
         workers: Processes or threads of everyone who has some.
         rounds: Turns that each gets.
         seconds: Of each turn, at least.
-        films: Radiographs; phantoms in the usual size are drawn if there are none.
+        radiographs: Radiographs; phantoms in the usual size are drawn if there are none.
         contenders: Names; all if there are none.
         warm_seconds: How long each runs before its first turn.
         patience: Seconds that one may take to start.
@@ -79,14 +80,14 @@ def bench_pipeline(
         `machine`, `settings` and `rows`.
 
     Raises:
-        InputError: A film can't be read.
+        InputError: A radiograph can't be read.
     """
     chosen = [one for one in CONTENDERS if not contenders or one.name in contenders]
     contest = Contest(say)
     with tempfile.TemporaryDirectory(prefix="boneage-bench-") as temporary:
         folder = Path(temporary)
-        say("making films and store")
-        setting = prepare_setting(folder, films, size, batch, workers, warm_seconds)
+        say("making radiographs and store")
+        setting = prepare_setting(folder, radiographs, size, batch, workers, warm_seconds)
         path = folder / "setting.json"
         setting.write(path)
         try:
@@ -97,7 +98,11 @@ def bench_pipeline(
         finally:
             contest.close()
         rows = [_row(contest, one.name) for one in chosen]
-        drawn = "" if films else f"{len(setting.films)} phantom films drawn in full size"
+        drawn = (
+            ""
+            if radiographs
+            else f"{len(setting.radiographs)} phantom radiographs drawn in full size"
+        )
     ours = next((name for name in OURS if contest.turns.get(name)), OURS[0])
     add_ratios(rows, BY_NAME[ours].title)
     settings = {
@@ -106,7 +111,7 @@ def bench_pipeline(
         "workers": workers,
         "rounds": rounds,
         "seconds": seconds,
-        "films": drawn or f"{len(films)} films given",
+        "films": drawn or f"{len(radiographs)} radiographs given",
         "images_an_epoch": setting.count,
         "store_rows": STORE_ROWS,
         "augmentation": Augmentation().model_dump(mode="json"),
@@ -117,19 +122,19 @@ def bench_pipeline(
 
 def prepare_setting(
     folder: Path,
-    films: Sequence[Path],
+    radiographs: Sequence[Path],
     size: int,
     batch: int,
     workers: int,
     warm_seconds: float,
 ) -> Setting:
-    """Makes films, pictures and store in a folder, where they are not given."""
-    paths = list(films) or draw_films(folder / "films", DRAWN_FILMS)
-    framed = frame_films(paths, size)
+    """Makes radiographs, pictures and store in a folder, where they are not given."""
+    paths = list(radiographs) or draw_radiographs(folder / "films", DRAWN_RADIOGRAPHS)
+    framed = frame_radiographs(paths, size)
     write_store(folder / "store", STORE_ROWS, size, framed)
     pictures = write_pictures(folder / "pictures", framed)
     return Setting(
-        films=tuple(map(str, paths)),
+        radiographs=tuple(map(str, paths)),
         pictures=tuple(map(str, pictures)),
         store=str(folder / "store"),
         size=size,

@@ -1,4 +1,4 @@
-"""`boneage bench prepare`: films a second into a store, beside decoding and resizing alone."""
+"""`boneage bench prepare`: radiographs a second into a store, beside decoding and resizing alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from experiments.throughput.benchmark.radiographs import draw_radiographs
 
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.pipeline.store import prepare
 from boneage.recipe import Framing
 from boneage.runtime.threads import threads
-from experiments.throughput.benchmark.films import draw_films
 from experiments.throughput.benchmark.processes import cpu_seconds
 from experiments.throughput.benchmark.result import (
     Row,
@@ -28,7 +28,7 @@ from experiments.throughput.benchmark.result import (
     significant,
 )
 
-DRAWN_FILMS = 32
+DRAWN_RADIOGRAPHS = 32
 
 COLUMNS = {
     "images_per_second": "films/s",
@@ -38,7 +38,7 @@ COLUMNS = {
     "cpu_seconds_per_1000": "CPU s/1,000",
 }
 
-HAND, FILM = "boneage, crop = hand", "boneage, crop = film"
+HAND, RADIOGRAPH = "boneage, crop = hand", "boneage, crop = film"
 BARE = "decode and area resize alone"
 
 
@@ -48,34 +48,36 @@ def bench_prepare(
     count: int,
     workers: int,
     rounds: int,
-    films: Sequence[Path] = (),
+    radiographs: Sequence[Path] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Prepares the same films in turns: as `boneage data prepare` does, and bare.
+    """Prepares the same radiographs in turns: as `boneage data prepare` does, and bare.
 
     Args:
         size: Side of the pictures, pixels.
-        count: Films of each turn; fewer files are read several times over.
+        count: Radiographs of each turn; fewer files are read several times over.
         workers: Threads that decode.
         rounds: Turns.
-        films: Radiographs; phantoms in the usual size are drawn if there are none.
+        radiographs: Radiographs; phantoms in the usual size are drawn if there are none.
         say: Shows what is being done.
 
     Returns:
         `machine`, `settings` and `rows`; `ratio` is our usual way (`crop = hand`) over the row's,
-        and `film_ratio` that of the whole film over bare decoding and resizing.
+        and `film_ratio` that of the whole radiograph over bare decoding and resizing.
 
     Raises:
-        InputError: A film can't be read.
+        InputError: A radiograph can't be read.
     """
     with tempfile.TemporaryDirectory(prefix="boneage-bench-") as temporary:
         folder = Path(temporary)
         say("making films")
-        paths = list(films) or draw_films(folder / "films", DRAWN_FILMS)
+        paths = list(radiographs) or draw_radiographs(folder / "films", DRAWN_RADIOGRAPHS)
         manifest = _manifest(folder, paths, count)
         ways: dict[str, Callable[[Path], None]] = {
             HAND: lambda out: _prepare(manifest, Framing(size=size, crop="hand"), out, workers),
-            FILM: lambda out: _prepare(manifest, Framing(size=size, crop="film"), out, workers),
+            RADIOGRAPH: lambda out: _prepare(
+                manifest, Framing(size=size, crop="film"), out, workers
+            ),
             BARE: lambda _: bare(manifest.image_paths(), size, workers),
         }
         turns: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -88,28 +90,31 @@ def bench_prepare(
                     turns[name].append(spent)
     rows = [_row(name, spent, count) for name, spent in turns.items()]
     whole = [row for row in rows if row["name"] != HAND]
-    add_ratios(whole, FILM)
-    film_ratio = whole[-1]["ratio"]
+    add_ratios(whole, RADIOGRAPH)
+    radiograph_ratio = whole[-1]["ratio"]
     add_ratios(rows, HAND)
     settings = {
         "size": size,
         "count": count,
         "workers": workers,
         "rounds": rounds,
-        "films": f"{len(paths)} {'given' if films else 'phantom'} films, read again up to {count}",
+        "films": f"{len(paths)} {'given' if radiographs else 'phantom'} radiographs, read again up to {count}",
         "ours": HAND,
     }
-    return document(settings, rows, film_ratio=film_ratio)
+    return document(settings, rows, radiograph_ratio=radiograph_ratio)
 
 
 def bare(paths: Sequence[Path], size: int, workers: int) -> None:
     """Decodes files and shrinks them by area to fit the size, on all cores, and keeps nothing."""
 
     def read(path: Path) -> None:
-        film = np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
-        scale = size / max(film.shape)
-        inner = (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[0] * scale)))
-        cv2.resize(film, inner, interpolation=cv2.INTER_AREA)
+        radiograph = np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+        scale = size / max(radiograph.shape)
+        inner = (
+            max(1, round(radiograph.shape[1] * scale)),
+            max(1, round(radiograph.shape[0] * scale)),
+        )
+        cv2.resize(radiograph, inner, interpolation=cv2.INTER_AREA)
 
     with _one_thread_each(), threads(workers) as pool:
         for _ in pool.map(read, paths):

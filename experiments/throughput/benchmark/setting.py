@@ -13,19 +13,19 @@ class Setting:
     """One benchmark's conditions; crosses to other processes as JSON.
 
     Attributes:
-        films: Radiographs in full size, as files.
+        radiographs: Radiographs in full size, as files.
         pictures: The same, framed and resized, as 8-bit grey PNG.
         store: Folder of a store with the same, framed and resized.
         size: Side of a framed picture, pixels.
         batch: Images a batch.
         workers: Threads or processes, for those who can be told.
-        count: Images an epoch; films, pictures and rows of the store are repeated up to it.
+        count: Images an epoch; radiographs, pictures and rows of the store are repeated up to it.
         seed: Of order and augmentation.
         warm_seconds: How long to run before anything is measured, at least.
         least_batches: How many batches to time at least, however long they take.
     """
 
-    films: tuple[str, ...]
+    radiographs: tuple[str, ...]
     pictures: tuple[str, ...]
     store: str
     size: int

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import keras
 import numpy as np
+from experiments.throughput.benchmark.radiographs import write_store
 
 from boneage.datasets.phantom.cohort import phantom
 from boneage.models.builder import build_model
@@ -22,7 +23,6 @@ from boneage.pipeline.store import open_store
 from boneage.recipe import Augmentation
 from boneage.training.distributed.device_group import accelerator
 from experiments.throughput.benchmark.constant import constant_batches
-from experiments.throughput.benchmark.films import write_store
 from experiments.throughput.benchmark.processes import cpu_seconds, memory_mb
 from experiments.throughput.benchmark.result import (
     Row,
@@ -51,7 +51,7 @@ COLUMNS = {
     "peak_memory_mb": "memory, MB",
 }
 
-_DRAWN_FILMS = 32
+_DRAWN_RADIOGRAPHS = 32
 _MOST_ROWS = 2_048
 
 
@@ -151,8 +151,15 @@ def bench_training(
 
 
 def _draw_store(folder: Path, count: int, size: int) -> None:
-    films = [phantom(0, index, max(64, size)).image for index in range(min(count, _DRAWN_FILMS))]
-    write_store(folder, count, size, np.stack([cv2.resize(film, (size, size)) for film in films]))
+    radiographs = [
+        phantom(0, index, max(64, size)).image for index in range(min(count, _DRAWN_RADIOGRAPHS))
+    ]
+    write_store(
+        folder,
+        count,
+        size,
+        np.stack([cv2.resize(radiograph, (size, size)) for radiograph in radiographs]),
+    )
 
 
 def _generator(

@@ -1,4 +1,4 @@
-"""The generator of the tutorials: read, resize, scale and augment each film in `__getitem__`."""
+"""The generator of the tutorials: read, resize, scale and augment each radiograph in `__getitem__`."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class TutorialDataset(keras.utils.PyDataset):
         start = index * setting.batch
         images = []
         for number in range(start, min(setting.count, start + setting.batch)):
-            film = setting.films[number % len(setting.films)]
+            radiograph = setting.radiographs[number % len(setting.radiographs)]
             # Tutorials leave the second argument out and get three times the bytes.
-            image = cv2.imread(film, cv2.IMREAD_GRAYSCALE)
+            image = cv2.imread(radiograph, cv2.IMREAD_GRAYSCALE)
             image = cv2.resize(image, (setting.size, setting.size))
             image = image.astype(np.float32) / 255
             images.append(self.augment(image=image)["image"])

@@ -14,8 +14,8 @@ from boneage.datasets.phantom.cohort import phantom
 
 def png(path: Path, *, size: tuple[int, int] = (40, 32), dtype: type = np.uint8) -> Path:
     path.parent.mkdir(exist_ok=True)
-    film = cv2.resize(phantom(5, path.name.encode()[0], 64).image, size[::-1])
-    cv2.imwrite(str(path), film.astype(dtype) * (np.iinfo(dtype).max // 255))
+    radiograph = cv2.resize(phantom(5, path.name.encode()[0], 64).image, size[::-1])
+    cv2.imwrite(str(path), radiograph.astype(dtype) * (np.iinfo(dtype).max // 255))
     return path
 
 
@@ -149,20 +149,20 @@ def hands(folder: Path, count: int) -> list[str]:
     (folder / "films").mkdir(exist_ok=True)
     rows = []
     for i in range(count):
-        film = phantom(5, i, 128)
-        cv2.imwrite(str(folder / "films" / f"{i}.png"), film.image)
+        radiograph = phantom(5, i, 128)
+        cv2.imwrite(str(folder / "films" / f"{i}.png"), radiograph.image)
         split = ("train", "val", "test")[i % 3]
-        rows.append(f"{i},films/{i}.png,{film.age_months:g},{film.sex},{split}")
+        rows.append(f"{i},films/{i}.png,{radiograph.age_months:g},{radiograph.sex},{split}")
     return rows
 
 
-def test_what_looking_at_films_tells_is_a_warning_with_ids(tmp_path: Path) -> None:
+def test_what_looking_at_radiographs_tells_is_a_warning_with_ids(tmp_path: Path) -> None:
     rows = hands(tmp_path, 9)
-    film = phantom(5, 0, 128).image
+    radiograph = phantom(5, 0, 128).image
     spoilt = {
         "1": phantom(5, 1, 128).image[::-1],
         "2": np.rot90(phantom(5, 2, 128).image),
-        "3": np.hstack([film, phantom(5, 3, 128).image[:, ::-1]]),
+        "3": np.hstack([radiograph, phantom(5, 3, 128).image[:, ::-1]]),
         "4": 255 - phantom(5, 4, 128).image,
         "5": 100 + phantom(5, 5, 128).image // 64,
         "8": np.where(np.arange(128)[:, None] < 12, phantom(5, 8, 128).image | 128, 0),
@@ -182,7 +182,9 @@ def test_what_looking_at_films_tells_is_a_warning_with_ids(tmp_path: Path) -> No
     assert "upside down" in upside_down.message
 
 
-def test_the_same_film_across_splits_is_an_error_and_within_one_a_warning(tmp_path: Path) -> None:
+def test_the_same_radiograph_across_splits_is_an_error_and_within_one_a_warning(
+    tmp_path: Path,
+) -> None:
     rows = hands(tmp_path, 9)
     for source, copy in (("0", "a"), ("1", "b")):
         image = cv2.imread(str(tmp_path / "films" / f"{source}.png"), 0)
@@ -222,10 +224,10 @@ def test_a_phantom_cohort_passes(cohort: Path) -> None:
     assert report.faults == ()
 
 
-def test_two_parts_of_one_film_are_two_images(tmp_path: Path) -> None:
-    film = phantom(5, 0, 128).image
+def test_two_parts_of_one_radiograph_are_two_images(tmp_path: Path) -> None:
+    radiograph = phantom(5, 0, 128).image
     (tmp_path / "films").mkdir()
-    cv2.imwrite(str(tmp_path / "films" / "a.png"), np.hstack([film, film]))
+    cv2.imwrite(str(tmp_path / "films" / "a.png"), np.hstack([radiograph, radiograph]))
     parts = ["0 0 128 128", "128 0 256 128", "0 0 128 128"]
     rows = [f"{i},films/a.png,90,F,train,{part}" for i, part in enumerate(parts)]
     report = audit(manifest(tmp_path, *rows, header=",".join([*COLUMNS, "region"])), progress=False)

@@ -19,8 +19,8 @@ YEARS = (0, 2, 5, 9, 13, 18)
 HEADER = "number,sex,chronological_age,reading_1,reading_2"
 
 
-def films() -> list[tuple[str, int, str]]:
-    """Group, year and number of every film of the miniature."""
+def radiographs() -> list[tuple[str, int, str]]:
+    """Group, year and number of every radiograph of the miniature."""
     return [
         (group, year, f"{5000 + 100 * g + year}")
         for g, group in enumerate(GROUPS)
@@ -38,14 +38,14 @@ def row(group: str, year: int, number: str, unit: int = 1) -> str:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Read only: a test that spoils it copies it first."""
     root = tmp_path_factory.mktemp("dha")
-    for i, (group, year, number) in enumerate(films()):
+    for i, (group, year, number) in enumerate(radiographs()):
         folder = root / "atlas" / "DHA_Original" / group / f"{group}{year:02d}"
         folder.mkdir(parents=True)
         hand = draw_hand(
             12.0 * year + 6, "F" if group[3] == "F" else "M", rng=np.random.default_rng(i), size=64
         )
         assert cv2.imwrite(str(folder / f"{number}.jpg"), hand)
-    lines = [HEADER, *(row(*film) for film in films())]
+    lines = [HEADER, *(row(*radiograph) for radiograph in radiographs())]
     (root / "readings.csv").write_text("\n".join(lines) + "\n")
     return root
 
@@ -100,11 +100,11 @@ def test_the_split_is_seeded_and_said_to_be(atlas: Path) -> None:
     assert one.digest == again.digest != other.digest
     assert one.table["split"].value_counts().to_dict() == {"train": 38, "val": 5, "test": 5}
     assert any("no official split: this one is seeded (seed 0)" in note for note in one.notes)
-    assert "48 films with two readings; the atlas has about 1,390 films." in one.notes
+    assert "48 radiographs with two readings; the atlas has about 1,390 radiographs." in one.notes
 
 
 def test_images_of_a_patient_share_a_split(atlas: Path) -> None:
-    rows = [f"{row(*film)},p{i // 4}" for i, film in enumerate(films())]
+    rows = [f"{row(*radiograph)},p{i // 4}" for i, radiograph in enumerate(radiographs())]
     write(atlas, *rows, header=HEADER + ",patient_id")
     table = run(atlas).table
     assert table["patient_id"].nunique() == 12
@@ -126,7 +126,7 @@ def test_images_of_a_patient_share_a_split(atlas: Path) -> None:
 def test_the_unit_is_that_of_option_header_or_age_folders(
     atlas: Path, unit: str | None, factor: int, header: str
 ) -> None:
-    write(atlas, *(row(*film, factor) for film in films()), header=header)
+    write(atlas, *(row(*radiograph, factor) for radiograph in radiographs()), header=header)
     manifest = run(atlas, readings_unit=unit, chronological_unit=unit)
     assert manifest.table["age_months"].iloc[1] == pytest.approx(12 * 2.6)
     assert manifest.table["chronological_age_months"].iloc[1] == pytest.approx(28.8)
@@ -141,7 +141,7 @@ def test_the_unit_is_that_of_option_header_or_age_folders(
 
 
 def test_readings_and_ages_may_have_different_units(atlas: Path) -> None:
-    rows = [f"{n},{12 * year + 5},{year + 0.3},{year + 0.5}" for _, year, n in films()]
+    rows = [f"{n},{12 * year + 5},{year + 0.3},{year + 0.5}" for _, year, n in radiographs()]
     write(atlas, *rows, header="number,chronological_age,reading_1,reading_2")
     table = run(atlas).table
     assert table["age_months"].iloc[5] == pytest.approx(12 * 18.4)
@@ -157,7 +157,7 @@ def test_readings_and_ages_may_have_different_units(atlas: Path) -> None:
     ],
 )
 def test_the_two_readings_may_have_different_units(atlas: Path, header: str) -> None:
-    rows = [f"{n},{year + 0.3},{12 * year + 6}" for _, year, n in films()]
+    rows = [f"{n},{year + 0.3},{12 * year + 6}" for _, year, n in radiographs()]
     write(atlas, *rows, header=header)
     table = run(atlas).table
     assert table["reading_1_months"].iloc[5] == "219.6"
@@ -167,7 +167,7 @@ def test_the_two_readings_may_have_different_units(atlas: Path, header: str) -> 
 
 @pytest.mark.parametrize("unit", ["years", "months"])
 def test_one_unit_for_readings_of_two_is_refused(atlas: Path, unit: str) -> None:
-    rows = [f"{n},{year + 0.3},{12 * year + 6}" for _, year, n in films()]
+    rows = [f"{n},{year + 0.3},{12 * year + 6}" for _, year, n in radiographs()]
     write(atlas, *rows, header="number,reading_1,reading_2")
     found = faults(atlas, readings_unit=unit)
     assert len(found) == 1
@@ -179,7 +179,7 @@ def test_one_unit_for_readings_of_two_is_refused(atlas: Path, unit: str) -> None
 
 
 def test_a_reading_whose_unit_alone_cannot_be_told_is_refused(atlas: Path) -> None:
-    rows = [f"{n},{year + 0.3},60" for _, year, n in films()]
+    rows = [f"{n},{year + 0.3},60" for _, year, n in radiographs()]
     write(atlas, *rows, header="number,reading_1,reading_2")
     found = faults(atlas)
     assert len(found) == 1
@@ -188,7 +188,7 @@ def test_a_reading_whose_unit_alone_cannot_be_told_is_refused(atlas: Path) -> No
 
 def test_a_unit_that_cannot_be_told_must_be_given(atlas: Path) -> None:
     header = "number,reading_1,reading_2"
-    write(atlas, *(f"{number},60,60" for *_, number in films()), header=header)
+    write(atlas, *(f"{number},60,60" for *_, number in radiographs()), header=header)
     found = faults(atlas)
     assert len(found) == 2
     assert "the unit of the readings in reading_1 can't be told" in found[0]
@@ -213,7 +213,7 @@ def test_too_few_readings_to_tell_the_unit(atlas: Path) -> None:
 def test_a_unit_that_the_age_folders_gainsay_is_refused(
     atlas: Path, factor: int, unit: str | None, header: str
 ) -> None:
-    write(atlas, *(row(*film, factor) for film in films()), header=header)
+    write(atlas, *(row(*radiograph, factor) for radiograph in radiographs()), header=header)
     right = "years" if factor == 1 else "months"
     fix = "Correct the header." if unit is None else f"Pass --readings-unit {right}."
     found = faults(atlas, readings_unit=unit)
@@ -225,7 +225,7 @@ def test_an_unknown_unit_is_refused(atlas: Path) -> None:
 
 
 def test_columns_of_any_name_are_taken_as_told(atlas: Path) -> None:
-    rows = [f"{number}.jpg;{year}.5;{year}.7;{year}.1" for _, year, number in films()]
+    rows = [f"{number}.jpg;{year}.5;{year}.7;{year}.1" for _, year, number in radiographs()]
     write(atlas, *rows, header="Bild;Erste;Zweite;Alter")
     with pytest.raises(InputError, match=r"name it with --number.*\n.*--reading-1"):
         run(atlas)
@@ -255,25 +255,25 @@ def test_an_excel_table_is_read(atlas: Path) -> None:
 
 def test_numbers_may_be_paths_with_folders(atlas: Path) -> None:
     rows = []
-    for group, year, number in films():
+    for group, year, number in radiographs():
         rows.append(row(group, year, f"JPEGimages/{group}/{group}{year:02d}/{number}.jpg"))
     write(atlas, *rows)
     assert len(run(atlas)) == 48
 
 
-def test_a_path_of_another_folder_keeps_a_reading_off_the_wrong_film(atlas: Path) -> None:
+def test_a_path_of_another_folder_keeps_a_reading_off_the_wrong_radiograph(atlas: Path) -> None:
     line = row("ASIF", 5, "JPEGimages/ASIF/ASIF05/5009.jpg")  # 5009 is in ASIF09
-    write(atlas, *(row(*film) for film in films()), line)
+    write(atlas, *(row(*radiograph) for radiograph in radiographs()), line)
     manifest = run(atlas)
     assert len(manifest) == 48
     assert any(
-        "1 rows of readings.csv have no film and are left out (JPEGimages/ASIF/ASIF05/5009.jpg)"
+        "1 rows of readings.csv have no radiograph and are left out (JPEGimages/ASIF/ASIF05/5009.jpg)"
         in note
         for note in manifest.notes
     )
 
 
-def test_films_and_folders_in_other_spellings(atlas: Path) -> None:
+def test_radiographs_and_folders_in_other_spellings(atlas: Path) -> None:
     folder = atlas / "atlas" / "DHA_Original" / "ASIF"
     (folder / "ASIF02" / "5002.jpg").rename(folder / "ASIF02" / "05002.JPG")
     (folder / "ASIF05").rename(folder / "asif05")
@@ -286,7 +286,7 @@ def test_films_and_folders_in_other_spellings(atlas: Path) -> None:
 
 def test_what_is_left_out_is_named_and_counted(atlas: Path) -> None:
     group = atlas / "atlas" / "DHA_Original" / "BLKF"
-    (group / "BLKF13" / "5213.jpg").unlink()  # a reading without a film
+    (group / "BLKF13" / "5213.jpg").unlink()  # a reading without a radiograph
     shutil.copy(group / "BLKF02" / "5202.jpg", group / "BLKF02" / "5999.jpg")  # and the reverse
     (atlas / "atlas" / "logo.png").touch()
     edit(atlas, "5205", "5205,F,5.4,,")
@@ -296,11 +296,11 @@ def test_what_is_left_out_is_named_and_counted(atlas: Path) -> None:
     assert len(manifest) == 45
     notes = " ".join(manifest.notes)
     for part in (
-        "1 rows of readings.csv have no film and are left out (5213)",
-        "1 films have no row in readings.csv and are left out (5999)",
-        "1 films have no reading and are left out (5205)",
-        "1 films have one reading only and are left out (5209)",
-        "1 films have readings more than 24 months apart: look whether one is mistyped (5218)",
+        "1 rows of readings.csv have no radiograph and are left out (5213)",
+        "1 radiographs have no row in readings.csv and are left out (5999)",
+        "1 radiographs have no reading and are left out (5205)",
+        "1 radiographs have one reading only and are left out (5209)",
+        "1 radiographs have readings more than 24 months apart: look whether one is mistyped (5218)",
         "1 images are not in a folder of race, sex and age, such as ASIF02",
         "No column tells patients apart",
     ):
@@ -313,8 +313,8 @@ def test_a_number_in_two_folders_is_refused(atlas: Path) -> None:
     shutil.copy(root / "ASIF/ASIF05/5005.jpg", root / "ASIF/ASIF05/5005.png")
     found = faults(atlas)
     assert len(found) == 2
-    assert "2 films have number 5002: DHA_Original/ASIF/ASIF02/5002.jpg, DHA_Orig" in found[0]
-    assert "2 films have number 5005" in found[1]
+    assert "2 radiographs have number 5002: DHA_Original/ASIF/ASIF02/5002.jpg, DHA_Orig" in found[0]
+    assert "2 radiographs have number 5005" in found[1]
 
 
 def test_two_copies_of_the_atlas_are_one_fault(atlas: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_sex_unlike_the_folder_and_one_that_is_none_are_refused(atlas: Path) -
     found = faults(atlas)
     assert len(found) == 2
     assert "sex is 'X'; expected M or F" in found[0]
-    assert "row 3 (number 5002): sex is 'Male', and the film is ASIF02/5002.jpg" in found[1]
+    assert "row 3 (number 5002): sex is 'Male', and the radiograph is ASIF02/5002.jpg" in found[1]
 
 
 def test_a_sex_in_codes_that_nothing_explains_is_not_compared_and_said_so(atlas: Path) -> None:
@@ -354,7 +354,9 @@ def test_an_age_that_is_not_of_the_folder(atlas: Path, born: float, refused: int
     if refused == 2:
         found = faults(atlas)
         assert len(found) == 1
-        assert f"chronological_age is {born} ({born} years), and the film is ASIF02" in found[0]
+        assert (
+            f"chronological_age is {born} ({born} years), and the radiograph is ASIF02" in found[0]
+        )
     else:
         notes = [note for note in run(atlas).notes if "outside that of their folder" in note]
         assert len(notes) == refused
@@ -387,10 +389,10 @@ def test_a_table_without_a_header_is_told(atlas: Path) -> None:
 
 
 def test_readings_of_another_numbering_are_refused(atlas: Path) -> None:
-    write(atlas, *(row(group, year, f"la_dha_{n}.png") for group, year, n in films()))
+    write(atlas, *(row(group, year, f"la_dha_{n}.png") for group, year, n in radiographs()))
     found = faults(atlas)
     assert len(found) == 1
-    assert "none of its 48 rows has two readings and a film (la_dha_5000" in found[0]
+    assert "none of its 48 rows has two readings and a radiograph (la_dha_5000" in found[0]
 
 
 def test_infants_alone_are_not_taken_for_years(atlas: Path) -> None:

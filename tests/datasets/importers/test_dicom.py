@@ -43,7 +43,7 @@ HEADER = "SOPInstanceUID,bone age"
 
 
 def dicom(path: Path, number: int, **values: object) -> Path:
-    """A film with a phantom's pixels; None leaves an element out."""
+    """A radiograph with a phantom's pixels; None leaves an element out."""
     filled: dict[str, object] = {
         "SOPClassUID": COMPUTED_RADIOGRAPHY,
         "SOPInstanceUID": f"{UID}.{number}",
@@ -92,15 +92,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 @pytest.fixture
 def pacs(tmp_path: Path, exported: list[bytes]) -> Path:
-    """Twenty films of twenty children, in folders as they come off a disc."""
+    """Twenty radiographs of twenty children, in folders as they come off a disc."""
     for number, content in enumerate(exported):
-        path = film(tmp_path / "pacs", number)
+        path = radiograph(tmp_path / "pacs", number)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return tmp_path / "pacs"
 
 
-def film(pacs: Path, number: int) -> Path:
+def radiograph(pacs: Path, number: int) -> Path:
     return pacs / "DISC" / f"S{number % 3}" / f"IM{number:02d}"
 
 
@@ -147,16 +147,16 @@ def test_a_folder_and_a_table_become_a_manifest(pacs: Path) -> None:
         row.age_months: path
         for row, path in zip(result.itertuples(), manifest.image_paths(), strict=True)
     }
-    assert by_age[40.0] == film(pacs, 0)
+    assert by_age[40.0] == radiograph(pacs, 0)
     assert read_manifest(manifest.path).table.equals(result)
 
 
 def test_copies_hold_the_pixels_and_nothing_else(pacs: Path) -> None:
-    manifest = imported(pacs, films=pacs.parent / "films")
+    manifest = imported(pacs, radiographs=pacs.parent / "films")
     assert manifest.table["image"][0] == f"../films/{manifest.table['image_id'][0]}.png"
     assert len(list((pacs.parent / "films").iterdir())) == 20
     path = manifest.image_paths()[0]
-    np.testing.assert_array_equal(read_radiograph(path), read_radiograph(film(pacs, 0)))
+    np.testing.assert_array_equal(read_radiograph(path), read_radiograph(radiograph(pacs, 0)))
     chunks = [
         path.read_bytes().count(kind) for kind in (b"tEXt", b"iTXt", b"zTXt", b"tIME", b"eXIf")
     ]
@@ -219,7 +219,7 @@ def test_a_file_name_with_or_without_its_suffix_and_one_that_stands_twice(pacs: 
     manifest = imported(pacs, "a/hand,90", "b/hand.dcm,100", **options)
     assert sorted(manifest.table["age_months"]) == [90, 100]
     (found,) = faults_again(pacs, "hand,90", "b/hand,100", **options)
-    assert "ages.csv: row 2: 2 different films have its file name; expected one film" in found
+    assert "ages.csv: row 2: 2 different radiographs have its file name; expected one film" in found
 
 
 def faults_again(pacs: Path, *rows: str, **options: Any) -> list[str]:
@@ -230,7 +230,9 @@ def faults_again(pacs: Path, *rows: str, **options: Any) -> list[str]:
 
 def test_a_list_of_files(pacs: Path) -> None:
     listing = pacs.parent / "list.txt"
-    listing.write_text("".join(f"{film(pacs, n).relative_to(pacs.parent)}\n\n" for n in range(12)))
+    listing.write_text(
+        "".join(f"{radiograph(pacs, n).relative_to(pacs.parent)}\n\n" for n in range(12))
+    )
     assert len(imported(pacs, *ROWS[:12], paths=[], listing=listing)) == 12
     (pacs.parent / "letter.txt").write_text("Dear colleague")
     listing.write_text("letter.txt\npacs/DISC\n")
@@ -241,7 +243,7 @@ def test_a_list_of_files(pacs: Path) -> None:
     assert "list.txt: line 2: there is no such file" in found
 
 
-def test_what_is_no_film_is_counted(pacs: Path) -> None:
+def test_what_is_no_radiograph_is_counted(pacs: Path) -> None:
     (pacs / "index.html").write_text("<html>")
     (pacs / "empty").touch()
     (pacs / "noise.dcm").write_bytes(np.random.default_rng(1).bytes(5000))
@@ -249,28 +251,30 @@ def test_what_is_no_film_is_counted(pacs: Path) -> None:
     report.SOPInstanceUID, report.Modality = f"{UID}.900", "SR"
     save(report, pacs / "report.dcm", "1.2.840.10008.5.1.4.1.1.88.11")
     save(Dataset(), pacs / "DICOMDIR", "1.2.840.10008.1.3.10")
-    whole = film(pacs, 19).read_bytes()
+    whole = radiograph(pacs, 19).read_bytes()
     (pacs / "cut").write_bytes(whole[:300])
     manifest = imported(pacs, *ROWS[:15])
     assert note(manifest, "Files passed over") == (
         "Files passed over: 3 not DICOM, 1 DICOMDIR, 1 DICOM without a picture (reports, "
         "presentation states), 1 DICOM that can't be read."
     )
-    assert "has no row for them: 5 films." in note(manifest, "Left out")
+    assert "has no row for them: 5 radiographs." in note(manifest, "Left out")
 
 
 @pytest.mark.parametrize("length", range(0, 600, 37))
-def test_a_film_cut_short_is_a_fault_when_a_row_lacks_its_film(pacs: Path, length: int) -> None:
-    path = film(pacs, 19)
+def test_a_radiograph_cut_short_is_a_fault_when_a_row_lacks_its_radiograph(
+    pacs: Path, length: int
+) -> None:
+    path = radiograph(pacs, 19)
     path.write_bytes(path.read_bytes()[:length])
     found = faults(pacs)
-    assert "ages.csv: row 21: there is no film with its SOPInstanceUID" in found[0]
+    assert "ages.csv: row 21: there is no radiograph with its SOPInstanceUID" in found[0]
     assert len(found) == (2 if length >= 132 else 1)
 
 
 def test_bytes_flipped_in_the_header_never_give_a_traceback(pacs: Path) -> None:
     rng = np.random.default_rng(5)
-    path = film(pacs, 3)
+    path = radiograph(pacs, 3)
     whole = path.read_bytes()
     for _ in range(40):
         damaged = bytearray(whole)
@@ -278,34 +282,38 @@ def test_bytes_flipped_in_the_header_never_give_a_traceback(pacs: Path) -> None:
             damaged[position] = rng.integers(256)
         path.write_bytes(damaged)
         with suppress(InputError):  # anything else would be a failure
-            imported(pacs, *ROWS[3:5], paths=[path, film(pacs, 4)])
+            imported(pacs, *ROWS[3:5], paths=[path, radiograph(pacs, 4)])
 
 
-def test_copies_are_one_film_and_equal_uids_of_different_films_are_not(pacs: Path) -> None:
-    (pacs / "copy").write_bytes(film(pacs, 4).read_bytes())
+def test_copies_are_one_radiograph_and_equal_uids_of_different_radiographs_are_not(
+    pacs: Path,
+) -> None:
+    (pacs / "copy").write_bytes(radiograph(pacs, 4).read_bytes())
     manifest = imported(pacs)
     assert len(manifest) == 20
     assert note(manifest, "Left out, because another").endswith("byte for byte: 1 file.")
     dicom(pacs / "copy", 4, SeriesNumber="2")
     (found,) = faults_again(pacs)
-    assert "row 6: 2 different films have the same SOPInstanceUID; expected one film" in found
+    assert "row 6: 2 different radiographs have the same SOPInstanceUID; expected one film" in found
 
 
-def test_a_study_of_several_films_needs_one_to_be_named_unless_one_is_a_hand(pacs: Path) -> None:
+def test_a_study_of_several_radiographs_needs_one_to_be_named_unless_one_is_a_hand(
+    pacs: Path,
+) -> None:
     dicom(pacs / "elbow", 50, AccessionNumber="ACC00004", BodyPartExamined="ELBOW")
     rows = [f"ACC{number:05d},{40 + 9 * number}" for number in range(20)]
     options = {"header": "accession,bone age", "join": "AccessionNumber"}
     manifest = imported(pacs, *rows, **options)
-    assert "1 study has several films; the only one of a hand" in note(manifest, "1 study")
+    assert "1 study has several radiographs; the only one of a hand" in note(manifest, "1 study")
     dicom(pacs / "oblique", 51, AccessionNumber="ACC00004")
     (found,) = faults_again(pacs, *rows, **options)
-    assert "row 6: 3 different films have its accession number" in found
+    assert "row 6: 3 different radiographs have its accession number" in found
     assert "join by SOPInstanceUID" in found
 
 
 def test_what_a_spreadsheet_did_to_accession_numbers_is_said(pacs: Path) -> None:
     for number in range(20):
-        dicom(film(pacs, number), number, AccessionNumber=f"{number:08d}")
+        dicom(radiograph(pacs, number), number, AccessionNumber=f"{number:08d}")
     options = {"header": "accession,bone age", "join": "AccessionNumber"}
     found = faults(pacs, *(f"{number},{40 + number}" for number in range(20)), **options)
     assert "20 rows (2, 3, 4, 5, 6, …)" not in found[0]
@@ -317,16 +325,33 @@ def test_what_a_spreadsheet_did_to_accession_numbers_is_said(pacs: Path) -> None
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"PatientSex": "O"}, "row 7: the PatientSex of its film pacs/DISC/S2/IM05 is O; expected"),
-        ({"PatientSex": None}, "the PatientSex of its film pacs/DISC/S2/IM05 is empty; expected F"),
-        ({"PatientSex": "WEIBLICH"}, "the PatientSex of its film pacs/DISC/S2/IM05 is another"),
-        ({"NumberOfFrames": "12"}, "NumberOfFrames of its film pacs/DISC/S2/IM05 is 12; expected"),
+        (
+            {"PatientSex": "O"},
+            "row 7: the PatientSex of its radiograph pacs/DISC/S2/IM05 is O; expected",
+        ),
+        (
+            {"PatientSex": None},
+            "the PatientSex of its radiograph pacs/DISC/S2/IM05 is empty; expected F",
+        ),
+        (
+            {"PatientSex": "WEIBLICH"},
+            "the PatientSex of its radiograph pacs/DISC/S2/IM05 is another",
+        ),
+        (
+            {"NumberOfFrames": "12"},
+            "NumberOfFrames of its radiograph pacs/DISC/S2/IM05 is 12; expected",
+        ),
         ({"NumberOfFrames": "many"}, "is no number; expected one picture in a file"),
-        ({"Modality": "CT"}, "the Modality of its film pacs/DISC/S2/IM05 is CT; expected a radio"),
+        (
+            {"Modality": "CT"},
+            "the Modality of its radiograph pacs/DISC/S2/IM05 is CT; expected a radio",
+        ),
     ],
 )
-def test_a_film_that_can_not_be_used(pacs: Path, values: dict[str, str], message: str) -> None:
-    dicom(film(pacs, 5), 5, **values)
+def test_a_radiograph_that_can_not_be_used(
+    pacs: Path, values: dict[str, str], message: str
+) -> None:
+    dicom(radiograph(pacs, 5), 5, **values)
     (found,) = faults(pacs)
     assert message in found
     assert len(imported(pacs, *ROWS[:5], *ROWS[6:])) == 19  # a fault only where a row means it
@@ -335,9 +360,15 @@ def test_a_film_that_can_not_be_used(pacs: Path, values: dict[str, str], message
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (f"{UID}.77,100", "row 3: there is no film with its SOPInstanceUID; expected a film for"),
+        (
+            f"{UID}.77,100",
+            "row 3: there is no radiograph with its SOPInstanceUID; expected a radiograph for",
+        ),
         (",100", "row 3: it has no SOPInstanceUID"),
-        (f"{UID}.0,100", "row 3: it means the film of row 2 again; expected each film once"),
+        (
+            f"{UID}.0,100",
+            "row 3: it means the radiograph of row 2 again; expected each radiograph once",
+        ),
         (f"{UID}.5,old", "row 3: bone age is '(not shown)'; expected a number of months"),
         (f"{UID}.5,", "row 3: bone age is empty"),
         (f"{UID}.5,1200", "row 3: bone age is 1200; expected months from 0 to 240"),
@@ -373,11 +404,14 @@ def test_decimal_commas_are_said(pacs: Path) -> None:
 
 def test_file_names_in_an_old_encoding_or_with_a_blank_at_the_end(pacs: Path) -> None:
     for number, name in ((3, "IM3 "), (4, "h\udce4nd")):
-        film(pacs, number).rename(pacs / name)
+        radiograph(pacs, number).rename(pacs / name)
     (found,) = faults(pacs, *ROWS[:4])
-    assert "row 5: the path of its film has bytes that are no text, or blanks at its end" in found
+    assert (
+        "row 5: the path of its radiograph has bytes that are no text, or blanks at its end"
+        in found
+    )
     assert len(faults_again(pacs)) == 2
-    assert len(imported(pacs, films=pacs.parent / "films")) == 20
+    assert len(imported(pacs, radiographs=pacs.parent / "films")) == 20
 
 
 def test_infants_are_imported_when_the_unit_leaves_no_doubt(pacs: Path) -> None:
@@ -386,7 +420,7 @@ def test_infants_are_imported_when_the_unit_leaves_no_doubt(pacs: Path) -> None:
 
 
 def test_everything_wrong_comes_at_once(pacs: Path) -> None:
-    dicom(film(pacs, 5), 5, PatientSex="O", NumberOfFrames="2", Modality="MR")
+    dicom(radiograph(pacs, 5), 5, PatientSex="O", NumberOfFrames="2", Modality="MR")
     found = faults(pacs, *ROWS, f"{UID}.99,50", f"{UID}.6,x")
     assert len(found) == 6
 
@@ -412,7 +446,7 @@ def test_options_and_columns_that_are_wrong(pacs: Path) -> None:
 
 
 def test_sex_and_split_of_the_table(pacs: Path) -> None:
-    dicom(film(pacs, 5), 5, PatientSex="")
+    dicom(radiograph(pacs, 5), 5, PatientSex="")
     splits = ["train", "Validation", "test", "train"]
     rows = [f"{row},{'wm'[n == 7]},{splits[n % 4]}" for n, row in enumerate(ROWS)]
     options = {"header": f"{HEADER},Sex,set", "sex": "Sex", "female": "w", "male": "m"}
@@ -436,13 +470,15 @@ def test_several_codes_of_a_sex_and_an_empty_one(pacs: Path) -> None:
     assert "--female and --male: one of them is empty" in found
 
 
-def test_films_of_a_patient_stay_together_and_agree(pacs: Path) -> None:
+def test_radiographs_of_a_patient_stay_together_and_agree(pacs: Path) -> None:
     for number in range(20):
-        dicom(film(pacs, number), number, PatientID=f"P{number // 2:04d}", IssuerOfPatientID="A")
+        dicom(
+            radiograph(pacs, number), number, PatientID=f"P{number // 2:04d}", IssuerOfPatientID="A"
+        )
     result = imported(pacs).table
     assert result["patient_id"].nunique() == 10
     assert len(result[["patient_id", "split"]].drop_duplicates()) == 10
-    dicom(film(pacs, 1), 1, PatientID="P0000", IssuerOfPatientID="A", PatientSex="M")
+    dicom(radiograph(pacs, 1), 1, PatientID="P0000", IssuerOfPatientID="A", PatientSex="M")
     rows = [f"{row},{'test' if n == 3 else 'train'}" for n, row in enumerate(ROWS)]
     found = faults_again(pacs, *rows, header=f"{HEADER},set", split="set")
     assert "row 3: its patient's sex is M here and F in row 2" in found[0]
@@ -452,7 +488,7 @@ def test_films_of_a_patient_stay_together_and_agree(pacs: Path) -> None:
 def test_issuers_keep_equal_ids_apart_unless_one_is_missing(pacs: Path) -> None:
     for number, issuer in enumerate(("A", "B", "A", "B", "")):
         identifier = "SAME1" if number < 2 else "SAME2"
-        dicom(film(pacs, number), number, PatientID=identifier, IssuerOfPatientID=issuer)
+        dicom(radiograph(pacs, number), number, PatientID=identifier, IssuerOfPatientID=issuer)
     patients = imported(pacs, *ROWS[:5]).table.set_index("age_months")["patient_id"]
     assert patients[40.0] != patients[49.0]
     assert patients[58.0] == patients[67.0] == patients[76.0]
@@ -461,13 +497,15 @@ def test_issuers_keep_equal_ids_apart_unless_one_is_missing(pacs: Path) -> None:
 def test_placeholders_are_no_patients_and_one_patient_of_all_is_said(pacs: Path) -> None:
     for number in range(20):
         stand_in = ("ANONYMOUS", "0000", "", None)[number % 4]
-        dicom(film(pacs, number), number, PatientID=stand_in)
+        dicom(radiograph(pacs, number), number, PatientID=stand_in)
     manifest = imported(pacs)
     assert "patient_id" not in manifest.table
-    assert "20 films have no PatientID to go by" in note(manifest, "20 films")
+    assert "20 radiographs have no PatientID to go by" in note(manifest, "20 films")
     for number in range(20):
-        dicom(film(pacs, number), number, PatientID="STUDY17")
-    assert "20 of 20 films: is that PatientID a stand-in?" in note(imported(pacs), "One patient")
+        dicom(radiograph(pacs, number), number, PatientID="STUDY17")
+    assert "20 of 20 radiographs: is that PatientID a stand-in?" in note(
+        imported(pacs), "One patient"
+    )
 
 
 @pytest.mark.parametrize(
@@ -493,7 +531,7 @@ def test_placeholders_are_no_patients_and_one_patient_of_all_is_said(pacs: Path)
 )
 def test_chronological_ages(pacs: Path, values: dict[str, str], months: int | None) -> None:
     for number in (0, 1):
-        dicom(film(pacs, number), number, **values)
+        dicom(radiograph(pacs, number), number, **values)
     result = imported(pacs, *ROWS[:2]).table
     if months is None:
         assert "chronological_age_months" not in result
@@ -502,16 +540,22 @@ def test_chronological_ages(pacs: Path, values: dict[str, str], months: int | No
 
 
 def test_what_should_be_looked_at_is_noted(pacs: Path) -> None:
-    dicom(film(pacs, 0), 0, Modality="OT", BodyPartExamined="CHEST", BurnedInAnnotation="YES")
-    dicom(film(pacs, 1), 1, Modality="", BodyPartExamined="Ottos Hand", ImageLaterality="R")
-    dicom(film(pacs, 2), 2, BodyPartExamined="Ottos Fuss", PatientBirthDate="", PatientAge="011Y")
+    dicom(radiograph(pacs, 0), 0, Modality="OT", BodyPartExamined="CHEST", BurnedInAnnotation="YES")
+    dicom(radiograph(pacs, 1), 1, Modality="", BodyPartExamined="Ottos Hand", ImageLaterality="R")
+    dicom(
+        radiograph(pacs, 2),
+        2,
+        BodyPartExamined="Ottos Fuss",
+        PatientBirthDate="",
+        PatientAge="011Y",
+    )
     manifest = imported(pacs)
     assert note(manifest, "Modality") == (
         "Modality is OT (1), empty (1): are these plain radiographs?"
     )
     assert "BodyPartExamined is CHEST (1), another value (1)" in note(manifest, "BodyPart")
-    assert "1 film has BurnedInAnnotation YES" in note(manifest, "1 film has")
-    assert "1 film is of the right side" in note(manifest, "1 film is")
+    assert "1 radiograph has BurnedInAnnotation YES" in note(manifest, "1 radiograph has")
+    assert "1 radiograph is of the right side" in note(manifest, "1 radiograph is")
     assert "in completed years only" in note(manifest, "1 chronological age is")
     assert "20 of 20, in whole months" in note(manifest, "Chronological ages")
     assert "those still say who was filmed" in note(manifest, "The manifest refers")
@@ -537,15 +581,15 @@ def test_what_should_be_looked_at_is_noted(pacs: Path) -> None:
     ],
 )
 def test_a_path_that_tells_who_the_child_is(pacs: Path, path: str) -> None:
-    film(pacs, 5).unlink()
+    radiograph(pacs, 5).unlink()
     dicom(pacs / path, 5, InstitutionName="SANKT NIMMERLEIN")
     (found,) = faults(pacs)
-    assert "ages.csv: row 7: the paths of 1 of 20 films hold " in found
+    assert "ages.csv: row 7: the paths of 1 of 20 radiographs hold " in found
     assert found.endswith(
         "Pass --films FOLDER: it gets copies named by pseudonyms, with nothing but pixels."
     )
     assert path not in found
-    manifest = imported(pacs, films=pacs.parent / "films")
+    manifest = imported(pacs, radiographs=pacs.parent / "films")
     assert Path(path).parts[0] not in manifest.path.read_text()
 
 
@@ -693,20 +737,20 @@ def test_no_canary_gets_out(
 ) -> None:
     caplog.set_level(0)
     ages = canary_table(tmp_path / "ages.csv", canary_rows(4), CANARY_HEADER)
-    for name, films in (("in-place", None), ("copied", tmp_path / "copied" / "films")):
+    for name, radiographs in (("in-place", None), ("copied", tmp_path / "copied" / "films")):
         manifest = import_dicom(
             [aviary],
             tmp_path / name / "manifest.csv",
             ages=ages,
             age="bone age",
             age_unit="months",
-            films=films,
+            radiographs=radiographs,
         )
         assert len(manifest) == 4
         assert set(manifest.table["chronological_age_months"]) == {137.0}
         assert set(manifest.table["sex"]) == {"M"}
         written = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
-        assert len(written) == (2 if films is None else 6)
+        assert len(written) == (2 if radiographs is None else 6)
         texts = [path.read_bytes().decode("latin-1") for path in written]
         told = capfd.readouterr()
         assert "Reading headers" in told.err
@@ -728,7 +772,7 @@ FAILURES: dict[str, dict[str, Any]] = {
     "accession of nothing": {"cell": (1, "KANARI-NONE"), "join": "AccessionNumber"},
     "uid of nothing": {"cell": (0, f"{UID}.404")},
     "uid twice": {"cell": (0, f"{UID}.{INSTANCE}.1")},
-    "different films of a uid": {"tags": {"SOPInstanceUID": f"{UID}.{INSTANCE}.1"}},
+    "different radiographs of a uid": {"tags": {"SOPInstanceUID": f"{UID}.{INSTANCE}.1"}},
     "file of nothing": {"join": "file", "join_column": "name"},
     "an age in words": {"cell": (3, "KANARI")},
     "ages in another column": {"age": "name"},
@@ -798,7 +842,7 @@ def test_no_canary_gets_out_when_something_fails(
 
 
 def change(path: Path, values: dict[str, object]) -> None:
-    """Rewrites some elements of a film."""
+    """Rewrites some elements of a radiograph."""
     import pydicom
 
     if not values:
@@ -810,25 +854,25 @@ def change(path: Path, values: dict[str, object]) -> None:
     dataset.save_as(path)
 
 
-def test_the_repr_of_a_film_says_nothing(aviary: Path) -> None:
-    from boneage.datasets.importers.dicom_headers import read_films
+def test_the_repr_of_a_radiograph_says_nothing(aviary: Path) -> None:
+    from boneage.datasets.importers.dicom_headers import read_radiographs
 
-    found = read_films(sorted(aviary.iterdir()), aviary, progress=False)
-    assert len(found.films) == 4
+    found = read_radiographs(sorted(aviary.iterdir()), aviary, progress=False)
+    assert len(found.radiographs) == 4
     assert not leaks(repr(found))
 
 
 def test_a_picture_is_decoded_as_it_is(pacs: Path) -> None:
-    manifest = imported(pacs, films=pacs.parent / "films")
+    manifest = imported(pacs, radiographs=pacs.parent / "films")
     image = cv2.imread(str(manifest.image_paths()[0]), cv2.IMREAD_UNCHANGED)
     assert image.shape == HAND.shape
     assert image.ndim == 2
 
 
-def test_a_real_film(tmp_path: Path) -> None:
+def test_a_real_radiograph(tmp_path: Path) -> None:
     folder = Path(__file__).parents[3] / "shared" / "real" / "dicom"
     if not folder.is_dir():
-        pytest.skip("needs the real film, which is not in the repository")
+        pytest.skip("needs the real radiograph, which is not in the repository")
     ages = tmp_path / "ages.csv"
     ages.write_text("file,months\ncr-extremity-monochrome1-j2k,100\n")
     manifest = import_dicom(
@@ -838,7 +882,7 @@ def test_a_real_film(tmp_path: Path) -> None:
         age="months",
         age_unit="months",
         join="file",
-        films=tmp_path / "films",
+        radiographs=tmp_path / "films",
         progress=False,
     )
     assert manifest.table["sex"].tolist() == ["F"]
@@ -854,23 +898,23 @@ def test_a_real_film(tmp_path: Path) -> None:
 def test_a_character_set_that_is_none_of_dicoms_is_no_codec_of_pythons(
     pacs: Path, charset: str
 ) -> None:
-    from boneage.datasets.importers.dicom_headers import read_films
+    from boneage.datasets.importers.dicom_headers import read_radiographs
 
     path = dicom(pacs / "odd", 70, SpecificCharacterSet="ISO_IR 100", PatientAge="011Y")
     path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", charset.ljust(10).encode()))
-    found = read_films([path], pacs, progress=False)
-    assert [film.age.months for film in found.films] == [137]
-    assert [film.sex for film in found.films] == ["F"]
+    found = read_radiographs([path], pacs, progress=False)
+    assert [radiograph.age.months for radiograph in found.radiographs] == [137]
+    assert [radiograph.sex for radiograph in found.radiographs] == ["F"]
 
 
 def test_what_can_not_be_parsed_is_broken(pacs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from boneage.datasets.importers import dicom_headers as dicom_film
+    from boneage.datasets.importers import dicom_headers as dicom_radiograph
 
     def fail(*_: object) -> None:
         raise UnicodeError("Zwiebelmeyer")
 
-    monkeypatch.setattr(dicom_film, "_film", fail)
-    found = dicom_film.read_films([film(pacs, 0)], pacs, progress=False)
+    monkeypatch.setattr(dicom_radiograph, "_film", fail)
+    found = dicom_radiograph.read_radiographs([radiograph(pacs, 0)], pacs, progress=False)
     assert "its header can't be read" in str(found.broken[0])
     assert "Zwiebelmeyer" not in str(found.broken)
 
@@ -891,11 +935,11 @@ def test_an_interrupted_import_leaves_nothing(
 
     monkeypatch.setattr(dicom_copies, "read_radiograph", fail)
     with pytest.raises(error):
-        imported(pacs, films=pacs.parent / "films")
+        imported(pacs, radiographs=pacs.parent / "films")
     for folder in ("films", "cohort"):
         assert not [path for path in (pacs.parent / folder).rglob("*") if path.is_file()]
     monkeypatch.undo()
-    assert len(imported(pacs, films=pacs.parent / "films")) == 20
+    assert len(imported(pacs, radiographs=pacs.parent / "films")) == 20
 
 
 def test_a_salt_is_written_whole_or_not_at_all(
@@ -924,7 +968,7 @@ def test_closed_folders_are_counted_and_not_named(
     from boneage.errors import Fault
 
     def closed(path: Path, **_: object) -> list[Path]:
-        raise InputError([Fault(str(path / "Zwiebelmeyer"), "closed", "open", "Open it.")])
+        raise InputError([Fault(str(path / "Zwiebelmeyer"), "closed", "Open it.", expected="open")])
 
     monkeypatch.setattr(module, "files_below", closed)
     (found,) = faults(pacs)

@@ -32,8 +32,8 @@ def hand(split: str, number: int, side: str) -> npt.NDArray[np.uint8]:
     return picture if side == "left" else np.ascontiguousarray(picture[:, ::-1])
 
 
-def film(split: str, number: int) -> npt.NDArray[np.uint8]:
-    """Both hands on one film, as RHPE has them: the left one on the left."""
+def radiograph(split: str, number: int) -> npt.NDArray[np.uint8]:
+    """Both hands on one radiograph, as RHPE has them: the left one on the left."""
     picture = np.full((HEIGHT, WIDTH), 4, np.uint8)
     picture[TOP : TOP + HAND, LEFT : LEFT + HAND] = hand(split, number, "left")
     picture[TOP : TOP + HAND, RIGHT : RIGHT + HAND] = hand(split, number, "right")
@@ -72,7 +72,7 @@ def rhpe(root: Path, *, rois: bool = True) -> Path:
         images.mkdir()
         rows = []
         for n in range(1, count + 1):
-            assert cv2.imwrite(str(images / f"{n:05d}.png"), film(split, n))
+            assert cv2.imwrite(str(images / f"{n:05d}.png"), radiograph(split, n))
             age = 40 + 15 * n
             rows.append(f"{n},{n % 2 == 0},{age},{age + 3}")
         if split == "test":
@@ -83,7 +83,7 @@ def rhpe(root: Path, *, rois: bool = True) -> Path:
         (tables / name).write_text("\n".join([header, *rows]) + "\n")
         if rois:
             write_rois(root, split, coco(split))
-    (tables / "Readme.txt").write_text("Some films were removed.\n")
+    (tables / "Readme.txt").write_text("Some radiographs were removed.\n")
     return root
 
 
@@ -140,18 +140,18 @@ def test_the_release_is_imported_with_its_official_splits(release: Path) -> None
 
 def test_notes_tell_counts_and_that_the_labels_of_the_test_set_are_hidden(release: Path) -> None:
     notes = " ".join(run(release).notes)
-    assert "train: 8 labelled films; the release has about 5,496." in notes
-    assert "val: 4 labelled films; the release has about 716." in notes
+    assert "train: 8 labelled radiographs; the release has about 5,496." in notes
+    assert "val: 4 labelled radiographs; the release has about 716." in notes
     assert "RHPE_Gender_Chronological_test.csv has 3 rows without bone ages" in notes
     assert "challenge 2297" in notes
-    assert "3 test films have no labels (those of the test set are hidden)" in notes
+    assert "3 test radiographs have no labels (those of the test set are hidden)" in notes
     assert "train: 8 left hands are cut out by their annotations." in notes
 
 
 def test_the_annotated_region_is_the_left_phantom_with_a_margin(release: Path) -> None:
     manifest = run(release)
-    films = [(split, n) for split in ("train", "val") for n in range(1, COUNTS[split] + 1)]
-    for row, (split, number) in enumerate(films):
+    radiographs = [(split, n) for split in ("train", "val") for n in range(1, COUNTS[split] + 1)]
+    for row, (split, number) in enumerate(radiographs):
         cut = cut_out(manifest, row)
         margin = 7  # a twentieth of 128, rounded up
         assert cut.shape == (HAND + 2 * margin, HAND + 2 * margin)
@@ -180,7 +180,7 @@ def test_folders_and_files_may_be_renamed_as_long_as_a_name_says_the_split(spoil
     assert np.array_equal(cut_out(manifest, 8)[7:-7, 7:-7], hand("val", 1, "left"))
 
 
-def test_films_of_all_splits_in_one_folder_are_told_apart_by_number(tmp_path: Path) -> None:
+def test_radiographs_of_all_splits_in_one_folder_are_told_apart_by_number(tmp_path: Path) -> None:
     folder = rhpe(tmp_path / "RHPE")
     (folder / "images").mkdir()
     for n in range(1, 9):
@@ -196,22 +196,25 @@ def test_films_of_all_splits_in_one_folder_are_told_apart_by_number(tmp_path: Pa
     assert manifest.table["image_id"].tolist()[8] == "rhpe-val-00101"
 
 
-def test_one_film_labelled_in_two_splits_is_refused(spoilt: Path) -> None:
+def test_one_radiograph_labelled_in_two_splits_is_refused(spoilt: Path) -> None:
     shutil.rmtree(spoilt / "RHPE_val")
     (spoilt / "RHPE_train").rename(spoilt / "images")
     found = faults(spoilt)
     assert len(found) == 4
-    assert "RHPE_Boneage_val.csv: row 2 (ID 1): film 00001.png is labelled in" in found[0]
+    assert "RHPE_Boneage_val.csv: row 2 (ID 1): radiograph 00001.png is labelled in" in found[0]
 
 
-def test_a_film_of_another_split_is_never_taken(spoilt: Path) -> None:
+def test_a_radiograph_of_another_split_is_never_taken(spoilt: Path) -> None:
     (spoilt / "RHPE_val" / "00002.png").unlink()
     found = faults(spoilt)
     assert len(found) == 1
-    assert "RHPE_Boneage_val.csv: row 3 (ID 2): there is no film 00002.png of val, only" in found[0]
+    assert (
+        "RHPE_Boneage_val.csv: row 3 (ID 2): there is no radiograph 00002.png of val, only"
+        in found[0]
+    )
 
 
-def test_many_missing_films_name_the_archive(spoilt: Path) -> None:
+def test_many_missing_radiographs_name_the_archive(spoilt: Path) -> None:
     shutil.rmtree(spoilt / "RHPE_train")
     (spoilt / "RHPE_train.zip").touch()
     assert all("Unpack RHPE_train.zip first." in text for text in faults(spoilt))
@@ -251,12 +254,12 @@ def test_rsna_re_released_beside_it_is_not_cut_in_halves(spoilt: Path) -> None:
     assert "Is it RSNA's table, which has no such column? Then use data import rsna." in found[0]
 
 
-def test_films_taller_than_wide_are_named_when_they_are_cut_in_halves(tmp_path: Path) -> None:
+def test_radiographs_taller_than_wide_are_named_when_they_are_cut_in_halves(tmp_path: Path) -> None:
     folder = rhpe(tmp_path / "RHPE", rois=False)
-    tall = np.ascontiguousarray(film("val", 1)[:, :100])
+    tall = np.ascontiguousarray(radiograph("val", 1)[:, :100])
     assert cv2.imwrite(str(folder / "RHPE_val" / "00001.png"), tall)
     notes = run(folder).notes
-    assert any("1 films are cut in halves though taller than wide" in note for note in notes)
+    assert any("1 radiographs are cut in halves though taller than wide" in note for note in notes)
 
 
 def test_annotations_of_no_split_are_refused_because_splits_may_share_numbers(
@@ -282,8 +285,10 @@ def test_a_labelled_test_table_is_taken(spoilt: Path) -> None:
     manifest = run(spoilt)
     assert len(manifest.split("test")) == 2
     notes = " ".join(manifest.notes)
-    assert "test: 1 films have no chronological age." in notes
-    assert "1 test films have no row in a table and are left out (RHPE_test/00003.png)." in notes
+    assert "test: 1 radiographs have no chronological age." in notes
+    assert (
+        "1 test radiographs have no row in a table and are left out (RHPE_test/00003.png)." in notes
+    )
 
 
 def test_wrong_codings_come_at_once_and_are_never_mapped(spoilt: Path) -> None:
@@ -301,7 +306,7 @@ def test_wrong_codings_come_at_once_and_are_never_mapped(spoilt: Path) -> None:
         "row 6 (ID 4): Chronological is '-1'",
         "row 7 (ID 5): Chronological is 'soon'",
         "row 8 (ID 6): Male is empty",
-        "row 9 (ID 99): there is no film 00099.png of train",
+        "row 9 (ID 99): there is no radiograph 00099.png of train",
     ):
         assert part in text
     assert len(text.splitlines()) == 8
@@ -407,8 +412,8 @@ def test_a_truncated_annotation_file_is_a_fault_and_other_json_is_none(spoilt: P
 
 
 def test_annotations_of_other_pictures_are_refused(spoilt: Path) -> None:
-    for n in range(1, 9):  # somebody shrank the films
-        small = cv2.resize(film("train", n), (WIDTH // 2, HEIGHT // 2))
+    for n in range(1, 9):  # somebody shrank the radiographs
+        small = cv2.resize(radiograph("train", n), (WIDTH // 2, HEIGHT // 2))
         assert cv2.imwrite(str(spoilt / "RHPE_train" / f"{n:05d}.png"), small)
     far = coco("train")
     for entry in far["annotations"]:
@@ -416,11 +421,11 @@ def test_annotations_of_other_pictures_are_refused(spoilt: Path) -> None:
     write_rois(spoilt, "train", far)
     found = faults(spoilt)
     assert len(found) == 1
-    assert "8 of 8 annotations don't fit their films (1, 2, 3, 4, 5, …)" in found[0]
-    assert "Were the films resized?" in found[0]
+    assert "8 of 8 annotations don't fit their radiographs (1, 2, 3, 4, 5, …)" in found[0]
+    assert "Were the radiographs resized?" in found[0]
 
 
-def test_annotations_that_say_their_size_are_scaled_to_the_film(spoilt: Path) -> None:
+def test_annotations_that_say_their_size_are_scaled_to_the_radiograph(spoilt: Path) -> None:
     content = coco("train")
     for image in content["images"]:
         image |= {"width": 2 * WIDTH, "height": 2 * HEIGHT}
@@ -431,10 +436,12 @@ def test_annotations_that_say_their_size_are_scaled_to_the_film(spoilt: Path) ->
     write_rois(spoilt, "train", content)
     manifest = run(spoilt)
     assert manifest.table["region"].tolist()[:8] == ["9 9 151 151"] * 7 + [HALF]
-    assert any("7 films are not of the size they were annotated at" in n for n in manifest.notes)
+    assert any(
+        "7 radiographs are not of the size they were annotated at" in n for n in manifest.notes
+    )
 
 
-def test_films_that_are_no_pictures_are_named_all_at_once(spoilt: Path) -> None:
+def test_radiographs_that_are_no_pictures_are_named_all_at_once(spoilt: Path) -> None:
     (spoilt / "RHPE_train" / "00001.png").write_bytes(b"")
     (spoilt / "RHPE_val" / "00002.png").write_text("Page not found")
     found = faults(spoilt)

@@ -50,7 +50,7 @@ LISTS = st.one_of(VALUES, st.lists(st.one_of(IMAGES, VALUES), max_size=4))
     annotations=st.one_of(VALUES, st.lists(st.one_of(ANNOTATIONS, VALUES), max_size=4)),
     size=st.tuples(st.integers(16, 400), st.integers(16, 400)),
 )
-def test_whatever_stands_in_the_json_a_region_lies_on_the_film(
+def test_whatever_stands_in_the_json_a_region_lies_on_the_radiograph(
     tmp_path_factory: pytest.TempPathFactory,
     images: object,
     annotations: object,
@@ -61,9 +61,9 @@ def test_whatever_stands_in_the_json_a_region_lies_on_the_film(
     answer = read_annotations(path)
     assert answer is not None
     hands, _ = answer
-    for number, of_film in hands.items():
+    for number, of_radiograph in hands.items():
         tally = RegionTally()
-        region = cut(number, of_film, size, tally)
+        region = cut(number, of_radiograph, size, tally)
         assert parse_region(" ".join(map(str, region))) == region
         assert region[2] <= size[0]
         assert region[3] <= size[1]
@@ -95,7 +95,7 @@ def test_points_beyond_the_box_widen_the_region() -> None:
     assert cut("1", [hand], (2000, 1500), RegionTally()) == (10, 60, 540, 940)
 
 
-def test_a_region_is_clipped_to_the_film() -> None:
+def test_a_region_is_clipped_to_the_radiograph() -> None:
     hand = Hand((-5, 2, 400, 702), ())
     assert cut("1", [hand], (1000, 700), RegionTally()) == (0, 0, 435, 700)
 

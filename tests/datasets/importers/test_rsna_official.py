@@ -60,12 +60,12 @@ def test_the_official_archives_are_imported_as_they_unpack(official_tree: Path) 
     assert set(table["source"]) == {"rsna-official"}
     assert [int(name) for name in table.index] == [*TRAIN_IDS, *VAL_IDS, *TEST_IDS]
     for name, split in ((1400, "train"), (1386, "val"), (1397, "val"), (4360, "test")):
-        film = phantom(0, name, 64)
+        radiograph = phantom(0, name, 64)
         row = table.loc[str(name)]
         shift = 0.37 if split == "test" else 0
         assert row["split"] == split
-        assert row["sex"] == film.sex
-        assert row["age_months"] == pytest.approx(film.age_months + shift)
+        assert row["sex"] == radiograph.sex
+        assert row["age_months"] == pytest.approx(radiograph.age_months + shift)
         assert Path(row["image"]).stem == str(name)
     assert not audit(out, progress=False).has_errors
 

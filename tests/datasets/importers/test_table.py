@@ -14,7 +14,7 @@ from boneage.errors import InputError
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
+def radiographs(tmp_path: Path) -> Path:
     folder = tmp_path / "hospital"
     (folder / "films").mkdir(parents=True)
     for i in range(30):
@@ -47,50 +47,52 @@ def faults(file: Path, **options: Any) -> list[str]:
 YEARS = [f"films/{i}.tif,{1.5 + i / 2},{'fm'[i % 2]}" for i in range(30)]
 
 
-def test_years_and_codes_become_months_and_f_or_m(films: Path) -> None:
-    manifest = imported(table(films, *YEARS))
+def test_years_and_codes_become_months_and_f_or_m(radiographs: Path) -> None:
+    manifest = imported(table(radiographs, *YEARS))
     assert manifest.table["age_months"].tolist() == [18.0 + 6 * i for i in range(30)]
     assert manifest.table["sex"].tolist() == ["F", "M"] * 15
     assert manifest.table["image_id"].tolist() == [str(i) for i in range(30)]
     assert set(manifest.table["source"]) == {"readings, seeded split"}
     assert manifest.table["split"].value_counts().to_dict() == {"train": 24, "val": 3, "test": 3}
-    assert manifest.image_paths()[0] == (films / "films" / "0.tif").resolve()
+    assert manifest.image_paths()[0] == (radiographs / "films" / "0.tif").resolve()
     assert read_manifest(manifest.path).table.equals(manifest.table)
 
 
-def test_years_leave_no_digits_of_binary_arithmetic(films: Path) -> None:
-    manifest = imported(table(films, "films/0.tif,10.6,f", "films/1.tif,3,m"))
+def test_years_leave_no_digits_of_binary_arithmetic(radiographs: Path) -> None:
+    manifest = imported(table(radiographs, "films/0.tif,10.6,f", "films/1.tif,3,m"))
     assert ",127.2,F," in manifest.path.read_text()
 
 
 @pytest.mark.parametrize("separator", [",", "\t", ";"])
-def test_commas_tabs_and_semicolons(films: Path, separator: str) -> None:
+def test_commas_tabs_and_semicolons(radiographs: Path, separator: str) -> None:
     rows = [row.replace(",", separator) for row in YEARS]
     header = separator.join(COLUMNS.values())
-    assert len(imported(table(films, *rows, header=header))) == 30
+    assert len(imported(table(radiographs, *rows, header=header))) == 30
 
 
-def test_months_are_taken_as_they_are(films: Path) -> None:
+def test_months_are_taken_as_they_are(radiographs: Path) -> None:
     rows = ["films/0.tif,127.25,f", "films/1.tif,30,m"]
-    ages = imported(table(films, *rows), age_unit="months").age_months()
+    ages = imported(table(radiographs, *rows), age_unit="months").age_months()
     np.testing.assert_array_equal(ages, np.float32([[127.25], [30]]))
 
 
-def test_a_column_of_years_imported_as_months(films: Path) -> None:
+def test_a_column_of_years_imported_as_months(radiographs: Path) -> None:
     rows = ["films/0.tif,10.6,f", "films/1.tif,14.1,m", "films/2.tif,3,m"]
-    assert faults(table(films, *rows), age_unit="months") == [
+    assert faults(table(radiographs, *rows), age_unit="months") == [
         "readings.csv: row 3 (film films/1.tif): bone age is 14.1, the largest of all; expected "
         "months, and this column's median is 10.6. Is it in years? Pass --age-unit years."
     ]
 
 
-def test_a_column_of_whole_years_imported_as_months(films: Path) -> None:
-    (fault,) = faults(table(films, *(f"films/{i}.tif,{i},m" for i in range(18))), age_unit="months")
+def test_a_column_of_whole_years_imported_as_months(radiographs: Path) -> None:
+    (fault,) = faults(
+        table(radiographs, *(f"films/{i}.tif,{i},m" for i in range(18))), age_unit="months"
+    )
     assert "bone age is 17, the largest of all" in fault
 
 
-def test_infants_are_imported_when_the_unit_leaves_no_doubt(films: Path) -> None:
-    manifest = imported(table(films, "films/0.tif,0.5,f", "films/1.tif,1.25,m"))
+def test_infants_are_imported_when_the_unit_leaves_no_doubt(radiographs: Path) -> None:
+    manifest = imported(table(radiographs, "films/0.tif,0.5,f", "films/1.tif,1.25,m"))
     assert manifest.table["age_months"].tolist() == [6.0, 15.0]
     assert set(manifest.table["source"]) == {"readings, infants, seeded split"}
     assert manifest.notes == (
@@ -99,13 +101,13 @@ def test_infants_are_imported_when_the_unit_leaves_no_doubt(films: Path) -> None
     assert read_manifest(manifest.path).table.equals(manifest.table)
 
 
-def test_months_imported_as_years(films: Path) -> None:
-    assert faults(table(films, *YEARS, "films/0,126,f"))[1] == (
+def test_months_imported_as_years(radiographs: Path) -> None:
+    assert faults(table(radiographs, *YEARS, "films/0,126,f"))[1] == (
         "readings.csv: row 32 (film films/0): bone age is 126; expected years from 0 to 20, and "
         "this column's median is 9. Correct the label."
     )
     rows = [f"films/{i}.tif,{60 + 3 * i},f" for i in range(30)]
-    found = faults(table(films, *rows))
+    found = faults(table(radiographs, *rows))
     assert len(found) == 1
     assert "30 rows" in found[0]
     assert "bone age is 60, and 29 others likewise" in found[0]
@@ -127,83 +129,87 @@ def test_months_imported_as_years(films: Path) -> None:
         ("films/5.tif,9", "it has 2 fields; expected 3"),
     ],
 )
-def test_a_wrong_row_is_one_clear_message(films: Path, row: str, message: str) -> None:
-    found = faults(table(films, "films/0.tif,8,f", row))
+def test_a_wrong_row_is_one_clear_message(radiographs: Path, row: str, message: str) -> None:
+    found = faults(table(radiographs, "films/0.tif,8,f", row))
     assert len(found) == 1
     assert message in found[0]
 
 
-def test_one_wrong_age_among_many_casts_no_doubt_on_the_unit(films: Path) -> None:
+def test_one_wrong_age_among_many_casts_no_doubt_on_the_unit(radiographs: Path) -> None:
     rows = [f"films/{i % 30}.tif,{5 + i % 12},f" for i in range(59)]
-    (fault,) = [f for f in faults(table(films, *rows, "films/5.tif,-3,f")) if "is -3" in f]
+    (fault,) = [f for f in faults(table(radiographs, *rows, "films/5.tif,-3,f")) if "is -3" in f]
     assert fault.endswith("this column's median is 10. Correct the label.")
 
 
-def test_all_faults_come_at_once(films: Path) -> None:
-    found = faults(table(films, "films/0.tif,8,x", "films/77.tif,126,f", "films/2.tif,old,m"))
+def test_all_faults_come_at_once(radiographs: Path) -> None:
+    found = faults(table(radiographs, "films/0.tif,8,x", "films/77.tif,126,f", "films/2.tif,old,m"))
     assert len(found) == 4
 
 
-def test_columns_that_are_not_there_are_named_with_their_options(films: Path) -> None:
-    file = table(films, *YEARS)
+def test_columns_that_are_not_there_are_named_with_their_options(radiographs: Path) -> None:
+    file = table(radiographs, *YEARS)
     found = faults(file, age="Bone Age", sex="sex", patient="pid")
     assert "readings.csv (--age Bone Age): there is no column 'Bone Age'" in found[0]
     assert found[0].endswith("Did you mean 'bone age'?")
-    assert "(--sex sex): there is no column 'sex'; expected it among film, bone age" in found[1]
+    assert (
+        "(--sex sex): there is no column 'sex'; expected it among radiograph, bone age" in found[1]
+    )
     assert "(--patient pid)" in found[2]
 
 
-def test_wrong_options_are_named_together(films: Path) -> None:
-    found = faults(table(films, *YEARS), age_unit="year", male="f", image_root=films / "none")
+def test_wrong_options_are_named_together(radiographs: Path) -> None:
+    found = faults(
+        table(radiographs, *YEARS), age_unit="year", male="f", image_root=radiographs / "none"
+    )
     assert "--age-unit: unknown unit 'year'" in found[0]
     assert "Did you mean 'years'?" in found[0]
     assert "--female and --male: both are 'f'" in found[1]
     assert "--image-root: there is no folder" in found[2]
 
 
-def test_an_image_root_and_names_without_suffix(films: Path) -> None:
+def test_an_image_root_and_names_without_suffix(radiographs: Path) -> None:
     rows = [f"{i},{1.5 + i / 2},f" for i in range(30)]
-    manifest = imported(table(films, *rows), image_root=films / "films")
-    assert manifest.image_paths()[3] == (films / "films" / "3.tif").resolve()
-    (films / "films" / "3.png").touch()
-    found = faults_of_new(table(films, *rows), image_root=films / "films")
-    assert "row 5 (film 3): 2 files may be meant by 3: 3.png, 3.tif" in found[0]
+    manifest = imported(table(radiographs, *rows), image_root=radiographs / "films")
+    assert manifest.image_paths()[3] == (radiographs / "films" / "3.tif").resolve()
+    (radiographs / "films" / "3.png").touch()
+    found = faults_of_new(table(radiographs, *rows), image_root=radiographs / "films")
+    assert "row 5 (radiograph 3): 2 files may be meant by 3: 3.png, 3.tif" in found[0]
 
 
-def test_equal_names_in_two_folders_keep_their_folder_in_the_id(films: Path) -> None:
-    (films / "more").mkdir()
-    (films / "more" / "0.tif").touch()
-    manifest = imported(table(films, "films/0.tif,8,f", "more/0.tif,9,m"))
+def test_equal_names_in_two_folders_keep_their_folder_in_the_id(radiographs: Path) -> None:
+    (radiographs / "more").mkdir()
+    (radiographs / "more" / "0.tif").touch()
+    manifest = imported(table(radiographs, "films/0.tif,8,f", "more/0.tif,9,m"))
     assert manifest.table["image_id"].tolist() == ["films/0", "more/0"]
 
 
-def test_patients_stay_together(films: Path) -> None:
+def test_patients_stay_together(radiographs: Path) -> None:
     rows = [f"{row},p{i % 12}" for i, row in enumerate(YEARS)]
-    file = table(films, *rows, header="film,bone age,Geschlecht,pid")
+    file = table(radiographs, *rows, header="film,bone age,Geschlecht,pid")
     result = imported(file, patient="pid").table
     assert len(result[["patient_id", "split"]].drop_duplicates()) == 12
 
 
-def test_a_split_column_is_kept_and_checked(films: Path) -> None:
+def test_a_split_column_is_kept_and_checked(radiographs: Path) -> None:
     header = "film,bone age,Geschlecht,pid,fold"
     words = ["training", "Validation", "test"]
     rows = [f"{row},p{i},{words[i % 3]}" for i, row in enumerate(YEARS)]
-    manifest = imported(table(films, *rows, header=header), split="fold")
+    manifest = imported(table(radiographs, *rows, header=header), split="fold")
     assert manifest.table["split"].tolist() == ["train", "val", "test"] * 10
     assert set(manifest.table["source"]) == {"readings"}
 
 
-def test_a_patient_in_two_splits_and_an_unknown_split(films: Path) -> None:
+def test_a_patient_in_two_splits_and_an_unknown_split(radiographs: Path) -> None:
     rows = [f"{YEARS[0]},ann,train", f"{YEARS[1]},ann,test", f"{YEARS[2]},ben,3"]
-    file = table(films, *rows, header="film,bone age,Geschlecht,pid,split")
+    file = table(radiographs, *rows, header="film,bone age,Geschlecht,pid,split")
     found = faults(file, patient="pid", split="split")
     assert "row 4 (film films/2.tif): split is '3'; expected train, val or test" in found[0]
     assert "row 2 (film films/0.tif): patient ann is in test and train" in found[1]
 
 
-def test_an_empty_table_and_one_that_is_not_there(films: Path) -> None:
-    assert "it has a header and no rows" in faults(table(films))[0]
-    assert "there is no such file" in faults(films / "none.csv")[0]
+def test_an_empty_table_and_one_that_is_not_there(radiographs: Path) -> None:
+    assert "it has a header and no rows" in faults(table(radiographs))[0]
+    assert "there is no such file" in faults(radiographs / "none.csv")[0]
 
 
 def test_the_first_import_of_a_newcomer(tmp_path: Path) -> None:
@@ -222,7 +228,7 @@ def test_the_first_import_of_a_newcomer(tmp_path: Path) -> None:
     assert manifest.table["image_id"].tolist()[:2] == ["000", "001"]
 
 
-def test_excel_parquet_and_csv_give_the_same_manifest(films: Path) -> None:
+def test_excel_parquet_and_csv_give_the_same_manifest(radiographs: Path) -> None:
     frame = pd.DataFrame(
         {
             "film": [f"films/{i}" for i in range(30)],
@@ -230,29 +236,29 @@ def test_excel_parquet_and_csv_give_the_same_manifest(films: Path) -> None:
             "Geschlecht": ["f", "m"] * 15,
         }
     )
-    frame.to_excel(films / "readings.xlsx", index=False)
-    frame.to_parquet(films / "readings.parquet")
-    frame.to_csv(films / "readings.csv", index=False, sep=";", encoding="utf-16")
-    expected = imported(table(films, *YEARS)).path.read_text()
+    frame.to_excel(radiographs / "readings.xlsx", index=False)
+    frame.to_parquet(radiographs / "readings.parquet")
+    frame.to_csv(radiographs / "readings.csv", index=False, sep=";", encoding="utf-16")
+    expected = imported(table(radiographs, *YEARS)).path.read_text()
     for suffix in ("xlsx", "parquet", "csv"):
-        assert imported(films / f"readings.{suffix}").path.read_text() == expected
+        assert imported(radiographs / f"readings.{suffix}").path.read_text() == expected
 
 
-def test_a_worksheet_is_named(films: Path) -> None:
+def test_a_worksheet_is_named(radiographs: Path) -> None:
     frame = pd.DataFrame({"film": ["films/0"], "bone age": [8], "Geschlecht": ["f"]})
-    with pd.ExcelWriter(films / "a.xlsx") as writer:
+    with pd.ExcelWriter(radiographs / "a.xlsx") as writer:
         frame.to_excel(writer, sheet_name="2023", index=False)
-        frame.assign(film="films/1").to_excel(writer, sheet_name="2024", index=False)
-    assert "Name one with --sheet: '2023', '2024'." in faults(films / "a.xlsx")[0]
-    assert imported(films / "a.xlsx", sheet="2024").table["image_id"].tolist() == ["1"]
+        frame.assign(radiograph="films/1").to_excel(writer, sheet_name="2024", index=False)
+    assert "Name one with --sheet: '2023', '2024'." in faults(radiographs / "a.xlsx")[0]
+    assert imported(radiographs / "a.xlsx", sheet="2024").table["image_id"].tolist() == ["1"]
 
 
-def test_decimal_commas_are_read_where_they_leave_no_doubt(films: Path) -> None:
+def test_decimal_commas_are_read_where_they_leave_no_doubt(radiographs: Path) -> None:
     header = "film;bone age;Geschlecht"
-    manifest = imported(table(films, "films/0;10,5;f", "films/1;9;m", header=header))
+    manifest = imported(table(radiographs, "films/0;10,5;f", "films/1;9;m", header=header))
     assert manifest.table["age_months"].tolist() == [126.0, 108.0]
     assert manifest.notes == ("bone age was read with decimal commas: 10,5 is 10.5.",)
-    (fault,) = faults_of_new(table(films, "films/0;10,5;f", "films/1;9.5;m", header=header))
+    (fault,) = faults_of_new(table(radiographs, "films/0;10,5;f", "films/1;9.5;m", header=header))
     assert "bone age is '10,5'; expected a number of years" in fault
 
 
@@ -277,38 +283,38 @@ def faults_of_new(file: Path, **options: Any) -> list[str]:
         ("0-0", 0),
     ],
 )
-def test_years_and_months_in_one_cell(films: Path, text: str, months: int) -> None:
+def test_years_and_months_in_one_cell(radiographs: Path, text: str, months: int) -> None:
     rows = [f'films/0.tif,"{text}",f', "films/1.tif,12y0m,m"]
-    ages = imported(table(films, *rows), age_unit="years-months").table["age_months"]
+    ages = imported(table(radiographs, *rows), age_unit="years-months").table["age_months"]
     assert ages.tolist() == [months, 144]
 
 
 @pytest.mark.parametrize("text", ["10", "10.6", "10-12", "10y12m", "2024-06-10", "y", "10/6", "-"])
-def test_years_and_months_that_could_be_something_else(films: Path, text: str) -> None:
-    (fault,) = faults(table(films, f"films/0.tif,{text},f"), age_unit="years-months")
+def test_years_and_months_that_could_be_something_else(radiographs: Path, text: str) -> None:
+    (fault,) = faults(table(radiographs, f"films/0.tif,{text},f"), age_unit="years-months")
     assert f"bone age is {text!r}; expected years and months such as 10y6m or 10-06" in fault
 
 
-def test_years_and_months_beyond_twenty_years(films: Path) -> None:
-    (fault,) = faults(table(films, "films/0.tif,25y1m,f"), age_unit="years-months")
+def test_years_and_months_beyond_twenty_years(radiographs: Path) -> None:
+    (fault,) = faults(table(radiographs, "films/0.tif,25y1m,f"), age_unit="years-months")
     assert "bone age is 25y1m; expected from 0 to 20 years. Correct the label." in fault
 
 
-def test_days_are_months_of_a_twelfth_of_a_year(films: Path) -> None:
-    manifest = imported(table(films, "films/0,3652.5,f", "films/1,30,m"), age_unit="days")
+def test_days_are_months_of_a_twelfth_of_a_year(radiographs: Path) -> None:
+    manifest = imported(table(radiographs, "films/0,3652.5,f", "films/1,30,m"), age_unit="days")
     np.testing.assert_allclose(manifest.table["age_months"], [120, 30 / 30.4375], rtol=1e-9)
-    (fault,) = faults_of_new(table(films, "films/0,126,f", "films/1,30,m"), age_unit="days")
+    (fault,) = faults_of_new(table(radiographs, "films/0,126,f", "films/1,30,m"), age_unit="days")
     assert "bone age is 126, the largest of all; expected days from 0 to 7305" in fault
-    (fault,) = faults_of_new(table(films, "films/0,7306,f"), age_unit="days")
+    (fault,) = faults_of_new(table(radiographs, "films/0,7306,f"), age_unit="days")
     assert "expected days from 0 to 7305" in fault
 
 
-def test_several_codes_for_a_sex(films: Path) -> None:
+def test_several_codes_for_a_sex(radiographs: Path) -> None:
     rows = ["films/0,8,f", "films/1,8,Female", "films/2,8,M", "films/3,8,x"]
     codes: dict[str, Any] = {"female": ["f", "Female"], "male": ["m", "M"]}
-    (fault,) = faults(table(films, *rows), **codes)
+    (fault,) = faults(table(radiographs, *rows), **codes)
     assert "Geschlecht is 'x'; expected 'f' or 'Female' (--female) or 'm' or 'M' (--male)" in fault
-    sexes = imported(table(films, *rows[:3]), **codes).table["sex"].tolist()
+    sexes = imported(table(radiographs, *rows[:3]), **codes).table["sex"].tolist()
     assert sexes == ["F", "F", "M"]
 
 
@@ -320,13 +326,13 @@ def test_several_codes_for_a_sex(films: Path) -> None:
         ({"female": [], "male": "m"}, "one of them is empty"),
     ],
 )
-def test_codes_that_tell_no_sex(films: Path, codes: dict[str, Any], what: str) -> None:
-    assert f"--female and --male: {what}" in faults(table(films, *YEARS), **codes)[0]
+def test_codes_that_tell_no_sex(radiographs: Path, codes: dict[str, Any], what: str) -> None:
+    assert f"--female and --male: {what}" in faults(table(radiographs, *YEARS), **codes)[0]
 
 
-def test_chronological_age_has_its_own_unit_and_may_be_empty(films: Path) -> None:
+def test_chronological_age_has_its_own_unit_and_may_be_empty(radiographs: Path) -> None:
     header = "film,bone age,Geschlecht,lived"
-    file = table(films, "films/0,8,f,100", "films/1,9,m,", header=header)
+    file = table(radiographs, "films/0,8,f,100", "films/1,9,m,", header=header)
     options = {"chronological": "lived", "chronological_unit": "months"}
     ages = imported(file, **options).table["chronological_age_months"]
     assert ages[0] == 100
@@ -337,29 +343,31 @@ def test_chronological_age_has_its_own_unit_and_may_be_empty(films: Path) -> Non
     )
     (fault,) = faults_of_new(file, chronological="lived")  # the unit of the bone age
     assert "lived is 100; expected years from 0 to 40" in fault
-    file = table(films, "films/0,8,f,8.5", "films/1,9,m,old", header=header)
+    file = table(radiographs, "films/0,8,f,8.5", "films/1,9,m,old", header=header)
     found = faults_of_new(file, **options)
     assert "lived is 'old'; expected a number of months, or nothing" in found[0]
     assert "Is it in years? Pass --chronological-unit years." in found[1]
 
 
-def test_patients_who_are_not_named_are_counted(films: Path) -> None:
-    file = table(films, "films/0,8,f,p1", "films/1,9,m,", header="film,bone age,Geschlecht,pid")
+def test_patients_who_are_not_named_are_counted(radiographs: Path) -> None:
+    file = table(
+        radiographs, "films/0,8,f,p1", "films/1,9,m,", header="film,bone age,Geschlecht,pid"
+    )
     assert imported(file, patient="pid").notes == (
         "1 images have no pid: each counts as a patient of its own.",
     )
 
 
-def patterned(films: Path, *ids: str, **options: Any) -> Any:
+def patterned(radiographs: Path, *ids: str, **options: Any) -> Any:
     file = table(
-        films, *(f"{i},{8 + k},f" for k, i in enumerate(ids)), header="id,bone age,Geschlecht"
+        radiographs, *(f"{i},{8 + k},f" for k, i in enumerate(ids)), header="id,bone age,Geschlecht"
     )
     return imported(file, **options)
 
 
-def make(films: Path, *names: str) -> None:
+def make(radiographs: Path, *names: str) -> None:
     for name in names:
-        path = films / name
+        path = radiographs / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
@@ -381,19 +389,19 @@ def make(films: Path, *names: str) -> None:
         ("{id}*/film.png", ["1-a/film.png", "12-a/film.png"]),
     ],
 )
-def test_a_pattern_fits_one_image_a_row(films: Path, pattern: str, names: list[str]) -> None:
-    make(films, *names, "xs/other.txt", "xs/a/1.xml", "xs/a/._1.png")
-    make(films, *(f"xs/more{i}.png" for i in range(9)))
+def test_a_pattern_fits_one_image_a_row(radiographs: Path, pattern: str, names: list[str]) -> None:
+    make(radiographs, *names, "xs/other.txt", "xs/a/1.xml", "xs/a/._1.png")
+    make(radiographs, *(f"xs/more{i}.png" for i in range(9)))
     ids = ["1-", "12"] if pattern.startswith("{") else ["1", "12"]  # 1* would fit both
-    manifest = patterned(films, *ids, image=pattern)
-    assert manifest.image_paths() == [(films / name).resolve() for name in names]
+    manifest = patterned(radiographs, *ids, image=pattern)
+    assert manifest.image_paths() == [(radiographs / name).resolve() for name in names]
     assert manifest.table["image_id"].tolist() == ids
 
 
-def test_a_pattern_that_fits_none_or_several_images(films: Path) -> None:
-    make(films, "xs/1_a.png", "xs/1_b.png", "xs/2_a.png", "xs/2_a.txt")
+def test_a_pattern_that_fits_none_or_several_images(radiographs: Path) -> None:
+    make(radiographs, "xs/1_a.png", "xs/1_b.png", "xs/2_a.png", "xs/2_a.txt")
     with pytest.raises(InputError) as caught:
-        patterned(films, "1", "2", "3", "", image="xs/{id}_*")
+        patterned(radiographs, "1", "2", "3", "", image="xs/{id}_*")
     found = [str(fault).partition("readings.csv: ")[2] for fault in caught.value.faults]
     assert "row 5: id is empty; expected a name" in found[0]
     assert "row 4 (id 3): there is no image xs/3_*; expected one image" in found[1]
@@ -401,40 +409,40 @@ def test_a_pattern_that_fits_none_or_several_images(films: Path) -> None:
     assert len(found) == 3
 
 
-def test_signs_of_patterns_in_a_cell_are_plain_letters(films: Path) -> None:
-    make(films, "xs/[1]_a.png", "xs/2_a.png")
+def test_signs_of_patterns_in_a_cell_are_plain_letters(radiographs: Path) -> None:
+    make(radiographs, "xs/[1]_a.png", "xs/2_a.png")
     with pytest.raises(InputError) as caught:
-        patterned(films, "[1]", "*", "?", image="xs/{id}_*.png")
+        patterned(radiographs, "[1]", "*", "?", image="xs/{id}_*.png")
     assert len(caught.value.faults) == 2
     assert "there is no image xs/*_*.png" in str(caught.value.faults[0])
 
 
-def test_a_pattern_with_no_column_and_a_column_that_is_not_there(films: Path) -> None:
+def test_a_pattern_with_no_column_and_a_column_that_is_not_there(radiographs: Path) -> None:
     for pattern, what in (
         ("films/*.tif", "the pattern names no column"),
         ("films/{ID}.tif", "(--image ID): there is no column 'ID'"),
         ("none/{id}_*.tif", "there is no folder"),
     ):
         with pytest.raises(InputError, match=re.escape(what)):
-            patterned(films, "1", image=pattern)
+            patterned(radiographs, "1", image=pattern)
 
 
-def test_two_rows_of_one_image_by_a_pattern(films: Path) -> None:
-    make(films, "xs/1_a.png")
+def test_two_rows_of_one_image_by_a_pattern(radiographs: Path) -> None:
+    make(radiographs, "xs/1_a.png")
     with pytest.raises(InputError, match="id 1_ stands in row 2 already"):
-        patterned(films, "1", "1_", image="xs/{id}*.png")
+        patterned(radiographs, "1", "1_", image="xs/{id}*.png")
 
 
 @pytest.mark.parametrize(
     "name", ["films\\0.tif", "films/0.TIF", "./films/0", "films/../films/0.tif", "mu\u0308.png"]
 )
-def test_names_as_other_systems_write_them(films: Path, name: str) -> None:
-    make(films, "m\u00fc.png")
-    path = imported(table(films, f"{name},8,f")).image_paths()[0]
+def test_names_as_other_systems_write_them(radiographs: Path, name: str) -> None:
+    make(radiographs, "m\u00fc.png")
+    path = imported(table(radiographs, f"{name},8,f")).image_paths()[0]
     assert path.name in ("0.tif", "m\u00fc.png")
 
 
-def test_control_characters_in_names(films: Path) -> None:
-    file = table(films, "films/0.tif,8,f,p\x00q", header="film,bone age,Geschlecht,pid")
+def test_control_characters_in_names(radiographs: Path) -> None:
+    file = table(radiographs, "films/0.tif,8,f,p\x00q", header="film,bone age,Geschlecht,pid")
     (fault,) = faults(file, patient="pid")
     assert "pid is 'p\\x00q'; expected text without control characters" in fault

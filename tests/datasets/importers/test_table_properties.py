@@ -24,7 +24,7 @@ from boneage.datasets.importers.table import import_table
 from boneage.datasets.manifest import Manifest
 from boneage.errors import InputError
 
-FILMS = ("a0.png", "b 1.tif", "ü2.JPG", "sub/a0.png", "sub/4.dcm", "5.bmp", "6.tiff", "7.png")
+RADIOGRAPHS = ("a0.png", "b 1.tif", "ü2.JPG", "sub/a0.png", "sub/4.dcm", "5.bmp", "6.tiff", "7.png")
 SPELLINGS = (
     lambda name: name,
     lambda name: name.rpartition(".")[0],
@@ -61,7 +61,7 @@ class Row:
     """One row as written, and what it says; None for what says nothing clear."""
 
     cells: dict[str, Any]
-    film: str | None
+    radiograph: str | None
     months: float | None
     sex: str | None
     patient: str = ""
@@ -70,7 +70,13 @@ class Row:
     ragged: bool = False
 
     def is_wrong(self) -> bool:
-        return self.ragged or None in (self.film, self.months, self.sex, self.split, self.birth)
+        return self.ragged or None in (
+            self.radiograph,
+            self.months,
+            self.sex,
+            self.split,
+            self.birth,
+        )
 
 
 @dataclass
@@ -125,16 +131,16 @@ def ages(
 def rows(
     draw: st.DrawFn, name: str, columns: dict[str, str], unit: str, comma: bool, odds: int
 ) -> Row:
-    film: str | None = name
+    radiograph: str | None = name
     path = draw(st.sampled_from(SPELLINGS))(name)
     if draw(slip(odds)):
-        film, path = (
+        radiograph, path = (
             None,
             draw(st.sampled_from(["", "none.png", "sub", "..", "a0.tif", "x" * 300]) | ODD),
         )
-        film = path.strip() if path.strip() in FILMS else None
+        radiograph = path.strip() if path.strip() in RADIOGRAPHS else None
     sex, said = draw(st.sampled_from(list(SEXES.items())))
-    row = Row({}, film, None, said)
+    row = Row({}, radiograph, None, said)
     if draw(slip(odds)):
         sex = draw(st.sampled_from(WRONG_SEXES) | ODD)
         row.sex = SEXES.get(sex.strip())
@@ -169,11 +175,11 @@ def tables(draw: st.DrawFn) -> Table:
     unit = draw(st.sampled_from(["months", "years", "days", "years-months"]))
     comma = unit != "years-months" and draw(st.booleans())
     odds = draw(st.sampled_from([0, 0, 25]))
-    films = draw(st.permutations(FILMS))[: draw(st.integers(0, 7))]
+    radiographs = draw(st.permutations(RADIOGRAPHS))[: draw(st.integers(0, 7))]
     if odds and draw(slip(4)):
-        films.append(films[0] if films else FILMS[0])
+        radiographs.append(radiographs[0] if radiographs else RADIOGRAPHS[0])
     table = Table(
-        [draw(rows(name, columns, unit, comma, odds)) for name in films],
+        [draw(rows(name, columns, unit, comma, odds)) for name in radiographs],
         columns,
         unit,
         draw(st.sampled_from(["csv", "csv", "csv", "xlsx", "parquet"])),
@@ -238,11 +244,11 @@ def wrong_rows(table: Table) -> list[int]:
     seen: set[str | None] = set()
     wrong = []
     for i, row in enumerate(table.rows):
-        again = row.film in seen and not row.ragged
+        again = row.radiograph in seen and not row.ragged
         if row.is_wrong() or again:
             wrong.append(i)
         if not row.ragged:
-            seen.add(row.film)
+            seen.add(row.radiograph)
     return wrong
 
 
@@ -250,7 +256,7 @@ def wrong_rows(table: Table) -> list[int]:
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hospital")
     (folder / "sub").mkdir()
-    for name in FILMS:
+    for name in RADIOGRAPHS:
         (folder / name).touch()
     return folder
 
@@ -302,7 +308,7 @@ def test_a_table_comes_out_as_its_rows_say_or_every_wrong_row_is_named(
     for row, path, (_, out) in zip(
         table.rows, manifest.image_paths(), manifest.table.iterrows(), strict=True
     ):
-        assert path == (hospital / str(row.film)).resolve()
+        assert path == (hospital / str(row.radiograph)).resolve()
         assert math.isclose(out["age_months"], row.months or 0, rel_tol=1e-9)
         assert out["sex"] == row.sex
         assert out.get("patient_id", "") == row.patient

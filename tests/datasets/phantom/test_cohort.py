@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from boneage.datasets.manifest import read_manifest
-from boneage.datasets.phantom.cohort import cohort as phantom_module
+from boneage.datasets.phantom import cohort as phantom_module
 from boneage.datasets.phantom.cohort import draw_hand, make_phantom_cohort, phantom
 from boneage.datasets.phantom.exposure import expose
 from boneage.datasets.phantom.ossification import age_at_maturity
@@ -36,7 +36,7 @@ def read(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
-def test_a_film_depends_on_seed_and_index_alone() -> None:
+def test_a_radiograph_depends_on_seed_and_index_alone() -> None:
     first = phantom(3, 7, 128)
     phantom(3, 8, 128)
     again = phantom(3, 7, 128)
@@ -46,7 +46,7 @@ def test_a_film_depends_on_seed_and_index_alone() -> None:
     assert not np.array_equal(first.image, phantom(4, 7, 128).image)
 
 
-def test_a_film_is_the_same_from_threads_and_other_processes() -> None:
+def test_a_radiograph_is_the_same_from_threads_and_other_processes() -> None:
     here = [hashlib.sha256(phantom(0, i, 96).image.tobytes()).hexdigest() for i in range(6)]
     there: dict[int, str] = {}
 
@@ -93,7 +93,7 @@ def test_pictures_are_sane(age: int, sex: str) -> None:
 
 
 @pytest.mark.parametrize("age", [2, 100, 220])
-def test_the_hand_takes_a_sensible_share_of_the_film(
+def test_the_hand_takes_a_sensible_share_of_the_radiograph(
     age: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = []
@@ -135,10 +135,10 @@ def test_a_cohort_is_a_manifest_with_its_images(tmp_path: Path) -> None:
     assert len(manifest) == 30
     assert manifest.table["split"].value_counts().to_dict() == {"train": 24, "val": 3, "test": 3}
     for index, path in enumerate(manifest.image_paths()):
-        film = phantom(0, index, 64)
-        assert np.array_equal(read(path), film.image)
-        assert manifest.table["age_months"][index] == film.age_months
-        assert manifest.table["sex"][index] == film.sex
+        radiograph = phantom(0, index, 64)
+        assert np.array_equal(read(path), radiograph.image)
+        assert manifest.table["age_months"][index] == radiograph.age_months
+        assert manifest.table["sex"][index] == radiograph.sex
     assert read_manifest(tmp_path / "cohort" / "manifest.csv").digest == manifest.digest
 
 
@@ -167,7 +167,7 @@ def test_an_interrupted_cohort_is_finished_not_begun_again(
     drawn: list[int] = []
     real = phantom_module.phantom
 
-    def interrupted(seed: int, index: int, size: int) -> phantom_module.PhantomFilm:
+    def interrupted(seed: int, index: int, size: int) -> phantom_module.PhantomRadiograph:
         if len(drawn) == 5:
             raise KeyboardInterrupt
         drawn.append(index)
@@ -183,7 +183,7 @@ def test_an_interrupted_cohort_is_finished_not_begun_again(
 
     again: list[int] = []
 
-    def counting(seed: int, index: int, size: int) -> phantom_module.PhantomFilm:
+    def counting(seed: int, index: int, size: int) -> phantom_module.PhantomRadiograph:
         again.append(index)
         return real(seed, index, size)
 
@@ -193,19 +193,19 @@ def test_an_interrupted_cohort_is_finished_not_begun_again(
     assert digests(broken) == digests(whole)
 
 
-def test_ctrl_c_leaves_the_films_undrawn_that_are_not_begun(
+def test_ctrl_c_leaves_the_radiographs_undrawn_that_are_not_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
 
-    def press(films: Iterable[object], *_: object, **__: object) -> Iterator[object]:
-        yield next(iter(films))
+    def press(radiographs: Iterable[object], *_: object, **__: object) -> Iterator[object]:
+        yield next(iter(radiographs))
         raise KeyboardInterrupt
 
-    def counting(seed: int, index: int, size: int) -> phantom_module.PhantomFilm:
+    def counting(seed: int, index: int, size: int) -> phantom_module.PhantomRadiograph:
         drawn.append(index)
         time.sleep(0.002)
-        return phantom_module.PhantomFilm(np.zeros((size, size), np.uint8), 100.0, "F")
+        return phantom_module.PhantomRadiograph(np.zeros((size, size), np.uint8), 100.0, "F")
 
     monkeypatch.setattr(phantom_module, "track", press)
     monkeypatch.setattr(phantom_module, "phantom", counting)
@@ -228,7 +228,7 @@ def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
     process.wait()
     done = list((out / "images").glob("0*.png"))
     assert 5 <= len(done) < 120
-    for path in done:  # nothing half-written bears a film's name
+    for path in done:  # nothing half-written bears a radiograph's name
         assert read(path).shape == (64, 64)
     manifest = make_phantom_cohort(out, count=120, size=64, progress=False)
     assert len(manifest) == 120

@@ -5,32 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from experiments.throughput.benchmark.films import (
-    draw_films,
-    frame_films,
+from experiments.throughput.benchmark.radiographs import (
+    draw_radiographs,
+    frame_radiographs,
     write_pictures,
     write_store,
 )
+
 from experiments.throughput.benchmark.setting import Setting
 
 SIZE = 48
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Four small films. Read only."""
-    return draw_films(tmp_path_factory.mktemp("films"), 4, (160, 120))
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four small radiographs. Read only."""
+    return draw_radiographs(tmp_path_factory.mktemp("films"), 4, (160, 120))
 
 
 @pytest.fixture(scope="session")
-def setting(films: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
+def setting(radiographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
     """What a contender is given: batches of 4, 10 images an epoch."""
     folder = tmp_path_factory.mktemp("setting")
-    rows = frame_films(films, SIZE)
+    rows = frame_radiographs(radiographs, SIZE)
     write_store(folder / "store", 8, SIZE, rows)
     return Setting(
-        films=tuple(map(str, films)),
+        radiographs=tuple(map(str, radiographs)),
         pictures=tuple(map(str, write_pictures(folder / "pictures", rows))),
         store=str(folder / "store"),
         size=SIZE,

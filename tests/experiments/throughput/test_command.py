@@ -4,10 +4,10 @@ import json
 import sys
 
 import pytest
+from experiments.throughput.benchmark.radiographs import draw_radiographs
 
 from experiments.throughput.benchmark.__main__ import main
 from experiments.throughput.benchmark.contenders import Contender
-from experiments.throughput.benchmark.films import draw_films
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_the_group_names_its_verbs(run):
 
 
 def test_json_is_all_that_is_printed_and_out_holds_the_same(run, tmp_path):
-    draw_films(tmp_path / "films", 2, (80, 64))
+    draw_radiographs(tmp_path / "films", 2, (80, 64))
     code, output, said = run(
         *("prepare", "--json", "--size", 32, "--count", 3, "--rounds", 1),
         *("--films", tmp_path / "films", "--out", tmp_path / "result.json"),
@@ -44,9 +44,9 @@ def test_json_is_all_that_is_printed_and_out_holds_the_same(run, tmp_path):
 
 def test_without_json_there_is_a_table(run, tmp_path, monkeypatch):
     monkeypatch.setattr(Contender, "lacks", lambda one: f"{one.needs[0]} is not installed")
-    films = draw_films(tmp_path, 1, (80, 64))
+    radiographs = draw_radiographs(tmp_path, 1, (80, 64))
     peers = ("--contender", "torch-png", "--contender", "grain-store")
-    code, output, _ = run("pipeline", *peers, "--films", films[0], "--size", 32)
+    code, output, _ = run("pipeline", *peers, "--films", radiographs[0], "--size", 32)
     assert code == 0
     assert "cores" in output.splitlines()[0]
     assert "images/s" in output

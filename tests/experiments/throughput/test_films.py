@@ -5,26 +5,30 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from experiments.throughput.benchmark.radiographs import FULL_SIZE, frame_radiographs, write_store
 
 from boneage.pipeline.store import open_store
-from experiments.throughput.benchmark.films import FULL_SIZE, frame_films, write_store
 
 
-def test_films_are_noisy_grey_and_the_same_every_time(films, tmp_path):
-    from experiments.throughput.benchmark.films import draw_films
+def test_radiographs_are_noisy_grey_and_the_same_every_time(radiographs, tmp_path):
+    from experiments.throughput.benchmark.radiographs import draw_radiographs
 
     assert FULL_SIZE == (2044, 1514)
-    read = [cv2.imread(str(film), cv2.IMREAD_UNCHANGED) for film in films]
-    assert {(film.shape, film.dtype) for film in read} == {((160, 120), np.dtype(np.uint8))}
+    read = [cv2.imread(str(radiograph), cv2.IMREAD_UNCHANGED) for radiograph in radiographs]
+    assert {(radiograph.shape, radiograph.dtype) for radiograph in read} == {
+        ((160, 120), np.dtype(np.uint8))
+    }
     # Noise of its own in every pixel: no corner is flat, however dark it is.
     smooth = cv2.medianBlur(read[0], 5)
     assert np.mean(read[0] != smooth) > 0.3
-    again = draw_films(tmp_path, 2, (160, 120))
-    assert [film.read_bytes() for film in again] == [film.read_bytes() for film in films[:2]]
+    again = draw_radiographs(tmp_path, 2, (160, 120))
+    assert [radiograph.read_bytes() for radiograph in again] == [
+        radiograph.read_bytes() for radiograph in radiographs[:2]
+    ]
 
 
-def test_a_written_store_is_one_that_opens_and_repeats_its_rows(films, tmp_path: Path):
-    rows = frame_films(films, 40)
+def test_a_written_store_is_one_that_opens_and_repeats_its_rows(radiographs, tmp_path: Path):
+    rows = frame_radiographs(radiographs, 40)
     assert rows.shape == (4, 40, 40)
     write_store(tmp_path / "store", 10, 40, rows)
     store = open_store(tmp_path / "store", verify=True)

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments.throughput.benchmark.radiographs import write_store
 
 from boneage.errors import InputError
 from experiments.throughput.benchmark import memory
-from experiments.throughput.benchmark.films import write_store
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
 
 
-def test_preparation_is_compared_with_decoding_and_resizing_alone(films):
+def test_preparation_is_compared_with_decoding_and_resizing_alone(radiographs):
     from experiments.throughput.benchmark.preparing import bench_prepare
 
-    result = bench_prepare(size=48, count=6, workers=2, rounds=2, films=films)
+    result = bench_prepare(size=48, count=6, workers=2, rounds=2, radiographs=radiographs)
     assert json.loads(json.dumps(result)) == result
-    hand, film, bare = result["rows"]
+    hand, radiograph, bare = result["rows"]
     assert hand["ratio"] == 1.0
-    for row in (hand, film, bare):
+    for row in (hand, radiograph, bare):
         assert len(row["rounds"]) == 2
         assert row["low"] <= row["images_per_second"] <= row["high"]
     assert result["film_ratio"] > 0

@@ -18,7 +18,7 @@ def small(monkeypatch):
     monkeypatch.setattr("experiments.throughput.benchmark.pipeline.STORE_ROWS", 16)
 
 
-def test_contenders_run_in_turns_in_processes_of_their_own(films, monkeypatch):
+def test_contenders_run_in_turns_in_processes_of_their_own(radiographs, monkeypatch):
     monkeypatch.setattr(contenders.Contender, "lacks", lambda one: _lacks(one.name))
     monkeypatch.setenv("KERAS_BACKEND", "no-such-backend")  # so what needs Keras fails
     result = bench_pipeline(
@@ -27,13 +27,13 @@ def test_contenders_run_in_turns_in_processes_of_their_own(films, monkeypatch):
         workers=1,
         rounds=2,
         seconds=0.05,
-        films=films,
+        radiographs=radiographs,
         contenders=("torch-png", "boneage-threads", "limit"),
         warm_seconds=0.05,
     )
     assert json.loads(json.dumps(result)) == result
     assert set(result) == {"machine", "settings", "rows"}
-    assert result["settings"]["films"] == "4 films given"
+    assert result["settings"]["films"] == "4 radiographs given"
     skipped, failed, limit = result["rows"]
     assert skipped["name"] == "PyTorch DataLoader, resized PNG"
     assert skipped["skipped"] == "torch is not installed"
@@ -52,14 +52,14 @@ def _lacks(name: str) -> str:
     return "torch is not installed" if name.startswith("torch") else ""
 
 
-def test_ours_is_what_the_others_are_divided_by(films):
+def test_ours_is_what_the_others_are_divided_by(radiographs):
     result = bench_pipeline(
         size=48,
         batch=8,
         workers=1,
         rounds=1,
         seconds=0.05,
-        films=films,
+        radiographs=radiographs,
         contenders=("boneage-threads",),
         warm_seconds=0.05,
     )

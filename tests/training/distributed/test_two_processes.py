@@ -38,7 +38,7 @@ training.workers = 1
 """
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SOON = """
-from boneage.training.trainer.distributed import heartbeat as watch
+from boneage.training.distributed import heartbeat as watch
 from boneage.runtime import provenance
 provenance.lacks_bfloat16 = lambda: True
 watch.BEAT_SECONDS = 0.05

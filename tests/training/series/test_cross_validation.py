@@ -74,7 +74,7 @@ def test_no_patient_is_on_both_sides_and_the_seed_deals_the_folds(
     assert [list(one.manifest.table["split"]) for one in other] != splits[0]
 
 
-def test_two_parts_of_one_film_are_one_patient_s(
+def test_two_parts_of_one_radiograph_are_one_patient_s(
     tiny_recipe: Path, cohort: Path, tmp_path: Path
 ) -> None:
     manifest = read_manifest(cohort)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from boneage.training.trainer.series import reproduction
+from boneage.training.series import reproduction
 
 from boneage.cli import main as cli
 from boneage.errors import InputError
@@ -172,7 +172,7 @@ def test_a_dry_run_estimates_and_leaves_nothing_behind(
     assert "not the recipe as it stands: training.epochs=7" in err
     assert "on A GPU, 8 cores: 100 ms a step of 16 images (3 timed), 60.0 minutes an epoch" in err
     assert "at most 100 epochs: at most 4.2 days" in err
-    assert "disk: 0.2 MB for the framed films, 1.0 MB for the run" in err
+    assert "disk: 0.2 MB for the framed radiographs, 1.0 MB for the run" in err
     assert "this machine is busy (load 17)" in err
     assert "40.00 [1.00, 79.00]  -" in printed
     assert list(tmp_path.iterdir()) == []
@@ -188,12 +188,12 @@ def test_no_room_on_the_disk_is_told_before_anything_is_made(
     assert not (tmp_path / "run-data" / "manifest.store").exists()
 
 
-def test_a_film_that_can_not_be_read_is_named_before_any_training(
+def test_a_radiograph_that_can_not_be_read_is_named_before_any_training(
     official_tree, recipe_path, boneage, tmp_path, monkeypatch
 ):
     tree = shutil.copytree(official_tree, tmp_path / "rsna")
-    film = next(tree.rglob("1387.png"))
-    film.write_bytes(film.read_bytes()[:200])
+    radiograph = next(tree.rglob("1387.png"))
+    radiograph.write_bytes(radiograph.read_bytes()[:200])
     monkeypatch.setattr(reproduction, "_effort", lambda *_, **__: None)
     result = boneage("reproduce", recipe_path, "--data", tree, "--out", tmp_path / "run")
     refused(result, "1 errors:", "1387", "boneage data check")
