@@ -80,7 +80,7 @@ def test_the_forearm_is_cut_below_the_wrist() -> None:
 
 
 @pytest.mark.parametrize(
-    "film",
+    "radiograph",
     [
         np.zeros((100, 100), np.uint8),
         np.full((16, 900), 255, np.uint8),
