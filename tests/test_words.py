@@ -45,7 +45,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def strings(path: Path) -> Iterator[tuple[int, str]]:
-    """What a module says to people: strings with blanks in them, and the first lines of docstrings."""
+    """What a module says: strings with blanks in them, and the first lines of docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = set()
     for node in ast.walk(tree):
@@ -55,9 +55,10 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
                 docstrings.add(first.value)
                 yield first.lineno, str(first.value.value).splitlines()[0]
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
-            if node not in docstrings:
-                yield node.lineno, node.value
+        if not isinstance(node, ast.Constant) or node in docstrings:
+            continue
+        if isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, node.value
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
