@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 from scipy.optimize import minimize
 
-from boneage.datasets.audit.image_quality import grey_bands
 from boneage.datasets.phantom.cohort import phantom
+from boneage.radiographs.image_quality import grey_bands
 from boneage.radiographs.orientation import (
     DIRECTIONS,
     RATIOS,

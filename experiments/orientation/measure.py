@@ -20,8 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from boneage.datasets.audit.image_quality import look_at
 from boneage.datasets.audit.near_duplicates import find_pairs, fingerprint
+from boneage.radiographs.image_quality import assess_quality
 from boneage.radiographs.orientation import shrunk
 from boneage.radiographs.reader import read_radiograph
 from boneage.runtime.provenance import provenance
@@ -71,7 +71,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
     paths = sorted(folder.rglob("*.png"))
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
     radiographs = [read_radiograph(paths[index]) for index in chosen]
-    looks = [look_at(radiograph) for radiograph in radiographs]
+    looks = [assess_quality(radiograph) for radiograph in radiographs]
     told = [look.is_turned or look.has_two_hands or look.is_inverted for look in looks]
     radiographs = [
         radiograph for radiograph, faulty in zip(radiographs, told, strict=True) if not faulty
@@ -79,15 +79,15 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
     row: dict[str, Any] = {"name": folder.name, "films": len(radiographs), "left_out": sum(told)}
     row["turned"] = {
         str(turn): _share(
-            look_at(np.rot90(radiograph, turn // 90).copy()).orientation.is_turned
+            assess_quality(np.rot90(radiograph, turn // 90).copy()).orientation.is_turned
             for radiograph in radiographs
         )
         for turn in (90, 180, 270)
     }
     pairs = zip(radiographs[::2], radiographs[1::2], strict=False)
-    row["two_hands"] = _share(look_at(joined(*pair)).has_two_hands for pair in pairs)
+    row["two_hands"] = _share(assess_quality(joined(*pair)).has_two_hands for pair in pairs)
     row["inverted"] = _share(
-        look_at(radiograph.max() - radiograph).is_inverted for radiograph in radiographs
+        assess_quality(radiograph.max() - radiograph).is_inverted for radiograph in radiographs
     )
     row["near_duplicates"] = {
         name: _found(radiographs[:COPIED], copy) for name, copy in COPIES.items()

@@ -28,9 +28,9 @@ import cv2
 import numpy as np
 import timm
 import torch
-from experiments.throughput.benchmark.radiographs import write_store
 
 from boneage.datasets.phantom.cohort import phantom
+from experiments.throughput.benchmark.radiographs import write_store
 from experiments.throughput.benchmark.result import add_ratios, document, rates_row, significant
 from experiments.throughput.benchmark.setting import Setting
 from experiments.throughput.benchmark.torch_loader import batches

@@ -13,6 +13,7 @@ from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
 from boneage.models.builder import build_model
 from boneage.recipe import read_recipe
+from boneage.training import batch_memory as capacity
 from boneage.training.batch_memory import (
     HIGHEST,
     LOWEST,
@@ -24,7 +25,6 @@ from boneage.training.batch_memory import (
     within_memory,
     zeros_step,
 )
-from boneage.training import batch_memory as capacity
 from boneage.training.trainer import train
 
 RESULTS = Path(__file__).parents[2] / "experiments/capacity/results/cpu.json"

@@ -11,17 +11,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from boneage.datasets.audit.image_quality import (
-    EMPTY_SHARE,
-    FLAT_LEVELS,
-    SATURATED_SHARE,
-    Quality,
-    look_at,
-)
 from boneage.datasets.audit.near_duplicates import Fingerprint, Pair, find_pairs, fingerprint
 from boneage.datasets.tables.cells import Cells, Finding
 from boneage.datasets.validation import Region, image_path, is_file, parse_region
 from boneage.errors import Fault, InputError
+from boneage.radiographs.image_quality import (
+    EMPTY_SHARE,
+    FLAT_LEVELS,
+    SATURATED_SHARE,
+    Quality,
+    assess_quality,
+)
 from boneage.radiographs.orientation import shrunk
 from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph, read_radiograph
 from boneage.runtime.threads import threads
@@ -156,7 +156,7 @@ def _look(part: Part) -> Look:
     height, width = radiograph.shape
     if radiograph.min() == radiograph.max():
         return Look("blank-image", _blank(path, radiograph), height, width, bits)
-    quality, print_ = look_at(radiograph), fingerprint(shrunk(radiograph))
+    quality, print_ = assess_quality(radiograph), fingerprint(shrunk(radiograph))
     return Look("", None, height, width, bits, quality, print_)
 
 

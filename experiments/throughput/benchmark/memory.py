@@ -18,9 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.throughput.benchmark.radiographs import write_store
-
 from boneage.errors import Fault, InputError
+from experiments.throughput.benchmark.radiographs import write_store
 from experiments.throughput.benchmark.result import Row, document
 
 CLONE = Path(__file__).parents[3]

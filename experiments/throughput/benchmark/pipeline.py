@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from boneage.recipe import Augmentation
+from experiments.throughput.benchmark.contenders import BY_NAME, CONTENDERS
+from experiments.throughput.benchmark.contest import START_SECONDS, Contest
 from experiments.throughput.benchmark.radiographs import (
     draw_radiographs,
     frame_radiographs,
     write_pictures,
     write_store,
 )
-
-from boneage.recipe import Augmentation
-from experiments.throughput.benchmark.contenders import BY_NAME, CONTENDERS
-from experiments.throughput.benchmark.contest import START_SECONDS, Contest
 from experiments.throughput.benchmark.result import (
     Row,
     add_ratios,

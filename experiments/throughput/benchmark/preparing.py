@@ -13,13 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from experiments.throughput.benchmark.radiographs import draw_radiographs
 
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.pipeline.store import prepare
 from boneage.recipe import Framing
 from boneage.runtime.threads import threads
 from experiments.throughput.benchmark.processes import cpu_seconds
+from experiments.throughput.benchmark.radiographs import draw_radiographs
 from experiments.throughput.benchmark.result import (
     Row,
     add_ratios,

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import keras
 import numpy as np
-from experiments.throughput.benchmark.radiographs import write_store
 
 from boneage.datasets.phantom.cohort import phantom
 from boneage.models.builder import build_model
@@ -24,6 +23,7 @@ from boneage.recipe import Augmentation
 from boneage.training.distributed.device_group import accelerator
 from experiments.throughput.benchmark.constant import constant_batches
 from experiments.throughput.benchmark.processes import cpu_seconds, memory_mb
+from experiments.throughput.benchmark.radiographs import write_store
 from experiments.throughput.benchmark.result import (
     Row,
     add_ratios,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from experiments.throughput.benchmark.radiographs import (
     draw_radiographs,
     frame_radiographs,
     write_pictures,
     write_store,
 )
-
 from experiments.throughput.benchmark.setting import Setting
 
 SIZE = 48

@@ -4,10 +4,10 @@ import json
 import sys
 
 import pytest
-from experiments.throughput.benchmark.radiographs import draw_radiographs
 
 from experiments.throughput.benchmark.__main__ import main
 from experiments.throughput.benchmark.contenders import Contender
+from experiments.throughput.benchmark.radiographs import draw_radiographs
 
 
 @pytest.fixture

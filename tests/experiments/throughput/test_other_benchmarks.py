@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments.throughput.benchmark.radiographs import write_store
 
 from boneage.errors import InputError
 from experiments.throughput.benchmark import memory
+from experiments.throughput.benchmark.radiographs import write_store
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
 

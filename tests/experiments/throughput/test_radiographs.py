@@ -5,9 +5,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from experiments.throughput.benchmark.radiographs import FULL_SIZE, frame_radiographs, write_store
 
 from boneage.pipeline.store import open_store
+from experiments.throughput.benchmark.radiographs import FULL_SIZE, frame_radiographs, write_store
 
 
 def test_radiographs_are_noisy_grey_and_the_same_every_time(radiographs, tmp_path):

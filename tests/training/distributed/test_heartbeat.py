@@ -4,8 +4,8 @@ import threading
 import time
 
 import pytest
-from boneage.training.distributed import heartbeat as module
 
+from boneage.training.distributed import heartbeat as module
 from boneage.training.distributed.heartbeat import Watch
 from boneage.training.distributed.hosts import Hosts
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from boneage.training.series import reproduction
 
 from boneage.cli import main as cli
 from boneage.errors import InputError
 from boneage.recipe import Augmentation, read_recipe
 from boneage.run import Run
+from boneage.training.series import reproduction
 from boneage.training.series.reproduction import find_recipe, read_published_recipe, reproduce
 from boneage.training.stop_signals import Stop, Terminated
 

@@ -72,7 +72,7 @@ class Quality:
         return self.orientation.is_turned and not self.has_two_hands
 
 
-def look_at(radiograph: Radiograph) -> Quality:
+def assess_quality(radiograph: Radiograph) -> Quality:
     """Looks at one radiograph.
 
     Args:

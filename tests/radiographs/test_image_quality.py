@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from boneage.datasets.audit.image_quality import EMPTY_SHARE, look_at
 from boneage.datasets.phantom.cohort import phantom
+from boneage.radiographs.image_quality import EMPTY_SHARE, assess_quality
 
 RADIOGRAPHS = [phantom(5, i, 128).image for i in range(12)]
 
@@ -17,29 +17,31 @@ def framed(radiograph: np.ndarray, level: int) -> np.ndarray:
 
 def test_an_upright_hand_has_nothing_to_be_said_of() -> None:
     for radiograph in RADIOGRAPHS:
-        quality = look_at(radiograph)
+        quality = assess_quality(radiograph)
         assert quality.orientation.turn == 0
         assert not any([quality.is_turned, quality.has_two_hands, quality.is_inverted])
 
 
 def test_an_inverted_radiograph_is_told_whatever_its_margins() -> None:
     assert (
-        sum(look_at(255 - radiograph).is_inverted for radiograph in RADIOGRAPHS)
+        sum(assess_quality(255 - radiograph).is_inverted for radiograph in RADIOGRAPHS)
         >= len(RADIOGRAPHS) - 1
     )
-    assert not any(look_at(framed(radiograph, 255)).is_inverted for radiograph in RADIOGRAPHS)
+    assert not any(
+        assess_quality(framed(radiograph, 255)).is_inverted for radiograph in RADIOGRAPHS
+    )
 
 
 def test_two_hands_are_told_in_either_polarity() -> None:
     pairs = [np.hstack([radiograph, radiograph[:, ::-1]]) for radiograph in RADIOGRAPHS]
-    assert sum(look_at(pair).has_two_hands for pair in pairs) >= len(RADIOGRAPHS) - 1
-    assert sum(look_at(255 - pair).has_two_hands for pair in pairs) >= len(RADIOGRAPHS) - 1
+    assert sum(assess_quality(pair).has_two_hands for pair in pairs) >= len(RADIOGRAPHS) - 1
+    assert sum(assess_quality(255 - pair).has_two_hands for pair in pairs) >= len(RADIOGRAPHS) - 1
     upside_down = [np.ascontiguousarray(pair[::-1]) for pair in pairs]
-    assert sum(look_at(pair).has_two_hands for pair in upside_down) >= len(RADIOGRAPHS) - 1
+    assert sum(assess_quality(pair).has_two_hands for pair in upside_down) >= len(RADIOGRAPHS) - 1
 
 
 def test_of_two_hands_neither_turn_nor_polarity_is_told() -> None:
-    quality = look_at(255 - np.hstack([RADIOGRAPHS[0], RADIOGRAPHS[0][:, ::-1]])[::-1])
+    quality = assess_quality(255 - np.hstack([RADIOGRAPHS[0], RADIOGRAPHS[0][:, ::-1]])[::-1])
     assert not any([quality.is_turned, quality.is_inverted])
 
 
@@ -47,14 +49,14 @@ def test_of_two_hands_neither_turn_nor_polarity_is_told() -> None:
 def test_levels_are_told_in_eight_bits_of_any_depth(dtype: type) -> None:
     radiograph = np.zeros((64, 64), dtype)
     radiograph[:32] = np.iinfo(dtype).max
-    quality = look_at(radiograph)
+    quality = assess_quality(radiograph)
     assert quality.spread == pytest.approx(255)
     assert quality.lightest == quality.dark == 0.5
 
 
 def test_a_flat_radiograph_spans_few_levels() -> None:
     flat = (100 + RADIOGRAPHS[0] // 64).astype(np.uint8)
-    assert look_at(flat).spread < 5
+    assert assess_quality(flat).spread < 5
 
 
 def empty_radiographs() -> dict[str, np.ndarray]:
@@ -70,12 +72,12 @@ def empty_radiographs() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", ["specks", "corner", "noise"])
 def test_a_radiograph_with_next_to_nothing_on_it_is_dark(name: str) -> None:
-    assert look_at(empty_radiographs()[name]).dark > EMPTY_SHARE
+    assert assess_quality(empty_radiographs()[name]).dark > EMPTY_SHARE
 
 
 def test_a_hand_on_black_is_not_nearly_empty_though_a_pixel_is_hot() -> None:
     for radiograph in RADIOGRAPHS:
         hot = radiograph.astype(np.uint16)
         hot[0, 0] = 65_535
-        assert look_at(framed(radiograph, 0)).dark < EMPTY_SHARE
-        assert look_at(hot).dark < EMPTY_SHARE
+        assert assess_quality(framed(radiograph, 0)).dark < EMPTY_SHARE
+        assert assess_quality(hot).dark < EMPTY_SHARE
