@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boneage.cli.console import (
+from boneage.cli.imports import import_app
+from boneage.cli.output import (
     JsonOption,
     ManifestArgument,
     SeedOption,
-    app,
+    make_app,
     print_json,
-    say_manifest,
+    print_manifest,
 )
-from boneage.cli.imports import import_app
 from boneage.errors import Fault, InputError
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ RecipeOption = Annotated[
     Path | None, typer.Option(help="Take all framing settings of this recipe instead.")
 ]
 
-data_app = app(None, "Make, check, look at and prepare cohorts.")
-download_app = app(None, "Fetch a public dataset and import it.")
+data_app = make_app(None, "Make, check, look at and prepare cohorts.")
+download_app = make_app(None, "Fetch a public dataset and import it.")
 data_app.add_typer(import_app, name="import")
 data_app.add_typer(download_app, name="download")
 
@@ -46,7 +46,7 @@ def data_phantom(
     """Draw a cohort of procedural hand radiographs: no download, no patients."""
     from boneage.datasets.phantom.cohort import make_phantom_cohort
 
-    say_manifest(make_phantom_cohort(out, count=count, seed=seed, size=size))
+    print_manifest(make_phantom_cohort(out, count=count, seed=seed, size=size))
 
 
 @download_app.command("rsna")
@@ -66,7 +66,7 @@ def download_rsna(
     """Fetch the RSNA 2017 challenge set (about 11 GB), unpack and import it; resumable."""
     from boneage.datasets.importers.rsna_download import download_rsna as run_download
 
-    say_manifest(
+    print_manifest(
         run_download(
             out, source=source, accept_terms=accept_terms, seed=seed, keep_archives=keep_archives
         )
@@ -176,9 +176,9 @@ def data_prepare(
 
 
 def _framing(size: int | None, recipe: Path | None) -> Framing:
-    from boneage.cli.console import refuse
+    from boneage.cli.output import refuse
     from boneage.recipe import Framing, read_recipe
 
     if recipe and size:
-        refuse("--size", "either a size or --recipe, which has its own")
+        refuse("--size", "--size and --recipe can't be combined", "The recipe has its own size.")
     return read_recipe(recipe).framing if recipe else Framing(size=size or 299)

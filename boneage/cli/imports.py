@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from boneage.cli.console import OutOption, SeedOption, app, say_manifest
+from boneage.cli.output import OutOption, SeedOption, make_app, print_manifest
 from boneage.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Importers(TyperGroup):
             formatter.write_text(note)
 
 
-import_app = app(None, "Turn a dataset as it comes into a manifest.", cls=Importers)
+import_app = make_app(None, "Turn a dataset as it comes into a manifest.", cls=Importers)
 
 
 @import_app.command("rsna")
@@ -76,7 +76,7 @@ def import_rsna(folder: DirArgument, out: OutOption = MANIFEST, seed: SeedOption
     """Import the RSNA 2017 challenge set: the official archives, or Kaggle's copy."""
     from boneage.datasets.importers.rsna import import_rsna as run_import
 
-    say_manifest(run_import(folder, out, seed=seed))
+    print_manifest(run_import(folder, out, seed=seed))
 
 
 @import_app.command("rhpe")
@@ -84,7 +84,7 @@ def import_rhpe(folder: DirArgument, out: OutOption = MANIFEST) -> None:
     """Import RHPE: radiographs of both hands, of which the left one is cut out."""
     from boneage.datasets.importers.rhpe import import_rhpe as run_import
 
-    say_manifest(run_import(folder, out))
+    print_manifest(run_import(folder, out))
 
 
 @import_app.command("dha")
@@ -112,7 +112,7 @@ def import_dha(
     """Import the Digital Hand Atlas: folders by race, sex and age, and a table of readings."""
     from boneage.datasets.importers.dha import import_dha as run_import
 
-    say_manifest(
+    print_manifest(
         run_import(
             folder,
             out,
@@ -161,7 +161,7 @@ def import_table(
     """Import any table of ages, whatever its columns, units and codes are called."""
     from boneage.datasets.importers.table import import_table as run_import
 
-    say_manifest(
+    print_manifest(
         run_import(
             file,
             out,
@@ -223,7 +223,7 @@ def import_dicom(
     """Import DICOM radiographs from a PACS and a table of ages; nobody is named in the manifest."""
     from boneage.datasets.importers.dicom import import_dicom as run_import
 
-    say_manifest(
+    print_manifest(
         run_import(
             paths or [],
             out,
@@ -265,7 +265,7 @@ def _command(importer: Importer) -> Any:
             what = f"it returned {type(manifest).__name__}"
             expected = "a Manifest, as boneage.datasets.manifest.write_manifest returns it"
             raise InputError(importer.fault(what, expected))
-        say_manifest(manifest)
+        print_manifest(manifest)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in importer.parameters]
     out = inspect.Parameter(

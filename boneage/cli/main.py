@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boneage.cli.console import JsonOption, print_json, refuse
 from boneage.cli.data import data_app
+from boneage.cli.output import JsonOption, print_json, refuse
 from boneage.cli.release import release
 from boneage.cli.reproduce import leaderboard, reproduce
 from boneage.cli.series import cross_validate, sweep
@@ -38,6 +38,7 @@ app.command()(release)
 app.command()(reproduce)
 app.command()(leaderboard)
 
+NOT_WITH_RESUME = "it can't be combined with --out or --init: the run already has them"
 RUN_HELP = "A run folder, or the name of a model that ships with boneage."
 ViewsOption = Annotated[
     int | None,
@@ -98,17 +99,17 @@ def train(
     keep_freed_memory()
     together = find_hosts(hosts, rank, os.environ)
     if together and not (resume or out):
-        refuse("boneage train on several hosts", "--out RUN, a folder that all of them see")
+        refuse("--hosts", "--out is missing", "Name a folder that all hosts see: --out RUN.")
     stop = Stop()
     folder = resume or out
     with stop.listening():
         try:
             if resume is not None:
                 if out is not None or init is not None:
-                    refuse("--resume", "no --out and no --init beside it: the run has both")
+                    refuse("--resume", NOT_WITH_RESUME)
                 resolved, manifest = _of_the_run(resume, recipe, data, seed, overrides or ())
             elif recipe is None:
-                refuse("boneage train", "a RECIPE, or --resume RUN")
+                refuse("boneage train", "the recipe is missing", "Name a RECIPE, or --resume RUN.")
             else:
                 resolved, manifest = _resolved(recipe, data, seed, overrides or ())
             folder = folder or _new_run_folder(resolved)
@@ -144,8 +145,11 @@ def _of_the_run(
 
     run = Run(folder)
     if not run.is_begun:
-        expected = "a run folder with run.json in it, as training begins it"
-        refuse(f"--resume {folder}", expected, "Check the path, or begin it with --out.")
+        refuse(
+            f"--resume {folder}",
+            "it holds no run.json, so it is no run folder",
+            "Check the path, or start a new run with --out.",
+        )
     asked = recipe is not None or seed is not None or bool(overrides)
     given = recipe or run.recipe_path
     resolved = read_recipe(given, overrides, seed=seed) if asked else run.read_recipe()
@@ -219,9 +223,9 @@ def evaluate(
 ) -> None:
     """Score a run on a split of its manifest, or anybody's predictions."""
     if predictions is not None and (data or split or views):
-        refuse("--predictions", "no --data, --split or --views beside it: the table says it all")
+        refuse("--predictions", "it can't be combined with --data, --split or --views")
     if (run is None) == (predictions is None):
-        refuse("boneage evaluate", "a run folder or --predictions FILE, one of the two")
+        refuse("boneage evaluate", "it needs either RUN or --predictions FILE")
     from boneage.evaluation.scoring import evaluate_predictions, evaluate_run
 
     if predictions is not None:
@@ -267,7 +271,7 @@ def predict(
 ) -> None:
     """Answer for radiographs: the bone age in months (research use, not for diagnosis)."""
     if sex not in ("F", "M"):
-        refuse(f"--sex {sex}", "F or M")
+        refuse(f"--sex {sex}", "it is neither F nor M", "Write F or M.")
     from boneage.run import open_run
 
     opened = open_run(run)
@@ -288,8 +292,8 @@ def _phantom_manifest(path: Path, recipe: Recipe) -> Manifest:
     if recipe.phantom is None:
         refuse(
             str(path),
-            "--data MANIFEST, because this recipe has no [phantom] cohort of its own",
-            "Make a manifest with boneage data import.",
+            "this recipe has no [phantom] cohort, and --data is missing",
+            "Name a manifest: --data MANIFEST. `boneage data import` makes one.",
         )
     from boneage.datasets.phantom.cohort import DRAWING_VERSION, make_phantom_cohort
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from boneage.cli.console import JsonOption, print_json, refuse
+from boneage.cli.output import JsonOption, print_json, refuse
 
 STORAGES = ("float16", "float32")
 
@@ -31,7 +31,7 @@ def release(
 ) -> None:
     """Make a released model of a run: small, with its card, its scores and its checksums."""
     if storage not in STORAGES:
-        refuse(f"--storage {storage}", " or ".join(STORAGES))
+        refuse(f"--storage {storage}", "it is neither float16 nor float32")
     from boneage.evaluation.release import release as make_release
     from boneage.prediction.shipped import RELEASE_NAME
     from boneage.run import open_run

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from boneage.cli.console import JsonOption, print_json
+from boneage.cli.output import JsonOption, print_json
 
 
 def reproduce(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boneage.cli.console import JsonOption, print_json
+from boneage.cli.output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from boneage.training.series.planned_runs import Outcome, Planned

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from boneage.cli.console import JsonOption, app, print_json, refuse
+from boneage.cli.output import JsonOption, make_app, print_json, refuse
 from boneage.errors import InputError
 from boneage.runtime.provenance import usable_cores
 
@@ -31,7 +31,7 @@ SecondsOption = Annotated[float, typer.Option(min=0.01, help="Of every turn, at 
 
 _RADIOGRAPH_NAMES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"}
 
-bench_app = app(None, "Measure how fast it is here.")
+bench_app = make_app(None, "Measure how fast it is here.")
 
 
 @bench_app.command("pipeline")
@@ -55,7 +55,7 @@ def bench_pipeline(
 
     unknown = [name for name in contender or () if name not in BY_NAME]
     if unknown:
-        refuse(f"--contender {', '.join(unknown)}", f"of {', '.join(BY_NAME)}")
+        refuse(f"--contender {', '.join(unknown)}", "unknown", f"Name one of {', '.join(BY_NAME)}.")
     result = measure(
         size=size,
         batch=batch,
@@ -169,7 +169,7 @@ def bench_inference(
 ) -> None:
     """Predictions a second, and the wait for one."""
     if run is not None and recipe is not None:
-        refuse("benchmark inference", "a run or a recipe, not both")
+        refuse("benchmark inference", "a run and a recipe were given", "Name one of them.")
     from experiments.throughput.benchmark.inference import COLUMNS, networks
     from experiments.throughput.benchmark.inference import bench_inference as measure
 
@@ -203,7 +203,7 @@ def _radiographs(paths: list[Path] | None) -> list[Path]:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         found = [one for one in inside if one.suffix.lower() in _RADIOGRAPH_NAMES]
         if not found:
-            refuse(f"--films {path}", "a radiograph or a folder of radiographs")
+            refuse(f"--films {path}", "there is no radiograph", "Name a file or a folder.")
         radiographs += found
     return radiographs
 
