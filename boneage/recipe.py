@@ -167,7 +167,9 @@ class Published(_Section):
 
 
 WITHOUT_EFFECT = ("training.workers", "training.use_multiprocessing", "training.tensorboard")
-"""Keys that change no result: where batches are made, and what is drawn beside them."""
+"""Keys that change no result: they say how batches are made, and what is logged."""
+
+_NOT_COMPARED = {"name", "seed", "phantom", "published", "model.weights_sha256", *WITHOUT_EFFECT}
 
 
 class Recipe(_Section):
@@ -227,6 +229,39 @@ def recipe_from_values(values: dict[str, Any], *, where: str) -> Recipe:
         return Recipe.model_validate(values)
     except pydantic.ValidationError as error:
         raise InputError([_fault(where, detail) for detail in error.errors()]) from None
+
+
+def changed_settings(before: Recipe, after: Recipe) -> list[str]:
+    """Return every setting that may change a result and has another value now.
+
+    The name, the seed, the phantom and the published number are not compared.
+
+    Returns:
+        `KEY=VALUE` with the value of `after`, as `--set` reads it.
+    """
+    old, new = (_flat(recipe.model_dump(mode="json")) for recipe in (before, after))
+    return [f"{key}={_toml(value)}" for key, value in new.items() if old.get(key) != value]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name in _NOT_COMPARED:
+            continue
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(_toml(each) for each in value)}]"
+    return str(value)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from boneage.errors import Fault, InputError
-from boneage.recipe import WITHOUT_EFFECT, Recipe, read_recipe, recipe_from_values
+from boneage.recipe import changed_settings, read_recipe, recipe_from_values
 from boneage.runtime.files import read_json, write_text
 
 BEGIN = "<!-- leaderboard: made by `boneage leaderboard`, not by hand -->"
 END = "<!-- end of the leaderboard -->"
 
 _SPLITS = ("val", "test")
-# The seed is in the result's name.
-_NOT_TOLD = {"name", "seed", "phantom", "published", "model.weights_sha256", *WITHOUT_EFFECT}
 _OF_A_RUN = {"seed", "seconds", "model", "provenance", "manifest", "recipe", "metrics"}
 _COLUMNS = (
     *("experiment", "result", "differs from the recipe by", "validation MAE", "test MAE"),
@@ -118,16 +116,6 @@ def read_results(experiments: Path) -> list[Result]:
     return found
 
 
-def changed_settings(before: Recipe, after: Recipe) -> list[str]:
-    """Every setting that may change a result and has another value, as `--set` takes it."""
-    old, new = (_flat(recipe.model_dump(mode="json")) for recipe in (before, after))
-    return [
-        f"{key}={_toml(new[key])}"
-        for key in new
-        if key not in _NOT_TOLD and old.get(key) != new[key]
-    ]
-
-
 def _changed(path: Path, values: dict[str, Any]) -> list[str]:
     recipe = path.parent.parent / "recipe.toml"
     if not recipe.is_file():
@@ -148,27 +136,6 @@ def _init(values: dict[str, Any]) -> list[str]:
         return [f"--init {init['name']} (whether that knew any of these images is not recorded)"]
     knew = f"{known['val']:,} of the ids validated on and {known['test']:,} of those tested on"
     return [f"--init {init['name']} (that knew {knew})"]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if name in _NOT_TOLD:
-            continue
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(_toml(each) for each in value)}]"
-    return str(value)
 
 
 def _parts(page: Path) -> tuple[str, str, str]:

@@ -16,12 +16,11 @@ from boneage.datasets.audit.audit import audit
 from boneage.datasets.importers.rsna import import_rsna
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
-from boneage.evaluation.leaderboard import changed_settings
 from boneage.evaluation.published import SPLITS, as_markdown, compare
 from boneage.evaluation.report import write_report
 from boneage.evaluation.result import write_result
 from boneage.evaluation.scoring import evaluate_run
-from boneage.recipe import Recipe, read_recipe
+from boneage.recipe import Recipe, changed_settings, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json, write_text
 
