@@ -14,7 +14,7 @@ import typer
 from boneage.cli.data import data_app
 from boneage.cli.output import JsonOption, print_json, refuse
 from boneage.cli.release import release
-from boneage.cli.reproduce import leaderboard, reproduce
+from boneage.cli.reproduce import reproduce
 from boneage.cli.series import cross_validate, sweep
 from boneage.errors import InputError
 
@@ -36,7 +36,6 @@ app.command("cross-validate")(cross_validate)
 app.command()(sweep)
 app.command()(release)
 app.command()(reproduce)
-app.command()(leaderboard)
 
 NOT_WITH_RESUME = "it can't be combined with --out or --init: the run already has them"
 RUN_HELP = "A run folder, or the name of a model that ships with boneage."

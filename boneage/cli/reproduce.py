@@ -1,4 +1,4 @@
-"""The verbs that stand beside published numbers: `boneage reproduce` and `boneage leaderboard`."""
+"""The verb `boneage reproduce`."""
 
 from __future__ import annotations
 
@@ -75,17 +75,6 @@ def reproduce(
     typer.echo(as_text(document["rows"]))
     for name, file in document.get("files", {}).items():
         typer.echo(f"{name}: {file}")
-
-
-def leaderboard(
-    experiments: Annotated[
-        Path, typer.Argument(metavar="[EXPERIMENTS]", help="The folder of the experiments.")
-    ] = Path("experiments"),
-) -> None:
-    """Remake the leaderboard in experiments/README.md from the committed results."""
-    from boneage.evaluation.leaderboard import write_leaderboard
-
-    typer.echo(str(write_leaderboard(experiments)))
 
 
 def _say(text: str) -> None:
