@@ -1,4 +1,4 @@
-"""The verbs `boneage data …`: cohorts made, checked, looked at and prepared."""
+"""`boneage data …`: import, check and prepare datasets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from boneage.cli.output import (
     make_app,
     print_json,
     print_manifest,
+    verb_group,
 )
 from boneage.errors import Fault, InputError
 
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
     from boneage.recipe import Framing
 
 SizeOption = Annotated[
-    int | None, typer.Option(min=32, max=2048, help="Side of the store, pixels; 299 if not said.")
+    int | None, typer.Option(min=32, max=2048, help="Side of the images, pixels (default 299).")
 ]
 RecipeOption = Annotated[
-    Path | None, typer.Option(help="Take all framing settings of this recipe instead.")
+    Path | None, typer.Option(help="Recipe with the framing settings, in place of --size.")
 ]
 
-data_app = make_app(None, "Make, check, look at and prepare cohorts.")
-download_app = make_app(None, "Fetch a public dataset and import it.")
+VERBS = ("import", "download", "check", "card", "contact-sheet", "frame", "prepare", "phantom")
+REMOVED_VERBS = {"look": "Use boneage data contact-sheet."}
+
+data_app = make_app(
+    None, "Import, check and prepare datasets.", cls=verb_group(VERBS, REMOVED_VERBS)
+)
+download_app = make_app(None, "Download a public dataset and import it.")
 data_app.add_typer(import_app, name="import")
 data_app.add_typer(download_app, name="download")
 
@@ -37,13 +43,13 @@ data_app.add_typer(download_app, name="download")
 @data_app.command("phantom")
 def data_phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
-    count: Annotated[int, typer.Option(min=10, help="Films to draw.")] = 1500,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the cohort.")] = 0,
+    count: Annotated[int, typer.Option(min=10, help="Number of radiographs.")] = 1500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawings.")] = 0,
     size: Annotated[
-        int, typer.Option(min=64, max=2048, help="Side of a radiograph, pixels.")
+        int, typer.Option(min=64, max=2048, help="Side of the radiographs, pixels.")
     ] = 256,
 ) -> None:
-    """Draw a cohort of procedural hand radiographs: no download, no patients."""
+    """Draw a dataset of synthetic hand radiographs (phantoms)."""
     from boneage.datasets.phantom.cohort import make_phantom_cohort
 
     print_manifest(make_phantom_cohort(out, count=count, seed=seed, size=size))
@@ -51,19 +57,25 @@ def data_phantom(
 
 @download_app.command("rsna")
 def download_rsna(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to fetch and unpack into.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to download into.")],
     source: Annotated[
-        str, typer.Option(help="rsna: the challenge's archives; kaggle: its training images.")
+        str,
+        typer.Option(
+            help="rsna: the official archives (default); kaggle: the training images only."
+        ),
     ] = "rsna",
     accept_terms: Annotated[
-        bool, typer.Option("--accept-terms", help="You have read and accept the set's terms.")
+        bool, typer.Option("--accept-terms", help="Accept the terms of the dataset.")
     ] = False,
     keep_archives: Annotated[
-        bool, typer.Option("--keep-archives", help="Keep the archives once they are unpacked.")
+        bool, typer.Option("--keep-archives", help="Keep the archives after unpacking.")
     ] = False,
     seed: SeedOption = 0,
 ) -> None:
-    """Fetch the RSNA 2017 challenge set (about 11 GB), unpack and import it; resumable."""
+    """Download and import the RSNA 2017 challenge set (about 11 GB).
+
+    Repeat the command to continue an interrupted download.
+    """
     from boneage.datasets.importers.rsna_download import download_rsna as run_download
 
     print_manifest(
@@ -75,7 +87,10 @@ def download_rsna(
 
 @data_app.command("check")
 def data_check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
-    """Read every row and image of a manifest and name what is wrong; errors exit 2, warnings 0."""
+    """Check every row and image of a manifest.
+
+    All faults are reported at once. Exit code 2 if there is an error, 0 for warnings only.
+    """
     from boneage.datasets.audit.audit import audit
 
     report = audit(manifest)
@@ -90,10 +105,10 @@ def data_check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
 def data_card(
     manifest: ManifestArgument,
     out: Annotated[
-        Path | None, typer.Option(help="The page to write; default MANIFEST's name-card.html.")
+        Path | None, typer.Option(help="Page to write. Default: NAME-card.html.")
     ] = None,
 ) -> None:
-    """Write a one-page data card: counts, ages by sex, sizes, faults and terms; no radiograph in it."""
+    """Write a one-page data card: counts, ages, sizes and faults."""
     from boneage.evaluation.data_card import write_card
 
     typer.echo(str(write_card(manifest, out)))
@@ -105,7 +120,7 @@ def data_frame(
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which part of a radiograph the model is given: left, top, right, bottom in pixels."""
+    """Print the crop that the model sees, in pixels."""
     from boneage.radiographs.framing import frame
     from boneage.radiographs.reader import read_radiograph
 
@@ -139,25 +154,28 @@ def data_frame(
         raise InputError(faults)
 
 
-@data_app.command("look")
-def data_look(
+@data_app.command("contact-sheet")
+def data_contact_sheet(
     manifest: ManifestArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the sheets; default MANIFEST's name.look.")
+        Path | None, typer.Option(help="Folder of the sheets. Default: NAME.contact-sheet.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Films to show, 20 on a sheet.")] = 60,
+    count: Annotated[int, typer.Option(min=1, help="Number of images, 20 on a sheet.")] = 60,
     size: SizeOption = None,
     recipe: RecipeOption = None,
 ) -> None:
-    """Draw contact sheets: each radiograph beside what the model is given, the oddest first."""
+    """Draw contact sheets of radiographs and framed images.
+
+    The most unusual images come first.
+    """
     from boneage.datasets.manifest import read_manifest
     from boneage.pipeline.contact_sheet import check_folder, write_sheets
     from boneage.pipeline.store import prepare
 
     framing = _framing(size, recipe)
     cohort = read_manifest(manifest)
-    folder = out or manifest.with_suffix(".look")
-    check_folder(folder)  # now, not after an hour of preparing
+    folder = out or manifest.with_suffix(".contact-sheet")
+    check_folder(folder)  # before an hour of preparing
     for sheet in write_sheets(cohort, prepare(cohort, framing), folder, count=count):
         typer.echo(str(sheet))
 
@@ -166,7 +184,10 @@ def data_look(
 def data_prepare(
     manifest: ManifestArgument, size: SizeOption = None, recipe: RecipeOption = None
 ) -> None:
-    """Decode and frame every image once, into a memory-mapped store (train does this too)."""
+    """Decode and frame every image once, into a store.
+
+    `boneage train` does this too.
+    """
     from boneage.datasets.manifest import read_manifest
     from boneage.pipeline.store import prepare
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from boneage.errors import Fault, InputError
 
@@ -19,9 +21,8 @@ OutOption = Annotated[Path, typer.Option("--out", help="Manifest to write.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split (default 0).")]
 ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest, CSV.")]
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, TOML.")]
-RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Run folder, or the name of a shipped model.")
-]
+RUN_HELP = "Run folder, or the name of a shipped model."
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Recipe value to replace; may be repeated."),
@@ -48,6 +49,26 @@ def make_app(name: str | None, text: str, **settings: Any) -> typer.Typer:
     return typer.Typer(
         name=name, help=text, no_args_is_help=True, rich_markup_mode=None, **settings
     )
+
+
+def verb_group(order: Sequence[str], removed: Mapping[str, str]) -> type[TyperGroup]:
+    """Return the class of a group of verbs that knows the verbs of earlier versions.
+
+    Args:
+        order: The verbs as `--help` lists them.
+        removed: Verbs of earlier versions, each with a sentence that says what to use now.
+    """
+
+    class VerbGroup(TyperGroup):
+        def list_commands(self, ctx: Any) -> list[str]:
+            return list(order)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            if cmd_name in removed:
+                refuse(cmd_name, "this verb was removed", removed[cmd_name])
+            return super().get_command(ctx, cmd_name)
+
+    return VerbGroup
 
 
 def renamed_option(old: str, new: str) -> Any:
@@ -86,3 +107,56 @@ def refuse(where: str, what: str, fix: str = "See --help.") -> NoReturn:
         InputError: Always.
     """
     raise InputError(Fault(where, what, fix))
+
+
+def verdict(metrics: dict[str, Any]) -> str:
+    """Return one line for the scores of a split: MAE, interval, number of images, baseline."""
+    mae = metrics["mae_months"]
+    line = (
+        f"{metrics['split']}: MAE {mae['value']:.2f} months "
+        f"{_interval(mae)} on {metrics['n']:,} images"
+    )
+    baseline = metrics["baseline"]["median_by_sex"]["mae_months"]
+    if baseline is None:
+        return line
+    return (
+        f"{line}; predicting the median by sex: {baseline['value']:.2f} "
+        f"({mae['value'] / baseline['value']:.2f} of it)"
+    )
+
+
+_ROWS = (
+    ("MAE, months", "mae_months", 1.0),
+    ("RMSE, months", "rmse_months", 1.0),
+    ("median absolute error, months", "median_absolute_error_months", 1.0),
+    ("bias (predicted - true), months", "bias_months", 1.0),
+    ("within 6 months, %", "within_6_months", 100.0),
+    ("within 12 months, %", "within_12_months", 100.0),
+    ("within 24 months, %", "within_24_months", 100.0),
+)
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """Return the scores of a split as lines of text, groups included."""
+    lines = [f"{metrics['n']:,} images; intervals are 95 % (bootstrap by image)"]
+    for title, key, factor in _ROWS:
+        part = metrics[key]
+        lines.append(f"{title:<34}{factor * part['value']:8.2f}   {_interval(part, factor)}")
+    limits = metrics["limits_of_agreement_months"]
+    if limits["low"] is not None:
+        title = "95 % limits of agreement, months"
+        lines.append(f"{title:<34}{limits['low']:8.2f} to {limits['high']:.2f}")
+    for group, parts in metrics["groups"].items():
+        for name, part in parts.items():
+            if part["n"]:
+                title = f"MAE of {group.replace('_', ' ')} {name}, n {part['n']:,}"
+                mae, bias = part["mae_months"], part["bias_months"]["value"]
+                interval = f"{_interval(mae):<16}"
+                lines.append(f"{title:<34}{mae['value']:8.2f}   {interval} bias {bias:+.2f}")
+    return "\n".join(lines)
+
+
+def _interval(part: dict[str, Any], factor: float = 1.0) -> str:
+    if part["low"] is None:
+        return "[no interval from one image]"
+    return f"[{factor * part['low']:.2f}, {factor * part['high']:.2f}]"

@@ -1,0 +1,82 @@
+"""`boneage evaluate`, `report` and `release`: score a finished run, show it, publish it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boneage.cli.output import (
+    RUN_HELP,
+    JsonOption,
+    RunArgument,
+    ViewsOption,
+    log,
+    metrics_table,
+    print_json,
+    refuse,
+)
+
+UNKNOWN_OVERLAP = (
+    "note: the model's training images are unknown. If some of them are in this split, its error "
+    "is underestimated."
+)
+
+
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help=RUN_HELP)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Manifest of an external test. Default: the run's own.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to score: train, val or test (default test).")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table to score instead of a run: image_id,age_months,sex,predicted_age_months."
+        ),
+    ] = None,
+    views: ViewsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a model on a split, or score a table of predictions."""
+    if predictions is not None and (data or split or views):
+        refuse("--predictions", "it can't be combined with --data, --split or --views")
+    if (run is None) == (predictions is None):
+        refuse(
+            "boneage evaluate", "it scores either RUN or --predictions FILE", "Name one of them."
+        )
+    from boneage.evaluation.scoring import evaluate_predictions, evaluate_run
+
+    if predictions is not None:
+        metrics = evaluate_predictions(predictions)
+    else:
+        from boneage.evaluation.result import write_result
+        from boneage.run import open_run
+        from boneage.runtime.cpu_settings import import_keras
+
+        assert run is not None
+        opened = open_run(run)
+        import_keras()
+        asked = split or "test"
+        metrics = evaluate_run(opened, data=data, split=asked, views=views, progress=not as_json)
+        written = write_result(opened).parent
+        if written != opened.folder:  # a released model stays as it is
+            log(f"written to {written}")
+        if metrics["manifest"].get("overlap", {}) is None:
+            log(UNKNOWN_OVERLAP)
+    if as_json:
+        print_json(metrics)
+    else:
+        typer.echo(metrics_table(metrics))
+
+
+def report(run: RunArgument) -> None:
+    """Write the report of an evaluated run again."""
+    from boneage.evaluation.report import write_report
+    from boneage.prediction.shipped import evaluated_folder
+    from boneage.run import Run, open_run
+
+    typer.echo(str(write_report(Run(evaluated_folder(open_run(run).folder)))))

@@ -1,0 +1,208 @@
+"""`boneage train`: train a recipe, evaluate it and write its report."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boneage.cli.output import (
+    DeterministicOption,
+    GpuOption,
+    RecipeSeedOption,
+    SetOption,
+    log,
+    refuse,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    from boneage.datasets.manifest import Manifest
+    from boneage.recipe import Recipe
+    from boneage.training.distributed.hosts import Hosts
+
+SLOW_BFLOAT16 = (
+    "note: the recipe computes in bfloat16. This processor only emulates bfloat16, ten times "
+    "slower. To train the same network faster, add --set training.precision=float32."
+)
+NOT_WITH_RESUME = "it can't be combined with --out or --init: the run already has them"
+
+
+def train(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="Recipe, TOML. Not with --resume.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Manifest, CSV. Default: the recipe's phantom cohort.")
+    ] = None,
+    seed: RecipeSeedOption = None,
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to make. Default: a new folder below runs/.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Interrupted run to continue.")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run or shipped model to fine-tune."),
+    ] = None,
+    hosts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,…",
+            envvar="BONEAGE_HOSTS",
+            help="Hosts that train together (JAX backend), or none to ignore Slurm's variables.",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Position of this host in --hosts, from 0. Host 0 writes.")
+    ] = None,
+    require_gpu: GpuOption = False,
+    deterministic: DeterministicOption = False,
+) -> None:
+    """Train a recipe, evaluate the model and write the report.
+
+    Ctrl-C and SIGTERM stop the training after a batch. --resume then gives the same result as an
+    uninterrupted run.
+    """
+    if deterministic:
+        _make_deterministic()  # before TensorFlow and XLA are imported
+    from boneage.runtime.cpu_settings import keep_freed_memory
+    from boneage.training.distributed.hosts import find_hosts
+    from boneage.training.stop_signals import Stop, Terminated
+
+    keep_freed_memory()
+    together = find_hosts(hosts, rank, os.environ)
+    if together and not (resume or out):
+        refuse("--hosts", "--out is missing", "Name a folder that all hosts see: --out RUN.")
+    stop = Stop()
+    folder = resume or out
+    with stop.listening():
+        try:
+            if resume is not None:
+                if out is not None or init is not None:
+                    refuse("--resume", NOT_WITH_RESUME)
+                resolved, manifest = _recorded(resume, recipe, data, seed, overrides or ())
+            elif recipe is None:
+                refuse("boneage train", "the recipe is missing", "Name a RECIPE, or --resume RUN.")
+            else:
+                resolved, manifest = _requested(recipe, data, seed, overrides or ())
+            folder = folder or _new_run_folder(resolved)
+            how = {"resume": resume is not None, "require_gpu": require_gpu, "stop": stop}
+            _train_and_evaluate(resolved, manifest, folder, init, together, how)
+        except KeyboardInterrupt:
+            _log_how_to_continue("interrupted", folder, deterministic)
+            raise  # Typer exits with 130
+        except Terminated:
+            _log_how_to_continue("terminated", folder, deterministic)
+
+
+def _requested(
+    recipe: Path, data: Path | None, seed: int | None, overrides: Sequence[str]
+) -> tuple[Recipe, Manifest]:
+    from boneage.datasets.manifest import read_manifest
+    from boneage.recipe import read_recipe
+
+    resolved = read_recipe(recipe, overrides, seed=seed)
+    if data:  # then the phantom cohort is not used
+        return resolved.model_copy(update={"phantom": None}), read_manifest(data)
+    return resolved, _phantom_manifest(recipe, resolved)
+
+
+def _recorded(
+    folder: Path, recipe: Path | None, data: Path | None, seed: int | None, overrides: Sequence[str]
+) -> tuple[Recipe, Manifest]:
+    """Return recipe and manifest of a run. Those that are given replace them, to be compared."""
+    from boneage.datasets.manifest import read_manifest
+    from boneage.evaluation.scoring import run_manifest
+    from boneage.recipe import read_recipe
+    from boneage.run import Run
+
+    run = Run(folder)
+    if not run.is_begun:
+        refuse(
+            f"--resume {folder}",
+            "it holds no run.json, so it is no run folder",
+            "Check the path, or start a new run with --out.",
+        )
+    asked = recipe is not None or seed is not None or bool(overrides)
+    given = recipe or run.recipe_path
+    resolved = read_recipe(given, overrides, seed=seed) if asked else run.read_recipe()
+    return resolved, run_manifest(run) if data is None else read_manifest(data)
+
+
+def _train_and_evaluate(
+    recipe: Recipe,
+    manifest: Manifest,
+    folder: Path,
+    init: Path | None,
+    hosts: Hosts | None,
+    how: dict[str, Any],
+) -> None:
+    from boneage.runtime.cpu_settings import import_keras
+
+    import_keras()
+    from boneage.evaluation.report import write_report
+    from boneage.evaluation.result import write_result
+    from boneage.evaluation.scoring import evaluate_run
+    from boneage.run import open_run
+    from boneage.runtime.provenance import lacks_bfloat16
+    from boneage.training.distributed.device_group import accelerator
+    from boneage.training.trainer import train as run_training
+
+    bfloat16 = recipe.training.precision == "mixed_bfloat16" and lacks_bfloat16()
+    if bfloat16 and hosts is None and accelerator() is None:  # several hosts connect first
+        log(SLOW_BFLOAT16)
+    begin = None if init is None else open_run(init)
+    run = run_training(recipe, manifest, folder, init=begin, hosts=hosts, **how)
+    if hosts is not None and not hosts.first:
+        return
+    metrics: dict[str, Any] | None = None
+    for name in ("val", "test"):
+        if (manifest.table["split"] == name).any():
+            metrics = evaluate_run(run, split=name)
+    assert metrics is not None  # every manifest has a val split
+    write_result(run)
+    report = write_report(run)
+    typer.echo(verdict(metrics))
+    typer.echo(f"report: {report}")
+
+
+def _make_deterministic() -> None:
+    os.environ["TF_DETERMINISTIC_OPS"] = "1"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def _log_how_to_continue(event: str, folder: Path | None, deterministic: bool) -> None:
+    if folder is None or not folder.exists():  # a run without one finished batch is removed
+        log(f"{event} before the first checkpoint")
+        return
+    options = " --deterministic" if deterministic else ""
+    log(f"{event}; to continue: boneage train --resume {folder}{options}")
+
+
+def _phantom_manifest(path: Path, recipe: Recipe) -> Manifest:
+    if recipe.phantom is None:
+        refuse(
+            str(path),
+            "this recipe has no [phantom] cohort, and --data is missing",
+            "Name a manifest: --data MANIFEST. `boneage data import` makes one.",
+        )
+    from boneage.datasets.phantom.cohort import DRAWING_VERSION, make_phantom_cohort
+
+    settings = recipe.phantom
+    cache = Path(os.environ.get("BONEAGE_CACHE") or Path.home() / ".cache" / "boneage")
+    drawing = f"phantom{DRAWING_VERSION}-{settings.count}-{settings.seed}-{settings.size}px"
+    return make_phantom_cohort(cache / drawing, **settings.model_dump())
+
+
+def _new_run_folder(recipe: Recipe) -> Path:
+    started = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    runs = Path(os.environ.get("BONEAGE_RUNS") or "runs")
+    return runs / f"{recipe.name}-seed{recipe.seed}-{started}"

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from boneage.datasets.phantom.cohort import DRAWING_VERSION
+
+
+def test_one_command_trains_evaluates_reports_and_compares_with_the_baseline(
+    boneage, cohort, tiny_recipe, tmp_path
+):
+    code, out, _ = boneage(
+        "train", tiny_recipe, "--data", cohort, "--out", "run", "--seed", 5,
+        "--set", "training.epochs=1", "--set", "training.use_multiprocessing=true",
+    )  # fmt: skip
+    assert code == 0
+    assert "test: MAE" in out
+    assert "predicting the median by sex:" in out
+    run = tmp_path / "run"
+    assert f"report: {Path('run') / 'report.html'}" in out
+    made = {path.name for path in run.iterdir()}
+    assert {"metrics-val.json", "metrics-test.json", "predictions-test.csv", "report.html"} <= made
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert (recipe["seed"], recipe["training"]["epochs"]) == (5, 1)
+    assert "--set training.epochs=1 --set" in json.loads((run / "run.json").read_text())["command"]
+
+
+def test_a_recipe_with_a_phantom_needs_no_manifest(
+    boneage, tiny_recipe, tiny_network, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BONEAGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BONEAGE_RUNS", str(tmp_path / "runs"))
+    recipe = tmp_path / "phantom.toml"
+    recipe.write_text(tiny_recipe.read_text() + "[phantom]\ncount = 40\nsize = 64\n")
+    smaller = ("--set", "training.epochs=1", "--set", "model.backbone=tiny")
+    code, out, _ = boneage("train", recipe, *smaller)
+    assert code == 0, out
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("tiny-seed3-")
+    assert (run / "report.html").exists()
+    assert (tmp_path / "cache" / f"phantom{DRAWING_VERSION}-40-0-64px" / "manifest.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sex": "unknown"}, "unknown"),
+        ({"age_months": "-3"}, "-3"),
+        ({"image_id": "000001"}, "000001"),
+        ({"image": "images/absent.png"}, "absent.png"),
+    ],
+)
+def test_a_faulty_manifest_is_refused_and_nothing_is_made(
+    boneage, edit, refused, cohort_copy, tiny_recipe, tmp_path, values, message
+):
+    row = 7
+    manifest = edit(cohort_copy, row, **values)
+    result = boneage("train", tiny_recipe, "--data", manifest, "--out", "run")
+    refused(result, message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_typo_in_a_recipe_is_refused_with_what_was_meant(boneage, refused, cohort, tmp_path):
+    recipe = tmp_path / "typo.toml"
+    recipe.write_text('name = "typo"\n[training]\nepoch = 3\n')
+    refused(boneage("train", recipe, "--data", cohort), "'training.epoch'", "'epochs'")
+
+
+def test_a_recipe_without_data_says_how_to_give_some(boneage, refused, tiny_recipe):
+    refused(boneage("train", tiny_recipe), "--data MANIFEST")
+
+
+def test_an_out_that_is_a_file_or_can_not_be_made_is_refused_before_anything_is_prepared(
+    boneage, refused, cohort_copy, tiny_recipe, tmp_path
+):
+    (tmp_path / "file").touch()
+    for out in ("file", "file/below"):
+        result = boneage("train", tiny_recipe, "--data", cohort_copy, "--out", out)
+        refused(result, out, "--out")
+    assert not (cohort_copy.parent / "manifest.store").exists()
+
+
+def test_an_interrupt_exits_with_130_and_says_how_to_go_on(
+    boneage, cohort, tiny_recipe, monkeypatch
+):
+    def interrupt(recipe, manifest, out, **_):
+        out.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("boneage.training.trainer.train", interrupt)
+    code, _, err = boneage("train", tiny_recipe, "--data", cohort, "--out", "run")
+    assert code == 130
+    assert "interrupted; to continue: boneage train --resume run" in err
+
+
+def test_a_gpu_that_is_required_and_absent_is_refused_before_anything_is_made(
+    boneage, cohort, tiny_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("boneage.training.trainer.accelerator", lambda: None)
+    code, _, said = boneage(
+        "train", tiny_recipe, "--data", cohort, "--out", tmp_path / "run", "--require-gpu"
+    )
+    assert code == 2
+    assert "--require-gpu: Keras sees no GPU; expected a GPU that it can compute on." in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "the recipe is missing. Name a RECIPE"),
+        (("--resume", "absent"), "--resume absent: it holds no run.json"),
+        (("--resume", ".", "--out", "x"), "can't be combined with --out or --init"),
+    ],
+)
+def test_a_resume_of_nothing_is_refused(boneage, arguments, told):
+    code, _, said = boneage("train", *arguments)
+    assert code == 2
+    assert told in said
+
+
+def test_resuming_with_another_recipe_manifest_or_setting_is_refused(
+    boneage, finished_run, tiny_recipe, cohort, tmp_path
+):
+    def refused(*arguments) -> str:
+        code, _, said = boneage("train", "--resume", finished_run.folder, *arguments)
+        assert code == 2
+        return said
+
+    before = {path: path.stat().st_mtime_ns for path in finished_run.folder.iterdir()}
+    assert "training.epochs is 9, was 2" in refused("--set", "training.epochs=9")
+    assert "seed is 7, was 3" in refused(tiny_recipe, "--seed", "7")
+    table = pd.read_csv(cohort, dtype=str)
+    table["image"] = [str(cohort.parent / image) for image in table["image"]]
+    table.to_csv(tmp_path / "other.csv", index=False)
+    assert "not what the run began with" in refused("--data", tmp_path / "other.csv")
+    assert {path: path.stat().st_mtime_ns for path in finished_run.folder.iterdir()} == before
