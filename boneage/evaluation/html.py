@@ -186,7 +186,7 @@ def case_images(store: Mapping[str, Any], image_ids: Sequence[str]) -> tuple[dic
         opened = open_store(Path(folder))
     except InputError:
         return {}, f"The store {folder} is gone or damaged, so there are no pictures."
-    if opened.is_other_than(store):
+    if opened.differs_from(store):
         return {}, f"The store {folder} was made anew since, so there are no pictures."
     place = {image_id: row for row, image_id in enumerate(opened.image_ids)}
     found = [image_id for image_id in image_ids if image_id in place]

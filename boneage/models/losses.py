@@ -1,4 +1,4 @@
-"""What a training makes small: the error in months, or with it how far a distribution is off."""
+"""What a training minimises: the error in months, or the distance of a distribution from it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from keras import ops
 from boneage.models.builder import LOGITS, MONTHS
 from boneage.recipe import Recipe
 
-_WEIGHT_MONTHS = 10.0  # what a nat of the distribution's distance is worth
+_MONTHS_PER_NAT = 10.0  # weight of the cross entropy in the loss of a distribution head
 
 
-def trained_part(
+def compile_for_training(
     network: keras.Model, recipe: Recipe, optimizer: keras.optimizers.Optimizer
 ) -> keras.Model:
-    """Compiles what is fitted: the network, or with a head of distributions what leads up to it.
+    """Compile the model that `fit` trains.
 
-    Of a distribution the loss is that of Gao et al. (IJCAI 2018): the absolute error of its mean,
-    in months, and ten months for each nat of cross entropy with a normal distribution around the
-    label, `training.spread_months` wide. The network shares all weights with what is returned.
+    For a number head, this is the network itself. For a distribution head, it is the network up
+    to its logits, with shared weights. The loss is then that of Gao et al. (IJCAI 2018): the
+    absolute error of the mean in months, and ten months for each nat of cross entropy with a
+    normal distribution around the label. `training.spread_months` is the width of that
+    distribution.
 
     Returns:
-        A compiled model of the same inputs; its metric `mae` is in months.
+        A compiled model with the inputs of the network. Its metric `mae` is in months.
     """
     if recipe.model.head == "number":
         error = keras.metrics.MeanAbsoluteError(name="mae")
@@ -35,16 +37,16 @@ def trained_part(
 
     def loss(age_months: Any, logits: Any) -> Any:
         age_months = ops.cast(age_months, "float32")
-        likely = ops.softmax(-0.5 * ops.square((MONTHS - age_months) / np.float32(spread)))
-        distance = -ops.sum(likely * ops.log_softmax(logits), axis=-1)
-        return _error(age_months, logits)[:, 0] + _WEIGHT_MONTHS * distance
+        target = ops.softmax(-0.5 * ops.square((MONTHS - age_months) / np.float32(spread)))
+        distance = -ops.sum(target * ops.log_softmax(logits), axis=-1)
+        return _mean_error(age_months, logits)[:, 0] + _MONTHS_PER_NAT * distance
 
-    mae = keras.metrics.MeanMetricWrapper(_error, name="mae")
+    mae = keras.metrics.MeanMetricWrapper(_mean_error, name="mae")
     model.compile(optimizer=optimizer, loss=loss, metrics=[mae])
     return model
 
 
-def _error(age_months: Any, logits: Any) -> Any:
-    """Months that the mean of each distribution is off: (b, 1)."""
+def _mean_error(age_months: Any, logits: Any) -> Any:
+    """Return how far the mean of each distribution is from the label, in months: (b, 1)."""
     months = ops.sum(ops.softmax(logits) * MONTHS, axis=-1, keepdims=True)
     return ops.abs(months - ops.cast(age_months, "float32"))

@@ -1,4 +1,4 @@
-"""Which images are in a batch, and their pixels: what `DataGenerator` serves, made anywhere."""
+"""Which images are in a batch, and their pixels: the same in any thread, process or host."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from boneage.pipeline.augmentation import Augment, ImageFunction
+from boneage.pipeline.augmentation import Augment, Image, ImageFunction
 from boneage.pipeline.sources import ImageSource
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-# What a random stream is for; with the seed and the epoch it makes the stream's own seed.
+# The purpose of a random stream. Seed, purpose, epoch and index together seed the stream.
 _SHUFFLE, _AUGMENT = 1, 2
-_ALIGNMENT = 64
+_ALIGNMENT = 64  # bytes
+_BLANK: Image = np.zeros((2, 2), np.uint8)
 
 
 def aligned(shape: tuple[int, ...]) -> Floats:
-    """Returns an array of float32, not filled, that begins at a multiple of 64 bytes.
+    """Return an uninitialised float32 array that begins at a multiple of 64 bytes.
 
-    TensorFlow takes such an array as it is and copies any other.
+    TensorFlow uses the memory of such an array. It copies any other.
     """
     count = math.prod(shape)
-    room = np.empty(count + _ALIGNMENT // 4, np.float32)
-    start = -room.ctypes.data % _ALIGNMENT // 4
-    return room[start : start + count].reshape(shape)
+    buffer = np.empty(count + _ALIGNMENT // 4, np.float32)
+    start = -buffer.ctypes.data % _ALIGNMENT // 4
+    return buffer[start : start + count].reshape(shape)
 
 
 class Batches:
     """The batches of every epoch, each a pure function of (seed, epoch, index).
 
-    Attributes:
+    Args:
         source: The images, all of one size.
-        augment: What is done to each; None for nothing.
-        batch_size: Images a batch; the last may have fewer.
-        shuffle: Whether every epoch has an order of its own.
-        seed: Of order and augmentation.
+        augment: The augmentation of each image, or None.
+        batch_size: Images per batch. The last batch may have fewer.
+        shuffle: Whether each epoch has its own order.
+        seed: Seed of the order and of the augmentation.
     """
 
     def __init__(
@@ -48,7 +49,6 @@ class Batches:
         shuffle: bool,
         seed: int,
     ) -> None:
-        """Takes what `DataGenerator` has checked."""
         self.source = source
         self.augment = augment
         self.batch_size = batch_size
@@ -57,17 +57,17 @@ class Batches:
         self._order: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         return math.ceil(len(self.source) / self.batch_size)
 
     def shape(self, index: int) -> tuple[int, int, int, int]:
-        """`(b, h, w, 1)` of a batch."""
+        """Return the shape `(b, h, w, 1)` of a batch."""
         count, height, width = self.source.shape
         return min(self.batch_size, count - index * self.batch_size), height, width, 1
 
     def rows(self, index: int, epoch: int) -> npt.NDArray[np.int64]:
-        """Returns which images are in a batch: int64 `(b,)`, in the order they are served."""
-        order = self._order  # one read: another thread may replace it
+        """Return the rows of a batch's images in the source: int64 `(b,)`."""
+        order = self._order  # read once, because another thread may replace it
         if order is None or order[0] != epoch:
             count = len(self.source)
             if self.shuffle:
@@ -78,19 +78,84 @@ class Batches:
         return order[1][index * self.batch_size : (index + 1) * self.batch_size]
 
     def fill(self, batch: Floats, index: int, epoch: int) -> None:
-        """Writes the images of a batch, in [0, 1], into float32 `(b, h, w, 1)`."""
+        """Write the images of a batch, in [0, 1], into float32 `(b, h, w, 1)`."""
         augment = self._seeded(index, epoch)
-        for place, row in enumerate(self.rows(index, epoch)):
-            self._fill_row(batch[place], row, augment)
+        for position, row in enumerate(self.rows(index, epoch)):
+            self._fill_row(batch[position], row, augment)
 
     def _seeded(self, index: int, epoch: int) -> ImageFunction | None:
-        """The augmentation with which a batch begins, its images in their order."""
+        """Return the augmentation of a batch. The images of the batch must pass it in order."""
         if self.augment is None:
             return None
         return self.augment.seeded(self.seed, _AUGMENT, epoch, index)
 
-    def _fill_row(self, into: Floats, row: np.int64, augment: ImageFunction | None) -> None:
+    def _fill_row(self, target: Floats, row: np.int64, augment: ImageFunction | None) -> None:
         image = self.source[int(row)]
         if augment is not None:
             image = augment(image)
-        np.divide(image, np.float32(255), out=into[:, :, 0], dtype=np.float32)
+        np.divide(image, np.float32(255), out=target[:, :, 0], dtype=np.float32)
+
+
+class DeviceShard(Batches):
+    """This process's rows of every batch. Only these rows are decoded and augmented.
+
+    The shards of all processes, in the order of the devices, are the batch that one process would
+    make. The last batch of an epoch may not divide evenly. It then ends with `padding` copies of
+    its last image, which the training step removes.
+
+    Args:
+        whole: The batches of all devices.
+        first: Index of this process's first device.
+        own: Number of this process's devices, which follow one another.
+        devices: Number of all devices. It divides `whole.batch_size`.
+
+    Attributes:
+        last: Images in the last batch of an epoch, of all devices.
+        padding: Rows that fill up that batch, of all devices.
+    """
+
+    def __init__(self, whole: Batches, first: int, own: int, devices: int) -> None:
+        super().__init__(whole.source, whole.augment, whole.batch_size, whole.shuffle, whole.seed)
+        self.whole = whole
+        self._first, self._own, self._devices = first, own, devices
+        self.last = whole.shape(len(whole) - 1)[0]
+        padded = math.ceil(self.last / devices) * devices
+        if self.last < padded == whole.batch_size:
+            padded += devices  # the training step knows a padded batch by its size alone
+        self.padding = padded - self.last
+
+    def shape(self, index: int) -> tuple[int, int, int, int]:
+        """Return the shape `(b, h, w, 1)` of this process's rows of a batch."""
+        rows, height, width, channels = self.whole.shape(index)
+        if index == len(self) - 1:
+            rows += self.padding
+        return rows // self._devices * self._own, height, width, channels
+
+    def rows(self, index: int, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the rows of this process's images of a batch: int64 `(b,)`."""
+        begin, end = self._bounds(index)
+        return self._padded_rows(index, epoch)[begin:end]
+
+    def fill(self, batch: Floats, index: int, epoch: int) -> None:
+        """Write this process's images of a batch, in [0, 1], into float32 `(b, h, w, 1)`."""
+        begin, end = self._bounds(index)
+        augment = self._seeded(index, epoch)
+        for position, row in enumerate(self._padded_rows(index, epoch)[:end]):
+            if position >= begin:
+                self._fill_row(batch[position - begin], row, augment)
+            elif augment is not None and self.augment is not None:
+                # The images of a batch draw from one random stream in turn.
+                if self.augment.draws == "alike":
+                    augment(_BLANK)
+                elif self.augment.draws == "by image":
+                    augment(self.source[row])
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        each = self.shape(index)[0] // self._own
+        return each * self._first, each * (self._first + self._own)
+
+    def _padded_rows(self, index: int, epoch: int) -> npt.NDArray[np.int64]:
+        rows = self.whole.rows(index, epoch)
+        if index == len(self) - 1 and self.padding:
+            rows = np.concatenate([rows, np.repeat(rows[-1:], self.padding)])
+        return rows

@@ -1,10 +1,10 @@
-"""How `fit` takes batches from a dataset of ours: in order, and through nothing that waits.
+"""How `fit` takes batches from a generator: in order, without Keras' and tf.data's own queues.
 
-Keras wraps a PyDataset in an adapter of its own, and takes an object that is an adapter as it is.
-Its own for TensorFlow leaves prefetching to tf.data, whose tuning thread may sleep on when an
-epoch's iterator is to go: the next epoch then waits for it, a minute at most. With threads of its
-own in place of that, it waits a tenth of a second at every end, and hands each batch through five
-of them. And it shuffles the order of batches, so that nobody knows which one is next.
+Keras wraps a PyDataset in an adapter of its own, but takes an object that is an adapter as it is.
+Keras' adapter for TensorFlow leaves prefetching to tf.data. The tuning thread of tf.data can delay
+the next epoch by up to a minute. With Keras' own threads, each end of an epoch waits a tenth of a
+second, and each batch passes through five threads. Keras also shuffles the order of batches, so
+nobody can predict the next batch.
 """
 
 from __future__ import annotations
@@ -22,39 +22,40 @@ class InOrder(DataAdapter):
     """Serves `self[0]`, `self[1]`, … to `fit`, `evaluate` and `predict` on every backend.
 
     Attributes:
-        threads: That make batches ahead of time; 1 makes each when it is asked for.
-        max_queue_size: Batches that are asked for ahead of time with several, besides theirs.
+        threads: Number of threads that make batches ahead of time. With 1, each batch is made when
+            it is asked for.
+        max_queue_size: Most batches that wait, besides those that the threads are making.
     """
 
     threads: int
     max_queue_size: int
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Any:
-        """Makes a batch of the present epoch."""
+        """Return a batch of the present epoch."""
         raise NotImplementedError
 
-    def shapes(self) -> Any:
-        """The shape of each array in a batch, None for the number of images; all are float32."""
+    def _shapes(self) -> Any:
+        """Return the shape of each array in a batch, with None for the number of images."""
         raise NotImplementedError
 
     def get_numpy_iterator(self) -> Iterator[Any]:
-        """One epoch, as arrays."""
+        """Return an iterator of one epoch, as arrays."""
         return self._one_epoch()
 
     def get_jax_iterator(self) -> Iterator[Any]:
-        """One epoch, as arrays: JAX takes them so."""
+        """Return an iterator of one epoch, as arrays, which JAX takes as they are."""
         return self._one_epoch()
 
     def get_torch_dataloader(self) -> Any:
-        """One epoch, as tensors."""
+        """Return a loader of one epoch, as tensors."""
         return data_adapter_utils.get_torch_dataloader(self._one_epoch())
 
     def get_tf_dataset(self) -> Any:
-        """One epoch each time that it is gone through, as tensors that share the arrays' memory."""
+        """Return a dataset of one epoch, as float32 tensors that share the arrays' memory."""
         import tensorflow as tf
 
         def spec(shape: Any) -> Any:
@@ -64,9 +65,9 @@ class InOrder(DataAdapter):
                 return tf.TensorSpec(shape, tf.float32)
             return tuple(spec(part) for part in shape)
 
-        self[0]  # here, where what it raises reaches the user as it is, and processes may start
+        self[0]  # here its exception reaches the user as it is; and the processes start
         dataset = tf.data.Dataset.from_generator(
-            self._one_epoch, output_signature=spec(self.shapes())
+            self._one_epoch, output_signature=spec(self._shapes())
         )
         options = tf.data.Options()
         options.autotune.enabled = False

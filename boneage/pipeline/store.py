@@ -128,17 +128,20 @@ class Store:
             raise InputError(faults)
         return StoreView(self, np.array([row_of[image_id] for image_id in image_ids], np.int64))
 
-    def told(self) -> dict[str, Any]:
-        """What `run.json` records of it."""
-        told = {"folder": str(self.folder.resolve()), "digest": self.digest}
-        return {**told, "version": VERSION}
+    def metadata(self) -> dict[str, Any]:
+        """Return what `run.json` records of this store."""
+        return {
+            "folder": str(self.folder.resolve()),
+            "digest": self.digest,
+            "version": VERSION,
+        }
 
-    def is_other_than(self, told: Mapping[str, Any]) -> bool:
-        """Whether its images are known to be others than those of what `told` recorded.
+    def differs_from(self, metadata: Mapping[str, Any]) -> bool:
+        """Return whether the images are known to differ from those of the recorded metadata.
 
-        Digests of two versions can't be compared.
+        Digests of different versions can't be compared, so they count as equal.
         """
-        return told.get("version") == VERSION and told["digest"] != self.digest
+        return metadata.get("version") == VERSION and metadata["digest"] != self.digest
 
     def __reduce__(self) -> tuple[Callable[[Path, str], Store], tuple[Path, str]]:
         return _reopen, (self.folder, self.digest)

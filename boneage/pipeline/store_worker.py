@@ -23,10 +23,7 @@ from boneage.radiographs.hand_detection import Box
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
 
-_DIED = (
-    "processes that frame radiographs until the store stands",
-    "If memory ran out (signal 9), prepare with fewer workers; what is done is kept.",
-)
+_AFTER_DEATH = "If memory ran out (signal 9), prepare with fewer workers; what is done is kept."
 
 
 class FramerDiedError(InputError):
@@ -101,7 +98,7 @@ class Framer:
             self._child.connection.send(radiograph)
             answer = self._child.connection.recv()
         except (EOFError, OSError):
-            raise FramerDiedError(self._child.fault(*_DIED)) from None
+            raise FramerDiedError(self._child.fault(_AFTER_DEATH)) from None
         if isinstance(answer, bytes):
             raise pickle.loads(answer)
         row: Row = answer

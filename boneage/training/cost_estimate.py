@@ -15,7 +15,7 @@ import numpy as np
 
 from boneage.datasets.manifest import Manifest
 from boneage.models.builder import build_model
-from boneage.models.losses import trained_part
+from boneage.models.losses import compile_for_training
 from boneage.pipeline.generator import DataGenerator
 from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import read_radiograph
@@ -174,7 +174,7 @@ def _time_steps(
         )
         average = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
         optimizer = keras.optimizers.Adam(settings.learning_rate, **average)
-        model = trained_part(network, recipe, optimizer)
+        model = compile_for_training(network, recipe, optimizer)
         check_batch(model, batch_size)
         with within_memory(model, batch_size):
             model.optimizer.build(model.trainable_variables)  # as the training does

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.generator import DataGenerator
+from boneage.pipeline.generator import DataGenerator, whole_batch_rows
 from boneage.run import Run
 from boneage.runtime.files import replacing, write_text
 from boneage.training.checkpoint import Checkpoint, Place, Row, write_checkpoint
@@ -238,7 +238,7 @@ class Records(keras.callbacks.Callback):
 
     def _divergence(self, done: int) -> Fault:
         epoch = self.place.epoch
-        rows = self._training.whole.rows(done - 1, epoch)
+        rows = whole_batch_rows(self._training, done - 1, epoch)
         known = self._training.image_ids
         ids = ", ".join(str(row if known is None else known[row]) for row in rows)
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

@@ -115,7 +115,7 @@ def info_resumed(
     Raises:
         InputError: The images are not those that it began with.
     """
-    if store.is_other_than(info["store"]):
+    if store.differs_from(info["store"]):
         raise InputError(
             Fault(
                 str(store.folder),

@@ -20,8 +20,8 @@ import keras
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.models.builder import build_model
-from boneage.models.losses import trained_part
-from boneage.pipeline.generator import DataGenerator
+from boneage.models.losses import compile_for_training
+from boneage.pipeline.generator import DataGenerator, EpochRemainder
 from boneage.pipeline.store import Store, prepare
 from boneage.recipe import Recipe, Training
 from boneage.run import TRAINED, Run
@@ -133,7 +133,7 @@ def _train(
     seconds = round(time.perf_counter() - started, 2)
     training = _generator(store, train_split, recipe, training=True)
     validation = _generator(store, val_split, recipe, training=False)
-    model = trained_part(network, recipe, _optimizer(settings, len(training)))
+    model = compile_for_training(network, recipe, _optimizer(settings, len(training)))
     training, validation = group.divide(model, training, validation)
     check_batch(model, min(settings.batch_size, len(train_split.table)))
 
@@ -238,7 +238,7 @@ def _one_pass(
     if not model.optimizer.built:  # left to the first step, TensorFlow traces that a second time
         model.optimizer.build(model.trainable_variables)
     model.fit(
-        training.after(place.batch) if place.batch else training,
+        EpochRemainder(training, place.batch) if place.batch else training,
         validation_data=validation,
         initial_epoch=place.epoch,
         epochs=place.epoch + 1 if place.batch else settings.epochs,
@@ -386,7 +386,7 @@ def _info(recipe: Recipe, manifest: Manifest, store: Store, model: keras.Model) 
             "counts": {str(split): int(count) for split, count in splits.items()},
             "source": ", ".join(sources),
         },
-        "store": store.told(),
+        "store": store.metadata(),
         "model": {"parameters": model.count_params()},
         "stopped": "running",
     }

@@ -7,7 +7,7 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 from boneage.models.builder import LOGITS, MONTHS, build_model
-from boneage.models.losses import trained_part
+from boneage.models.losses import compile_for_training
 from boneage.prediction.predict import load_model
 from boneage.recipe import Recipe, read_recipe
 from boneage.training.trainer import train
@@ -38,7 +38,7 @@ def inputs():
 
 def test_a_number_is_fitted_as_the_network_itself():
     network = build_model("mini_xception", 64, dense_units=(8,))
-    model = trained_part(network, Recipe(name="x"), keras.optimizers.Adam())
+    model = compile_for_training(network, Recipe(name="x"), keras.optimizers.Adam())
     assert model is network
     assert model.loss == "mae"
 
@@ -52,7 +52,7 @@ def test_the_answer_is_the_mean_of_the_distribution(network, inputs):
 
 
 def test_the_loss_is_the_error_and_the_distance_of_the_distributions(network, recipe, inputs):
-    model = trained_part(network, recipe, keras.optimizers.Adam())
+    model = compile_for_training(network, recipe, keras.optimizers.Adam())
     ages = np.array([[10.0], [100.5], [200.0], [228.0]])
     told = model.evaluate(inputs, ages, verbose=0, return_dict=True)
     logits = model.predict(inputs, verbose=0).astype(np.float64)
@@ -66,7 +66,7 @@ def test_the_loss_is_the_error_and_the_distance_of_the_distributions(network, re
 
 def test_training_the_part_trains_the_network_and_leaves_the_months(network, recipe, inputs):
     before = network.predict(inputs, verbose=0)
-    model = trained_part(network, recipe, keras.optimizers.Adam(1e-2))
+    model = compile_for_training(network, recipe, keras.optimizers.Adam(1e-2))
     ages = np.full((4, 1), 30.0)
     for _ in range(30):
         model.train_on_batch(inputs, ages)

@@ -84,7 +84,7 @@ def test_batches_are_those_of_the_reference(way: dict[str, Any]) -> None:
     gender, age_months = np.arange(COUNT) % 2, np.arange(COUNT) * 10.0
     with make(**way) as generator:
         deadline = time.monotonic() + 60
-        while generator.processes and not (generator._making and generator._making.running):
+        while len(generator.process_ids) < generator.processes:
             generator[0]  # made here until then
             assert time.monotonic() < deadline
         for generator.epoch in (0, 1, 5):
@@ -272,17 +272,17 @@ def test_gender_in_every_form(gender: Any) -> None:
         ({"gender": ["M"] * 22}, ["gender: it has 22 values for 23 images"]),
         (
             {"gender": ["M"] * 22 + ["male"]},
-            ["gender: 1 of 23 values are wrong, the first np.str_"],
+            ["gender: 1 of 23 values are invalid, the first np.str_"],
         ),
         (
             {"gender": [2] * COUNT},
-            ["gender: 23 of 23 values are wrong, the first np.int64(2) at 0"],
+            ["gender: 23 of 23 values are invalid, the first np.int64(2) at 0"],
         ),
         ({"gender": [np.nan] * COUNT}, ["gender: 23 of 23"]),
         ({"gender": [None] * COUNT}, ["gender: 23 of 23"]),
         ({"gender": np.zeros((COUNT, 2))}, ["gender: its shape is (23, 2)"]),
         ({"age_months": [1.0]}, ["age_months: it has 1 values for 23 images"]),
-        ({"age_months": [-1.2] * COUNT}, ["age_months: 23 of 23 values are wrong"]),
+        ({"age_months": [-1.2] * COUNT}, ["age_months: 23 of 23 values are invalid"]),
         ({"age_months": [241.0] * COUNT}, ["age_months: 23 of 23"]),
         ({"age_months": [np.nan] * COUNT}, ["age_months: 23 of 23"]),
         ({"age_months": ["old"] * COUNT}, ["age_months: 23 of 23"]),
@@ -299,12 +299,14 @@ def test_gender_in_every_form(gender: Any) -> None:
         ),
     ],
 )
-def test_everything_wrong_is_told_at_once(changes: dict[str, Any], faults: list[str]) -> None:
+def test_all_invalid_arguments_are_named_at_once(
+    changes: dict[str, Any], faults: list[str]
+) -> None:
     with pytest.raises(InputError) as caught:
         make(**changes)
-    told = [str(fault) for fault in caught.value.faults]
-    assert len(told) == len(faults)
-    assert all(line.startswith(fault) for line, fault in zip(told, faults, strict=True)), told
+    found = [str(fault) for fault in caught.value.faults]
+    assert len(found) == len(faults)
+    assert all(line.startswith(fault) for line, fault in zip(found, faults, strict=True)), found
 
 
 @pytest.fixture

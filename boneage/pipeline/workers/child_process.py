@@ -1,8 +1,8 @@
 """A fresh interpreter that works for this one over a socket, and ends when the socket closes.
 
-It is started, never forked, so it inherits neither TensorFlow's threads nor its locks, and the
-user's script is not run a second time: no `if __name__ == "__main__"` is needed. However its parent
-comes to its end, the socket closes, and the child with it.
+The interpreter is started, never forked, so it inherits neither TensorFlow's threads nor its
+locks. The user's script is not run a second time, so it needs no `if __name__ == "__main__"`.
+However the parent ends, the socket closes, and the child ends with it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from boneage.errors import Fault
 
 CLOSE_SECONDS = 5.0
 
-# The parent's own path, so that modules found beside a script are found there too. A cluster sends
-# SIGTERM to every process of a job: the parent wants its batches until it has closed the socket.
+# The child gets the parent's path, to find modules next to the user's script. It ignores SIGTERM,
+# which a cluster sends to every process of a job: the parent needs batches until it closes.
 _START = (
     "import json, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "sys.path[:] = json.loads(sys.argv[1]); "
@@ -35,53 +35,54 @@ _START = (
 
 
 class Child:
-    """One such interpreter.
+    """A child interpreter.
 
     Attributes:
-        process: The interpreter's.
-        connection: This end of the socket.
+        process: The process of the interpreter.
+        connection: The parent's end of the socket.
     """
 
     def __init__(self, module: str, descriptors: Sequence[int] = ()) -> None:
-        """Starts it, and does not wait until it is ready.
+        """Start the interpreter, and do not wait until it is ready.
 
         Args:
-            module: Its `main` is called with the descriptor of the other end, and these.
-            descriptors: Of files that it is to have too.
+            module: Its `main` is called with the descriptor of the child's end of the socket, and
+                with `descriptors`.
+            descriptors: Open files that the child gets too.
         """
         ours, theirs = socket.socketpair()
-        # There are as many of them as cores: none needs threads of its own.
-        alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # There are as many children as cores, so each uses one thread.
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
-            given = (theirs.fileno(), *descriptors)
+            passed = (theirs.fileno(), *descriptors)
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-c", _START.format(module=module)),
-                    *(json.dumps(sys.path), *map(str, given)),
+                    *(json.dumps(sys.path), *map(str, passed)),
                 ],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **alone, "NO_ALBUMENTATIONS_UPDATE": "1"},
-                pass_fds=given,
-                process_group=0,  # Ctrl-C is for the parent, which then closes the socket
+                env={**os.environ, **one_thread, "NO_ALBUMENTATIONS_UPDATE": "1"},
+                pass_fds=passed,
+                process_group=0,  # Ctrl-C reaches the parent alone, which then closes the socket
             )
         self.connection = Connection(ours.detach())
 
-    def fault(self, expected: str, fix: str) -> Fault:
-        """What is to be told when the socket was found closed."""
-        how = "has closed its socket"
+    def fault(self, fix: str) -> Fault:
+        """Describe how the process ended, after its socket was found closed."""
+        what = "it closed its socket"
         try:
             status = self.process.wait(1)
         except subprocess.TimeoutExpired:
             pass
         else:
-            how = f"ended with status {status}"
+            what = f"it ended with status {status}"
             if status < 0:
-                how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
-        return Fault(f"worker process {self.process.pid}", f"it {how}", fix, expected=expected)
+                what = f"it was killed by signal {-status} ({signal.strsignal(-status)})"
+        return Fault(f"worker process {self.process.pid}", what, fix)
 
 
 def close(children: Sequence[Child]) -> None:
-    """Ends them all, by force those that don't go in time."""
+    """End all children, and kill those that have not ended in time."""
     for child in children:
         child.connection.close()
     deadline = time.monotonic() + CLOSE_SECONDS
@@ -94,16 +95,15 @@ def close(children: Sequence[Child]) -> None:
 
 
 def pickled(error: Exception) -> bytes:
-    """An exception for the parent to raise, with a note of where it was raised.
+    """Return an exception for the parent to raise, with a note of where it was raised.
 
-    One that can't be pickled, as exceptions of others need not be, becomes a RuntimeError with its
-    text.
+    An exception that can't be pickled becomes a RuntimeError with its text.
     """
-    told = "".join(traceback.format_exception(error))
-    error.add_note(f"Raised in a worker process:\n{told}")
+    text = "".join(traceback.format_exception(error))
+    error.add_note(f"Raised in a worker process:\n{text}")
     try:
-        text: bytes = cloudpickle.dumps(error)
-        pickle.loads(text)
-    except Exception:  # noqa: BLE001 - whatever its own methods raise
-        return pickle.dumps(RuntimeError(told))
-    return text
+        data: bytes = cloudpickle.dumps(error)
+        pickle.loads(data)
+    except Exception:  # noqa: BLE001 - an exception's own methods may raise anything
+        return pickle.dumps(RuntimeError(text))
+    return data

@@ -1,4 +1,4 @@
-"""A process that makes batches: told which by number, it writes them into shared memory.
+"""The process of a worker: it makes batches by number and writes them into shared memory.
 
 It is a `Child` of the process that trains.
 """
@@ -10,6 +10,7 @@ import mmap
 import pickle
 import struct
 from multiprocessing.connection import Connection
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -20,33 +21,32 @@ from boneage.pipeline.workers.child_process import pickled
 JOB = struct.Struct("<qqq")  # slot, epoch, index
 READY, DONE, FAILED = b"R", b"D", b"F"
 
-# Where something stands in the memory that holds what the workers start from: offset and length.
-Place = tuple[int, int]
+Span: TypeAlias = tuple[int, int]  # offset and length, in bytes of the shared memory
 
 
-def main(socket: int, start: int, ring: int) -> None:
-    """Serves the parent until it closes the socket.
+def main(socket: int, pickle_memory: int, ring: int) -> None:
+    """Serve the parent until it closes the socket.
 
     Args:
-        socket: Descriptor of a duplex connection. First comes `(places, slot_bytes)`: where in
-            `start` the pickle is, then each of its arrays; then one `JOB` for each batch.
-        start: Descriptor of the memory that holds a pickle of `Batches` and its arrays.
+        socket: Descriptor of a duplex connection. The first message is `(spans, slot_bytes)`, with
+            the spans of the pickle and of each of its arrays. Then follows one `JOB` per batch.
+        pickle_memory: Descriptor of the memory that holds a pickle of `Batches` and its arrays.
         ring: Descriptor of the memory that batches are written to, slot after slot.
     """
     connection = Connection(socket)
-    # Its end: the parent has closed the generator, or is gone.
+    # The socket closes when the parent has closed the generator, or has ended.
     with contextlib.suppress(EOFError, ConnectionError):
-        _serve(connection, start, ring)
+        _serve(connection, pickle_memory, ring)
 
 
-def _serve(connection: Connection, start: int, ring: int) -> None:
+def _serve(connection: Connection, pickle_memory: int, ring: int) -> None:
     cv2.setNumThreads(1)  # there are as many workers as cores
-    places, slot_bytes = connection.recv()
+    spans, slot_bytes = connection.recv()
     try:
-        given = memoryview(mmap.mmap(start, 0, access=mmap.ACCESS_READ))
-        text, *arrays = (given[offset : offset + length] for offset, length in places)
+        memory = memoryview(mmap.mmap(pickle_memory, 0, access=mmap.ACCESS_READ))
+        text, *arrays = (memory[offset : offset + length] for offset, length in spans)
         batches: Batches = pickle.loads(text, buffers=arrays)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent raises it
+    except Exception as error:  # noqa: BLE001 - the parent raises whatever it is
         connection.send_bytes(FAILED + JOB.pack(-1, -1, -1) + pickled(error))
         return
     slots = mmap.mmap(ring, 0)
@@ -57,7 +57,7 @@ def _serve(connection: Connection, start: int, ring: int) -> None:
         batch = np.ndarray(batches.shape(index), np.float32, slots, slot * slot_bytes)
         try:
             batches.fill(batch, index, epoch)
-        except Exception as error:  # noqa: BLE001 - likewise: an augmentation may raise anything
+        except Exception as error:  # noqa: BLE001 - an augmentation may raise anything
             connection.send_bytes(FAILED + job + pickled(error))
         else:
             connection.send_bytes(DONE + job)

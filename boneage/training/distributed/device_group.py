@@ -22,7 +22,7 @@ from typing import Any
 import keras
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.generator import DataGenerator
+from boneage.pipeline.generator import DataGenerator, last_batch_rows, shard_for_devices
 from boneage.training.distributed.heartbeat import (
     BEAT_SECONDS,
     PATIENCE_SECONDS,
@@ -88,10 +88,10 @@ class Group:
         self.check_batch(training.batch_size)
         place = (self._first, self._own, self.devices)
         for name, whole in (("train_step", training), ("test_step", validation)):
-            rows, padding = whole.share(*place).last_batch
+            rows, padding = last_batch_rows(shard_for_devices(whole, *place))
             if padding:
                 setattr(model, name, _without_padding(getattr(model, name), rows, rows + padding))
-        return training.share(*place), validation.share(*place)
+        return shard_for_devices(training, *place), shard_for_devices(validation, *place)
 
     def stops(self, stop: Stop) -> bool:
         """Tells whether to stop now; every process asks after every batch and epoch."""
