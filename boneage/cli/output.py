@@ -95,6 +95,22 @@ def print_json(values: dict[str, Any]) -> None:
     typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
 
 
+def format_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as text: columns as wide as their longest cell, two spaces between them."""
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (titles, *rows)
+    )
+
+
+def format_mae(mae: dict[str, Any] | None) -> str:
+    """Return an MAE with its 95 % interval, such as `7.41 [7.03, 7.80]`."""
+    if mae is None:
+        return "- (fewer than 5 images)"
+    return f"{mae['value']:.2f} {_interval(mae)}"
+
+
 def log(text: str) -> None:
     """Print a line on standard error, where progress goes."""
     typer.echo(text, err=True)

@@ -1,4 +1,4 @@
-"""The verbs of several trainings that belong together: cross-validate and sweep."""
+"""The verbs `boneage cross-validate` and `boneage sweep`."""
 
 from __future__ import annotations
 
@@ -8,174 +8,151 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boneage.cli.output import JsonOption, print_json
+from boneage.cli.output import (
+    DeterministicOption,
+    GpuOption,
+    JsonOption,
+    RecipeArgument,
+    RecipeSeedOption,
+    SetOption,
+    format_mae,
+    format_table,
+    log,
+    print_json,
+)
 
 if TYPE_CHECKING:
-    from boneage.training.series.planned_runs import Outcome, Planned
+    from boneage.training.series.planned_runs import PlannedRun
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, TOML.")]
-DataOption = Annotated[Path, typer.Option("--data", help="The manifest.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="As in --set training.epochs=3; for all."),
-]
-OutOption = Annotated[
-    Path, typer.Option("--out", help="The folder of the series; name it again to go on with it.")
+DataOption = Annotated[Path, typer.Option("--data", help="Manifest, CSV.")]
+SeriesOption = Annotated[
+    Path, typer.Option("--out", help="Folder of the series. Name it again to continue.")
 ]
 TableOption = Annotated[
-    bool, typer.Option("--table", help="Train nothing: gather what is there and show it.")
-]
-GpuOption = Annotated[
-    bool, typer.Option("--require-gpu", help="Fail where there is no GPU to train on.")
-]
-DeterministicOption = Annotated[
-    bool, typer.Option("--deterministic", help="As in boneage train: repeats to the bit on a GPU.")
+    bool, typer.Option("--table", help="Train nothing. Collect and show what is finished.")
 ]
 
 
 def cross_validate(
     recipe: RecipeArgument,
     data: DataOption,
-    out: OutOption,
-    folds: Annotated[int, typer.Option(help="How many parts train and val are dealt into.")] = 5,
+    out: SeriesOption,
+    folds: Annotated[int, typer.Option(help="Number of folds of train and val.")] = 5,
     fold: Annotated[
         int | None,
-        typer.Option("--fold", "--only", help="Train this one only, from 1: for job arrays."),
+        typer.Option("--fold", "--only", help="Fold to train, from 1 (job arrays). Default: all."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of folds and trainings; replaces the recipe's.")
-    ] = None,
+    seed: RecipeSeedOption = None,
     overrides: SetOption = None,
     table: TableOption = False,
     require_gpu: GpuOption = False,
     deterministic: DeterministicOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recipe once for each fold of train and val; score all predictions and the ensemble.
+    """Train a recipe on every fold of train and val, and score all predictions.
 
-    Patients stay together, and folds are alike in age and sex. The test split is left out of
-    training. Go on with one that was cut off by the same command; run twice, it trains nothing.
+    Patients stay together, and folds are alike in age and sex. The test split is never trained
+    on. To continue after an interruption, repeat the command. Finished folds are kept.
     """
     from boneage.datasets.manifest import read_manifest
     from boneage.recipe import read_recipe
-    from boneage.training.series.cross_validation import (
-        RESULT,
-        collect_folds,
-        plan_folds,
-        prepare_folds,
-    )
-    from boneage.training.series.planned_runs import choose
+    from boneage.training.series import cross_validation as series
+    from boneage.training.series.planned_runs import select_runs
 
     resolved = read_recipe(recipe, overrides or (), seed=seed)
-    resolved = resolved.model_copy(update={"phantom": None})  # it is not what is trained on
+    resolved = resolved.model_copy(update={"phantom": None})  # the manifest replaces it
     manifest = read_manifest(data)
-    planned = plan_folds(resolved, manifest, out, folds)
-    chosen = choose(planned, fold, "--fold")
+    planned = series.plan_folds(resolved, manifest, out, folds)
+    chosen = select_runs(planned, fold, "--fold")
     code = 0
     if not table:
+        options = {"--require-gpu": require_gpu, "--deterministic": deterministic}
         code = _train(
             chosen,
-            len(planned),
-            lambda waiting: prepare_folds(manifest, waiting),
-            _options(require_gpu, deterministic),
-            quiet=as_json,
+            planned,
+            lambda waiting: series.prepare_folds(manifest, waiting),
+            options,
+            as_json,
         )
-    result = collect_folds(planned, manifest, out)
-    _show(result, _folds_text(result), out / RESULT, as_json)
+    result = series.collect_folds(planned, manifest, out)
+    _show(result, _format_folds(result), out / series.RESULT, as_json)
     raise typer.Exit(code)
 
 
 def sweep(
     recipe: RecipeArgument,
     data: DataOption,
-    out: OutOption,
+    out: SeriesOption,
     seeds: Annotated[
         str | None,
-        typer.Option(metavar="0,1,2", help="Of every setting; the recipe's if not said."),
+        typer.Option(metavar="0,1,2", help="Seeds for every setting. Default: the recipe's."),
     ] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE,VALUE",
-            help="A key and its values; of several, every combination is trained.",
+            help="Recipe key and its values. Repeat for a grid: every combination is trained.",
         ),
     ] = None,
     overrides: SetOption = None,
     only: Annotated[
-        int | None, typer.Option(help="Train the run of this number only, from 1: for job arrays.")
+        int | None, typer.Option(help="Run to train, from 1 (job arrays). Default: all.")
     ] = None,
     table: TableOption = False,
     require_gpu: GpuOption = False,
     deterministic: DeterministicOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recipe over seeds and settings, and compare them by validation.
+    """Train a recipe with several seeds and settings, and compare them by validation MAE.
 
-    Go on with one that was cut off by the same command; run twice, it trains nothing.
+    To continue after an interruption, repeat the command. Finished runs are kept.
     """
     from boneage.datasets.manifest import read_manifest
-    from boneage.training.series.grid import read_grid
-    from boneage.training.series.planned_runs import choose
-    from boneage.training.series.sweep import RESULT, collect_sweep, plan_sweep, prepare_sweep
+    from boneage.training.series import sweep as series
+    from boneage.training.series.planned_runs import select_runs
 
-    resolved, settings, chosen_seeds = read_grid(recipe, overrides or (), grid or (), seeds)
-    planned = plan_sweep(resolved, read_manifest(data), out, settings, chosen_seeds)
-    chosen = choose(planned, only)
+    resolved, settings, numbers = series.read_grid(recipe, overrides or (), grid or (), seeds)
+    planned = series.plan_sweep(resolved, read_manifest(data), out, settings, numbers)
+    chosen = select_runs(planned, only)
     code = 0
     if not table:
-        options = _options(require_gpu, deterministic)
-        code = _train(chosen, len(planned), prepare_sweep, options, quiet=as_json)
-    result = collect_sweep(resolved, planned, settings, out)
-    _show(result, _sweep_text(result), out / RESULT, as_json)
+        options = {"--require-gpu": require_gpu, "--deterministic": deterministic}
+        code = _train(chosen, planned, series.prepare_sweep, options, as_json)
+    result = series.collect_sweep(resolved, planned, settings, out)
+    _show(result, _format_sweep(result), out / series.RESULT, as_json)
     raise typer.Exit(code)
 
 
-def _options(require_gpu: bool, deterministic: bool) -> list[str]:
-    """What `boneage train` is given for every run."""
-    given = {"--require-gpu": require_gpu, "--deterministic": deterministic}
-    return [option for option, wanted in given.items() if wanted]
-
-
 def _train(
-    chosen: Sequence[Planned],
-    total: int,
-    prepare: Callable[[Sequence[Planned]], None],
-    options: Sequence[str],
-    *,
+    chosen: Sequence[PlannedRun],
+    planned: Sequence[PlannedRun],
+    prepare: Callable[[Sequence[PlannedRun]], None],
+    options: dict[str, bool],
     quiet: bool,
 ) -> int:
-    """Trains what is not finished: 0 if all of it is now, 1 if something failed."""
+    """Train what is not finished. Return 0 if everything chosen is finished now, else 1."""
     from boneage.training.series.planned_runs import ENDED, FINISHED, run_series
     from boneage.training.stop_signals import Stop, Terminated
 
-    waiting = [one for one in chosen if one.state() not in ENDED]
+    waiting = [each for each in chosen if each.state() not in ENDED]
+    given = [option for option, is_given in options.items() if is_given]
     try:
         if waiting:
             with Stop().listening():
                 prepare(waiting)
-        outcomes = run_series(
-            chosen,
-            total,
-            say=lambda line: typer.echo(line, err=True),
-            options=options,
-            quiet=quiet,
-        )
+        outcomes = run_series(chosen, len(planned), log=log, options=given, quiet=quiet)
     except KeyboardInterrupt:
-        typer.echo("interrupted: the same command goes on with it", err=True)
+        log("interrupted. Repeat the command to continue.")
         raise  # Typer exits with 130
     except Terminated:
-        typer.echo("terminated: the same command goes on with it", err=True)
+        log("terminated. Repeat the command to continue.")
         raise typer.Exit(0) from None
-    undone = [outcome for outcome in outcomes if outcome.state != FINISHED]
-    _complain(undone, total)
-    return 1 if undone else 0
-
-
-def _complain(undone: Sequence[Outcome], total: int) -> None:
-    if undone:
-        typer.echo(f"error: {len(undone)} of {total} runs did not come to their end", err=True)
-    for outcome in undone:
-        typer.echo(f"  {outcome.planned.folder} {outcome.state}: {outcome.reason}", err=True)
+    failed = [outcome for outcome in outcomes if outcome.state != FINISHED]
+    if failed:
+        log(f"error: {len(failed)} of {len(planned)} runs did not finish")
+    for outcome in failed:
+        log(f"  {outcome.planned.folder} {outcome.state}: {outcome.reason}")
+    return 1 if failed else 0
 
 
 def _show(result: dict[str, Any], text: str, path: Path, as_json: bool) -> None:
@@ -183,86 +160,63 @@ def _show(result: dict[str, Any], text: str, path: Path, as_json: bool) -> None:
         print_json(result)
         return
     typer.echo(text)
-    left = [row for row in result["rows"] if row["state"] != "finished"]
-    if left:
-        typer.echo(f"{len(left)} of {len(result['rows'])} runs are not finished")
+    unfinished = [row for row in result["rows"] if row["state"] != "finished"]
+    if unfinished:
+        typer.echo(f"{len(unfinished)} of {len(result['rows'])} runs are not finished")
     typer.echo(f"written: {path}")
 
 
-def _folds_text(result: dict[str, Any]) -> str:
+def _format_folds(result: dict[str, Any]) -> str:
     splits = [split for split in ("val", "test") if split in result]
     rows = [
-        [row["run"], str(row["counts"]["val"]), *(_mae(row, split) for split in splits)]
+        [row["run"], str(row["counts"]["val"]), *_format_scores(row, splits)]
         for row in result["rows"]
     ]
-    means = [_spread(result[split]["mean_of_folds"]) for split in splits]
+    means = [_format_mean(result[split]["mean_of_folds"]) for split in splits]
     rows.append(["mean ± SD over folds", "", *means])
-    lines = [_columns(["", "n", *(f"{split} MAE, months" for split in splits)], rows)]
+    lines = [format_table(["", "n", *(f"{split} MAE, months" for split in splits)], rows)]
     if "pooled" in result["val"]:
         pooled = result["val"]["pooled"]
-        guess = pooled["baseline"]["median_by_sex"]["mae_months"]["value"]
-        lines.append(f"out of fold, all {pooled['n']:,} images: {_interval(pooled)}")
-        lines.append(f"predicting the median by sex: {guess:.2f}")
-    if "ensemble" in result.get("test", {}):
-        both = result["test"]["ensemble"]
+        baseline = pooled["baseline"]["median_by_sex"]["mae_months"]["value"]
         lines.append(
-            f"mean of the {result['folds']} on {both['n']:,} test images: {_interval(both)}"
+            f"out of fold, all {pooled['n']:,} images: {format_mae(pooled.get('mae_months'))}"
         )
+        lines.append(f"predicting the median by sex: {baseline:.2f}")
+    if "ensemble" in result.get("test", {}):
+        ensemble = result["test"]["ensemble"]
+        what = f"mean of the {result['folds']} on {ensemble['n']:,} test images"
+        lines.append(f"{what}: {format_mae(ensemble.get('mae_months'))}")
     return "\n".join(lines)
 
 
-def _sweep_text(result: dict[str, Any]) -> str:
-    keys = list(result["settings"][0]["setting"])
-    splits = [split for split in ("val", "test") if split in result["settings"][0]]
+def _format_sweep(result: dict[str, Any]) -> str:
+    settings = result["settings"]
+    keys = list(settings[0]["setting"])
+    splits = [split for split in ("val", "test") if split in settings[0]]
     titles = [f"{split} MAE, months" for split in splits]
-    lines = [
-        _columns(
-            ["", "run", *titles],
-            [
-                [str(row["index"]), row["run"], *(_mae(row, split) for split in splits)]
-                for row in result["rows"]
-            ],
-        ),
-        "",
-        _columns(
-            [*keys, "seeds", *(f"{title}: mean ± SD" for title in titles)],
-            [
-                [
-                    *(str(line["setting"][key]) for key in keys),
-                    ",".join(map(str, line["seeds"])) or "-",
-                    *(_spread(line[split]) for split in splits),
-                ]
-                for line in result["settings"]
-            ],
-        ),
-        "",
-        f"selected by {result['selected_by']}",
+    runs = [[str(r["index"]), r["run"], *_format_scores(r, splits)] for r in result["rows"]]
+    means = [
+        [
+            *(str(line["setting"][key]) for key in keys),
+            ",".join(map(str, line["seeds"])) or "-",
+            *(_format_mean(line[split]) for split in splits),
+        ]
+        for line in settings
     ]
-    return "\n".join(lines)
+    tables = [
+        format_table(["", "run", *titles], runs),
+        format_table([*keys, "seeds", *(f"{title}: mean ± SD" for title in titles)], means),
+    ]
+    return "\n\n".join([*tables, f"selected by {result['selected_by']}"])
 
 
-def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (titles, *rows)
-    )
-
-
-def _mae(row: dict[str, Any], split: str) -> str:
+def _format_scores(row: dict[str, Any], splits: Sequence[str]) -> list[str]:
     if row["state"] != "finished":
-        return row["state"] if split == "val" else ""
-    return _interval(row[split])
+        return [row["state"], ""][: len(splits)]
+    return [format_mae(row[split]["mae_months"]) for split in splits]
 
 
-def _interval(scores: dict[str, Any]) -> str:
-    mae = scores.get("mae_months")
-    if mae is None:
-        return "- (fewer than 5 images)"
-    return f"{mae['value']:.2f} [{mae['low']:.2f}, {mae['high']:.2f}]"
-
-
-def _spread(values: dict[str, Any]) -> str:
+def _format_mean(values: dict[str, Any]) -> str:
     if values["mean"] is None:
         return "-"
     deviation = values["standard_deviation"]

@@ -1,153 +1,123 @@
-"""A verb of the command line in a process of its own: its memory goes with it, its failure too."""
+"""Run a command of boneage in its own process, so that its memory and its failures stay there."""
 
 from __future__ import annotations
 
-import codecs
 import collections
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import IO, Any
+from types import FrameType
+from typing import Any
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from boneage.training.series.command_process import begin; begin(); "
+    "from boneage.training.series.command_process import start; start(); "
     "from boneage.cli.main import main; main()"
 )
-_HEARD = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How such a process ended.
+class ExitStatus:
+    """How a process ended.
 
     Attributes:
-        status: Its exit status; negative for the signal that killed it.
-        reason: The last error it told, or how it ended; empty after status 0.
+        code: The exit code, or minus the signal that killed the process.
+        reason: The last error message, or how the process ended. Empty for exit code 0.
     """
 
-    status: int
+    code: int
     reason: str
 
 
-class VerbProcesses:
-    """Runs verbs one after another, handing on the signals that come meanwhile.
+class CommandRunner:
+    """Runs commands one after another, and forwards SIGINT and SIGTERM to the running command.
 
-    Within `with`, SIGINT and SIGTERM no longer end this process: the verb in hand gets them, as if
-    it had been started by the user itself, and no other is begun.
+    Within `with`, these signals do not end this process. The running command receives them, as if
+    the user had started that command directly.
 
     Attributes:
-        received: The last of these signals; None while none came.
+        received: The last of these signals, or None.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._handlers: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> VerbProcesses:
-        if threading.current_thread() is threading.main_thread():  # no other may set them
-            self._before = {number: signal.signal(number, self._hand_on) for number in _HEARD}
+    def __enter__(self) -> CommandRunner:
+        if threading.current_thread() is threading.main_thread():  # others may set no handler
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._forward)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def run(self, arguments: Sequence[str], *, to_stderr: bool = False) -> Ended:
-        """Runs one verb to its end.
+    def run(self, arguments: Sequence[str], *, to_stderr: bool = False) -> ExitStatus:
+        """Run one command to its end. Its standard error is passed on as it arrives.
 
         Args:
-            arguments: As they stand behind `boneage` on the command line.
-            to_stderr: Whether what it prints goes to standard error, as its errors do.
+            arguments: What follows `boneage` on the command line.
+            to_stderr: Whether standard output goes to standard error too.
         """
-        process = subprocess.Popen(
+        tail: collections.deque[str] = collections.deque(maxlen=50)
+        with subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(sys.path), *arguments],
-            stdin=subprocess.PIPE,  # closes when this process ends, however it does
+            stdin=subprocess.PIPE,  # closes when this process ends, for whatever reason
             stdout=2 if to_stderr else None,
             stderr=subprocess.PIPE,
-            # Ctrl-C in a terminal is for this process, which hands it on: once, not twice.
+            # Ctrl-C in a terminal reaches this process only, which forwards the signal once.
             process_group=0 if os.name == "posix" else None,
-        )
-        assert process.stdin is not None  # both are pipes
-        assert process.stderr is not None
-        self._process = process
-        try:
-            if self.received is not None:  # just before the process was there to get it
+        ) as process:
+            self._process = process
+            if self.received is not None:  # the signal came before the process existed
                 process.send_signal(self.received)
-            told = _Told(process.stderr)
-            status = process.wait()
-            told.thread.join(5.0)  # longer only if somebody else still holds the pipe
-        finally:
+            assert process.stderr is not None  # a pipe
+            # newline="" also ends a line at "\r", so that progress bars move.
+            with io.TextIOWrapper(process.stderr, "utf-8", "replace", newline="") as lines:
+                for line in lines:
+                    sys.stderr.write(line)
+                    sys.stderr.flush()
+                    tail.append(line.strip())
+            code = process.wait()
             self._process = None
-            process.stdin.close()
-        return Ended(status, _reason(status, list(told.lines)))
+        return ExitStatus(code, _describe(code, filter(None, tail)))
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+    def _forward(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         if self._process is not None:
             self._process.send_signal(number)
 
 
-class _Told:
-    """Passes standard error on as it comes, and keeps its last lines."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self.lines: collections.deque[str] = collections.deque(maxlen=50)
-        self.thread = threading.Thread(target=self._pass_on, args=(pipe,), daemon=True)
-        self.thread.start()
-
-    def _pass_on(self, pipe: Any) -> None:
-        rest = ""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        with pipe:
-            while piece := pipe.read1(4096):
-                text = decoder.decode(piece)
-                sys.stderr.write(text)
-                sys.stderr.flush()
-                *lines, rest = (rest + text).split("\n")
-                self.lines.extend(lines)
-        self.lines.append(rest)
-
-
-def _reason(status: int, lines: list[str]) -> str:
-    if status == 0:
+def _describe(code: int, tail: Iterable[str]) -> str:
+    if code == 0:
         return ""
-    if status < 0:
-        return f"it was killed by signal {-status} ({signal.strsignal(-status)})"
-    said = [line.strip() for line in lines if line.strip()]
-    errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+    if code < 0:
+        return f"the process was killed by signal {-code} ({signal.strsignal(-code)})"
+    lines = list(tail)
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return errors[0] if len(errors) == 1 else f"{errors[0]} (and {len(errors) - 1} more)"
-    return f"it ended with status {status}" + (f": {said[-1]}" if said else "")
+    return f"the process ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
 
 
-def begin(end: Callable[[], None] | None = None) -> None:
-    """Begins such a process: it is called `boneage`, and ends when its parent has.
-
-    Args:
-        end: What to do then; SIGTERM to itself if not given, so that a training keeps its state.
-    """
+def start() -> None:
+    """Prepare a process of `CommandRunner`: name it `boneage`, and end it with its parent."""
     sys.argv[0] = "boneage"
-    # Its parent hands Ctrl-C on; a shell that puts both into the background has it ignored.
+    # The parent forwards Ctrl-C. A shell that starts both in the background has it ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    end = end or (lambda: os.kill(os.getpid(), signal.SIGTERM))
+    threading.Thread(target=_terminate_with_parent, daemon=True, name="parent").start()
 
-    def watch() -> None:
-        # Read past Python's own buffer, whose lock would be held when the interpreter ends.
-        while os.read(0, 1):
-            pass
-        end()
 
-    threading.Thread(target=watch, daemon=True, name="parent").start()
+def _terminate_with_parent() -> None:
+    # Read the file descriptor, not sys.stdin, whose lock would be held when the interpreter ends.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state

@@ -1,4 +1,4 @@
-"""Cross-validation: every image of train and val answered for by a network that never saw it."""
+"""Cross-validation: predict every image of train and val with a network that never saw it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ from boneage.runtime.files import write_json, write_text
 from boneage.runtime.provenance import file_digest
 from boneage.training.series.planned_runs import (
     FINISHED,
-    Planned,
+    PlannedRun,
+    collect_provenance,
     mae_of,
-    manifest_told,
     mean_and_deviation,
-    reached,
-    read_scores,
-    settle,
-    told_once,
+    record_plan,
+    summarize_manifest,
 )
 
 RESULT = "cross-validation.json"
@@ -38,17 +36,18 @@ OUT_OF_FOLD = "predictions-out-of-fold.csv"
 ENSEMBLE = "predictions-test.csv"
 
 
-def plan_folds(recipe: Recipe, manifest: Manifest, out: Path, folds: int) -> list[Planned]:
-    """Deals the train and val images into folds, and writes the manifest of each.
+def plan_folds(recipe: Recipe, manifest: Manifest, out: Path, folds: int) -> list[PlannedRun]:
+    """Divide the train and val images into folds and write a manifest for each fold.
 
-    All images of a patient are in one fold, and folds are alike in age and sex. Fold k's manifest,
-    `fold-k.csv`, has them as `val`, the other folds as `train`, and the test split as it was.
+    All images of a patient are in one fold, and folds are alike in age and sex. The manifest of
+    fold k, `fold-k.csv`, has fold k as `val` and the other folds as `train`. The test split is
+    the original one.
 
     Args:
-        recipe: What is trained on each; its seed deals the folds too.
-        manifest: The cohort; its own train and val are taken together.
-        out: The folder of the series: new, empty or that of the same series.
-        folds: How many.
+        recipe: What to train on each fold. Its seed also assigns the folds.
+        manifest: The data. Its own train and val splits are combined.
+        out: Folder of the series: new, empty, or that of the same series.
+        folds: Number of folds.
 
     Returns:
         One training for each fold.
@@ -56,155 +55,140 @@ def plan_folds(recipe: Recipe, manifest: Manifest, out: Path, folds: int) -> lis
     Raises:
         InputError: There are too few folds or patients, or the folder holds something else.
     """
-    fold = _folds(manifest, folds, recipe.seed)
-    settle(out, recipe, {"verb": "cross-validate", "folds": folds, "manifest": manifest.digest})
+    fold = _assign(manifest, folds, recipe.seed)
+    plan = {"verb": "cross-validate", "folds": folds, "manifest": manifest.digest}
+    record_plan(out, recipe, plan)
     return [
-        Planned(number, out / f"fold-{number}", recipe, _write_fold(manifest, fold, number, out))
+        PlannedRun(number, out / f"fold-{number}", recipe, _write_fold(manifest, fold, number, out))
         for number in range(1, folds + 1)
     ]
 
 
-def prepare_folds(manifest: Manifest, planned: Sequence[Planned]) -> None:
-    """Gives every fold its store: all share the files of one, so each radiograph is decoded once.
+def prepare_folds(manifest: Manifest, planned: Sequence[PlannedRun]) -> None:
+    """Prepare a store for every fold. All share one set of pixels, decoded once.
 
     Raises:
-        InputError: Images that can't be read, all of them, or no room on the disk.
+        InputError: Images can't be read, or the disk is full.
     """
-    other = manifest
-    for one in planned:
-        prepare_from(other, one.manifest, one.recipe.framing)
-        other = one.manifest  # the nearest: where the first had to be copied, the next are links
+    source = manifest
+    for each in planned:
+        prepare_from(source, each.manifest, each.recipe.framing)
+        source = each.manifest  # hard links are possible from here, even if the first was a copy
 
 
-def collect_folds(planned: Sequence[Planned], manifest: Manifest, out: Path) -> dict[str, Any]:
-    """Gathers what the folds have come to, and writes it into the folder of the series.
+def collect_folds(planned: Sequence[PlannedRun], manifest: Manifest, out: Path) -> dict[str, Any]:
+    """Collect the results of the folds and write them into the folder of the series.
 
-    `cross-validation.json` has aggregates only and is fit to be committed;
-    `predictions-out-of-fold.csv` and `predictions-test.csv` (the mean of all folds for each test
-    image) have a row an image. The latter two, and what is told of them, wait for all folds.
+    `cross-validation.json` holds aggregates only and may be committed. After the last fold,
+    `predictions-out-of-fold.csv` and `predictions-test.csv` are written too. The latter holds the
+    mean prediction of all folds for each test image.
 
     Args:
         planned: All folds.
-        manifest: The cohort.
-        out: The folder of the series.
+        manifest: The data.
+        out: Folder of the series.
 
     Returns:
-        What was written as JSON.
+        The content of the JSON file.
 
     Raises:
-        InputError: A file of a finished fold is missing or changed.
+        InputError: A file of a finished fold is missing or was changed.
     """
-    done = [one for one in planned if one.state() == FINISHED]
+    finished = [each for each in planned if each.state() == FINISHED]
+    rows = [
+        {
+            "fold": each.index,
+            "run": each.name,
+            "counts": summarize_manifest(each.manifest)["counts"],
+            **each.summary(),
+        }
+        for each in planned
+    ]
     result: dict[str, Any] = {
         "verb": "cross-validate",
         "name": planned[0].recipe.name,
         "seed": planned[0].recipe.seed,
         "folds": len(planned),
-        "complete": len(done) == len(planned),
-        "manifest": manifest_told(manifest),
+        "complete": len(finished) == len(planned),
+        "manifest": summarize_manifest(manifest),
         "recipe": without_folder(planned[0].recipe.model_dump(mode="json")),
-        "provenance": told_once(done),
-        "rows": [
-            {
-                "fold": one.index,
-                "run": one.name,
-                "counts": manifest_told(one.manifest)["counts"],
-                **reached(one),
-            }
-            for one in planned
-        ],
+        "provenance": collect_provenance(finished),
+        "rows": rows,
     }
     for split in planned[0].splits():
-        maes = [mae_of(row, split) for row in result["rows"] if split in row]
+        maes = [mae_of(row, split) for row in rows if split in row]
         result[split] = {"mean_of_folds": mean_and_deviation(maes)}
     if result["complete"]:
         result["val"]["pooled"] = _pool(planned, out / OUT_OF_FOLD)
         if "test" in result:
-            result["test"]["ensemble"] = _ensemble(planned, out / ENSEMBLE)
+            result["test"]["ensemble"] = _average(planned, out / ENSEMBLE)
     write_json(out / RESULT, result)
     return result
 
 
-def _folds(manifest: Manifest, folds: int, seed: int) -> NDArray[np.int64]:
-    """int64 (n,): the fold of every image, 0 for those of the test split."""
+def _assign(manifest: Manifest, folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold of every image, int64 (n,), 0 for the test split."""
     table = manifest.table
-    mine = (table["split"] != "test").to_numpy()
-    if not mine.any():
-        raise InputError(
-            Fault(
-                str(manifest.path),
-                "all of its images are in the test split",
-                "Assign some to train; cross-validation takes train and val together.",
-                expected="images to train on",
-            )
-        )
+    used = (table["split"] != "test").to_numpy()
+    if not used.any():
+        what = "all images are in the test split"
+        fix = "Assign some of them to train. Cross-validation combines train and val."
+        raise InputError(Fault(str(manifest.path), what, fix))
     paths = pd.Series([str(path) for path in manifest.image_paths()], table.index)
     patient = table["patient_id"] if "patient_id" in table else pd.Series("", table.index)
-    # Two parts of one radiograph are one patient's, told or not.
-    patient = patient.where((patient != "") | ~paths.duplicated(keep=False), "film " + paths)
+    # Two regions of one radiograph belong to one patient, whether or not patients are known.
+    patient = patient.where((patient != "") | ~paths.duplicated(keep=False), "file " + paths)
     fold = np.zeros(len(table), np.int64)
-    fold[mine] = assign_folds(table[mine].assign(patient_id=patient[mine]), folds=folds, seed=seed)
+    fold[used] = assign_folds(table[used].assign(patient_id=patient[used]), folds=folds, seed=seed)
     return fold
 
 
 def _write_fold(manifest: Manifest, fold: NDArray[np.int64], number: int, out: Path) -> Manifest:
-    here = out.resolve()
+    """Write the manifest of one fold, or check that the file from before is the same."""
+    folder = out.resolve()
     split = np.where(fold == number, "val", np.where(fold == 0, "test", "train"))
-    table = manifest.table.assign(
-        image=[os.path.relpath(path, here) for path in manifest.image_paths()], split=split
-    )
+    images = [os.path.relpath(path, folder) for path in manifest.image_paths()]
     path = out / f"fold-{number}.csv"
-    fresh = out / f".fold-{number}-{os.getpid()}.csv"  # jobs of an array may all be at it
+    new_path = out / f".fold-{number}-{os.getpid()}.csv"  # jobs of an array may all write now
     try:
-        made = write_manifest(table, fresh)
-        if path.exists() and file_digest(path) != made.digest:
-            raise InputError(
-                Fault(
-                    str(path),
-                    "the file was changed since it was written",
-                    "Delete it (it is written again), or name another --out.",
-                    expected="the fold as it was dealt",
-                )
-            )
-        fresh.replace(path)
+        new = write_manifest(manifest.table.assign(image=images, split=split), new_path)
+        if path.exists() and file_digest(path) != new.digest:
+            what = "the file was changed after it was written"
+            fix = "Delete the file, so that it is written again, or name another --out."
+            raise InputError(Fault(str(path), what, fix))
+        new_path.replace(path)
     finally:
-        fresh.unlink(missing_ok=True)
-    return replace(made, path=path)
+        new_path.unlink(missing_ok=True)
+    return replace(new, path=path)
 
 
-def _scored(table: pd.DataFrame, path: Path) -> dict[str, Any]:
-    """Writes predictions and scores them all at once."""
-    write_text(path, table.to_csv(index=False))
-    metrics = score(table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
-    digest = {"file": path.name, "digest": file_digest(path)}
-    return aggregates({**metrics, "predictions": digest})
-
-
-def _pool(planned: Sequence[Planned], path: Path) -> dict[str, Any]:
-    """Scores every image of train and val by the fold it was held out of."""
-    tables = []
-    guesses = []
-    for one in planned:
-        scores = read_scores(one, "val")
-        table = read_predictions(one.run.predictions_path("val"), own=True)
-        tables.append(table.assign(fold=one.index))
-        guess = scores["baseline"]["median_by_sex"]["mae_months"]
-        guesses.append(len(table) * guess["value"])
-    pooled = pd.concat(tables, ignore_index=True)
-    result = _scored(pooled, path)
-    # The medians are those of each fold's own training images; a mean of errors pools by n.
-    result["baseline"] = {"median_by_sex": {"mae_months": {"value": sum(guesses) / len(pooled)}}}
+def _pool(planned: Sequence[PlannedRun], path: Path) -> dict[str, Any]:
+    """Score every image of train and val by the fold that held it out."""
+    scores = [each.read_scores("val") for each in planned]
+    tables = [
+        read_predictions(each.run.predictions_path("val"), own=True).assign(fold=each.index)
+        for each in planned
+    ]
+    result = _write_and_score(pd.concat(tables, ignore_index=True), path)
+    # Each fold has the medians of its own training images. Errors are pooled by number of images.
+    baselines = [each["baseline"]["median_by_sex"]["mae_months"]["value"] for each in scores]
+    baseline = float(np.average(baselines, weights=[len(table) for table in tables]))
+    result["baseline"] = {"median_by_sex": {"mae_months": {"value": baseline}}}
     return result
 
 
-def _ensemble(planned: Sequence[Planned], path: Path) -> dict[str, Any]:
-    """Scores the mean answer of all folds for each test image."""
-    tables = []
-    for one in planned:
-        read_scores(one, "test")  # they are what was scored
-        tables.append(read_predictions(one.run.predictions_path("test"), own=True))
-    first = tables[0]
-    ids = list(first["image_id"])
-    answers = [table.set_index("image_id").loc[ids, "predicted_age_months"] for table in tables]
-    mean = np.mean([answer.to_numpy(np.float64) for answer in answers], axis=0)
-    return _scored(first.assign(predicted_age_months=mean), path)
+def _average(planned: Sequence[PlannedRun], path: Path) -> dict[str, Any]:
+    """Score the mean prediction of all folds for each test image."""
+    for each in planned:
+        each.read_scores("test")  # raises if the predictions were changed
+    tables = [read_predictions(each.run.predictions_path("test"), own=True) for each in planned]
+    ids = tables[0]["image_id"]
+    by_fold = [table.set_index("image_id")["predicted_age_months"].loc[ids] for table in tables]
+    mean = np.mean([months.to_numpy(np.float64) for months in by_fold], axis=0)
+    return _write_and_score(tables[0].assign(predicted_age_months=mean), path)
+
+
+def _write_and_score(table: pd.DataFrame, path: Path) -> dict[str, Any]:
+    write_text(path, table.to_csv(index=False))
+    metrics = score(table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
+    return aggregates({**metrics, "predictions": {"file": path.name, "digest": file_digest(path)}})

@@ -1,9 +1,10 @@
-"""Several trainings that belong together: each an ordinary run folder, all of them resumable."""
+"""Several trainings that belong together. Each is an ordinary run folder and can be resumed."""
 
 from __future__ import annotations
 
 import json
 import signal
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,31 +17,29 @@ from boneage.recipe import Recipe, recipe_from_values
 from boneage.run import TRAINED, Run
 from boneage.runtime.files import read_json, write_json
 from boneage.runtime.provenance import file_digest
-from boneage.training.series.command_process import VerbProcesses
+from boneage.training.series.command_process import CommandRunner
 from boneage.training.stop_signals import Terminated
 
 FINISHED, UNSCORED, CUT_OFF, DIVERGED, NEW = "finished", "unscored", "cut off", "diverged", "to do"
 FAILED = "failed"
 ENDED = (FINISHED, DIVERGED)
-"""States in which there is nothing more to do."""
+"""States in which nothing is left to do."""
 
 _PLAN = "series.json"
 _RECIPE = "recipe.json"
-_SCORED = ("val", "test")
-_ALONE = ("--hosts", "none")  # tasks that Slurm starts side by side are no one training
-_WHY_DIVERGED = "its loss was no longer a number, and would not be again"
+_WHY_DIVERGED = "its loss became NaN or infinite, and would do so again"
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """One training of a series.
 
     Attributes:
-        index: Its number in the series, from 1.
+        index: Number in the series, from 1.
         folder: The run folder.
-        recipe: What the run will record, fully resolved.
-        manifest: What it is trained on.
-        overrides: `KEY=VALUE` in which its recipe differs from that of the series.
+        recipe: The fully resolved recipe.
+        manifest: The data to train on.
+        overrides: `KEY=VALUE` settings that differ from the recipe of the series.
     """
 
     index: int
@@ -51,52 +50,76 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """The name of the run folder."""
         return self.folder.name
 
     @property
     def run(self) -> Run:
-        """The run, which need not be there yet."""
+        """The run, whose folder need not exist yet."""
         return Run(self.folder)
 
     def splits(self) -> list[str]:
-        """The splits it is scored on."""
-        there = set(self.manifest.table["split"])
-        return [name for name in _SCORED if name in there]
+        """Return the splits that the run is scored on."""
+        present = set(self.manifest.table["split"])
+        return [name for name in ("val", "test") if name in present]
 
     def state(self) -> str:
-        """How far it is, as its folder tells.
+        """Return the state of the run, read from its folder.
 
         Raises:
-            InputError: Another training stands there.
+            InputError: The folder holds another training.
         """
-        run = self.run
-        if not run.is_begun:
+        if not self.run.is_begun:
             return NEW
-        self._check_same()
-        stopped = run.read_info().get("stopped")
-        if stopped == DIVERGED:
+        info = self.run.read_info()
+        self._check_same(info)
+        if info.get("stopped") == DIVERGED:
             return DIVERGED
-        if stopped not in TRAINED:
+        if info.get("stopped") not in TRAINED:
             return CUT_OFF
-        scores = [run.result_path, *(run.metrics_path(split) for split in self.splits())]
+        scores = [self.run.result_path, *(self.run.metrics_path(name) for name in self.splits())]
         return FINISHED if all(path.exists() for path in scores) else UNSCORED
 
-    def _check_same(self) -> None:
+    def summary(self) -> dict[str, Any]:
+        """Return the state and, for a finished run, its epochs, parameters and scores.
+
+        Raises:
+            InputError: A file of a finished run is missing or was changed.
+        """
+        summary: dict[str, Any] = {"state": self.state()}
+        if summary["state"] == FINISHED:
+            info = self.run.read_info()
+            summary |= {key: info[key] for key in ("best_epoch", "epochs") if key in info}
+            summary["parameters"] = info["model"]["parameters"]
+            for split in self.splits():
+                scores = aggregates(self.read_scores(split))
+                summary[split] = {"n": scores["n"], "mae_months": scores.get("mae_months")}
+        return summary
+
+    def read_scores(self, split: str) -> dict[str, Any]:
+        """Return the scores of a finished run on one split.
+
+        Raises:
+            InputError: The predictions have changed since they were scored.
+        """
+        scores = read_json(self.run.metrics_path(split))
+        predictions = self.run.predictions_path(split)
+        if not predictions.exists() or file_digest(predictions) != scores["predictions"]["digest"]:
+            what = "the predictions are missing or have changed since they were scored"
+            fix = f"Score them again: boneage evaluate {self.folder} --split {split}."
+            raise InputError(Fault(str(predictions), what, fix))
+        return scores
+
+    def _check_same(self, info: dict[str, Any]) -> None:
+        recorded = {"manifest": info["manifest"]["digest"], "recipe": self.run.read_recipe()}
+        planned = {"manifest": self.manifest.digest, "recipe": self.recipe}
         faults = [
             Fault(
                 str(self.folder),
-                f"{key} is {was} in this run",
-                "Somebody else trained there: name another --out, or move the folder away.",
-                expected=f"{now}, as the series has it",
+                f"another training is in this folder: {key} is {old}, and the series has {new}",
+                "Name another --out, or move the folder away.",
             )
-            for key, was, now in differences(
-                {
-                    "manifest": self.run.read_info()["manifest"]["digest"],
-                    "recipe": self.run.read_recipe().model_dump(mode="json"),
-                },
-                {"manifest": self.manifest.digest, "recipe": self.recipe.model_dump(mode="json")},
-            )
+            for key, old, new in _differences(recorded, planned)
         ]
         if faults:
             raise InputError(faults)
@@ -104,203 +127,180 @@ class Planned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one training.
+    """The outcome of one training.
 
     Attributes:
         planned: The training.
         state: `finished`, `diverged` or `failed`.
-        reason: Why it is not finished, where that is known.
+        reason: Why the training is not finished, if known.
     """
 
-    planned: Planned
+    planned: PlannedRun
     state: str
     reason: str = ""
 
 
-def settle(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
-    """Writes down what a series is, or holds it against what is written there.
+def record_plan(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
+    """Write the plan of a series into its folder, or compare it with the plan recorded before.
 
     Args:
-        out: The series' folder; new, empty, or that of the same series.
-        recipe: What all of its runs begin from.
-        plan: Whatever else must not change: JSON-ready.
+        out: Folder of the series: new, empty, or that of the same series.
+        recipe: The recipe that all runs start from.
+        plan: Everything else that must not change, JSON-ready.
 
     Raises:
-        InputError: Something else is in the folder, or another series; all that differs is told.
+        InputError: The folder holds something else or another series. All differences are listed.
     """
     path = out / _PLAN
-    now = {**plan, "recipe": recipe.model_dump(mode="json")}
+    values = {**plan, "recipe": recipe.model_dump(mode="json")}
     if not path.exists():
-        # Another job of the same array may be at it: what begins with a dot is being written.
-        if out.exists() and any(not name.name.startswith(".") for name in out.iterdir()):
-            what, expected = "the folder is not empty", "a new folder, or that of the same series"
-            raise InputError(Fault(str(out), what, "Name another --out.", expected=expected))
-        write_json(path, now)
-    was = read_json(path)
-    if not isinstance(was.get("recipe"), dict):
-        what, expected = "it tells of no recipe", "the plan of a series, as it was written"
-        raise InputError(
-            Fault(str(path), what, "Was it edited? Name another --out.", expected=expected)
-        )
-    # A recipe of an earlier version lacks the keys that have come since.
-    was["recipe"] = recipe_from_values(was["recipe"], where=str(path)).model_dump(mode="json")
+        # Another job of the same array may be writing now. Its files start with a dot.
+        if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+            what = "the folder is not empty and holds no series"
+            raise InputError(Fault(str(out), what, "Name another --out."))
+        write_json(path, values)
+    recorded = read_json(path)
+    if not isinstance(recorded.get("recipe"), dict):
+        what = "the file records no recipe"
+        raise InputError(Fault(str(path), what, "Was the file edited? Name another --out."))
+    # A recipe of an earlier version does not have the keys that were added later.
+    recorded["recipe"] = recipe_from_values(recorded["recipe"], where=str(path))
     faults = [
         Fault(
             str(out),
-            f"{key} is {new} now",
-            "Go on with that, or name another --out.",
-            expected=f"{old}, as {_PLAN} in it records",
+            f"{key} is {new}, but {_PLAN} records {old}",
+            f"Use {old} to continue, or name another --out.",
         )
-        for key, old, new in differences(was, json.loads(json.dumps(now)))
+        for key, old, new in _differences(recorded, {**plan, "recipe": recipe})
     ]
     if faults:
         raise InputError(faults)
     if not (out / _RECIPE).exists():
-        write_json(out / _RECIPE, now["recipe"])
+        write_json(out / _RECIPE, values["recipe"])
 
 
-def differences(old: Any, new: Any, key: str = "") -> Iterable[tuple[str, str, str]]:
-    """Every value that differs between two JSON objects: its dotted key, the old, the new."""
+def _differences(old: Any, new: Any, key: str = "") -> Iterable[tuple[str, str, str]]:
+    """Yield the dotted key, the old and the new value wherever two JSON-ready objects differ."""
+    old, new = (v.model_dump(mode="json") if isinstance(v, Recipe) else v for v in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted({*old, *new}):
             inner = f"{key}.{name}" if key else name
-            yield from differences(old.get(name), new.get(name), inner)
+            yield from _differences(old.get(name), new.get(name), inner)
     elif old != new:
-        yield key.removeprefix("recipe."), _shown(old), _shown(new)
+        yield key.removeprefix("recipe."), _shorten(old), _shorten(new)
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return f"{text[:13]}…" if isinstance(value, str) and len(value) == 64 else text  # a sha256
 
 
-def choose(planned: Sequence[Planned], only: int | None, option: str = "--only") -> list[Planned]:
-    """All trainings, or the one of a number.
+def select_runs(
+    planned: Sequence[PlannedRun], only: int | None, option: str = "--only"
+) -> list[PlannedRun]:
+    """Return all runs, or the run of a number.
 
     Raises:
-        InputError: There is none of that number.
+        InputError: No run has that number.
     """
     if only is None:
         return list(planned)
     if not 1 <= only <= len(planned):
-        what = f"there are {len(planned)} runs"
-        fix = "Count from 1, in a job array too: --array=1-" + str(len(planned))
-        raise InputError(
-            Fault(f"{option} {only}", what, f"{fix}.", expected=f"1 to {len(planned)}")
-        )
+        what = f"the series has {len(planned)} runs"
+        fix = f"Name a number from 1 to {len(planned)}. In a job array: --array=1-{len(planned)}."
+        raise InputError(Fault(f"{option} {only}", what, fix))
     return [planned[only - 1]]
 
 
 def run_series(
-    chosen: Sequence[Planned],
+    runs: Sequence[PlannedRun],
     total: int,
     *,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     options: Sequence[str] = (),
     quiet: bool = False,
 ) -> list[Outcome]:
-    """Trains and scores what is not finished yet, one after another, each in its own process.
+    """Train and score every run that is not finished, one after another, each in its own process.
 
-    A training that fails is told and the next one begun. SIGINT and SIGTERM go to the training in
-    hand, which keeps its state; the others are left for another time.
+    A failed training is reported, and the next one starts. SIGINT and SIGTERM go to the running
+    training, which saves its state. The others do not start then.
 
     Args:
-        chosen: In this order.
-        total: How many the whole series has.
-        say: Takes one line of progress.
-        options: Of `boneage train`, for every one of them.
-        quiet: Whether standard output is left alone.
+        runs: The runs, in this order.
+        total: Number of runs in the whole series.
+        log: Prints one line of progress.
+        options: Further options of `boneage train` for every run.
+        quiet: Whether to keep standard output empty.
 
     Returns:
-        One for each chosen, in their order.
+        One outcome a run, in the order of `runs`.
 
     Raises:
-        InputError: A run folder holds another training than planned; nothing was begun.
-        KeyboardInterrupt: SIGINT came; what is done is kept.
-        Terminated: SIGTERM came; likewise.
+        InputError: A run folder holds another training. Nothing was started.
+        KeyboardInterrupt: SIGINT came. Finished runs are kept.
+        Terminated: SIGTERM came. Finished runs are kept.
     """
-    states = [one.state() for one in chosen]
+    states = [planned.state() for planned in runs]
     outcomes = []
-    with VerbProcesses() as processes:
-        for one, state in zip(chosen, states, strict=True):
-            heading = f"run {one.index} of {total}: {one.name}"
+    with CommandRunner() as runner:
+        for planned, state in zip(runs, states, strict=True):
+            heading = f"run {planned.index} of {total}: {planned.name}"
             if state in ENDED:
-                outcomes.append(Outcome(one, state, _WHY_DIVERGED if state == DIVERGED else ""))
-                say(f"{heading} is {state} already")
+                reason = _WHY_DIVERGED if state == DIVERGED else ""
+                outcomes.append(Outcome(planned, state, reason))
+                log(f"{heading} is already {state}")
                 continue
-            say(heading if state == NEW else f"{heading} goes on ({state})")
-            outcomes.append(_train(one, state, processes, options, quiet))
-            if processes.received is not None:
+            log(heading if state == NEW else f"{heading} continues (it was {state})")
+            outcomes.append(_train(planned, state, runner, options, quiet))
+            if runner.received is not None:
                 break
-            if outcomes[-1].state != FINISHED:  # why, it has said itself
-                say(f"{heading} {outcomes[-1].state}")
-    if processes.received is not None and any(one.state() not in ENDED for one in chosen):
-        raise KeyboardInterrupt if processes.received == signal.SIGINT else Terminated
+            if outcomes[-1].state != FINISHED:  # the training has printed the reason
+                log(f"{heading} {outcomes[-1].state}")
+    if runner.received is not None and any(each.state() not in ENDED for each in runs):
+        raise KeyboardInterrupt if runner.received == signal.SIGINT else Terminated
     return outcomes
 
 
 def _train(
-    one: Planned, state: str, processes: VerbProcesses, options: Sequence[str], quiet: bool
+    planned: PlannedRun, state: str, runner: CommandRunner, options: Sequence[str], quiet: bool
 ) -> Outcome:
-    verb = ["train", *_ALONE, "--resume", str(one.folder)]
     if state == NEW:
-        sets = [part for override in one.overrides for part in ("--set", override)]
-        verb = ["train", str(one.folder.parent / _RECIPE), "--data", str(one.manifest.path)]
-        verb += [*_ALONE, "--seed", str(one.recipe.seed), *sets, "--out", str(one.folder)]
-    ended = processes.run([*verb, *options], to_stderr=quiet)
-    reached = one.state()
-    if reached == FINISHED:
-        return Outcome(one, FINISHED)
-    if reached == DIVERGED:
-        return Outcome(one, DIVERGED, ended.reason or _WHY_DIVERGED)
-    return Outcome(one, FAILED, ended.reason or f"it ended well, and yet is {reached}")
-
-
-def read_scores(one: Planned, split: str) -> dict[str, Any]:
-    """The scores of a finished training on one of its splits.
-
-    Raises:
-        InputError: The predictions are no longer those that were scored.
-    """
-    scores = read_json(one.run.metrics_path(split))
-    predictions = one.run.predictions_path(split)
-    if not predictions.exists() or file_digest(predictions) != scores["predictions"]["digest"]:
-        raise InputError(
-            Fault(
-                str(predictions),
-                "the file is not what was scored",
-                f"Score it again: boneage evaluate {one.folder} --split {split}.",
-                expected=f"the predictions that {one.run.metrics_path(split).name} tells of",
-            )
-        )
-    return scores
-
-
-def reached(one: Planned) -> dict[str, Any]:
-    """How far a training is, and once it is finished its epochs, parameters and scores.
-
-    Raises:
-        InputError: A file of a finished run is missing or changed.
-    """
-    told: dict[str, Any] = {"state": one.state()}
-    if told["state"] == FINISHED:
-        info = one.run.read_info()
-        told |= {key: info[key] for key in ("best_epoch", "epochs") if key in info}
-        told["parameters"] = info["model"]["parameters"]
-        for split in one.splits():
-            scores = aggregates(read_scores(one, split))
-            told[split] = {"n": scores["n"], "mae_months": scores.get("mae_months")}
-    return told
+        what = [str(planned.folder.parent / _RECIPE), "--data", str(planned.manifest.path)]
+        what += ["--seed", str(planned.recipe.seed), "--out", str(planned.folder)]
+        what += [part for override in planned.overrides for part in ("--set", override)]
+    else:
+        what = ["--resume", str(planned.folder)]
+    # Slurm starts tasks side by side. They are separate trainings, not hosts of one training.
+    ended = runner.run(["train", *what, "--hosts", "none", *options], to_stderr=quiet)
+    state = planned.state()
+    if state == FINISHED:
+        return Outcome(planned, FINISHED)
+    if state == DIVERGED:
+        return Outcome(planned, DIVERGED, ended.reason or _WHY_DIVERGED)
+    return Outcome(
+        planned, FAILED, ended.reason or f"the process ended well, but the run is {state}"
+    )
 
 
 def mae_of(row: dict[str, Any], split: str) -> float | None:
-    """The MAE in months of what `reached` told; None where it is not known."""
+    """Return the MAE in months from `PlannedRun.summary`, or None if it is not known."""
     mae = row.get(split, {}).get("mae_months")
     return None if mae is None else float(mae["value"])
 
 
-def manifest_told(manifest: Manifest) -> dict[str, Any]:
-    """Digest and counts of a manifest, JSON-ready."""
+def mean_and_deviation(values: Sequence[float | None]) -> dict[str, Any]:
+    """Return mean and sample standard deviation, or None for what the values do not allow."""
+    known = [value for value in values if value is not None]
+    complete = bool(known) and len(known) == len(values)
+    return {
+        "n": len(values),
+        "mean": statistics.fmean(known) if complete else None,
+        "standard_deviation": statistics.stdev(known) if complete and len(known) > 1 else None,
+    }
+
+
+def summarize_manifest(manifest: Manifest) -> dict[str, Any]:
+    """Return digest and counts of a manifest, JSON-ready."""
     counts = manifest.table["split"].value_counts()
     return {
         "digest": manifest.digest,
@@ -308,22 +308,11 @@ def manifest_told(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def mean_and_deviation(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and sample standard deviation of months; None where a value, or a second one, lacks."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return {"n": len(values), "mean": None, "standard_deviation": None}
-    mean = sum(known) / len(known)
-    squares = sum((value - mean) ** 2 for value in known)
-    deviation = (squares / (len(known) - 1)) ** 0.5 if len(known) > 1 else None
-    return {"n": len(known), "mean": mean, "standard_deviation": deviation}
-
-
-def told_once(done: Sequence[Planned]) -> list[dict[str, Any]]:
-    """What made these runs, each provenance once."""
+def collect_provenance(finished: Sequence[PlannedRun]) -> list[dict[str, Any]]:
+    """Return every distinct provenance of some finished runs."""
     found: list[dict[str, Any]] = []
-    for one in done:
-        made_by = one.run.read_info()["provenance"]
-        if made_by not in found:
-            found.append(made_by)
+    for planned in finished:
+        provenance = planned.run.read_info()["provenance"]
+        if provenance not in found:
+            found.append(provenance)
     return found

@@ -1,33 +1,171 @@
-"""A sweep: one recipe over seeds and a grid of settings, compared in one table."""
+"""A sweep: train one recipe with several seeds and settings, and compare them in one table."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from boneage.datasets.manifest import Manifest
+from boneage.errors import Fault, InputError
 from boneage.evaluation.result import without_folder
 from boneage.pipeline.store import prepare
-from boneage.recipe import Recipe
+from boneage.recipe import Recipe, read_recipe
 from boneage.runtime.files import write_json, write_text
-from boneage.training.series.grid import Setting, setting_names
 from boneage.training.series.planned_runs import (
     FINISHED,
-    Planned,
+    PlannedRun,
+    collect_provenance,
     mae_of,
-    manifest_told,
     mean_and_deviation,
-    reached,
-    settle,
-    told_once,
+    record_plan,
+    summarize_manifest,
 )
 
 RESULT = "sweep.json"
 TABLE = "sweep.csv"
-SELECTED_BY = "validation MAE; test is reported beside it and selects nothing"
+SELECTED_BY = "validation MAE; the test MAE is only reported"
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One combination of the grid's values.
+
+    Attributes:
+        overrides: `KEY=VALUE` for each key of the grid.
+        resolved: The value that the recipe has for each key, JSON-ready.
+        recipe: The recipe with these values, and with its own seed.
+    """
+
+    overrides: tuple[str, ...]
+    resolved: dict[str, Any]
+    recipe: Recipe
+
+
+def read_grid(
+    path: Path, overrides: Sequence[str], grid: Sequence[str], seeds: str | None
+) -> tuple[Recipe, list[Setting], list[int]]:
+    """Read the recipe, the grid and the seeds of a sweep.
+
+    Args:
+        path: The recipe.
+        overrides: `KEY=VALUE` for all runs, as `--set` takes them.
+        grid: `KEY=VALUE,VALUE,…`. A comma inside brackets or quotes belongs to the value.
+        seeds: Such as `0,1,2`. None is the recipe's own seed.
+
+    Returns:
+        The recipe without its phantom, every combination of the grid's values (the first key
+        changes slowest), and the seeds.
+
+    Raises:
+        InputError: A key, a value or a seed is unknown or repeated. All faults are listed.
+    """
+    recipe = read_recipe(path, overrides)  # faults of the recipe are not blamed on the grid
+    faults: list[Fault] = []
+    numbers = [recipe.seed] if seeds is None else _read_seeds(seeds, faults)
+    axes = {text: axis for text in grid if (axis := _read_axis(text, faults))}
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    for text, choices in axes.items():
+        key = choices[0].partition("=")[0]
+        if key in keys:
+            faults.append(Fault(f"--grid {text}", f"{key} is given twice", "Give each key once."))
+        keys.append(key)
+    settings = []
+    for chosen in itertools.product(*axes.values()):
+        try:
+            settings.append(_resolve(path, overrides, chosen))
+        except InputError as error:
+            faults += [_locate(fault, axes, chosen) for fault in error.faults]
+    faults += _find_repeated(settings)
+    if faults:
+        raise InputError(list(dict.fromkeys(faults)))
+    return recipe.model_copy(update={"phantom": None}), settings, numbers
+
+
+def _read_axis(text: str, faults: list[Fault]) -> list[str]:
+    """Return `KEY=VALUE` for every value of one `--grid`, or nothing if the text is faulty."""
+    where, fix = f"--grid {text}", "Write it as training.learning_rate=1e-3,3e-3."
+    key, _, values = text.partition("=")
+    # Commas inside brackets and quotes are hidden while the values are split.
+    hidden = re.sub(r"\[.*?\]|\".*?\"|'.*?'", lambda match: match[0].replace(",", "\0"), values)
+    parts = [part.replace("\0", ",").strip() for part in hidden.split(",")]
+    if not key.strip() or not all(parts):
+        faults.append(Fault(where, "a key or a value is missing", fix))
+    elif key.strip() == "seed":
+        faults.append(Fault(where, "the grid can't hold seeds", "Write --seeds 0,1,2."))
+    else:
+        return [f"{key.strip()}={part}" for part in parts]
+    return []
+
+
+def _read_seeds(text: str, faults: list[Fault]) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not re.fullmatch("[0-9]{1,10}", part)]
+    wrong += [part for part in parts if part not in wrong and int(part) >= 2**32]
+    if wrong:
+        what = f"{', '.join(map(repr, wrong))} can't be a seed"
+        faults.append(Fault(f"--seeds {text}", what, "Write whole numbers, such as 0,1,2."))
+    seeds = [int(part) for part in parts if part not in wrong]
+    if len(set(seeds)) < len(seeds):
+        what = "a seed is given twice"
+        faults.append(Fault(f"--seeds {text}", what, "Give each seed once."))
+    return seeds
+
+
+def _resolve(path: Path, overrides: Sequence[str], chosen: tuple[str, ...]) -> Setting:
+    recipe = read_recipe(path, (*overrides, *chosen))
+    resolved = {}
+    for key in (choice.partition("=")[0] for choice in chosen):
+        value = recipe.model_dump(mode="json")
+        for part in key.split("."):
+            value = value[part]
+        resolved[key] = value
+    return Setting(chosen, resolved, recipe)
+
+
+def _locate(fault: Fault, axes: dict[str, list[str]], chosen: Sequence[str]) -> Fault:
+    """Return the fault at the grid key that its message names, else at the combination."""
+    for text, choices in axes.items():
+        key = re.escape(choices[0].partition("=")[0])
+        if re.search(rf"(?<![\w.]){key}(?![\w.])", fault.what):
+            return replace(fault, where=f"--grid {text}")
+    return replace(fault, where=" ".join(f"--grid {choice}" for choice in chosen))
+
+
+def _find_repeated(settings: Sequence[Setting]) -> list[Fault]:
+    """Return a fault for every combination that occurred before, such as 1e-3 and 0.001."""
+    first: dict[str, Setting] = {}
+    faults = []
+    for setting in settings:
+        other = first.setdefault(json.dumps(setting.resolved), setting)
+        if other is not setting:
+            what = f"{' '.join(setting.overrides)} is the same as {' '.join(other.overrides)}"
+            faults.append(Fault("--grid", what, "Give each value once."))
+    return faults
+
+
+def name_settings(settings: Sequence[Setting]) -> list[str]:
+    """Return a folder name for each setting, such as `learning_rate-0.003`.
+
+    The names are `setting-1` and so on where they would be too long or not unique.
+    """
+    names = []
+    for setting in settings:
+        last = [key.rpartition(".")[2] for key in setting.resolved]
+        keys = last if len(set(last)) == len(last) else list(setting.resolved)
+        values = [json.dumps(value) for value in setting.resolved.values()]
+        text = "-".join(f"{key}-{value}" for key, value in zip(keys, values, strict=True))
+        names.append(re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.").replace("--", "-"))
+    if len(set(names)) < len(names) or max(map(len, names)) > _LONGEST_NAME:
+        return [f"setting-{number}" for number in range(1, len(names) + 1)]
+    return names
 
 
 def plan_sweep(
@@ -36,136 +174,124 @@ def plan_sweep(
     out: Path,
     settings: Sequence[Setting],
     seeds: Sequence[int],
-) -> list[Planned]:
-    """One training for every setting and seed, the seed changing fastest.
+) -> list[PlannedRun]:
+    """Return one training for every setting and seed. The seed changes fastest.
 
     Args:
-        recipe: What the settings are settings of.
-        manifest: The cohort, with train and val splits.
-        out: The folder of the series: new, empty or that of the same series.
-        settings: As `grid.read_settings` gives them.
-        seeds: Of each of them.
+        recipe: The recipe that the settings change.
+        manifest: The data, with train and val splits.
+        out: Folder of the series: new, empty, or that of the same series.
+        settings: The settings from `read_grid`.
+        seeds: The seeds of each setting.
 
     Raises:
-        InputError: The manifest lacks a split, or the folder holds something else.
+        InputError: A split is missing, or the folder holds something else.
     """
     for split in ("train", "val"):
-        manifest.split(split)  # which refuses one without images
+        manifest.split(split)  # raises if the split is empty
     grid = [setting.resolved for setting in settings]
-    settle(
-        out,
-        recipe,
-        {"verb": "sweep", "seeds": list(seeds), "grid": grid, "manifest": manifest.digest},
-    )
-    names = setting_names(settings)
-    pairs = [
-        (setting, f"{name}-seed-{seed}" if name else f"seed-{seed}", seed)
-        for setting, name in zip(settings, names, strict=True)
-        for seed in seeds
-    ]
+    plan = {"verb": "sweep", "seeds": list(seeds), "grid": grid, "manifest": manifest.digest}
+    record_plan(out, recipe, plan)
+    named = zip(settings, name_settings(settings), strict=True)
     return [
-        Planned(
+        PlannedRun(
             index,
-            out / name,
+            out / (f"{name}-seed-{seed}" if name else f"seed-{seed}"),
             setting.recipe.model_copy(update={"seed": seed, "phantom": None}),
             manifest,
             setting.overrides,
         )
-        for index, (setting, name, seed) in enumerate(pairs, 1)
+        for index, ((setting, name), seed) in enumerate(itertools.product(named, seeds), 1)
     ]
 
 
-def prepare_sweep(planned: Sequence[Planned]) -> None:
-    """Makes the stores they need, one for each framing.
+def prepare_sweep(planned: Sequence[PlannedRun]) -> None:
+    """Prepare the stores that the runs need, one for each framing.
 
     Raises:
-        InputError: Images that can't be read, all of them, or no room on the disk.
+        InputError: Images can't be read, or the disk is full.
     """
-    for framing in dict.fromkeys(one.recipe.framing for one in planned):
+    for framing in dict.fromkeys(each.recipe.framing for each in planned):
         prepare(planned[0].manifest, framing)
 
 
 def collect_sweep(
-    recipe: Recipe, planned: Sequence[Planned], settings: Sequence[Setting], out: Path
+    recipe: Recipe, planned: Sequence[PlannedRun], settings: Sequence[Setting], out: Path
 ) -> dict[str, Any]:
-    """Gathers what the runs have come to; `sweep.json` and `sweep.csv`, without single images.
+    """Collect the results of the runs and write `sweep.json` and `sweep.csv`, aggregates only.
 
     Args:
-        recipe: What the settings are settings of.
-        planned: All runs, as `plan_sweep` gave them.
-        settings: Of which they are.
-        out: The folder of the series.
+        recipe: The recipe that the settings change.
+        planned: All runs, from `plan_sweep`.
+        settings: The settings of these runs.
+        out: Folder of the series.
 
     Returns:
-        What was written as JSON: `rows` by validation MAE, then those that are not finished;
-        `settings` by the mean of theirs over seeds.
+        The content of the JSON file. `rows` are ordered by validation MAE, unfinished runs last.
+        `settings` are ordered by their mean over seeds.
 
     Raises:
-        InputError: A file of a finished run is missing or changed.
+        InputError: A file of a finished run is missing or was changed.
     """
-    shown = {setting.overrides: _shown(setting) for setting in settings}
+    shown = {setting.overrides: _without_folder(setting) for setting in settings}
     rows = [
         {
-            "index": one.index,
-            "run": one.name,
-            "setting": shown[one.overrides],
-            "seed": one.recipe.seed,
-            **reached(one),
+            "index": each.index,
+            "run": each.name,
+            "setting": shown[each.overrides],
+            "seed": each.recipe.seed,
+            **each.summary(),
         }
-        for one in planned
+        for each in planned
     ]
-    done = [one for one, row in zip(planned, rows, strict=True) if row["state"] == FINISHED]
+    finished = [each for each, row in zip(planned, rows, strict=True) if row["state"] == FINISHED]
+    means = []
+    for setting in shown.values():
+        mine = [row for row in rows if row["setting"] == setting and row["state"] == FINISHED]
+        splits = {
+            split: mean_and_deviation([mae_of(row, split) for row in mine])
+            for split in planned[0].splits()
+        }
+        means.append({"setting": setting, "seeds": [row["seed"] for row in mine], **splits})
+    rows.sort(key=lambda row: _unknown_last(mae_of(row, "val")))
     result: dict[str, Any] = {
         "verb": "sweep",
         "name": recipe.name,
-        "complete": len(done) == len(planned),
+        "complete": len(finished) == len(planned),
         "selected_by": SELECTED_BY,
-        "manifest": manifest_told(planned[0].manifest),
+        "manifest": summarize_manifest(planned[0].manifest),
         "recipe": without_folder(recipe.model_dump(mode="json")),
-        "provenance": told_once(done),
-        "settings": [],
-        "rows": sorted(rows, key=lambda row: _order(mae_of(row, "val"))),
+        "provenance": collect_provenance(finished),
+        "settings": sorted(means, key=lambda line: _unknown_last(line["val"]["mean"])),
+        "rows": rows,
     }
-    for overrides, setting in shown.items():
-        mine = [
-            row
-            for one, row in zip(planned, rows, strict=True)
-            if one.overrides == overrides and row["state"] == FINISHED
-        ]
-        line: dict[str, Any] = {"setting": setting, "seeds": [row["seed"] for row in mine]}
-        for split in planned[0].splits():
-            line[split] = mean_and_deviation([mae_of(row, split) for row in mine])
-        result["settings"].append(line)
-    result["settings"].sort(key=lambda line: _order(line["val"]["mean"]))
     write_json(out / RESULT, result)
-    write_text(out / TABLE, _table(result["rows"]).to_csv(index=False))
+    write_text(out / TABLE, _make_table(rows).to_csv(index=False))
     return result
 
 
-def _shown(setting: Setting) -> dict[str, Any]:
-    """The values of a setting; of a file of weights its name."""
-    model = without_folder({"model": setting.recipe.model_dump(mode="json")["model"]})["model"]
+def _without_folder(setting: Setting) -> dict[str, Any]:
+    """Return the values of a setting, a weights file by its name only."""
+    model = without_folder(setting.recipe.model_dump(mode="json"))["model"]
     return {
         key: model["weights"] if key == "model.weights" else value
         for key, value in setting.resolved.items()
     }
 
 
-def _order(mae: float | None) -> tuple[bool, float]:
-    return mae is None, mae or 0.0  # the unknown last
+def _unknown_last(mae: float | None) -> tuple[bool, float]:
+    return mae is None, mae or 0.0
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def _make_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     lines = []
     for row in rows:
         line = {"run": row["run"], **row["setting"], "seed": row["seed"], "state": row["state"]}
         for split in ("val", "test"):
-            mae = row.get(split, {}).get("mae_months") or {}
-            line[f"{split}_n"] = row.get(split, {}).get("n")
+            scores = row.get(split, {})
+            mae = scores.get("mae_months") or {}
+            line[f"{split}_n"] = scores.get("n")
             line[f"{split}_mae_months"] = mae.get("value")
             line |= {f"{split}_mae_{end}": mae.get(end) for end in ("low", "high")}
         lines.append(line)
-    table = pd.DataFrame(lines)
-    counts = ["val_n", "test_n"]
-    table[counts] = table[counts].astype("Int64")
-    return table
+    return pd.DataFrame(lines).astype({"val_n": "Int64", "test_n": "Int64"})

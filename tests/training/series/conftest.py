@@ -1,4 +1,4 @@
-"""Series without training: a stand-in makes run folders at once, and tells what it was asked."""
+"""Series without training: a stand-in writes run folders at once and records its commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from boneage.recipe import Recipe, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json, write_text
 from boneage.runtime.provenance import file_digest
-from boneage.training.series.command_process import Ended
+from boneage.training.series.command_process import ExitStatus
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -33,35 +33,27 @@ def boneage(
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        return command(monkeypatch, capsys, *arguments)
+        monkeypatch.setattr(sys, "argv", ["boneage", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
 
     return run
 
 
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["boneage", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    captured = capsys.readouterr()
-    return int(ended.value.code or 0), captured.out, captured.err
-
-
 class Trainer:
-    """Takes the place of the processes that train.
+    """Stands in for `CommandRunner`.
 
     Attributes:
-        asked: The arguments of every verb.
-        outcomes: By the name of a run: what becomes of it, `finished` if not said.
-        errors: Months by which a run is wrong, drawn from this spread.
-        received: As the real ones have it.
+        asked: The arguments of every command.
+        outcomes: Outcome by name of the run. The default is `finished`.
+        received: As in `CommandRunner`.
     """
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
         self.outcomes: dict[str, str] = {}
-        self.spread: Callable[[Recipe], float] = lambda recipe: 10.0
         self.received: signal.Signals | None = None
 
     def __call__(self) -> Trainer:
@@ -78,7 +70,7 @@ class Trainer:
         """The runs that were asked for, in order."""
         return [_folder(arguments).name for arguments in self.asked]
 
-    def run(self, arguments: Sequence[str], *, to_stderr: bool = False) -> Ended:
+    def run(self, arguments: Sequence[str], *, to_stderr: bool = False) -> ExitStatus:
         self.asked.append(list(arguments))
         values = dict(itertools.pairwise(arguments))
         resumed, folder = "--resume" in values, _folder(arguments)
@@ -87,7 +79,7 @@ class Trainer:
             self.received = signal.Signals[outcome]
             outcome = "interrupted" if outcome == "SIGINT" else "terminated"
         if outcome == "refused":
-            return Ended(2, f"{folder}: an image can't be read")
+            return ExitStatus(2, f"{folder}: an image can't be read")
         run = Run(folder)
         if not resumed:
             assert not Run(folder).others()
@@ -97,9 +89,9 @@ class Trainer:
             write_json(run.info_path, _info(recipe, Path(values["--data"])))
         write_json(run.info_path, read_json(run.info_path) | {"stopped": outcome})
         if outcome != "finished":
-            return Ended(2 if outcome in ("failed", "diverged") else 0, f"it was {outcome}")
+            return ExitStatus(2 if outcome in ("failed", "diverged") else 0, f"it was {outcome}")
         self._score(run)
-        return Ended(0, "")
+        return ExitStatus(0, "")
 
     def _score(self, run: Run) -> None:
         recipe = run.read_recipe()
@@ -110,20 +102,13 @@ class Trainer:
             if table.empty:
                 continue
             table = table[["image_id", "age_months", "sex"]].reset_index(drop=True)
-            errors = rng.normal(0, self.spread(recipe), len(table))
+            errors = rng.normal(0, 10.0, len(table))
             table["predicted_age_months"] = table["age_months"] + errors
             write_text(run.predictions_path(split), table.to_csv(index=False))
-            metrics = score(
-                table["age_months"],
-                table["predicted_age_months"],
-                table["sex"].to_numpy(str),
-                bootstrap=100,
-            )
-            name = run.predictions_path(split).name
-            metrics["predictions"] = {
-                "file": name,
-                "digest": file_digest(run.predictions_path(split)),
-            }
+            true, predicted = table["age_months"], table["predicted_age_months"]
+            metrics = score(true, predicted, table["sex"].to_numpy(str), bootstrap=100)
+            digest = file_digest(run.predictions_path(split))
+            metrics["predictions"] = {"file": run.predictions_path(split).name, "digest": digest}
             metrics["baseline"] = {"median_by_sex": {"mae_months": {"value": 30.0 + len(table)}}}
             metrics["manifest"] = {"path": str(manifest.path)}
             write_json(run.metrics_path(split), metrics)
@@ -156,15 +141,15 @@ def _info(recipe: Recipe, data: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    """The stand-in, in place of the processes."""
+    """The stand-in, in place of real trainings."""
     trainer = Trainer()
-    monkeypatch.setattr("boneage.training.series.planned_runs.VerbProcesses", trainer)
+    monkeypatch.setattr("boneage.training.series.planned_runs.CommandRunner", trainer)
     return trainer
 
 
 @pytest.fixture
 def contents() -> Callable[[Path], dict[str, bytes]]:
-    """Gives every file below a folder, hidden ones left out, with when it was written."""
+    """Returns every file below a folder with its content and time, hidden files left out."""
 
     def read(folder: Path) -> dict[str, bytes]:
         return {

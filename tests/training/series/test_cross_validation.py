@@ -1,4 +1,4 @@
-"""Cross-validation: whose images are where, what the table says, and real trainings that go on."""
+"""Cross-validation: the folds, the tables, and real trainings that are resumed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import pandas as pd
 import pytest
 
 from boneage.datasets.manifest import Manifest, read_manifest, write_manifest
-from boneage.recipe import Recipe, read_recipe
+from boneage.recipe import read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json
-from boneage.training.recorder import Records
 from boneage.training.series.cross_validation import plan_folds, prepare_folds
 from boneage.training.series.planned_runs import FINISHED
 from boneage.training.stop_signals import Stop, Terminated
@@ -27,20 +26,31 @@ Command = Callable[..., tuple[int, str, str]]
 Contents = Callable[[Path], dict[str, bytes]]
 
 
+@pytest.fixture
+def cross_validate(boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path) -> Command:
+    """Runs `boneage cross-validate` into the folder cv, with the stand-in for trainings."""
+
+    def run(folds: int, *options: object, data: Path = cohort) -> tuple[int, str, str]:
+        command = ("cross-validate", tiny_recipe, "--data", data, "--out", "cv", "--folds", folds)
+        return boneage(*command, *options)
+
+    return run
+
+
 def plan(recipe: Path, manifest: Manifest, out: Path, folds: int = 3) -> list[Manifest]:
-    return [one.manifest for one in plan_folds(read_recipe(recipe), manifest, out, folds)]
+    return [each.manifest for each in plan_folds(read_recipe(recipe), manifest, out, folds)]
 
 
-def of_patients(cohort: Path, folder: Path, patients: list[str]) -> Manifest:
-    """The cohort with some to a patient, each in one split."""
+def with_patients(cohort: Path, folder: Path, patients: list[str], test: str = "") -> Manifest:
+    """The cohort with several images a patient. Everyone but `test` is in train."""
     manifest = read_manifest(cohort)
     table = manifest.table.assign(image=[str(path) for path in manifest.image_paths()])
     table["patient_id"] = np.resize(patients, len(table))
-    table["split"] = np.where(table["patient_id"] == patients[-1], "test", "train")
+    table["split"] = np.where(table["patient_id"] == test, "test", "train")
     return write_manifest(table, folder / "patients.csv")
 
 
-def test_every_image_of_train_and_val_is_held_out_once_and_test_never_trained_on(
+def test_every_image_is_held_out_once_and_the_test_split_stays(
     tiny_recipe: Path, cohort: Path, tmp_path: Path
 ) -> None:
     manifest = read_manifest(cohort)
@@ -59,10 +69,11 @@ def test_every_image_of_train_and_val_is_held_out_once_and_test_never_trained_on
         assert counts.to_dict() == {"train": 36, "val": 18, "test": 6}
 
 
-def test_no_patient_is_on_both_sides_and_the_seed_deals_the_folds(
+def test_patients_stay_together_and_the_seed_assigns_the_folds(
     tiny_recipe: Path, cohort: Path, tmp_path: Path
 ) -> None:
-    manifest = of_patients(cohort, tmp_path, [f"p{number}" for number in range(13)])
+    patients = [f"p{number}" for number in range(13)]
+    manifest = with_patients(cohort, tmp_path, patients, test="p12")
     splits = []
     for folder in ("one", "two"):
         folds = plan(tiny_recipe, manifest, tmp_path / folder, folds=4)
@@ -71,10 +82,10 @@ def test_no_patient_is_on_both_sides_and_the_seed_deals_the_folds(
             assert len(fold.table[["patient_id", "split"]].drop_duplicates()) == 13
     assert splits[0] == splits[1]
     other = plan_folds(read_recipe(tiny_recipe, seed=4), manifest, tmp_path / "three", 4)
-    assert [list(one.manifest.table["split"]) for one in other] != splits[0]
+    assert [list(each.manifest.table["split"]) for each in other] != splits[0]
 
 
-def test_two_parts_of_one_radiograph_are_one_patient_s(
+def test_two_regions_of_a_radiograph_stay_together(
     tiny_recipe: Path, cohort: Path, tmp_path: Path
 ) -> None:
     manifest = read_manifest(cohort)
@@ -100,89 +111,76 @@ def test_all_folds_share_the_pixels_of_one_store(
     assert all(path.samefile(stores[0]) for path in stores)
 
 
-def test_faulty_folds_are_refused_and_nothing_is_made(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
+def test_faulty_folds_are_refused(
+    cross_validate: Command, trainer: Any, cohort: Path, tmp_path: Path
 ) -> None:
-    manifest = of_patients(cohort, tmp_path, ["a", "b", "c", "d"])
-    for folds, message in (
-        (1, "--folds 1: one part has no other to be trained on; expected 2 or more"),
-        (4, "--folds 4: there are 3 patients to be dealt; expected 2 to 3"),
-    ):
-        command = ("cross-validate", tiny_recipe, "--data", manifest.path, "--folds", folds)
-        code, _, err = boneage(*command, "--out", "cv")
+    manifest = with_patients(cohort, tmp_path, ["a", "b", "c", "d"], test="d")
+    for folds, message in ((1, "--folds 1"), (4, "--folds 4: there are 3 patients")):
+        code, _, err = cross_validate(folds, data=manifest.path)
         assert (code, message in err) == (2, True), err
         assert not (tmp_path / "cv").exists()
-    code, _, err = boneage(*command[:-1], 2, "--out", "cv", "--fold", 3)
+    code, _, err = cross_validate(2, "--fold", 3, data=manifest.path)
     assert code == 2
-    assert "--fold 3: there are 2 runs; expected 1 to 2" in err
+    assert "--fold 3: the series has 2 runs" in err
     only_test = manifest.path.with_name("test.csv")
     write_manifest(manifest.table.assign(split="test"), only_test)
-    code, _, err = boneage("cross-validate", tiny_recipe, "--data", only_test, "--out", "cv2")
-    assert "all of its images are in the test split" in err
+    code, _, err = cross_validate(2, data=only_test)
+    assert "all images are in the test split" in err
     assert not trainer.asked
 
 
 def test_the_table_is_that_of_the_predictions(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
+    cross_validate: Command, boneage: Command, tmp_path: Path
 ) -> None:
-    code, out, err = boneage(
-        "cross-validate", tiny_recipe, "--data", cohort, "--folds", 3, "--out", "cv"
-    )
+    code, out, err = cross_validate(3)
     assert code == 0, err
     result = read_json(tmp_path / "cv" / "cross-validation.json")
-    runs = [tmp_path / "cv" / f"fold-{number}" for number in (1, 2, 3)]
-    for split in ("val", "test"):
-        tables = [
-            pd.read_csv(run / f"predictions-{split}.csv", dtype={"image_id": str}) for run in runs
+    tables = {
+        split: [
+            pd.read_csv(
+                tmp_path / f"cv/fold-{fold}/predictions-{split}.csv", dtype={"image_id": str}
+            )
+            for fold in (1, 2, 3)
         ]
-        maes = [float((t["predicted_age_months"] - t["age_months"]).abs().mean()) for t in tables]
+        for split in ("val", "test")
+    }
+    for split, folds in tables.items():
+        maes = [float((t["predicted_age_months"] - t["age_months"]).abs().mean()) for t in folds]
         for row, mae in zip(result["rows"], maes, strict=True):
             assert row[split]["mae_months"]["value"] == pytest.approx(mae)
         means = result[split]["mean_of_folds"]
         assert means["mean"] == pytest.approx(statistics.mean(maes))
         assert means["standard_deviation"] == pytest.approx(statistics.stdev(maes))
         assert f"{statistics.mean(maes):.2f} ± {statistics.stdev(maes):.2f}" in out
-        if split == "val":
-            pooled = pd.concat(tables)
-        else:
-            ensemble = tables[0].assign(
-                predicted_age_months=sum(t["predicted_age_months"] for t in tables) / 3
-            )
 
-    errors = (pooled["predicted_age_months"] - pooled["age_months"]).to_numpy()
-    told = result["val"]["pooled"]
-    assert told["n"] == 54
-    assert told["mae_months"]["value"] == pytest.approx(np.abs(errors).mean())
-    draws = np.random.default_rng(9).choice(errors, (4000, 54))
-    low, high = np.percentile(np.abs(draws).mean(axis=1), (2.5, 97.5))
-    assert (told["mae_months"]["low"], told["mae_months"]["high"]) == pytest.approx(
-        (low, high), abs=0.2
-    )
-    assert told["baseline"]["median_by_sex"]["mae_months"]["value"] == pytest.approx(48.0)
+    pooled = pd.concat(tables["val"])
+    mae = (pooled["predicted_age_months"] - pooled["age_months"]).abs().mean()
+    assert result["val"]["pooled"]["n"] == 54
+    assert result["val"]["pooled"]["mae_months"]["value"] == pytest.approx(mae)
+    baseline = result["val"]["pooled"]["baseline"]["median_by_sex"]["mae_months"]["value"]
+    assert baseline == pytest.approx(48.0)
     written = pd.read_csv(tmp_path / "cv" / "predictions-out-of-fold.csv", dtype={"image_id": str})
     assert list(written["image_id"]) == list(pooled["image_id"])
     assert written["image_id"].is_unique
     assert written["fold"].value_counts().to_dict() == {1: 18, 2: 18, 3: 18}
-
-    both = (ensemble["predicted_age_months"] - ensemble["age_months"]).abs().mean()
-    assert result["test"]["ensemble"]["mae_months"]["value"] == pytest.approx(both)
-    written = pd.read_csv(tmp_path / "cv" / "predictions-test.csv", dtype={"image_id": str})
-    np.testing.assert_allclose(
-        written["predicted_age_months"], ensemble["predicted_age_months"], atol=1e-9
+    code, out_json, _ = boneage(
+        "evaluate", "--predictions", "cv/predictions-out-of-fold.csv", "--json"
     )
-    assert f"mean of the 3 on 6 test images: {both:.2f} [" in out
+    assert json.loads(out_json)["mae_months"] == result["val"]["pooled"]["mae_months"]
+
+    mean = sum(table["predicted_age_months"] for table in tables["test"]) / 3
+    mae = (mean - tables["test"][0]["age_months"]).abs().mean()
+    assert result["test"]["ensemble"]["mae_months"]["value"] == pytest.approx(mae)
+    written = pd.read_csv(tmp_path / "cv" / "predictions-test.csv")
+    np.testing.assert_allclose(written["predicted_age_months"], mean, atol=1e-9)
+    assert f"mean of the 3 on 6 test images: {mae:.2f} [" in out
     assert "image_id" not in json.dumps(result)
     assert str(tmp_path) not in json.dumps(result)
-    code, out, _ = boneage("evaluate", "--predictions", "cv/predictions-out-of-fold.csv", "--json")
-    assert json.loads(out)["mae_months"]["value"] == pytest.approx(np.abs(errors).mean())
 
 
-def test_what_is_pooled_waits_for_all_folds(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
-) -> None:
+def test_pooling_waits_for_all_folds(cross_validate: Command, trainer: Any, tmp_path: Path) -> None:
     trainer.outcomes = {"fold-2": "failed"}
-    command = ("cross-validate", tiny_recipe, "--data", cohort, "--folds", 3, "--out", "cv")
-    code, out, _ = boneage(*command)
+    code, out, _ = cross_validate(3)
     assert code == 1
     assert "1 of 3 runs are not finished" in out
     assert "out of fold" not in out
@@ -192,66 +190,36 @@ def test_what_is_pooled_waits_for_all_folds(
     assert not (tmp_path / "cv" / "predictions-out-of-fold.csv").exists()
 
 
-def test_a_cohort_without_a_test_split_has_no_test_column(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
+def test_without_a_test_split_there_is_no_test_column(
+    cross_validate: Command, cohort: Path, tmp_path: Path
 ) -> None:
-    manifest = of_patients(cohort, tmp_path, ["a", "b", "c", "d"])
-    path = tmp_path / "untested.csv"
-    write_manifest(manifest.table.assign(split="train"), path)
-    code, out, err = boneage(
-        "cross-validate", tiny_recipe, "--data", path, "--folds", 2, "--out", "cv"
-    )
+    manifest = with_patients(cohort, tmp_path, ["a", "b", "c", "d"])
+    code, out, err = cross_validate(2, data=manifest.path)
     assert code == 0, err
     assert "test" not in read_json(tmp_path / "cv" / "cross-validation.json")
     assert "test" not in out
 
 
-def test_a_changed_fold_or_number_of_folds_is_refused(
-    boneage: Command,
-    trainer: Any,
-    cohort: Path,
-    tiny_recipe: Path,
-    tmp_path: Path,
-    contents: Contents,
+def test_changed_folds_are_refused(
+    cross_validate: Command, tmp_path: Path, contents: Contents
 ) -> None:
-    command = ["cross-validate", tiny_recipe, "--data", cohort, "--out", "cv", "--folds"]
-    boneage(*command, 3)
+    cross_validate(3)
     before = contents(tmp_path / "cv")
-    code, _, err = boneage(*command, 2, "--seed", 8)
+    code, _, err = cross_validate(2, "--seed", 8)
     assert code == 2
-    assert "cv: folds is 2 now; expected 3, as series.json in it records" in err
-    assert "cv: seed is 8 now; expected 3" in err
+    assert "cv: folds is 2, but series.json records 3" in err
+    assert "cv: seed is 8, but series.json records 3" in err
     assert contents(tmp_path / "cv") == before
     path = tmp_path / "cv" / "fold-1.csv"
     path.write_text(path.read_text().replace(",train", ",val", 1))
-    code, _, err = boneage(*command, 3)
+    code, _, err = cross_validate(3)
     assert code == 2
-    assert "fold-1.csv: the file was changed since it was written" in err
+    assert "fold-1.csv: the file was changed after it was written" in err
 
 
-def cut_off(recipe: Recipe, manifest: Manifest, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trains until SIGTERM comes in the second epoch."""
-    stop = Stop()
-    on_epoch_begin = Records.on_epoch_begin
-
-    def terminate(self: Records, epoch: int, logs: Any = None) -> None:
-        on_epoch_begin(self, epoch, logs)
-        if epoch == 1:
-            stop.asked = signal.SIGTERM
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Records, "on_epoch_begin", terminate)
-        with pytest.raises(Terminated):
-            train(recipe, manifest, run.folder, progress=False, stop=stop)
-
-
-def test_real_trainings_go_on_where_they_were_cut_off(
-    boneage: Command,
-    cohort: Path,
-    tiny_recipe: Path,
-    tmp_path: Path,
-    contents: Contents,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.slow
+def test_real_trainings_are_resumed(
+    boneage: Command, cohort: Path, tiny_recipe: Path, tmp_path: Path, contents: Contents
 ) -> None:
     command = (
         "cross-validate", tiny_recipe, "--data", cohort, "--folds", 2, "--out", "cv",
@@ -263,16 +231,18 @@ def test_real_trainings_go_on_where_they_were_cut_off(
     first = contents(tmp_path / "cv" / "fold-1")
     assert {"best.keras", "report.html", "result.json", "predictions-test.csv"} <= set(first)
 
-    manifest = read_manifest(tmp_path / "cv" / "fold-2.csv")
+    run, stop = Run(tmp_path / "cv" / "fold-2"), Stop()
+    stop.asked = signal.SIGTERM  # in the first batch
     recipe = read_recipe(tmp_path / "cv" / "recipe.json")
-    run = Run(tmp_path / "cv" / "fold-2")
-    cut_off(recipe, manifest, run, monkeypatch)
+    manifest = read_manifest(tmp_path / "cv" / "fold-2.csv")
+    with pytest.raises(Terminated):
+        train(recipe, manifest, run.folder, progress=False, stop=stop)
     assert run.read_info()["stopped"] == "terminated"
 
     code, out, err = boneage(*command)
     assert code == 0, err
-    assert "run 1 of 2: fold-1 is finished already" in err
-    assert "run 2 of 2: fold-2 goes on (cut off)" in err
+    assert "run 1 of 2: fold-1 is already finished" in err
+    assert "run 2 of 2: fold-2 continues (it was cut off)" in err
     assert contents(tmp_path / "cv" / "fold-1") == first
     assert run.read_info()["resumed"]
     assert pd.read_csv(run.history_path)["epoch"].tolist() == [1, 2]

@@ -1,4 +1,4 @@
-"""A sweep: what is trained and in which order, what the table says, how it goes on."""
+"""A sweep: the grid, what is trained in which order, the tables, and how a sweep continues."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from boneage.errors import InputError
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
 from boneage.training.series.planned_runs import mean_and_deviation
+from boneage.training.series.sweep import name_settings, read_grid
 
 Command = Callable[..., tuple[int, str, str]]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -24,102 +26,196 @@ GRID = ("--grid", "training.learning_rate=1e-3,3e-3", "--seeds", "0,1,2")
 NAMES = [f"learning_rate-{rate}-seed-{seed}" for rate in ("0.001", "0.003") for seed in (0, 1, 2)]
 
 
-def mae(run: Path, split: str) -> float:
-    table = pd.read_csv(run / f"predictions-{split}.csv")
-    return float(np.abs(table["predicted_age_months"] - table["age_months"]).mean())
+@pytest.fixture
+def sweep(boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path) -> Command:
+    """Runs `boneage sweep` into the folder s, with the stand-in for trainings."""
+
+    def run(*options: object) -> tuple[int, str, str]:
+        return boneage("sweep", tiny_recipe, "--data", cohort, "--out", "s", *options)
+
+    return run
+
+
+# --- The grid.
+
+
+def refused(recipe: Path, *grid: str, seeds: str | None = None, sets: tuple[str, ...] = ()) -> str:
+    with pytest.raises(InputError) as error:
+        read_grid(recipe, sets, grid, seeds)
+    return str(error.value)
+
+
+def test_a_grid_is_every_combination_the_first_key_slowest(tiny_recipe: Path) -> None:
+    grid = ("training.learning_rate=1e-3,3e-3", "model.dense_units=[8],[16, 8]")
+    recipe, settings, seeds = read_grid(tiny_recipe, ["training.epochs=1"], grid, "0,2")
+    assert seeds == [0, 2]
+    assert recipe.training.epochs == 1
+    rates = [setting.recipe.training.learning_rate for setting in settings]
+    assert rates == [1e-3, 1e-3, 3e-3, 3e-3]
+    assert [setting.recipe.model.dense_units for setting in settings] == [(8,), (16, 8)] * 2
+    assert {setting.recipe.training.epochs for setting in settings} == {1}
+    assert name_settings(settings) == [
+        "learning_rate-0.001-dense_units-8",
+        "learning_rate-0.001-dense_units-16-8",
+        "learning_rate-0.003-dense_units-8",
+        "learning_rate-0.003-dense_units-16-8",
+    ]
+
+
+def test_without_a_grid_there_is_one_setting_and_the_recipe_s_seed(tiny_recipe: Path) -> None:
+    recipe, settings, seeds = read_grid(tiny_recipe, (), (), None)
+    assert (name_settings(settings), seeds) == ([""], [3])
+    assert settings[0].recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("grid", "names"),
+    [
+        (["framing.size=64", "phantom.size=80"], ["framing.size-64-phantom.size-80"]),
+        (["model.weights=none", "model.dropout=0.1"], ["weights-none-dropout-0.1"]),
+        ([f"model.dense_units=[{','.join(['1000'] * 30)}],[8]"], ["setting-1", "setting-2"]),
+        (['name="a, b",c'], ["name-a-b", "name-c"]),
+    ],
+)
+def test_names_are_short_and_unique(tiny_recipe: Path, grid: list[str], names: list[str]) -> None:
+    assert name_settings(read_grid(tiny_recipe, (), grid, None)[1]) == names
+
+
+def test_values_that_depend_on_each_other_are_checked_together(tiny_recipe: Path) -> None:
+    grid = ("training.optimizer=adamw", "training.weight_decay=0.01,0.02")
+    assert len(read_grid(tiny_recipe, (), grid, None)[1]) == 2
+    message = refused(tiny_recipe, "training.optimizer=adam,adamw", grid[1])
+    assert "--grid training.optimizer=adam --grid training.weight_decay=0.01: " in message
+
+
+def test_all_faults_are_listed_at_once(tiny_recipe: Path) -> None:
+    message = refused(
+        tiny_recipe,
+        "training.learnin_rate=1e-3",
+        "training.batch_size=8,many",
+        "training.epochs",
+        "model.dropout=0.1,,0.2",
+        seeds="0,-1,0,x",
+    )
+    assert len(message.splitlines()) == 6
+    for part in (
+        "--seeds 0,-1,0,x: '-1', 'x' can't be a seed",
+        "a seed is given twice",
+        "unknown key 'training.learnin_rate'",
+        "Did you mean 'learning_rate'?",
+        "--grid training.batch_size=8,many: training.batch_size is 'many'",
+        "--grid training.epochs: a key or a value is missing",
+        "--grid model.dropout=0.1,,0.2: a key or a value is missing",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["training.learning_rate=1e-3,0.001"], "0.001 is the same as training.learning_rate=1e-3"),
+        (["model.dropout=0.1", "model.dropout=0.2"], "model.dropout is given twice"),
+        (["training.epochs=1,2"], "training.epochs is given twice"),
+        (["seed=0,1"], "Write --seeds 0,1,2."),
+    ],
+)
+def test_repetitions_are_refused(tiny_recipe: Path, grid: list[str], message: str) -> None:
+    assert message in refused(tiny_recipe, *grid, sets=("training.epochs=3",))
+
+
+def test_a_fault_of_the_recipe_is_not_blamed_on_the_grid(tiny_recipe: Path) -> None:
+    message = refused(tiny_recipe, "model.dropout=0.1", sets=("training.epoch=1",))
+    assert message.startswith(f"{tiny_recipe}: unknown key 'training.epoch'")
+
+
+# --- The sweep.
 
 
 def test_every_setting_and_seed_is_trained_and_compared_by_validation(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
+    sweep: Command, trainer: Any, cohort: Path, tmp_path: Path
 ) -> None:
-    code, out, err = boneage("sweep", tiny_recipe, "--data", cohort, *GRID, "--out", "s")
+    code, out, err = sweep(*GRID)
     assert code == 0, err
     assert trainer.names() == NAMES
     assert "run 4 of 6: learning_rate-0.003-seed-0" in err
+    maes: dict[str, dict[str, float]] = {"val": {}, "test": {}}
     for name in NAMES:
         recipe = Run(tmp_path / "s" / name).read_recipe()
         assert f"learning_rate-{recipe.training.learning_rate}-seed-{recipe.seed}" == name
+        for split in maes:
+            table = pd.read_csv(tmp_path / "s" / name / f"predictions-{split}.csv")
+            errors = table["predicted_age_months"] - table["age_months"]
+            maes[split][name] = float(errors.abs().mean())
 
-    val = {name: mae(tmp_path / "s" / name, "val") for name in NAMES}
-    test = {name: mae(tmp_path / "s" / name, "test") for name in NAMES}
     result = read_json(tmp_path / "s" / "sweep.json")
-    order = sorted(NAMES, key=val.__getitem__)
+    order = sorted(NAMES, key=maes["val"].__getitem__)
     assert [row["run"] for row in result["rows"]] == order
     assert result["complete"] is True
-    assert "test is reported beside it and selects nothing" in result["selected_by"]
     for row in result["rows"]:
-        assert row["val"]["mae_months"]["value"] == pytest.approx(val[row["run"]])
-        assert row["test"]["mae_months"]["value"] == pytest.approx(test[row["run"]])
+        for split in maes:
+            value = row[split]["mae_months"]["value"]
+            assert value == pytest.approx(maes[split][row["run"]])
         assert NAMES[row["index"] - 1] == row["run"]
     for line in result["settings"]:
         rate = line["setting"]["training.learning_rate"]
-        mine = [name for name in NAMES if f"-{rate}-" in name]
-        for split, values in (("val", val), ("test", test)):
-            of = [values[name] for name in mine]
-            assert line[split]["mean"] == pytest.approx(statistics.mean(of))
-            assert line[split]["standard_deviation"] == pytest.approx(statistics.stdev(of))
+        for split, values in maes.items():
+            mine = [values[name] for name in NAMES if f"-{rate}-" in name]
+            assert line[split]["mean"] == pytest.approx(statistics.mean(mine))
+            assert line[split]["standard_deviation"] == pytest.approx(statistics.stdev(mine))
             assert line[split]["n"] == 3
     means = [line["val"]["mean"] for line in result["settings"]]
     assert means == sorted(means)
 
     table = pd.read_csv(tmp_path / "s" / "sweep.csv")
     assert list(table["run"]) == order
-    np.testing.assert_allclose(table["val_mae_months"], [val[name] for name in order])
+    np.testing.assert_allclose(table["val_mae_months"], [maes["val"][name] for name in order])
     assert set(table["training.learning_rate"]) == {0.001, 0.003}
-    assert f"{val[order[0]]:.2f} [" in out
+    assert f"{maes['val'][order[0]]:.2f} [" in out
     assert "selected by validation MAE" in out
     assert "image_id" not in json.dumps(result)
     assert str(cohort.parent) not in json.dumps(result), "a path of the machine"
 
 
-def test_run_again_it_trains_nothing_and_leaves_every_run_as_it_is(
-    boneage: Command,
-    trainer: Any,
-    cohort: Path,
-    tiny_recipe: Path,
-    tmp_path: Path,
-    contents: Contents,
+def test_a_repeated_command_trains_nothing_and_changes_no_run(
+    sweep: Command, trainer: Any, tmp_path: Path, contents: Contents
 ) -> None:
-    command = ("sweep", tiny_recipe, "--data", cohort, "--seeds", "0,1", "--out", "s")
-    _, before, _ = boneage(*command)
+    _, before, _ = sweep("--seeds", "0,1")
     files = contents(tmp_path / "s" / "seed-0") | contents(tmp_path / "s" / "seed-1")
-    code, after, err = boneage(*command)
+    code, after, err = sweep("--seeds", "0,1")
     assert (code, len(trainer.asked)) == (0, 2)
     assert before == after
-    assert "run 2 of 2: seed-1 is finished already" in err
+    assert "run 2 of 2: seed-1 is already finished" in err
     assert contents(tmp_path / "s" / "seed-0") | contents(tmp_path / "s" / "seed-1") == files
 
 
-def test_one_of_a_job_array_trains_its_own_and_the_table_gathers(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
+def test_a_task_of_a_job_array_trains_its_run_and_the_table_collects(
+    sweep: Command, trainer: Any, tmp_path: Path
 ) -> None:
-    command = ("sweep", tiny_recipe, "--data", cohort, *GRID, "--out", "s")
-    code, out, _ = boneage(*command, "--only", 5)
+    code, out, _ = sweep(*GRID, "--only", 5)
     assert code == 0
     assert trainer.names() == [NAMES[4]]
     assert "5 of 6 runs are not finished" in out
-    code, out, _ = boneage(*command, "--table")
+    code, out, _ = sweep(*GRID, "--table", "--json")
     assert (code, len(trainer.asked)) == (0, 1)
-    rows = read_json(tmp_path / "s" / "sweep.json")["rows"]
-    assert [row["run"] for row in rows] == [NAMES[4], *NAMES[:4], NAMES[5]]
-    assert [row["state"] for row in rows] == ["finished", *["to do"] * 5]
-    table = pd.read_csv(tmp_path / "s" / "sweep.csv")
-    assert table["val_mae_months"].isna().sum() == 5
+    result = read_json(tmp_path / "s" / "sweep.json")
+    assert json.loads(out) == result
+    assert [row["run"] for row in result["rows"]] == [NAMES[4], *NAMES[:4], NAMES[5]]
+    assert [row["state"] for row in result["rows"]] == ["finished", *["to do"] * 5]
+    assert pd.read_csv(tmp_path / "s" / "sweep.csv")["val_mae_months"].isna().sum() == 5
     for number in (0, 7):
-        code, _, err = boneage(*command, "--only", number)
+        code, _, err = sweep(*GRID, "--only", number)
         assert code == 2
-        assert f"--only {number}: there are 6 runs; expected 1 to 6" in err
+        assert f"--only {number}: the series has 6 runs" in err
 
 
-def test_a_run_that_fails_is_told_and_the_others_are_trained(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
+def test_a_failed_run_is_reported_and_the_others_are_trained(
+    sweep: Command, trainer: Any, tmp_path: Path
 ) -> None:
     trainer.outcomes = {"seed-0": "refused", "seed-1": "diverged", "seed-2": "failed"}
-    command = ("sweep", tiny_recipe, "--data", cohort, "--seeds", "0,1,2,3", "--out", "s")
-    code, out, err = boneage(*command)
+    code, out, err = sweep("--seeds", "0,1,2,3")
     assert code == 1
     assert trainer.names() == ["seed-0", "seed-1", "seed-2", "seed-3"]
-    assert "error: 3 of 4 runs did not come to their end" in err
+    assert "error: 3 of 4 runs did not finish" in err
     assert "seed-0 failed: s/seed-0: an image can't be read" in err
     assert "3 of 4 runs are not finished" in out
     result = read_json(tmp_path / "s" / "sweep.json")
@@ -133,60 +229,50 @@ def test_a_run_that_fails_is_told_and_the_others_are_trained(
 
     trainer.outcomes = {}
     trainer.asked.clear()
-    code, _, err = boneage(*command)
-    assert code == 1, "one diverged, and would again"
-    assert [asked[-2:] for asked in trainer.asked] == [
-        ["--out", "s/seed-0"],
-        ["--resume", "s/seed-2"],
-    ]
-    assert "error: 1 of 4 runs did not come to their end" in err
+    code, _, err = sweep("--seeds", "0,1,2,3")
+    assert code == 1, "the diverged run would diverge again"
+    assert trainer.names() == ["seed-0", "seed-2"]
+    assert "--resume" not in trainer.asked[0]
+    assert "--resume" in trainer.asked[1]
+    assert "error: 1 of 4 runs did not finish" in err
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0)])
-def test_a_signal_keeps_what_is_done_and_begins_nothing_more(
-    boneage: Command,
-    trainer: Any,
-    cohort: Path,
-    tiny_recipe: Path,
-    tmp_path: Path,
-    name: str,
-    code: int,
+def test_a_signal_keeps_finished_runs_and_starts_no_other(
+    sweep: Command, trainer: Any, name: str, code: int
 ) -> None:
     trainer.outcomes = {"seed-1": name}
-    command = ("sweep", tiny_recipe, "--data", cohort, "--seeds", "0,1,2", "--out", "s")
-    ended, _, err = boneage(*command)
+    ended, _, err = sweep("--seeds", "0,1,2")
     assert ended == code
     assert trainer.names() == ["seed-0", "seed-1"]
-    assert "the same command goes on with it" in err
+    assert "Repeat the command to continue." in err
     assert "Traceback" not in err
     trainer.outcomes = {}
-    ended, _, err = boneage(*command)
+    ended, _, err = sweep("--seeds", "0,1,2")
     assert ended == 0
     assert trainer.names()[2:] == ["seed-1", "seed-2"]
-    assert "run 2 of 3: seed-1 goes on (cut off)" in err
+    assert "run 2 of 3: seed-1 continues (it was cut off)" in err
 
 
-def test_a_run_killed_in_its_first_moment_begins_anew(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
+def test_a_run_killed_at_its_start_starts_again(
+    sweep: Command, trainer: Any, tmp_path: Path
 ) -> None:
-    command = ("sweep", tiny_recipe, "--data", cohort, "--seeds", "0", "--out", "s")
-    boneage(*command, "--table")
-    run = tmp_path / "s" / "seed-0"
-    run.mkdir()
-    shutil.copy(tmp_path / "s" / "recipe.json", run)
-    code, _, _ = boneage(*command)
+    sweep("--seeds", "0", "--table")
+    (tmp_path / "s" / "seed-0").mkdir()
+    shutil.copy(tmp_path / "s" / "recipe.json", tmp_path / "s" / "seed-0")
+    code, _, _ = sweep("--seeds", "0")
     assert (code, trainer.names()) == (0, ["seed-0"])
 
 
-def test_another_series_in_the_same_folder_is_refused_with_all_that_differs(
+def test_another_series_in_the_folder_is_refused_with_all_differences(
     boneage: Command,
-    trainer: Any,
+    sweep: Command,
     cohort: Path,
     tiny_recipe: Path,
     tmp_path: Path,
     contents: Contents,
 ) -> None:
-    boneage("sweep", tiny_recipe, "--data", cohort, *GRID, "--out", "s")
+    sweep(*GRID)
     before = contents(tmp_path / "s")
     other = tmp_path / "other.csv"
     table = pd.read_csv(cohort, dtype=str)
@@ -197,90 +283,62 @@ def test_another_series_in_the_same_folder_is_refused_with_all_that_differs(
         "--seeds", "0,1", "--set", "training.epochs=7", "--out", "s",
     )  # fmt: skip
     assert code == 2
-    assert "s: training.epochs is 7 now; expected 2, as series.json in it records" in err
-    assert 's: grid is [{"training.learning_rate": 0.001}] now' in err
-    assert "s: seeds is [0, 1] now; expected [0, 1, 2]" in err
+    assert "s: training.epochs is 7, but series.json records 2" in err
+    assert 's: grid is [{"training.learning_rate": 0.001}], but' in err
+    assert "s: seeds is [0, 1], but series.json records [0, 1, 2]" in err
     assert "s: manifest is" in err
     assert err.count("error: ") == 4
-    assert (contents(tmp_path / "s"), len(trainer.asked)) == (before, 6)
+    assert contents(tmp_path / "s") == before
 
 
-def test_a_folder_with_something_else_in_it_is_refused(
-    boneage: Command,
-    trainer: Any,
-    cohort: Path,
-    tiny_recipe: Path,
-    tmp_path: Path,
-    contents: Contents,
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("thesis.txt", "precious", "s: the folder is not empty and holds no series"),
+        ("series.json", '{"recipe": 3}', "s/series.json: the file records no recipe"),
+    ],
+)
+def test_a_folder_that_holds_something_else_is_refused(
+    sweep: Command, tmp_path: Path, contents: Contents, file: str, text: str, message: str
 ) -> None:
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "thesis.txt").write_text("precious")
-    code, _, err = boneage("sweep", tiny_recipe, "--data", cohort, "--out", "s")
+    (tmp_path / "s" / file).write_text(text)
+    code, _, err = sweep()
+    assert (code, message in err) == (2, True), err
+    assert list(contents(tmp_path / "s")) == [file]
+
+
+def test_changed_runs_are_refused(sweep: Command, trainer: Any, tmp_path: Path) -> None:
+    sweep("--seeds", "0,1", "--only", 1)
+    path = tmp_path / "s" / "seed-0" / "predictions-val.csv"
+    path.write_text(path.read_text().replace(",F,", ",M,"))
+    code, _, err = sweep("--seeds", "0,1", "--only", 1)
     assert code == 2
-    assert "s: the folder is not empty; expected a new folder, or that of the same series" in err
-    assert list(contents(tmp_path / "s")) == ["thesis.txt"]
+    assert "the predictions are missing or have changed" in err
+    assert "boneage evaluate s/seed-0 --split val" in err
 
-
-def test_a_plan_that_was_spoilt_is_refused(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
-) -> None:
-    command = ("sweep", tiny_recipe, "--data", cohort, "--out", "s", "--table")
-    boneage(*command)
-    (tmp_path / "s" / "series.json").write_text('{"recipe": 3}')
-    code, _, err = boneage(*command)
-    assert code == 2
-    assert "s/series.json: it tells of no recipe" in err
-
-
-def test_a_run_of_another_recipe_under_a_planned_name_is_refused(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
-) -> None:
-    command = ("sweep", tiny_recipe, "--data", cohort, "--seeds", "0,1", "--out", "s")
-    boneage(*command, "--only", 1)
     path = tmp_path / "s" / "seed-0" / "recipe.json"
     recipe = read_json(path)
     recipe["training"]["epochs"] = 50
     write_json(path, recipe)
-    code, _, err = boneage(*command)
+    code, _, err = sweep("--seeds", "0,1")
     assert (code, len(trainer.asked)) == (2, 1)
-    assert "training.epochs is 50 in this run; expected 2, as the series has it" in err
+    assert "training.epochs is 50, and the series has 2" in err
 
 
-def test_predictions_that_are_not_what_was_scored_are_refused(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
-) -> None:
-    command = ("sweep", tiny_recipe, "--data", cohort, "--seeds", "0", "--out", "s")
-    boneage(*command)
-    path = tmp_path / "s" / "seed-0" / "predictions-val.csv"
-    path.write_text(path.read_text().replace(",F,", ",M,"))
-    code, _, err = boneage(*command)
-    assert code == 2
-    assert "the file is not what was scored" in err
-    assert "boneage evaluate s/seed-0 --split val" in err
-
-
-def test_nothing_is_begun_before_the_grid_is_right(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
-) -> None:
-    code, _, err = boneage(
-        "sweep", tiny_recipe, "--data", cohort, "--grid", "training.learning_rat=1e-3",
-        "--seeds", "0,0", "--out", "s",
-    )  # fmt: skip
+def test_nothing_starts_with_a_faulty_grid(sweep: Command, trainer: Any, tmp_path: Path) -> None:
+    code, _, err = sweep("--grid", "training.learning_rat=1e-3", "--seeds", "0,0")
     assert code == 2
     assert err.count("error: ") == 2
-    assert "Did you mean 'learning_rate'?" in err
     assert not (tmp_path / "s").exists()
     assert not trainer.asked
 
 
-def test_options_of_a_training_are_handed_on_and_each_trains_alone(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path
-) -> None:
-    command = ("sweep", tiny_recipe, "--data", cohort, "--out", "s", "--set", "training.epochs=1")
+def test_options_are_passed_on_and_each_run_trains_alone(sweep: Command, trainer: Any) -> None:
     trainer.outcomes = {"seed-3": "failed"}
-    boneage(*command, "--require-gpu")
+    sweep("--require-gpu")
     trainer.outcomes = {}
-    code, _, err = boneage(*command, "--deterministic")
+    code, _, err = sweep("--deterministic")
     assert code == 0, err
     first, second = trainer.asked
     assert "--require-gpu" in first
@@ -288,14 +346,6 @@ def test_options_of_a_training_are_handed_on_and_each_trains_alone(
     assert "--require-gpu" not in second
     for asked in trainer.asked:
         assert asked[asked.index("--hosts") + 1] == "none"
-
-
-def test_json_is_the_whole_of_standard_output(
-    boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Path, tmp_path: Path
-) -> None:
-    code, out, _ = boneage("sweep", tiny_recipe, "--data", cohort, "--out", "s", "--json")
-    assert code == 0
-    assert json.loads(out) == read_json(tmp_path / "s" / "sweep.json")
 
 
 def test_mean_and_deviation_are_of_all_values_or_none() -> None:
