@@ -5,22 +5,22 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# Without LOCK it is that of the .venv that is there.
+# The default LOCK is that of the existing .venv.
 INSTALLED := $(notdir $(wildcard .venv/.installed-*))
 LOCK ?= $(or $(wildcard $(patsubst .installed-%,%,$(firstword $(INSTALLED)))),requirements.lock)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(notdir $(LOCK))
 
-.PHONY: help install train test lint types format lock image clean
+.PHONY: help install train test test-fast lint types format lock image clean
 
-help: ## say what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
-install: $(STAMP) ## make .venv from the lock (only when lock or pyproject.toml changed)
+install: $(STAMP) ## create .venv from the lock (only after the lock or pyproject.toml changed)
 
-# Two steps, because pip can't check a hash for a folder: first everything locked, then the package.
-# Another lock's packages would stay beside these: its .venv goes. The stamp comes first, old, so that
-# an install that is broken off is known, and made anew.
+# Two steps, because pip can't check a hash of a folder: first the locked packages, then boneage.
+# The packages of another lock would remain, so its .venv is removed first. The stamp is written first
+# with an old date: an interrupted install is then repeated.
 .PRECIOUS: $(STAMP)
 $(STAMP): $(LOCK) pyproject.toml
 	@$(if $(filter-out $(notdir $(STAMP)),$(INSTALLED)),rm -rf .venv)
@@ -50,8 +50,11 @@ train: install ## draw the phantom cohort, check it, train, evaluate and report 
 	$(BIN)/boneage data check data/phantom/manifest.csv
 	$(BIN)/boneage train experiments/phantom/recipe.toml --data data/phantom/manifest.csv
 
-test: install ## run the test suite (make test ARGS="-k store")
+test: install ## run all tests (make test ARGS="-k store")
 	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: install ## run the tests that neither train nor start processes with Keras (minutes)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -60,7 +63,7 @@ lint: install ## ruff: rules and formatting
 types: install ## mypy, strict
 	$(BIN)/mypy
 
-format: install ## let ruff mend what it can
+format: install ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -74,7 +77,7 @@ COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --generat
 WITH_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64'
 WITHOUT_CPU_WHEEL := sys_platform != 'linux' or platform_machine != 'x86_64'
 
-lock: ## remake both locks (UVARGS="--upgrade" takes newer versions)
+lock: ## write both locks again (UVARGS="--upgrade" takes newer versions)
 	$(COMPILE) -o requirements.lock pyproject.toml \
 	  --override <(echo "tensorflow>=2.21,<2.22 ; $(WITHOUT_CPU_WHEEL)") \
 	  - <<< "tensorflow-cpu>=2.21,<2.22 ; $(WITH_CPU_WHEEL)"
