@@ -11,7 +11,6 @@ from typing import Any
 import filelock
 
 from boneage.errors import Fault, InputError
-from boneage.prediction.shipped import find_run
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.runtime.files import is_part, read_json
 
@@ -151,27 +150,3 @@ def recipe_from_run(values: dict[str, Any], *, where: str) -> Recipe:
     if isinstance(framing, dict):  # if not, the recipe's own check says so
         framing.setdefault("crop", "film")
     return recipe_from_values(values, where=where)
-
-
-def open_run(folder: Path) -> Run:
-    """Opens a finished run, by its folder or by the name of a model that ships with the project.
-
-    Raises:
-        InputError: There is no such folder and no model of that name, or there is no trained model
-            in it.
-    """
-    folder = find_run(folder)
-    run = Run(folder)
-    missing = [
-        path.name for path in (run.best_path, run.recipe_path, run.info_path) if not path.exists()
-    ]
-    if missing:
-        raise InputError(
-            Fault(
-                str(folder),
-                f"{', '.join(missing)} missing: this is no finished run",
-                "Name another folder, or train one: boneage train RECIPE.toml --out RUN.",
-                expected="a folder that `boneage train` wrote, with its model",
-            )
-        )
-    return run

@@ -39,11 +39,17 @@ def evaluate(
         ),
     ] = None,
     views: ViewsOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results. Default: the run; for a shipped model, runs/NAME."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a model on a split, or score a table of predictions."""
-    if predictions is not None and (data or split or views):
-        refuse("--predictions", "it can't be combined with --data, --split or --views")
+    if predictions is not None and (data or split or views or out):
+        refuse("--predictions", "it can't be combined with --data, --split, --views or --out")
     if (run is None) == (predictions is None):
         refuse(
             "boneage evaluate", "it scores either RUN or --predictions FILE", "Name one of them."
@@ -53,18 +59,19 @@ def evaluate(
     if predictions is not None:
         metrics = evaluate_predictions(predictions)
     else:
-        from boneage.evaluation.result import write_result
-        from boneage.run import open_run
-        from boneage.runtime.cpu_settings import import_keras
+        from boneage.evaluation.result import prepare_results, write_result
+        from boneage.prediction.shipped import open_run
 
         assert run is not None
         opened = open_run(run)
-        import_keras()
         asked = split or "test"
-        metrics = evaluate_run(opened, data=data, split=asked, views=views, progress=not as_json)
-        written = write_result(opened).parent
-        if written != opened.folder:  # a released model stays as it is
-            log(f"written to {written}")
+        metrics = evaluate_run(
+            opened, data=data, split=asked, views=views, out=out, progress=not as_json
+        )
+        results = prepare_results(opened, out)
+        write_result(results)
+        if results.folder != opened.folder:
+            log(f"results: {results.folder}")
         if metrics["manifest"].get("overlap", {}) is None:
             log(UNKNOWN_OVERLAP)
     if as_json:
@@ -76,7 +83,6 @@ def evaluate(
 def report(run: RunArgument) -> None:
     """Write the report of an evaluated run again."""
     from boneage.evaluation.report import write_report
-    from boneage.prediction.shipped import evaluated_folder
-    from boneage.run import Run, open_run
+    from boneage.evaluation.result import open_results
 
-    typer.echo(str(write_report(Run(evaluated_folder(open_run(run).folder)))))
+    typer.echo(str(write_report(open_results(run))))

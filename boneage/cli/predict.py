@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -25,17 +26,14 @@ def predict(
     """
     if sex not in ("F", "M"):
         refuse(f"--sex {sex}", "it is neither F nor M", "Write F for girls and M for boys.")
-    from boneage.run import open_run
-
-    opened = open_run(run)
-    from boneage.runtime.cpu_settings import import_keras
-
-    import_keras()
     from boneage.prediction.predict import predict_radiographs
+    from boneage.prediction.shipped import open_run
 
-    answers = predict_radiographs(opened, images, sex, views=views)
+    answers = predict_radiographs(open_run(run), images, sex, views=views)
     if as_json:
-        print_json({"run": str(run), "predictions": answers.to_dict("records")})
+        rows = [dataclasses.asdict(answer) for answer in answers]
+        print_json({"run": str(run), "predictions": rows})
         return
-    for image, months in zip(answers["image"], answers["predicted_age_months"], strict=True):
-        typer.echo(f"{image}: {months:.1f} months ({months / 12:.1f} years)")
+    for answer in answers:
+        months = answer.predicted_age_months
+        typer.echo(f"{answer.image}: {months:.1f} months ({months / 12:.1f} years)")

@@ -1,4 +1,4 @@
-"""`boneage release`: the verb that makes a released model of a run."""
+"""`boneage release`: make a released model of a run."""
 
 from __future__ import annotations
 
@@ -7,34 +7,44 @@ from typing import Annotated
 
 import typer
 
-from boneage.cli.output import JsonOption, print_json, refuse
+from boneage.cli.output import (
+    JsonOption,
+    RunArgument,
+    ViewsOption,
+    print_json,
+    refuse,
+    renamed_option,
+)
 
 STORAGES = ("float16", "float32")
 
 
 def release(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Folder to make; its name is the model's name.")],
     storage: Annotated[
-        str, typer.Option(help="Of the weights: float16 (the default) or float32.")
+        str, typer.Option(help="Type of the stored weights: float16 (default) or float32.")
     ] = STORAGES[0],
-    views: Annotated[
-        int | None, typer.Option(help="Of each radiograph, answers averaged: 1, 2 or 6.")
-    ] = None,
+    views: ViewsOption = None,
     note: Annotated[
-        str, typer.Option(help="What the model card is to say of the training radiographs.")
+        str, typer.Option(help="Text for the model card about the training radiographs.")
     ] = "",
-    most_megabytes: Annotated[
-        float, typer.Option(min=0, help="What the files may take together.")
+    max_megabytes: Annotated[
+        float,
+        typer.Option(
+            "--max-megabytes", min=0, help="Largest total size of the files (default 12)."
+        ),
     ] = 12.0,
+    most_megabytes: Annotated[
+        str | None, renamed_option("--most-megabytes", "--max-megabytes")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a released model of a run: small, with its card, its scores and its checksums."""
+    """Make a small released model of a run, with its card, scores and checksums."""
     if storage not in STORAGES:
-        refuse(f"--storage {storage}", "it is neither float16 nor float32")
+        refuse(f"--storage {storage}", f"it is neither {' nor '.join(STORAGES)}", "See --help.")
     from boneage.evaluation.release import release as make_release
-    from boneage.prediction.shipped import RELEASE_NAME
-    from boneage.run import open_run
+    from boneage.prediction.shipped import RELEASE_NAME, open_run
     from boneage.runtime.files import read_json
 
     made = make_release(
@@ -43,15 +53,15 @@ def release(
         storage="float16" if storage == "float16" else "float32",
         views=views,
         note=note,
-        most_bytes=round(1e6 * most_megabytes),
+        max_bytes=round(1e6 * max_megabytes),
         progress=not as_json,
     )
-    told = read_json(made.folder / RELEASE_NAME)
+    summary = read_json(made.folder / RELEASE_NAME)
     if as_json:
-        print_json({"folder": str(made.folder), **told})
+        print_json({"folder": str(made.folder), **summary})
         return
     size = sum(path.stat().st_size for path in made.folder.iterdir())
-    mae = told["val_mae_months"]
+    mae = summary["val_mae_months"]
     typer.echo(
         f"{made.folder}: {size / 1e6:.2f} MB; validation MAE {mae['as_trained']:.3f} months as "
         f"trained, {mae['as_released']:.3f} as released"

@@ -150,7 +150,7 @@ def _train_and_evaluate(
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
-    from boneage.run import open_run
+    from boneage.prediction.shipped import open_run
     from boneage.runtime.provenance import lacks_bfloat16
     from boneage.training.distributed.device_group import accelerator
     from boneage.training.trainer import train as run_training

@@ -1,4 +1,4 @@
-"""From a finished run to a released model: small, measured, whole, and telling what it is."""
+"""Make a released model of a finished run: small, checked, with its card and checksums."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import h5py
-import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -18,26 +17,22 @@ from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.model_card import model_card
 from boneage.evaluation.result import write_result
-from boneage.evaluation.scoring import evaluate_run, run_manifest
-from boneage.models.builder import build_model
-from boneage.pipeline.store import prepare
-from boneage.prediction.predict import load_model, predict_images
-from boneage.prediction.shipped import RELEASE_NAME, SUMS_NAME, sums
-from boneage.recipe import Recipe
+from boneage.evaluation.scoring import evaluate_run, predict_split, run_manifest
+from boneage.prediction.shipped import CARD_NAME, RELEASE_NAME, SUMS_NAME, checksums
 from boneage.run import TRAINED, Run
 from boneage.runtime.files import read_json, write_bytes, write_json, write_text
 from boneage.runtime.provenance import file_digest, provenance
 
 Storage = Literal["float16", "float32"]
 
-MOST_BYTES = 12_000_000
-"""What all files of a release may take together, if nothing else is said."""
+MAX_BYTES = 12_000_000
+"""Largest total size of a release's files, by default."""
 
-MOST_COST_MONTHS = 0.02
-"""By how much storing a model small may raise its validation MAE."""
+MAX_COST_MONTHS = 0.02
+"""Largest increase of the validation MAE that smaller storage may cause."""
 
 _WEIGHTS = "model.weights.h5"  # in a .keras file, which is a zip
-_LARGEST_ERROR = 1e-3  # of a tensor, relative to its norm; rounding to float16 alone makes < 5e-4
+_MAX_ERROR = 1e-3  # of a tensor, relative to its norm; rounding to float16 alone makes < 5e-4
 _INFO = ("name", "seed", "started", "seconds", "provenance", "model", "best_epoch", "epochs")
 
 
@@ -48,67 +43,64 @@ def release(
     storage: Storage = "float16",
     views: int | None = None,
     note: str = "",
-    most_bytes: int = MOST_BYTES,
+    max_bytes: int = MAX_BYTES,
     progress: bool = True,
 ) -> Run:
-    """Makes a released model of a finished run: a run folder without tables or machine paths.
+    """Make a released model of a finished run: a run folder without tables or machine paths.
 
-    The best model is built once more to compute in float32, whatever it was trained in, and
-    stored without its optimizer, as a plain `.keras` file whose large weights are float16: Keras
-    makes them float32 again as it reads them. The stored file then answers for the validation
-    split, beside the run's own model, and it is its scores that `result.json` and the card tell.
+    The network is built again to compute in float32 and saved without its optimizer, as a plain
+    `.keras` file. Keras reads its float16 weights as float32. The saved file is then evaluated:
+    `result.json` and the card hold its own scores, not those of the run.
 
     Args:
-        run: A finished run, its manifest and radiographs at hand.
-        out: The folder to make, which names the model. In `boneage/prediction/shipped_models` it is
-            found by that name.
-        storage: Of the weights in the file.
-        views: Of each radiograph, whose answers it is to average; if not given, as the run's recipe
-            says.
-        note: What the card is to say of the training radiographs beyond their source.
-        most_bytes: What all the files may take together.
-        progress: Whether to show progress.
+        run: A finished run with its manifest and radiographs.
+        out: The folder to make. Its name is the name of the model, which
+            `boneage/prediction/shipped_models` is searched for.
+        storage: Type of the stored weights.
+        views: Test-time views averaged per image. Default: the recipe's value.
+        note: Text for the card about the training radiographs.
+        max_bytes: Largest total size of the files.
+        progress: Show progress.
 
     Returns:
         The released model.
 
     Raises:
-        InputError: The run is not finished, its manifest is gone or changed, the folder is taken,
-            the files are too large, or storing the model small costs too much.
+        InputError: The run is unfinished, its manifest is gone or changed, the folder is in use,
+            the files are too large, or smaller storage costs too much accuracy.
     """
     info = run.read_info()
     _check_finished(run, info)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        expected = "a folder that is not there yet, or empty"
-        raise InputError(
-            Fault(str(out), "it is there already", "Move it away first.", expected=expected)
-        )
+        raise InputError(Fault(str(out), "it exists already", "Move it, or name another folder."))
     manifest = run_manifest(run)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as beside:
-        part = Run(Path(beside) / out.name)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
+        part = Run(Path(folder) / out.name)
         stored = _store_model(run, part, storage)
         recipe = run.read_recipe().model_dump(mode="json")
         if views is not None:
             recipe["prediction"]["views"] = views
         write_json(part.recipe_path, recipe)
         write_json(part.info_path, info)
-        before = _validation_mae(run, manifest, part.read_recipe(), progress)
-        _evaluate(part, manifest, progress)
-        result = read_json(part.result_path)
+        views = part.read_recipe().prediction.views
+        before = _validation_mae(run, manifest, views, progress)
+        for split in ("val", "test"):
+            if (manifest.table["split"] == split).any():
+                evaluate_run(part, split=split, progress=progress)
         after = read_json(part.metrics_path("val"))["mae_months"]["value"]
         _check_cost(run, before, after, storage)
-        told = {
+        summary = {
             "name": out.absolute().name,
             "released": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "trained_model_digest": file_digest(run.best_path),
             "storage": {"weights": storage, **stored, "compute": "float32"},
             "val_mae_months": {"as_trained": before, "as_released": after},
             "note": note,
-            "provenance": provenance() | {"backend": keras.backend.backend()},
+            "provenance": provenance() | {"backend": _backend()},
         }
-        _finish(part, manifest, info, result, told)
-        _check_size(part.folder, most_bytes)
+        _finish(part, manifest, info, summary)
+        _check_size(part.folder, max_bytes)
         part.folder.chmod(0o755)
         if out.exists():
             out.rmdir()
@@ -117,14 +109,13 @@ def release(
 
 
 def store_small(archive: Path) -> dict[str, int]:
-    """Rewrites a `.keras` file so that its large weights are stored as float16.
+    """Rewrite a `.keras` file with its large weights stored as float16.
 
-    Vectors (biases, and all that BatchNormalization keeps) stay as they are: they are few, and a
-    variance may be smaller than float16 can tell from none. So do tensors with a value that
-    overflows, or that lose more than rounding takes because their values are that small.
+    Vectors stay float32: they are few, and a small variance of BatchNormalization may underflow.
+    So do tensors that overflow, or that lose more than rounding because their values are tiny.
 
     Returns:
-        `float16_values` and `other_values`: how many numbers are stored as what.
+        `float16_values` and `other_values`: the number of values stored in each way.
     """
     with zipfile.ZipFile(archive) as zipped:
         members = {name: zipped.read(name) for name in zipped.namelist()}
@@ -139,9 +130,8 @@ def store_small(archive: Path) -> dict[str, int]:
                 return
             values = np.asarray(item)
             small = _as_float16(values)
-            _copy_attributes(
-                item, new.create_dataset(name, data=values if small is None else small)
-            )
+            kept = values if small is None else small
+            _copy_attributes(item, new.create_dataset(name, data=kept))
             counts["other_values" if small is None else "float16_values"] += values.size
 
         old.visititems(copy)
@@ -167,23 +157,25 @@ def _as_float16(values: npt.NDArray[Any]) -> npt.NDArray[np.float16] | None:
     if not np.isfinite(small).all():
         return None
     lost = np.linalg.norm(values - small.astype(np.float32))
-    return small if lost <= _LARGEST_ERROR * np.linalg.norm(values) else None
+    return small if lost <= _MAX_ERROR * np.linalg.norm(values) else None
 
 
 def _store_model(run: Run, part: Run, storage: Storage) -> dict[str, int]:
-    """Writes the best model, computing in float32; says how many numbers are stored as what."""
-    trained, recipe = load_model(run), run.read_recipe()
+    """Write the best model, built for float32; return the number of values stored in each way."""
+    from boneage.models.builder import build_model
+    from boneage.models.saved import load_model
+
+    recipe = run.read_recipe()
     settings = {**recipe.model.model_dump(), "weights": "none"}
     model = build_model(image_size=recipe.framing.size, precision="float32", **settings)
     try:
-        model.set_weights(trained.get_weights())
-    except ValueError as error:  # the run is from before the network was built as it is now
+        model.set_weights(load_model(run.best_path).get_weights())
+    except ValueError as error:  # the run is older than today's network
         raise InputError(
             Fault(
                 str(run.best_path),
                 f"its weights don't fit the network of its recipe: {str(error).splitlines()[0]}",
-                "Train the recipe again.",
-                expected="a run of this version of boneage",
+                "Train the recipe again with this version of boneage.",
             )
         ) from None
     part.folder.mkdir()
@@ -193,45 +185,35 @@ def _store_model(run: Run, part: Run, storage: Storage) -> dict[str, int]:
     return {"float16_values": 0, "other_values": model.count_params()}
 
 
-def _validation_mae(run: Run, manifest: Manifest, recipe: Recipe, progress: bool) -> float:
-    """Of the run's model as it was trained, on this machine and by so many views."""
-    images = manifest.split("val")
-    store = prepare(manifest, recipe.framing, progress=progress)
-    stored = store.select(images.table["image_id"].tolist())
-    views = recipe.prediction.views
-    answers = predict_images(load_model(run), stored, images.gender(), views=views)
-    return float(np.abs(answers - images.table["age_months"].to_numpy(np.float64)).mean())
+def _validation_mae(run: Run, manifest: Manifest, views: int, progress: bool) -> float:
+    """Return the validation MAE of the run's own model on this machine, in months."""
+    table = predict_split(run, manifest, "val", views=views, progress=progress)
+    return float((table["predicted_age_months"] - table["age_months"]).abs().mean())
 
 
-def _evaluate(part: Run, manifest: Manifest, progress: bool) -> None:
-    for split in ("val", "test"):
-        if (manifest.table["split"] == split).any():
-            evaluate_run(part, split=split, progress=progress)
-    write_result(part)
+def _backend() -> str:
+    import keras
+
+    return str(keras.backend.backend())
 
 
-def _finish(
-    part: Run,
-    manifest: Manifest,
-    info: dict[str, Any],
-    result: dict[str, Any],
-    told: dict[str, Any],
-) -> None:
-    """Takes tables and paths out of the folder, and puts card, release and sums in."""
+def _finish(part: Run, manifest: Manifest, info: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Remove tables and paths from the folder; add the result, card, release and checksums."""
+    result = read_json(write_result(part))
     for table in (*part.folder.glob("predictions-*"), *part.folder.glob("metrics-*")):
         table.unlink()
     kept = {key: info[key] for key in (*_INFO, "best_val_mae_months", "stopped") if key in info}
-    # By name alone: whoever has that very file can put it where they work.
+    # The name without the folder: whoever has this very file can put it in the working folder.
     kept["manifest"] = {"path": manifest.path.name, **result["manifest"]}
     if "init" in result:
         kept["init"] = result["init"]
     write_json(part.info_path, kept)
     write_json(part.recipe_path, result["recipe"])
-    write_json(part.folder / RELEASE_NAME, told)
+    write_json(part.folder / RELEASE_NAME, summary)
     size = part.best_path.stat().st_size
-    card = model_card(result, told, file_digest(part.best_path), size)
-    write_text(part.folder / "README.md", card)
-    write_text(part.folder / SUMS_NAME, sums(part.folder))
+    card = model_card(result, summary, file_digest(part.best_path), size)
+    write_text(part.folder / CARD_NAME, card)
+    write_text(part.folder / SUMS_NAME, checksums(part.folder))
 
 
 def _check_finished(run: Run, info: dict[str, Any]) -> None:
@@ -239,37 +221,35 @@ def _check_finished(run: Run, info: dict[str, Any]) -> None:
         raise InputError(
             Fault(
                 str(run.folder),
-                f"its training is {info.get('stopped')!r}",
-                f"Go on with it: boneage train --resume {run.folder}.",
-                expected="a run that came to its end",
+                f"its training is not finished: it is {info.get('stopped')!r}",
+                f"Continue the training: boneage train --resume {run.folder}",
             )
         )
 
 
 def _check_cost(run: Run, before: float, after: float, storage: Storage) -> None:
-    if after - before <= MOST_COST_MONTHS:
+    if after - before <= MAX_COST_MONTHS:
         return
     raise InputError(
         Fault(
             str(run.folder),
-            f"stored as {storage} it makes {after - before:.3f} months more on validation "
+            f"stored as {storage}, its validation MAE is {after - before:.3f} months higher "
             f"({before:.3f}, then {after:.3f})",
-            "Store it whole with --storage float32."
+            "Store the weights with --storage float32."
             if storage == "float16"
-            else "Is the network still built as it was when it was trained?",
-            expected=f"at most {MOST_COST_MONTHS} more",
+            else "Was the network built differently when it was trained?",
+            expected=f"at most {MAX_COST_MONTHS} months",
         )
     )
 
 
-def _check_size(folder: Path, most_bytes: int) -> None:
+def _check_size(folder: Path, max_bytes: int) -> None:
     size = sum(path.stat().st_size for path in folder.iterdir())
-    if size > most_bytes:
+    if size > max_bytes:
         raise InputError(
             Fault(
                 "the released model",
-                f"it takes {size:,} bytes",
-                "Train a smaller network, or allow more with --most-megabytes.",
-                expected=f"at most {most_bytes:,}",
+                f"its files have {size:,} bytes, and {max_bytes:,} are allowed",
+                "Train a smaller network, or raise the limit with --max-megabytes.",
             )
         )

@@ -1,42 +1,111 @@
-"""The result of a run: aggregates and provenance on one small page, fit to be committed."""
+"""Where the results of an evaluation go, and `result.json`: aggregates fit to be committed."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from boneage.prediction.shipped import own_folder
+from boneage.errors import Fault, InputError
+from boneage.prediction.shipped import RELEASE_NAME, find_run, is_release
 from boneage.run import Run
-from boneage.runtime.files import read_json, write_json
+from boneage.runtime.files import read_json, write_bytes, write_json
 
 _INFO = ("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped")
 _MANIFEST = ("digest", "counts", "source")
 _INIT = ("name", "digest", "known_ids")
 _SPLITS = ("val", "test")
-_MOST_SOURCES, _LONGEST_SOURCE = 5, 200  # more is a name for every image or so, not a source
-_FEWEST = 5  # an average over fewer images tells of single ones
+_MAX_SOURCES, _MAX_SOURCE_LENGTH = 5, 200  # beyond, `source` names single images
+_MIN_IMAGES = 5  # an average over fewer images reveals single ones
+
+
+def prepare_results(run: Run, out: Path | None = None) -> Run:
+    """Return the folder that the results of a run go to, with `recipe.json` and `run.json` in it.
+
+    Args:
+        run: The run that is evaluated.
+        out: The folder. Default: the run's own; for a shipped model, `runs/NAME`, or
+            `$BONEAGE_RUNS/NAME` if that variable is set.
+
+    Raises:
+        InputError: The folder belongs to another run or to a shipped model.
+    """
+    results = Run(out or _default_folder(run.folder))
+    if is_release(results.folder):
+        raise InputError(
+            Fault(
+                str(results.folder),
+                "this is a released model, and nothing is written into it",
+                "Name another folder with --out.",
+            )
+        )
+    if results.folder.resolve() == run.folder.resolve():
+        return results
+    copies = [(getattr(run, name), getattr(results, name)) for name in ("recipe_path", "info_path")]
+    for own, copy in copies:
+        if copy.exists() and copy.read_bytes() != own.read_bytes():
+            raise InputError(
+                Fault(
+                    str(results.folder),
+                    f"the folder belongs to another run: its {copy.name} differs",
+                    "Name another folder with --out.",
+                )
+            )
+    for own, copy in copies:
+        write_bytes(copy, own.read_bytes())
+    return results
+
+
+def open_results(run: Path) -> Run:
+    """Open a folder with the results of an evaluation; it may lack the model.
+
+    Args:
+        run: A run folder, a folder that `evaluate --out` wrote, or the name of a shipped model.
+
+    Raises:
+        InputError: There is no such folder, or nothing was evaluated in it.
+    """
+    found = find_run(run)
+    results = Run(_default_folder(found))
+    if is_release(found) and not results.info_path.exists():
+        name = results.folder.name
+        raise InputError(
+            Fault(
+                name,
+                f"the results of this shipped model are not in {results.folder}",
+                f"Run: boneage evaluate {name} --data MANIFEST. "
+                "With --out FOLDER, the results are in that folder.",
+            )
+        )
+    return results
+
+
+def _default_folder(folder: Path) -> Path:
+    if not is_release(folder):
+        return folder
+    name = str(read_json(folder / RELEASE_NAME)["name"])
+    return Path(os.environ.get("BONEAGE_RUNS") or "runs") / name
 
 
 def write_result(run: Run) -> Path:
-    """Gathers `result.json` from the other files of a run: what `experiments/*/results` holds.
+    """Write `result.json` from the other files of a run folder.
 
-    It has the resolved recipe, what made the run, and the scores of the splits that have been
-    evaluated. No image, id, prediction of one image or path of the machine is in it, and of
-    fewer than five images nothing but their number.
+    The file holds the resolved recipe, the origin of the run, and the scores of the splits that
+    were evaluated. It names no image and no path. Groups of fewer than five images are counted,
+    not scored.
 
     Args:
-        run: A finished run.
+        run: A run folder with its results; see `prepare_results`.
 
     Raises:
         InputError: A file of the run is missing or broken.
     """
-    run = Run(own_folder(run.folder))  # nothing is written into a released model
     info = run.read_info()
     result: dict[str, Any] = {key: info[key] for key in _INFO if key in info}
     result["provenance"] = info["provenance"]
     result["manifest"] = {key: info["manifest"][key] for key in _MANIFEST}
     result["manifest"]["source"] = _source(result["manifest"]["source"])
-    if info.get("init"):  # fine-tuned: what it began with may have known these images
+    if info.get("init"):  # the first run of a fine-tuned model may have seen these images
         result["init"] = {key: info["init"].get(key) for key in _INIT}
     result["recipe"] = without_folder(read_json(run.recipe_path))
     result["metrics"] = {
@@ -50,13 +119,13 @@ def write_result(run: Run) -> Path:
 
 def _source(text: str) -> str:
     pieces = text.split(", ")
-    if len(text) > _LONGEST_SOURCE or len(pieces) > _MOST_SOURCES:
+    if len(text) > _MAX_SOURCE_LENGTH or len(pieces) > _MAX_SOURCES:
         return "many sources"
     return ", ".join(_name(piece) if _is_absolute(piece) else piece for piece in pieces)
 
 
 def without_folder(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe, JSON-ready, that names a file of weights but not where it was."""
+    """Return a JSON recipe with the name of its weights file, but without the folder."""
     model = recipe.get("model", {})
     if "weights" in model:  # "none" and "imagenet" are names already
         recipe["model"] = {**model, "weights": _name(model["weights"])}
@@ -72,12 +141,12 @@ def _name(path: str) -> str:
 
 
 def aggregates(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Scores as far as they may be published: of fewer than five images only the number."""
-    if metrics["n"] < _FEWEST:
+    """Return the scores that may be published: fewer than five images are only counted."""
+    if metrics["n"] < _MIN_IMAGES:
         return {"n": metrics["n"]}
     groups = {
         kind: {
-            name: {"n": group["n"]} if 0 < group["n"] < _FEWEST else group
+            name: {"n": group["n"]} if 0 < group["n"] < _MIN_IMAGES else group
             for name, group in members.items()
         }
         for kind, members in metrics["groups"].items()

@@ -1,16 +1,17 @@
-"""From a finished run, or from anybody's file of predictions, to scores."""
+"""Score a finished run on a split, or any table of predictions."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.progress import track
 
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.datasets.tables.cells import Cells, read_bytes, read_cells
@@ -24,9 +25,12 @@ from boneage.datasets.validation import (
 )
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import SEXES, baseline_median_by_sex, score
+from boneage.evaluation.result import prepare_results
 from boneage.pipeline.store import prepare
-from boneage.prediction.shipped import is_release, own_folder
-from boneage.prediction.test_time_views import looks
+from boneage.prediction.engines import load_engine
+from boneage.prediction.predict import BATCH_SIZE, predict_batches
+from boneage.prediction.shipped import CARD_NAME, is_release
+from boneage.prediction.test_time_views import test_time_views
 from boneage.run import Run
 from boneage.runtime.files import write_json, write_text
 from boneage.runtime.provenance import file_digest
@@ -35,17 +39,17 @@ PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")
 
 
 def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
-    """Reads a table of predictions, `image_id,age_months,sex,predicted_age_months`, and checks it.
+    """Read and check a table of predictions: `image_id,age_months,sex,predicted_age_months`.
 
     Args:
-        csv: One row an image; ages in months, sex `F` or `M`. Other columns are left alone.
-        own: A run wrote it, so its ages are months, however young all the children are.
+        csv: One row for each image; ages in months, sex `F` or `M`. Other columns are ignored.
+        own: A run wrote the table, so low ages are infants and not ages in years.
 
     Returns:
         The four columns: `image_id` as text, ages float64 months, `sex` text.
 
     Raises:
-        InputError: Everything that is wrong with the table, at once.
+        InputError: The table is faulty; all faults are reported.
     """
     cells = read_cells(read_bytes(csv), csv.name)
     found = [finding.fault for finding in cells.findings]
@@ -74,10 +78,10 @@ def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
 
 
 def evaluate_predictions(csv: Path) -> dict[str, Any]:
-    """Scores anybody's predictions.
+    """Score a table of predictions.
 
     Returns:
-        What `metrics.score` returns, and under `predictions` the file's name and digest.
+        The answer of `metrics.score`; `predictions` has the file's name and digest.
 
     Raises:
         InputError: As `read_predictions`.
@@ -93,85 +97,124 @@ def evaluate_run(
     data: Path | None = None,
     split: str = "test",
     views: int | None = None,
+    out: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Lets a finished run answer for one split, and writes the predictions and their scores.
+    """Predict one split with a finished run, score the predictions and write both.
 
-    Without `data` the manifest is the one that the run was trained with, and must not have
-    changed since. With it, any manifest will do; one that the run was not trained with is an
-    external test, and its files bear its name and digest so that they never replace the run's own.
-    Another number of views than the recipe's stands in their names likewise.
-    Of a released model, which nothing is written into, they go to `shipped.own_folder`.
+    Without `data`, the manifest is the one that the run was trained with, and must be unchanged.
+    Any other manifest is an external test. The files of an external test have the manifest's name
+    and digest in their names, so they never replace the run's own. The same holds for a number of
+    views that differs from the recipe's.
 
     Args:
         run: A finished run.
         data: Another manifest than the run's own.
         split: `train`, `val` or `test`.
-        views: Of each radiograph, whose answers are averaged; if not given, as the run's recipe
-            says.
+        views: Test-time views averaged per image. Default: the recipe's value.
+        out: Folder for the results; see `result.prepare_results` for the default.
         progress: Show progress on standard error.
 
     Returns:
-        What was written as `metrics-<split>.json`: `metrics.score`'s answer and `split`, `views`,
-        `manifest` (for an external test with `overlap`: how many of its images were `train` or
-        `val` of the run, None if that can't be told), `predictions`, `baseline`.
+        The content of `metrics-<split>.json`: the answer of `score_table`, with `split`, `views`,
+        `manifest` and `predictions`. For an external test, `manifest` has `overlap`: how many of
+        its images were `train` or `val` of the run, or None if that is unknown.
 
     Raises:
-        InputError: The manifest is missing, faulty, or not what the run was trained with; the
-            split is empty; there is no such number of views; an image can't be read; the model
-            answers something not finite.
+        InputError: The manifest is missing, faulty or changed; the split is empty; there is no
+            such number of views; an image can't be read; an answer is not finite; or the results
+            can't go into that folder.
     """
-    from boneage.prediction.predict import load_model, predict_images  # brings Keras
-
-    recorded = run.read_info()["manifest"]
-    manifest = read_manifest(data) if data is not None else run_manifest(run)
+    manifest = run_manifest(run) if data is None else read_manifest(data)
     images = manifest.split(split)
-    recipe = run.read_recipe()
-    usual = recipe.prediction.views
+    usual = run.read_recipe().prediction.views
     views = usual if views is None else views
-    looks(views)  # no store is made for a number of views that there is not
-    store = prepare(manifest, recipe.framing, progress=progress)
-    view = store.select(images.table["image_id"].tolist())
-    # Keras draws its bar on standard output, which belongs to the results when it is piped
-    shown = progress and sys.stdout.isatty()
-    model = load_model(run)
-    answers = predict_images(model, view, images.gender(), views=views, progress=shown)
-
-    table = images.table[["image_id", "age_months", "sex"]].reset_index(drop=True)
-    table["predicted_age_months"] = np.asarray(answers, dtype=np.float64).reshape(-1)
-    sexes = table["sex"].to_numpy(str)
-    metrics = score(table["age_months"], table["predicted_age_months"], sexes)
-    trained = _trained_rows(manifest, recorded)
-    baseline = _baseline(trained, table)
-    external = manifest.digest != recorded["digest"]
-    tested_on: dict[str, Any] = {
+    results = prepare_results(run, out)
+    table = predict_split(run, manifest, split, views=views, progress=progress)
+    recorded = run.read_info()["manifest"]
+    training = _training_table(manifest, recorded)
+    is_external = manifest.digest != recorded["digest"]
+    tested_on = {
         "path": str(manifest.path),
         "digest": manifest.digest,
-        "external": external,
+        "external": is_external,
+        **({"overlap": _count_overlap(training, images)} if is_external else {}),
     }
-    if external:
-        tested_on["overlap"] = _overlap(trained, images)
-    name = split if not external else f"{split}-{manifest.path.stem}-{manifest.digest[:8]}"
+    metrics = score_table(table, training)
+    metrics |= {"split": split, "views": views, "manifest": tested_on}
+    name = f"{split}-{manifest.path.stem}-{manifest.digest[:8]}" if is_external else split
     name += f"-{views}-views" if views != usual else ""
-    run = Run(own_folder(run.folder))
-    predictions_path = run.predictions_path(name)
-    write_text(predictions_path, table.to_csv(index=False))
-    metrics |= {
-        "split": split,
-        "views": views,
-        "manifest": tested_on,
-        "predictions": {"file": predictions_path.name, "digest": file_digest(predictions_path)},
-        "baseline": {"median_by_sex": baseline},
+    return write_evaluation(results, name, table, metrics)
+
+
+def predict_split(
+    run: Run, manifest: Manifest, split: str, *, views: int, progress: bool = True
+) -> pd.DataFrame:
+    """Predict all images of a split, from the store that is prepared if it is missing.
+
+    Returns:
+        The four `PREDICTION_COLUMNS`, one row for each image; ages in months.
+
+    Raises:
+        InputError: The split is empty, an image or the model can't be read, or there is no such
+            number of views.
+    """
+    test_time_views(views)  # refuses a wrong number before the store is prepared
+    images = manifest.split(split)
+    store = prepare(manifest, run.read_recipe().framing, progress=progress)
+    rows = store.select(images.table["image_id"].tolist())
+    batches = track(
+        predict_batches(load_engine(run), rows, images.gender(), views=views),
+        f"Predicting {split}",
+        total=-(-len(rows) // BATCH_SIZE),
+        console=Console(stderr=True),
+        disable=not progress,
+    )
+    table = images.table[["image_id", "age_months", "sex"]].reset_index(drop=True)
+    return table.assign(predicted_age_months=np.concatenate(list(batches)))
+
+
+def score_table(table: pd.DataFrame, training: pd.DataFrame | None) -> dict[str, Any]:
+    """Score predictions, and the baseline that predicts the median training age of each sex.
+
+    Args:
+        table: The four `PREDICTION_COLUMNS`.
+        training: The manifest of the run, with `age_months`, `sex` and `split`. None if unknown.
+
+    Returns:
+        The answer of `metrics.score`, with `baseline`.
+    """
+    sexes = table["sex"].to_numpy(str)
+    scores = score(table["age_months"], table["predicted_age_months"], sexes)
+    baseline: dict[str, Any] = {
+        "mae_months": None,
+        "note": "the training ages are unknown: the manifest of the run is gone or changed",
     }
-    write_json(run.metrics_path(name), metrics)
+    if training is not None:
+        train = training[training["split"] == "train"]
+        medians = baseline_median_by_sex(
+            train["age_months"], train["sex"].to_numpy(str), table["age_months"], sexes
+        )
+        baseline = {"mae_months": score(table["age_months"], medians, sexes)["mae_months"]}
+    return {**scores, "baseline": {"median_by_sex": baseline}}
+
+
+def write_evaluation(
+    results: Run, name: str, table: pd.DataFrame, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """Write `predictions-<name>.csv` and `metrics-<name>.json`; return what the latter holds."""
+    path = results.predictions_path(name)
+    write_text(path, table.to_csv(index=False))
+    metrics = {**metrics, "predictions": {"file": path.name, "digest": file_digest(path)}}
+    write_json(results.metrics_path(name), metrics)
     return metrics
 
 
 def run_manifest(run: Run) -> Manifest:
-    """Reads the manifest that a run was trained with.
+    """Read the manifest that a run was trained with.
 
     Raises:
-        InputError: It is gone, or it is not what it was then.
+        InputError: The manifest is gone or has changed since.
     """
     recorded = run.read_info()["manifest"]
     path = Path(recorded["path"])
@@ -179,10 +222,9 @@ def run_manifest(run: Run) -> Manifest:
         raise InputError(
             Fault(
                 str(run.folder),
-                "this is a released model, which comes without the radiographs it was tested on",
-                "Make a manifest with boneage data import; README.md in that folder has its scores "
-                "on its own test radiographs.",
-                expected="--data MANIFEST, radiographs of your own to test it on",
+                "this is a released model, and its own radiographs are not included",
+                "Name a manifest of your radiographs with --data MANIFEST. "
+                f"{CARD_NAME} in that folder has the scores on the model's own test split.",
             )
         )
     if not path.is_file():
@@ -190,7 +232,7 @@ def run_manifest(run: Run) -> Manifest:
             Fault(
                 str(run.info_path),
                 f"the manifest of this run, {path}, is gone",
-                "Put it back, or name where it is now with --data.",
+                "Restore it, or name its new path with --data.",
                 expected=f"a file with sha256 {recorded['digest'][:12]}…",
             )
         )
@@ -200,17 +242,18 @@ def run_manifest(run: Run) -> Manifest:
             Fault(
                 str(path),
                 f"the manifest changed since the run: its sha256 is now {digest[:12]}…",
-                "Restore it, or give a manifest with --data to test on that knowingly.",
-                expected=f"{recorded['digest'][:12]}…, as {run.info_path} records",
+                "Restore it, or name the changed manifest with --data for an external test.",
+                expected=f"{recorded['digest'][:12]}…, as recorded in {run.info_path}",
             )
         )
     return read_manifest(path)
 
 
-def _trained_rows(manifest: Manifest, recorded: dict[str, Any]) -> pd.DataFrame | None:
-    """Rows of the manifest of the run, with `file`, the image, where it is another's than asked.
+def _training_table(manifest: Manifest, recorded: dict[str, Any]) -> pd.DataFrame | None:
+    """Return the table that the run was trained with, or None if it is gone or changed.
 
-    None when that manifest is gone, changed or can't be read. Its images need not be there.
+    If it is not the manifest that is tested, its column `file` holds the real path of each image.
+    The images themselves may be gone.
     """
     if manifest.digest == recorded["digest"]:
         return manifest.table
@@ -229,26 +272,13 @@ def _trained_rows(manifest: Manifest, recorded: dict[str, Any]) -> pd.DataFrame 
     )
 
 
-def _baseline(trained: pd.DataFrame | None, table: pd.DataFrame) -> dict[str, Any]:
-    """Scores the medians of the images that the run was trained on."""
-    if trained is None:
-        note = "the manifest of the run is gone or changed, so its medians are not known"
-        return {"mae_months": None, "note": note}
-    train = trained[trained["split"] == "train"]
-    sexes = table["sex"].to_numpy(str)
-    answers = baseline_median_by_sex(
-        train["age_months"], train["sex"].to_numpy(str), table["age_months"], sexes
-    )
-    return {"mae_months": score(table["age_months"], answers, sexes)["mae_months"]}
-
-
-def _overlap(trained: pd.DataFrame | None, images: Manifest) -> dict[str, int] | None:
-    """Counts the images that the run has seen in training; None when that is not known."""
-    if trained is None:
+def _count_overlap(training: pd.DataFrame | None, images: Manifest) -> dict[str, int] | None:
+    """Count the images that the run was trained or selected on; None if that is unknown."""
+    if training is None:
         return None
-    asked = pd.Series([os.path.realpath(path) for path in images.image_paths()])
+    tested = pd.Series([os.path.realpath(path) for path in images.image_paths()])
     return {
-        split: int(asked.isin(trained["file"][trained["split"] == split]).sum())
+        split: int(tested.isin(training["file"][training["split"] == split]).sum())
         for split in ("train", "val")
     }
 

@@ -1,110 +1,86 @@
-"""A finished run answering for images."""
+"""Predict bone ages with a finished run: for radiograph files, or for framed images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.generator import DataGenerator
-from boneage.pipeline.store import Store, StoreView
-from boneage.prediction.shipped import check_release
-from boneage.prediction.test_time_views import looks
+from boneage.prediction.engines import Engine, load_engine
+from boneage.prediction.test_time_views import test_time_views
 from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import read_radiograph
 from boneage.run import Run
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
+BATCH_SIZE = 64
 
-def load_model(run: Run) -> keras.Model:
-    """The run's best model, ready to predict; a released one only if it is whole.
 
-    Raises:
-        InputError: The file is not a model that this version of Keras can read, or a released
-            model's files are not those that were released.
+class Images(Protocol):
+    """Framed images by row: an array (n, size, size), a list of arrays, or a store."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[np.uint8]:
+        """Return one image: uint8 (size, size)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The predicted bone age of one radiograph.
+
+    Attributes:
+        image: The path of the radiograph, as given.
+        sex: `F` or `M`.
+        predicted_age_months: Months.
     """
-    check_release(run.folder)
-    try:
-        return keras.models.load_model(run.best_path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            Fault(
-                str(run.best_path),
-                f"the model can't be read: {str(error).splitlines()[0]}",
-                "Was the file cut short or copied from elsewhere? Train again.",
-                expected="a .keras file as training wrote it",
-            )
-        ) from None
 
-
-def predict_images(
-    model: keras.Model,
-    images: Store | StoreView | np.ndarray,
-    gender: np.ndarray,
-    *,
-    views: int = 1,
-    batch_size: int = 64,
-    progress: bool = False,
-) -> np.ndarray:
-    """Predicted ages, each the mean of the answers for so many views of the image.
-
-    Args:
-        model: As `load_model` gives it.
-        images: uint8 (n, size, size), framed as the model was trained; an array or a store.
-        gender: float32 (n, 1), 1.0 = male.
-        views: How many: see `boneage.prediction.test_time_views.looks`.
-        batch_size: Images at once; it does not change the answers.
-        progress: Whether to show Keras' bar.
-
-    Returns:
-        float64 (n,), months.
-    """
-    total = np.zeros(len(gender), dtype=np.float64)
-    for look in looks(views):
-        batches = DataGenerator(images, gender, None, batch_size=batch_size, augmentation=look)
-        answers = model.predict(batches, verbose="auto" if progress else 0)
-        total += np.asarray(answers, dtype=np.float64)[:, 0]
-    return total / views
+    image: str
+    sex: str
+    predicted_age_months: float
 
 
 def predict_radiographs(
     run: Run, radiographs: Sequence[Path], sex: str, *, views: int | None = None
-) -> pd.DataFrame:
-    """Predicted ages for radiograph files of children of one sex.
+) -> list[Prediction]:
+    """Predict the bone ages of children of one sex.
 
     Args:
         run: A finished run.
-        radiographs: Image files as received; decoded and framed exactly as in training.
-        sex: `"F"` or `"M"`.
-        views: Of each radiograph, whose answers are averaged; if not given, as many as the run's
-            recipe says.
+        radiographs: Image files, read and framed exactly as in training.
+        sex: `F` or `M`.
+        views: Test-time views averaged per image. Default: the recipe's value.
 
     Returns:
-        One row a file: `image`, `sex`, `predicted_age_months`.
+        One prediction for each file, in their order.
 
     Raises:
-        InputError: Every file that can't be read, or a number of views that there is not.
+        InputError: Files can't be read (all of them are named), or there is no such number of
+            views.
     """
     recipe = run.read_recipe()
     views = recipe.prediction.views if views is None else views
-    looks(views)  # nothing is decoded for a number of views that there is not
-    images: list[npt.NDArray[np.uint8]] = []
-    faults: list[Fault] = []
+    test_time_views(views)  # refuses a wrong number before any file is decoded
 
-    def framed(path: Path) -> npt.NDArray[np.uint8] | InputError:
+    def read(path: Path) -> npt.NDArray[np.uint8] | InputError:
         try:
             return frame(read_radiograph(path), recipe.framing).pixels
         except InputError as error:
             return error
 
+    images: list[npt.NDArray[np.uint8]] = []
+    faults: list[Fault] = []
     with threads(usable_cores()) as pool:
-        for answer in pool.map(framed, radiographs):
+        for answer in pool.map(read, radiographs):
             if isinstance(answer, InputError):
                 faults += answer.faults
             else:
@@ -112,12 +88,54 @@ def predict_radiographs(
     if faults:
         raise InputError(faults)
     gender = np.full((len(images), 1), float(sex == "M"), dtype=np.float32)
-    return pd.DataFrame(
-        {
-            "image": [str(path) for path in radiographs],
-            "sex": sex,
-            "predicted_age_months": predict_images(
-                load_model(run), np.stack(images), gender, views=views
-            ),
-        }
-    )
+    months = predict_images(load_engine(run), images, gender, views=views)
+    return [
+        Prediction(str(path), sex, float(age))
+        for path, age in zip(radiographs, months, strict=True)
+    ]
+
+
+def predict_images(
+    engine: Engine,
+    images: Images,
+    gender: npt.NDArray[np.float32],
+    *,
+    views: int = 1,
+    batch_size: int = BATCH_SIZE,
+) -> npt.NDArray[np.float64]:
+    """Return the predicted age of every image, averaged over its test-time views.
+
+    Args:
+        engine: The network.
+        images: Framed as the network was trained.
+        gender: float32 (n, 1), 1.0 = male.
+        views: Test-time views averaged per image.
+        batch_size: Images per batch; it does not change the answers.
+
+    Returns:
+        float64 (n,), months.
+    """
+    batches = predict_batches(engine, images, gender, views=views, batch_size=batch_size)
+    return np.concatenate([np.empty(0), *batches])
+
+
+def predict_batches(
+    engine: Engine,
+    images: Images,
+    gender: npt.NDArray[np.float32],
+    *,
+    views: int = 1,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield the answers of `predict_images` batch by batch: float64 (b,), months."""
+    make_views = test_time_views(views)
+    for first in range(0, len(images), batch_size):
+        rows = range(first, min(first + batch_size, len(images)))
+        batch = [images[row] for row in rows]
+        total = np.zeros(len(batch))
+        for make_view in make_views:
+            pixels = np.stack([make_view(image) for image in batch])[..., np.newaxis]
+            total += engine.predict(
+                pixels.astype(np.float32) / np.float32(255), gender[rows.start : rows.stop]
+            )
+        yield total / views

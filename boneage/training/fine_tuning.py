@@ -9,7 +9,7 @@ import keras
 
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
-from boneage.prediction.predict import load_model
+from boneage.models.saved import load_model
 from boneage.recipe import Recipe
 from boneage.run import Run
 from boneage.runtime.provenance import file_digest
@@ -41,7 +41,7 @@ def begin_with(model: keras.Model, init: Run, recipe: Recipe, manifest: Manifest
         for key in ours
         if key not in _FREE and ours[key] != theirs[key]
     ]
-    source = load_model(init)
+    source = load_model(init.best_path)
     shapes = [[tuple(weight.shape) for weight in one.weights] for one in (model, source)]
     if not differing and shapes[0] != shapes[1]:
         differing = ["the weights have other shapes"]

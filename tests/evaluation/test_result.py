@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from boneage.datasets.manifest import read_manifest
+from boneage.errors import InputError
 from boneage.evaluation.metrics import score
-from boneage.evaluation.result import write_result
+from boneage.evaluation.result import open_results, prepare_results, write_result
 from boneage.recipe import Model, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
@@ -29,6 +30,7 @@ def values(part: Any) -> Iterator[Any]:
         yield part
 
 
+@pytest.mark.slow
 def test_a_result_has_scores_recipe_and_provenance_and_names_no_image_or_path(
     finished_run: Run, cohort: Path
 ) -> None:
@@ -60,7 +62,7 @@ def make_run(folder: Path, *, source: str = "table", weights: str = "none", coun
     return run
 
 
-def test_what_a_run_was_fine_tuned_from_is_told_without_its_folder(tmp_path: Path) -> None:
+def test_the_run_that_was_fine_tuned_is_named_without_its_folder(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     init = {
         "name": "first",
@@ -91,7 +93,7 @@ def test_a_split_of_fewer_than_five_images_is_only_counted(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("weights", "expected"),
     [
         ("none", "none"),
         ("imagenet", "imagenet"),
@@ -99,21 +101,66 @@ def test_a_split_of_fewer_than_five_images_is_only_counted(tmp_path: Path) -> No
         ("..\\weights\\mine.h5", "mine.h5"),
     ],
 )
-def test_of_a_weights_file_only_the_name_is_kept(tmp_path: Path, weights: str, told: str) -> None:
+def test_of_a_weights_file_only_the_name_is_kept(
+    tmp_path: Path, weights: str, expected: str
+) -> None:
     result = read_json(write_result(make_run(tmp_path, weights=weights)))
-    assert result["recipe"]["model"]["weights"] == told
+    assert result["recipe"]["model"]["weights"] == expected
     assert not [v for v in values(result) if isinstance(v, str) and v.startswith("/")]
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "expected"),
     [
         ("readings, infants, seeded split", "readings, infants, seeded split"),
-        (", ".join(f"film{number}.png" for number in range(6)), "many sources"),
+        (", ".join(f"image{number}.png" for number in range(6)), "many sources"),
         ("x" * 201, "many sources"),
-        ("clinic, /home/ann/films.csv", "clinic, films.csv"),
+        ("clinic, /home/ann/ages.csv", "clinic, ages.csv"),
     ],
 )
-def test_a_source_for_every_image_is_not_told(tmp_path: Path, source: str, told: str) -> None:
+def test_a_source_that_names_images_or_folders_is_shortened(
+    tmp_path: Path, source: str, expected: str
+) -> None:
     result = read_json(write_result(make_run(tmp_path, source=source)))
-    assert result["manifest"]["source"] == told
+    assert result["manifest"]["source"] == expected
+
+
+# --- The folder that results go to.
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A released model, without the model; its results go to `runs/small`."""
+    run = make_run(tmp_path / "shipped" / "small")
+    write_json(run.folder / "release.json", {"name": "small"})
+    monkeypatch.setattr("boneage.prediction.shipped.shipped_models", lambda: {"small": run.folder})
+    monkeypatch.setenv("BONEAGE_RUNS", str(tmp_path / "runs"))
+    return run
+
+
+def test_results_of_a_run_go_into_its_folder_or_into_another(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert prepare_results(run).folder == prepare_results(run, run.folder).folder == run.folder
+    other = prepare_results(run, tmp_path / "other")
+    assert other.folder == tmp_path / "other"
+    assert other.read_info() == run.read_info()
+    assert prepare_results(run, other.folder) == open_results(other.folder) == other
+
+
+def test_results_of_a_shipped_model_go_into_the_runs(release: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"evaluate small --data MANIFEST"):
+        open_results(Path("small"))
+    results = prepare_results(release)
+    assert results.folder == tmp_path / "runs" / "small"
+    assert sorted(path.name for path in results.folder.iterdir()) == ["recipe.json", "run.json"]
+    assert open_results(Path("small")) == results
+
+
+def test_a_folder_of_another_run_or_of_a_released_model_is_refused(
+    release: Run, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", source="other")
+    with pytest.raises(InputError, match=r"belongs to another run: its run.json differs"):
+        prepare_results(release, run.folder)
+    with pytest.raises(InputError, match="released model, and nothing is written into it"):
+        prepare_results(run, release.folder)

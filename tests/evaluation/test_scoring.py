@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -52,7 +50,7 @@ def test_evaluate_predictions_scores_and_names_the_file(tmp_path: Path) -> None:
     assert metrics["predictions"] == {"file": "predictions.csv", "digest": file_digest(path)}
 
 
-def test_every_fault_of_a_table_is_told_at_once(tmp_path: Path) -> None:
+def test_every_fault_of_a_table_is_expected_at_once(tmp_path: Path) -> None:
     rows = ["a,100,F,106", "a,140,M,138", "c,abc,F,nan", "d,150,male,150", ",300,F,12", "f,,F,inf"]
     message = faults(tmp_path, HEADER + "\n".join(rows) + "\n")
     assert "row 3 (image_id a): image_id a stands in row 2 already" in message
@@ -95,9 +93,9 @@ def test_no_cell_shifts_into_another_column(tmp_path: Path) -> None:
     assert "column 'sex' stands 2 times" in faults(tmp_path, twice + "a,100,F,F,106\n")
 
 
-@pytest.mark.parametrize(("text", "told"), [("", "it is empty"), (HEADER, "no rows")])
-def test_nothing_in_it(tmp_path: Path, text: str, told: str) -> None:
-    assert told in faults(tmp_path, text)
+@pytest.mark.parametrize(("text", "expected"), [("", "it is empty"), (HEADER, "no rows")])
+def test_nothing_in_it(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in faults(tmp_path, text)
 
 
 def test_no_such_file_and_not_a_csv(tmp_path: Path) -> None:
@@ -146,34 +144,36 @@ def run(tmp_path: Path) -> Run:
     return opened
 
 
+class BySex:
+    """An engine that answers 120 months for girls and 130 for boys."""
+
+    def predict(self, images: Any, gender: Any) -> Any:
+        assert images.shape[1:] == (32, 32, 1)
+        return 120.0 + 10.0 * gender[:, 0].astype(float)
+
+
 @pytest.fixture(autouse=True)
-def network(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Answers 120 months for girls and 130 for boys, and keeps what it was asked."""
-    asked: dict[str, Any] = {}
-
-    def predict_images(model: str, images: Any, gender: Any, **_: Any) -> Any:
-        asked.update(model=model, shape=images.shape, gender=gender.tolist())
-        return 120.0 + 10.0 * gender[:, 0]
-
-    stand_in = ModuleType("boneage.prediction.predict")
-    stand_in.load_model = lambda run: f"model of {run.folder.name}"  # type: ignore[attr-defined]
-    stand_in.predict_images = predict_images  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "boneage.prediction.predict", stand_in)
-    return asked
+def network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boneage.evaluation.scoring.load_engine", lambda run: BySex())
 
 
-def test_evaluates_a_split_and_writes_what_it_returns(run: Run, network: dict[str, Any]) -> None:
+def test_evaluates_a_split_and_writes_what_it_returns(run: Run) -> None:
     metrics = evaluate_run(run, progress=False)
-    assert network == {"model": "model of run", "shape": (2, 32, 32), "gender": [[0.0], [1.0]]}
     table = read_predictions(run.predictions_path("test"))
     assert table["image_id"].tolist() == ["i6", "i7"]
     assert table["predicted_age_months"].tolist() == [120.0, 130.0]
     assert metrics["mae_months"]["value"] == pytest.approx(15.0)
     # medians of the training images: girls 80, boys 120, so 20 and 20 months off
     assert metrics["baseline"]["median_by_sex"]["mae_months"]["value"] == pytest.approx(20.0)
-    assert metrics["split"] == "test"
-    assert metrics["manifest"]["external"] is False
+    assert (metrics["split"], metrics["manifest"]["external"]) == ("test", False)
+    assert metrics["predictions"]["digest"] == file_digest(run.predictions_path("test"))
     assert read_json(run.metrics_path("test")) == metrics
+
+
+def test_results_go_into_the_folder_that_is_named(run: Run, tmp_path: Path) -> None:
+    metrics = evaluate_run(run, out=tmp_path / "results", progress=False)
+    assert read_json(Run(tmp_path / "results").metrics_path("test")) == metrics
+    assert not run.metrics_path("test").exists()
 
 
 def test_another_number_of_views_than_the_recipe_s_does_not_replace_its_scores(run: Run) -> None:
@@ -182,9 +182,9 @@ def test_another_number_of_views_than_the_recipe_s_does_not_replace_its_scores(r
         "predictions-test.csv"
     )
     before = run.metrics_path("test").read_bytes()
-    looked = evaluate_run(run, views=6, progress=False)
-    assert (looked["views"], looked["manifest"]["external"]) == (6, False)
-    assert read_json(run.metrics_path("test-6-views")) == looked
+    metrics = evaluate_run(run, views=6, progress=False)
+    assert (metrics["views"], metrics["manifest"]["external"]) == (6, False)
+    assert read_json(run.metrics_path("test-6-views")) == metrics
     assert run.metrics_path("test").read_bytes() == before
 
 
@@ -216,14 +216,24 @@ def test_another_manifest_is_an_external_test_beside_the_own_one(run: Run, tmp_p
     assert run.predictions_path(f"test-hospital-{other.digest[:8]}").exists()
 
 
-def test_external_test_when_the_own_manifest_is_gone_has_no_baseline(
-    run: Run, tmp_path: Path
+@pytest.mark.parametrize("content", [None, b"changed", b"\xff"])
+def test_external_test_without_the_own_manifest_has_no_baseline(
+    run: Run, tmp_path: Path, content: bytes | None
 ) -> None:
     other = make_manifest(tmp_path / "other", offset=5.0)
-    Path(run.read_info()["manifest"]["path"]).unlink()
-    baseline = evaluate_run(run, data=other.path, progress=False)["baseline"]["median_by_sex"]
+    info = run.read_info()
+    path = Path(info["manifest"]["path"])
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    if content == b"\xff":  # unchanged, but no table
+        info["manifest"]["digest"] = file_digest(path)
+        write_json(run.info_path, info)
+    metrics = evaluate_run(run, data=other.path, progress=False)
+    baseline = metrics["baseline"]["median_by_sex"]
     assert baseline["mae_months"] is None
     assert "gone or changed" in baseline["note"]
+    assert metrics["manifest"]["overlap"] is None
 
 
 def test_the_own_manifest_named_with_data_is_no_external_test(run: Run) -> None:
@@ -243,9 +253,6 @@ def test_external_test_counts_the_images_that_the_run_was_trained_on(
     metrics = evaluate_run(run, data=other.path, progress=False)
     assert metrics["manifest"]["overlap"] == {"train": 3, "val": 2}
     assert "overlap" not in evaluate_run(run, progress=False)["manifest"]
-    Path(run.read_info()["manifest"]["path"]).unlink()
-    again = evaluate_run(run, data=other.path, progress=False)
-    assert again["manifest"]["overlap"] is None
 
 
 def test_external_test_needs_no_images_of_the_run(run: Run, tmp_path: Path) -> None:
@@ -257,24 +264,11 @@ def test_external_test_needs_no_images_of_the_run(run: Run, tmp_path: Path) -> N
     assert metrics["manifest"]["overlap"] == {"train": 0, "val": 0}
 
 
-def test_external_test_when_the_own_manifest_is_no_table_has_no_baseline(
-    run: Run, tmp_path: Path
-) -> None:
-    other = make_manifest(tmp_path / "other", offset=5.0)
-    info = run.read_info()
-    path = Path(info["manifest"]["path"])
-    path.write_bytes(b"\xff")
-    info["manifest"]["digest"] = file_digest(path)
-    write_json(run.info_path, info)
-    metrics = evaluate_run(run, data=other.path, progress=False)
-    assert "gone or changed" in metrics["baseline"]["median_by_sex"]["note"]
-
-
 def test_nothing_is_written_when_the_scores_fail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise InputError(Fault("here", "it broke", "Mend it.", expected="that it did not"))
 
-    monkeypatch.setattr("boneage.evaluation.scoring._baseline", fail)
+    monkeypatch.setattr("boneage.evaluation.scoring.score_table", fail)
     with pytest.raises(InputError, match="it broke"):
         evaluate_run(run, progress=False)
     assert not run.predictions_path("test").exists()

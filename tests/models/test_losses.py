@@ -8,7 +8,7 @@ import pytest
 from boneage.datasets.manifest import read_manifest
 from boneage.models.builder import LOGITS, MONTHS, build_model
 from boneage.models.losses import compile_for_training
-from boneage.prediction.predict import load_model
+from boneage.models.saved import load_model
 from boneage.recipe import Recipe, read_recipe
 from boneage.training.trainer import train
 
@@ -86,4 +86,4 @@ def test_a_run_answers_as_well_as_its_history_says(cohort, tiny_recipe, tiny_net
     metrics = evaluate_run(run, split="val", progress=False)
     best = run.read_info()["best_val_mae_months"]
     assert metrics["mae_months"]["value"] == pytest.approx(best, abs=0.01)
-    assert load_model(run).output_names == ["age_months"]
+    assert load_model(run.best_path).output_names == ["age_months"]

@@ -6,26 +6,18 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from boneage.errors import InputError
-from boneage.prediction.shipped import (
-    check_release,
-    evaluated_folder,
-    find_run,
-    own_folder,
-    shipped_models,
-    sums,
-)
+from boneage.prediction.shipped import checksums, find_run, open_run, shipped_models
 
 
 @pytest.fixture
 def release(tmp_path, monkeypatch):
-    """A released model by its files, none of them real; runs go beside it."""
+    """A released model; its files are stand-ins."""
     folder = tmp_path / "shipped_models" / "small"
     folder.mkdir(parents=True)
     for name in ("recipe.json", "run.json", "best.keras", "README.md"):
         (folder / name).write_text(name)
     (folder / "release.json").write_text(json.dumps({"name": "small"}))
-    (folder / "SHA256SUMS").write_text(sums(folder))
-    monkeypatch.setenv("BONEAGE_RUNS", str(tmp_path / "runs"))
+    (folder / "SHA256SUMS").write_text(checksums(folder))
     monkeypatch.setattr("boneage.prediction.shipped.shipped_models", lambda: {"small": folder})
     return folder
 
@@ -52,73 +44,34 @@ def test_a_name_finds_the_shipped_model_and_a_run_of_that_name_wins(release, tmp
 def test_an_unknown_name_is_refused_with_those_there_are(release, tmp_path):
     with pytest.raises(InputError, match=r"no model of that name ships .* one of small. Did you"):
         find_run(Path("smal"))
-    with pytest.raises(InputError, match=r"there is no such folder; expected a run folder"):
+    with pytest.raises(InputError, match=r"there is no such folder. Check the path"):
         find_run(tmp_path / "absent")  # a path is no name
 
 
-def test_a_whole_release_passes_and_so_does_a_card_that_was_mended(release):
-    (release / "README.md").write_text("mended")
-    check_release(release)
+def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(InputError, match=r"not a finished run: best.keras, run.json missing"):
+        open_run(tmp_path)
 
 
-def test_another_model_file_is_refused_by_both_digests(release):
+def test_a_whole_release_is_opened_though_its_card_was_corrected(release):
+    (release / "README.md").write_text("corrected")
+    assert open_run(Path("small")).folder == release
+
+
+def test_a_changed_file_is_refused_by_both_checksums(release):
     (release / "best.keras").write_text("another")
-    with pytest.raises(InputError, match=r"best.keras: its sha256 is \w+; expected \w+, as SHA256"):
-        check_release(release)
+    with pytest.raises(InputError, match=r"best.keras: .*its sha256 is \w+; expected \w+, as in S"):
+        open_run(Path("small"))
 
 
-def test_missing_files_and_sums_that_leave_the_model_out_are_refused(release):
+def test_missing_files_and_missing_checksums_are_refused(release):
     (release / "run.json").unlink()
     with pytest.raises(InputError, match=r"run.json: the file is missing"):
-        check_release(release)
+        open_run(Path("small"))
     (release / "SHA256SUMS").write_text("no sums\n")
-    with pytest.raises(InputError, match=r"it has no sum for best.keras"):
-        check_release(release)
-
-
-def test_an_ordinary_run_folder_has_nothing_to_be_checked_and_is_written_into(tmp_path):
-    check_release(tmp_path)
-    assert own_folder(tmp_path) == tmp_path
-    assert evaluated_folder(tmp_path) == tmp_path
-
-
-def test_what_a_release_is_tested_on_goes_into_a_copy_that_is_an_ordinary_run(release, tmp_path):
-    with pytest.raises(InputError, match=r"evaluate small --data MANIFEST"):
-        evaluated_folder(release)
-    copy = own_folder(release)
-    assert copy == tmp_path / "runs" / "small"
-    assert sorted(path.name for path in copy.iterdir()) == ["best.keras", "recipe.json", "run.json"]
-    (copy / "metrics-test.json").touch()
-    assert own_folder(release) == evaluated_folder(release) == copy
-    assert (copy / "metrics-test.json").exists()
-
-
-def test_another_model_s_folder_is_not_taken_for_the_copy(release, tmp_path):
-    copy = tmp_path / "runs" / "small"
-    copy.mkdir(parents=True)
-    (copy / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"something else in the folder; .*BONEAGE_RUNS"):
-        own_folder(release)
-    (copy / "best.keras").write_text("another")
-    with pytest.raises(InputError, match="it holds another model"):
-        own_folder(release)
-    assert sorted(path.name for path in copy.iterdir()) == ["best.keras", "notes.txt"]
-
-
-def test_a_copy_that_was_cut_off_is_finished(release, tmp_path):
-    copy = tmp_path / "runs" / "small"
-    copy.mkdir(parents=True)
-    (copy / "recipe.json").write_bytes((release / "recipe.json").read_bytes())
-    (copy / ".best.keras.part-1").write_text("half of it")
-    assert own_folder(release) == copy
-    assert (copy / "best.keras").read_bytes() == (release / "best.keras").read_bytes()
-
-
-def test_a_damaged_release_is_not_copied(release, tmp_path):
-    (release / "best.keras").write_text("another")
-    with pytest.raises(InputError, match="its sha256 is"):
-        own_folder(release)
-    assert not (tmp_path / "runs").exists()
+    with pytest.raises(InputError, match=r"the checksum of best.keras is missing"):
+        open_run(Path("small"))
 
 
 def test_a_wheel_takes_the_models_along_and_nothing_else_of_the_experiments(tmp_path):

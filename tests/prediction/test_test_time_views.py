@@ -2,43 +2,33 @@ import numpy as np
 import pytest
 
 from boneage.errors import InputError
-from boneage.prediction.test_time_views import looks
+from boneage.prediction import test_time_views as module
 
 
-def radiograph() -> np.ndarray:
-    picture = np.zeros((64, 64), np.uint8)
-    picture[24:40, 40:48] = 200
-    return picture
+@pytest.fixture
+def image() -> np.ndarray:
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[24:40, 40:48] = 200
+    return pixels
 
 
-@pytest.mark.parametrize("views", [1, 2, 6])
-def test_there_are_as_many_looks_as_asked_for_and_the_first_changes_nothing(views):
-    first, *others = looks(views)
-    assert first is None
-    assert len(others) == views - 1
-    seen = [radiograph()] + [look(radiograph()) for look in others]
-    assert all(one.dtype == np.uint8 and one.shape == (64, 64) for one in seen)
-    assert len({one.tobytes() for one in seen}) == views  # no view is given twice the say
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_the_first_view_is_the_image_and_every_view_differs(image, count):
+    before = image.copy()
+    seen = [make_view(image) for make_view in module.test_time_views(count)]
+    np.testing.assert_array_equal(seen[0], before)
+    np.testing.assert_array_equal(image, before)
+    assert all(view.dtype == np.uint8 and view.shape == (64, 64) for view in seen)
+    assert len({view.tobytes() for view in seen}) == len(seen) == count
 
 
-def test_a_look_leaves_the_radiograph_that_it_is_given_as_it_is():
-    picture = radiograph()
-    for look in looks(6)[1:]:
-        look(picture)
-    np.testing.assert_array_equal(picture, radiograph())
+def test_the_second_view_is_mirrored_and_mirrored_views_are_rotated_like_the_image(image):
+    views = module.test_time_views(6)
+    np.testing.assert_array_equal(views[1](image), image[:, ::-1])
+    for plain, mirrored in ((2, 4), (3, 5)):
+        np.testing.assert_array_equal(views[mirrored](image[:, ::-1]), views[plain](image))
 
 
-def test_the_second_is_the_mirror_image():
-    np.testing.assert_array_equal(looks(2)[1](radiograph()), radiograph()[:, ::-1])
-
-
-def test_the_mirror_image_is_turned_as_the_radiograph_is():
-    turned = [look(radiograph()) for look in looks(6)[2:4]]
-    others = [look(radiograph()[:, ::-1]) for look in looks(6)[4:]]  # mirrored twice: as it was
-    for one, other in zip(turned, others, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_another_number_is_refused():
-    with pytest.raises(InputError, match=r"views: it is 4; expected one of 1, 2, 6"):
-        looks(4)
+def test_another_number_of_views_is_refused():
+    with pytest.raises(InputError, match=r"views: it is 4. Choose one of 1, 2, 6"):
+        module.test_time_views(4)

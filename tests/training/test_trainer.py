@@ -8,8 +8,9 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
+from boneage.prediction.shipped import open_run
 from boneage.recipe import read_recipe
-from boneage.run import Run, open_run
+from boneage.run import Run
 from boneage.training.checkpoint import read_checkpoint
 from boneage.training.trainer import _optimizer, train
 

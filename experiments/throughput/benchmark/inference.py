@@ -12,9 +12,11 @@ import keras
 import numpy as np
 
 from boneage.models.builder import build_model
-from boneage.prediction.predict import load_model, predict_images
+from boneage.models.saved import load_model
+from boneage.prediction.engines import KerasEngine
+from boneage.prediction.predict import predict_images
+from boneage.prediction.shipped import open_run
 from boneage.recipe import read_recipe
-from boneage.run import open_run
 from boneage.training.distributed.device_group import accelerator
 from experiments.throughput.benchmark.result import (
     Row,
@@ -58,7 +60,7 @@ def networks(
     if run is not None:
         opened = open_run(run)
         framing = opened.read_recipe().framing
-        return [Network(str(run), load_model(opened), framing.size)]
+        return [Network(str(run), load_model(opened.best_path), framing.size)]
     if recipe is not None:
         settings = read_recipe(recipe)
         size = settings.framing.size
@@ -139,7 +141,8 @@ def _ways(network: Network, batch: int) -> dict[str, tuple[Callable[[], Any], in
 def _boneage(
     model: keras.Model, pixels: np.ndarray, gender: np.ndarray, batch: int
 ) -> Callable[[], Any]:
-    return lambda: predict_images(model, pixels, gender, batch_size=batch)
+    engine = KerasEngine(model)
+    return lambda: predict_images(engine, pixels, gender, batch_size=batch)
 
 
 def _keras(
