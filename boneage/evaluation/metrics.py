@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,18 @@ def baseline_median_by_sex(
         if np.any(train_sexes == name):
             predicted[sexes == name] = np.median(train_age[train_sexes == name])
     return predicted
+
+
+def format_interval(part: Mapping[str, Any], spec: str = ".2f", *, factor: float = 1.0) -> str:
+    """Return an interval as text, such as `[4.46, 5.55]`, or "" where there is none.
+
+    Args:
+        part: A metric with `low` and `high`.
+        spec: Format of both ends; `+.1f` writes their signs.
+        factor: Both ends are multiplied by it, for example 100 for percent.
+    """
+    low, high = part["low"], part["high"]
+    return "" if low is None else f"[{factor * low:{spec}}, {factor * high:{spec}}]"
 
 
 def _share_within(months: float) -> Callable[[Months], Months]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boneage.errors import InputError
-from boneage.evaluation.metrics import baseline_median_by_sex, score
+from boneage.evaluation.metrics import baseline_median_by_sex, format_interval, score
 
 AGE = np.array([30.0, 60.0, 119.9, 120.0, 180.0, 200.0])
 PREDICTED = np.array([36.0, 48.0, 119.9, 108.0, 204.0, 201.0])
@@ -132,6 +132,12 @@ def test_baseline_is_the_training_median_of_the_sex() -> None:
 def test_baseline_answers_a_sex_that_training_never_saw() -> None:
     answers = baseline_median_by_sex([10.0, 30.0], ["F", "F"], [5.0], ["M"])
     assert answers.tolist() == [20.0]
+
+
+def test_an_interval_as_text() -> None:
+    assert format_interval({"low": 4.456, "high": 5.551}) == "[4.46, 5.55]"
+    assert format_interval({"low": -0.1, "high": 0.25}, "+.0f", factor=100) == "[-10, +25]"
+    assert format_interval({"low": None, "high": None}) == ""
 
 
 @pytest.mark.skipif(not KOSIK.exists(), reason="the published predictions are not at hand")
