@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,43 @@ def _write_csv(path: Path, header: str, rows: list[tuple[object, ...]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header.split(","), *rows])
+
+
+@pytest.fixture(scope="session")
+def write_dicom() -> Callable[..., Path]:
+    """Write a DICOM radiograph with a phantom's pixels; a value None leaves an element out."""
+    import numpy as np
+    from pydicom import config
+    from pydicom.datadict import DicomDictionary, tag_for_keyword
+    from pydicom.dataelem import DataElement
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    from boneage.datasets.phantom.cohort import draw_hand
+
+    pixels = draw_hand(120, "F", rng=np.random.default_rng(0), size=64).astype(np.uint16) * 16
+    radiography = "1.2.840.10008.5.1.4.1.1.1"
+
+    def write(path: Path, dataset: Dataset | None = None, **values: object) -> Path:
+        dataset = dataset or Dataset()
+        for keyword, value in {"SOPClassUID": radiography, "Modality": "CR", **values}.items():
+            tag = tag_for_keyword(keyword)
+            vr = DicomDictionary[tag][0]
+            if vr == "IS" and not str(value).isdigit():
+                vr = "LO"  # pydicom refuses to write words as a number
+            if value is not None:
+                dataset[tag] = DataElement(tag, vr, value, validation_mode=config.IGNORE)
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated = values.get("BitsAllocated", 16)
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+        dataset.PixelData = pixels.tobytes()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = radiography
+        dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.1.3680043.10.999.1"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(path, enforce_file_format=True)
+        return path
+
+    return write

@@ -1,74 +1,188 @@
-"""The verbs `boneage data import …`: one for each form in which datasets come."""
+"""`boneage data import …`: one verb for each form in which a dataset comes."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from boneage.cli.output import OutOption, SeedOption, make_app, print_manifest
+from boneage.cli.output import (
+    OutOption,
+    SeedOption,
+    make_app,
+    print_manifest,
+    refuse,
+    renamed_option,
+)
 from boneage.errors import InputError
-
-if TYPE_CHECKING:
-    from boneage.datasets.importers.entry_points import Importer
 
 MANIFEST = Path("manifest.csv")
 
-DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Where it was unpacked.")]
-AgeOption = Annotated[str, typer.Option(help="Column with the bone age.")]
+
+def _help(text: str) -> Any:
+    return typer.Option(help=text)
+
+
+# The same option has the same name, help and meaning in every verb.
+DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset.")]
+LabelsOption = Annotated[
+    Path, typer.Option("--labels", metavar="FILE", help="Table: CSV, TSV, Excel or Parquet.")
+]
+AgeOption = Annotated[str, _help("Column with the bone age.")]
 UnitOption = Annotated[
-    str, typer.Option(help="months, years, days or years-months (10y6m, 10-06).")
+    str, _help("Unit of the bone age: months, years, days or years-months (10y6m).")
 ]
-FemaleOption = Annotated[
-    list[str], typer.Option(help="What the sex column says for a girl; may be repeated.")
+FemaleOption = Annotated[list[str], _help("Code of a girl in the sex column; may be repeated.")]
+MaleOption = Annotated[list[str], _help("Code of a boy in the sex column; may be repeated.")]
+PatientOption = Annotated[str | None, _help("Column that identifies the patient.")]
+ChronologicalOption = Annotated[
+    str | None, _help("Column with the chronological age (time since birth).")
 ]
-MaleOption = Annotated[
-    list[str], typer.Option(help="What the sex column says for a boy; may be repeated.")
+SplitOption = Annotated[
+    str | None, _help("Column with train, val or test. Default: a seeded 80/10/10 split.")
 ]
-SplitOption = Annotated[str | None, typer.Option(help="Column with train, val or test.")]
-SheetOption = Annotated[str | None, typer.Option(help="Worksheet, where there are several.")]
+SheetOption = Annotated[
+    str | None, _help("Worksheet of a workbook. Default: the only one with a table.")
+]
+
+
+def _refuse_films(value: str | None) -> None:
+    if value is not None:
+        fix = "Omit it: the images are always written to the folder NAME-images next to --out."
+        refuse("--films", "this option was removed", fix)
 
 
 class Importers(TyperGroup):
-    """The importers here and, by their entry points, those of other packages."""
+    """The importers of this package and, by their entry points, those of other packages."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of all importers, ours first."""
-        from boneage.datasets.importers.entry_points import importers
+        """Return the names of all importers, those of this package first."""
+        from boneage.datasets.importers.entry_points import importer_names
 
         ours = super().list_commands(ctx)
-        return [*ours, *(name for name in importers() if name not in ours)]
+        return [*ours, *(name for name in importer_names() if name not in ours)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """One importer; somebody else's is loaded now. None if there is none of that name."""
-        command = super().get_command(ctx, cmd_name)
-        if command is not None:
-            return command
-        from boneage.datasets.importers.entry_points import importers, load_importer
+        """Return the verb of a name; None if there is none."""
+        from boneage.datasets.importers.entry_points import importer_names
 
-        point = importers().get(cmd_name)
-        if point is None:
-            return None
-        try:
-            return _command(load_importer(point))
-        except InputError as error:
-            return _broken_command(cmd_name, error)
+        command = super().get_command(ctx, cmd_name)
+        if command is None and cmd_name in importer_names():
+            return _plugin_command(cmd_name)
+        return command
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Names, at the end of the help, importers of a name that is taken."""
-        from boneage.datasets.importers.entry_points import hidden_importers
+        """Name the importers of other packages whose name is taken."""
+        from boneage.datasets.importers.entry_points import importer_names
 
         super().format_epilog(ctx, formatter)
-        for note in hidden_importers(super().list_commands(ctx)):
-            formatter.write_paragraph()
-            formatter.write_text(note)
+        for name in set(importer_names()) & set(super().list_commands(ctx)):
+            formatter.write_text(f"Another package offers {name}, too. The one of boneage is used.")
 
 
-import_app = make_app(None, "Turn a dataset as it comes into a manifest.", cls=Importers)
+def _plugin_command(name: str) -> Any:
+    """Return the verb of another package's importer; a broken one is refused when it is used."""
+    from boneage.datasets.importers.entry_points import load_importer, run_importer
+
+    try:
+        text = (inspect.getdoc(load_importer(name)) or "").partition("\n\n")[0]
+    except InputError as error:
+        text = f"Broken: {error.faults[0].what}"
+
+    def run(
+        source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File or folder to import.")],
+        out: OutOption = MANIFEST,
+    ) -> None:
+        print_manifest(run_importer(name, source, out))
+
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, help=text)(run)
+    return typer.main.get_command(alone)
+
+
+import_app = make_app(
+    None, "Convert a dataset to a manifest, the one table that all verbs read.", cls=Importers
+)
+
+
+@import_app.command("table")
+def import_table(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, Excel or Parquet.")],
+    image: Annotated[
+        str, _help("Column with the image's path, or a pattern such as images/{id}_*.tif.")
+    ],
+    age: AgeOption,
+    age_unit: UnitOption,
+    sex: Annotated[str, _help("Column with the sex.")],
+    female: FemaleOption,
+    male: MaleOption,
+    out: OutOption = MANIFEST,
+    image_root: Annotated[
+        Path | None, _help("Folder of relative paths. Default: that of FILE.")
+    ] = None,
+    patient: PatientOption = None,
+    chronological: ChronologicalOption = None,
+    chronological_unit: Annotated[
+        str | None, _help("Unit of the chronological age. Default: --age-unit.")
+    ] = None,
+    split: SplitOption = None,
+    sheet: SheetOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Import a table of bone ages with any column names, units and codes."""
+    options = locals()  # they have the names of the importer's arguments
+    from boneage.datasets.importers.table import import_table as run_import
+
+    print_manifest(run_import(**options))
+
+
+@import_app.command("dicom")
+def import_dicom(
+    labels: LabelsOption,
+    age: AgeOption,
+    age_unit: UnitOption,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Folders or DICOM files.")
+    ] = None,
+    out: OutOption = MANIFEST,
+    join: Annotated[
+        str, _help("Key of a radiograph: SOPInstanceUID, AccessionNumber or file.")
+    ] = "SOPInstanceUID",
+    join_column: Annotated[
+        str | None, _help("Column with that key. Default: found by its name.")
+    ] = None,
+    sex: Annotated[
+        str | None, _help("Column with the sex. Default: PatientSex of the header.")
+    ] = None,
+    female: FemaleOption = ["F"],  # noqa: B006 - Typer copies the default
+    male: MaleOption = ["M"],  # noqa: B006
+    split: SplitOption = None,
+    sheet: SheetOption = None,
+    listing: Annotated[
+        Path | None, typer.Option("--list", help="Text file with one path on each line.")
+    ] = None,
+    salt: Annotated[
+        Path | None, _help("Key file of the pseudonyms. Default: OUT.salt, made once.")
+    ] = None,
+    seed: SeedOption = 0,
+    ages: Annotated[str | None, renamed_option("--ages", "--labels")] = None,
+    films: Annotated[
+        str | None, typer.Option("--films", hidden=True, callback=_refuse_films)
+    ] = None,
+) -> None:
+    """Import DICOM radiographs as PNG images under pseudonyms, with a table of labels."""
+    from boneage.datasets.importers.dicom.importer import import_dicom as run_import
+    from boneage.datasets.importers.dicom.labels import LabelTable
+
+    table = LabelTable(
+        labels, age, age_unit, join, join_column, sex, female, male, split=split, sheet=sheet
+    )
+    print_manifest(
+        run_import(paths or [], out, labels=table, listing=listing, salt=salt, seed=seed)
+    )
 
 
 @import_app.command("rsna")
@@ -81,7 +195,7 @@ def import_rsna(folder: DirArgument, out: OutOption = MANIFEST, seed: SeedOption
 
 @import_app.command("rhpe")
 def import_rhpe(folder: DirArgument, out: OutOption = MANIFEST) -> None:
-    """Import RHPE: radiographs of both hands, of which the left one is cut out."""
+    """Import RHPE: radiographs of both hands, of which the left hand is used."""
     from boneage.datasets.importers.rhpe import import_rhpe as run_import
 
     print_manifest(run_import(folder, out))
@@ -90,210 +204,33 @@ def import_rhpe(folder: DirArgument, out: OutOption = MANIFEST) -> None:
 @import_app.command("dha")
 def import_dha(
     folder: DirArgument,
-    readings: Annotated[Path, typer.Option(help="Table with two readings a radiograph.")],
+    readings: LabelsOption,
     out: OutOption = MANIFEST,
-    number: Annotated[str | None, typer.Option(help="Column with the radiograph's number.")] = None,
-    reading_1: Annotated[str | None, typer.Option(help="Column with the first reading.")] = None,
-    reading_2: Annotated[str | None, typer.Option(help="Column with the second reading.")] = None,
-    chronological: Annotated[
-        str | None, typer.Option(help="Column with the time since birth.")
+    number: Annotated[
+        str | None, _help("Column with the radiograph's number. Default: found.")
     ] = None,
-    sex: Annotated[str | None, typer.Option(help="Column compared with the folders' sex.")] = None,
-    patient: Annotated[str | None, typer.Option(help="Column that tells patients apart.")] = None,
+    reading_1: Annotated[
+        str | None, _help("Column with the first reading. Default: found.")
+    ] = None,
+    reading_2: Annotated[
+        str | None, _help("Column with the second reading. Default: found.")
+    ] = None,
+    chronological: ChronologicalOption = None,
+    sex: Annotated[str | None, _help("Column with the sex, compared with the folder's.")] = None,
+    patient: PatientOption = None,
     readings_unit: Annotated[
-        str | None, typer.Option(help="months or years, where the header does not say it.")
+        str | None, _help("Unit of the readings: months or years. Default: the header's.")
     ] = None,
     chronological_unit: Annotated[
-        str | None, typer.Option(help="The same of the time since birth.")
+        str | None, _help("Unit of the chronological age. Default: the header's.")
     ] = None,
     sheet: SheetOption = None,
     seed: SeedOption = 0,
+    old: Annotated[str | None, renamed_option("--readings", "--labels")] = None,
 ) -> None:
-    """Import the Digital Hand Atlas: folders by race, sex and age, and a table of readings."""
+    """Import the Digital Hand Atlas: folders by race, sex and age, and a table of two readings."""
+    options = locals()
+    del options["old"]
     from boneage.datasets.importers.dha import import_dha as run_import
 
-    print_manifest(
-        run_import(
-            folder,
-            out,
-            readings=readings,
-            seed=seed,
-            number=number,
-            reading_1=reading_1,
-            reading_2=reading_2,
-            chronological=chronological,
-            sex=sex,
-            patient=patient,
-            readings_unit=readings_unit,
-            chronological_unit=chronological_unit,
-            sheet=sheet,
-        )
-    )
-
-
-@import_app.command("table")
-def import_table(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, Excel or Parquet.")],
-    image: Annotated[
-        str,
-        typer.Option(help="Column with the image's path, or a pattern such as films/{id}_*.tif."),
-    ],
-    age: AgeOption,
-    age_unit: UnitOption,
-    sex: Annotated[str, typer.Option(help="Column with the sex.")],
-    female: FemaleOption,
-    male: MaleOption,
-    out: OutOption = MANIFEST,
-    image_root: Annotated[
-        Path | None, typer.Option(help="Folder the paths start from; default the file's own.")
-    ] = None,
-    patient: Annotated[str | None, typer.Option(help="Column that tells patients apart.")] = None,
-    chronological: Annotated[
-        str | None, typer.Option(help="Column with the time since birth.")
-    ] = None,
-    chronological_unit: Annotated[
-        str | None, typer.Option(help="Its unit; default the bone age's.")
-    ] = None,
-    split: SplitOption = None,
-    sheet: SheetOption = None,
-    seed: SeedOption = 0,
-) -> None:
-    """Import any table of ages, whatever its columns, units and codes are called."""
-    from boneage.datasets.importers.table import import_table as run_import
-
-    print_manifest(
-        run_import(
-            file,
-            out,
-            image=image,
-            age=age,
-            age_unit=age_unit,
-            sex=sex,
-            female=female,
-            male=male,
-            image_root=image_root,
-            patient=patient,
-            chronological=chronological,
-            chronological_unit=chronological_unit,
-            split=split,
-            sheet=sheet,
-            seed=seed,
-        )
-    )
-
-
-@import_app.command("dicom")
-def import_dicom(
-    ages: Annotated[Path, typer.Option(help="Table with a bone age for each radiograph.")],
-    age: AgeOption,
-    age_unit: UnitOption,
-    paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Folders or DICOM files.")
-    ] = None,
-    out: OutOption = MANIFEST,
-    join: Annotated[
-        str,
-        typer.Option(
-            help="What names a row's radiograph: SOPInstanceUID, AccessionNumber or file."
-        ),
-    ] = "SOPInstanceUID",
-    join_column: Annotated[
-        str | None, typer.Option(help="Column that holds it, if it is called otherwise.")
-    ] = None,
-    sex: Annotated[
-        str | None, typer.Option(help="Column with the sex, where the headers lack it.")
-    ] = None,
-    female: FemaleOption = ["F"],  # noqa: B006 - Typer takes the default as it is
-    male: MaleOption = ["M"],  # noqa: B006
-    split: SplitOption = None,
-    sheet: SheetOption = None,
-    listing: Annotated[
-        Path | None, typer.Option("--list", help="Text file with a path on each line.")
-    ] = None,
-    radiographs: Annotated[
-        Path | None,
-        typer.Option(help="Folder for copies with pixels only, named by pseudonyms."),
-    ] = None,
-    salt: Annotated[
-        Path | None,
-        typer.Option(help="Key of the pseudonyms; default: made once, beside the manifest."),
-    ] = None,
-    seed: SeedOption = 0,
-) -> None:
-    """Import DICOM radiographs from a PACS and a table of ages; nobody is named in the manifest."""
-    from boneage.datasets.importers.dicom import import_dicom as run_import
-
-    print_manifest(
-        run_import(
-            paths or [],
-            out,
-            ages=ages,
-            age=age,
-            age_unit=age_unit,
-            join=join,
-            join_column=join_column,
-            sex=sex,
-            female=female,
-            male=male,
-            split=split,
-            sheet=sheet,
-            listing=listing,
-            radiographs=radiographs,
-            salt=salt,
-            seed=seed,
-        )
-    )
-
-
-def _command(importer: Importer) -> Any:
-    """The verb of somebody else's importer, from its parameters; `out` becomes `--out`.
-
-    Raises:
-        InputError: One of its parameters is of a type that no option can have.
-    """
-    from boneage.datasets.manifest import Manifest
-
-    def run(**arguments: Any) -> None:
-        try:
-            manifest = importer.function(**arguments)
-        except (InputError, typer.Exit, typer.Abort):
-            raise
-        except Exception as error:  # whatever it is, say whose it is
-            what = f"it failed ({type(error).__name__}: {error})"
-            raise InputError(importer.fault(what, "a manifest or an InputError")) from error
-        if not isinstance(manifest, Manifest):
-            what = f"it returned {type(manifest).__name__}"
-            expected = "a Manifest, as boneage.datasets.manifest.write_manifest returns it"
-            raise InputError(importer.fault(what, expected))
-        print_manifest(manifest)
-
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in importer.parameters]
-    out = inspect.Parameter(
-        "out", inspect.Parameter.KEYWORD_ONLY, default=MANIFEST, annotation=OutOption
-    )
-    run.__signature__ = inspect.Signature([*parameters, out])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in [*parameters, out]}
-    text = (inspect.getdoc(importer.function) or "").partition("\n\n")[0]
-    try:
-        return _alone(importer.name, run, text)
-    except Exception as error:  # Typer has no one error for what it can't make an option of
-        what = f"its parameters can't be options ({type(error).__name__}: {error})"
-        expected = "parameters of types that Typer knows: Path, str, int, float, bool, lists"
-        raise InputError(importer.fault(what, expected)) from error
-
-
-def _broken_command(name: str, error: InputError) -> Any:
-    """A verb that is listed with what is wrong with it, and refuses with the same."""
-
-    def refuse() -> None:
-        raise error
-
-    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-    what = "; ".join(fault.what for fault in error.faults)
-    return _alone(name, refuse, f"Broken: {what}", context_settings=anything)
-
-
-def _alone(name: str, function: Callable[..., None], text: str, **settings: Any) -> Any:
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, help=text, **settings)(function)
-    return typer.main.get_command(alone)
+    print_manifest(run_import(**options))

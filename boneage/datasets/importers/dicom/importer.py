@@ -43,11 +43,11 @@ def import_dicom(
     seed: int = 0,
     progress: bool = True,
 ) -> Manifest:
-    """Write a manifest of DICOM radiographs, and their pixels beside it under pseudonyms.
+    """Write a manifest of DICOM radiographs, and their pixels as PNG files under pseudonyms.
 
     Args:
         paths: Folders, searched at any depth, and files.
-        out: The manifest to write. The images go to the folder `<name>-images` beside it.
+        out: The manifest to write. The images go to the folder `<name>-images` next to it.
         labels: The table with a row for each radiograph. Radiographs without a row are left out
             and counted.
         listing: Text file with one path on each line (relative to it), in addition to `paths`.
@@ -110,7 +110,7 @@ def import_dicom(
 
 
 def images_folder(out: Path) -> Path:
-    """Return the folder for the images of a manifest: `cohort-images` beside `cohort.csv`."""
+    """Return the folder for the images of a manifest: `cohort-images` next to `cohort.csv`."""
     return out.with_name(f"{out.stem}-images")
 
 
