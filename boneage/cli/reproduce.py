@@ -8,74 +8,64 @@ from typing import Annotated
 
 import typer
 
-from boneage.cli.output import JsonOption, print_json
+from boneage.cli.output import (
+    JsonOption,
+    RecipeSeedOption,
+    SetOption,
+    format_table,
+    log,
+    print_json,
+)
 
 
 def reproduce(
     recipe: Annotated[
-        str,
-        typer.Argument(metavar="RECIPE", help="Of experiments/, by name, or a recipe's path."),
+        str, typer.Argument(metavar="RECIPE", help="Recipe: a path, or a name in experiments/.")
     ],
     data: Annotated[
-        Path,
-        typer.Option(help="The challenge's set, official or Kaggle's, unpacked; or a manifest."),
+        Path, typer.Option(help="Unpacked RSNA set (official or Kaggle's), or a manifest.")
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="The run folder to make, or to go on with.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Replaces the recipe's seed.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="As in --set model.weights=none."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Name it again to continue.")] = None,
+    seed: RecipeSeedOption = None,
+    overrides: SetOption = None,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Say what there is and what it will take, and stop."),
+        bool, typer.Option("--dry-run", help="Show the data and the estimated cost, then stop.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a published number again: import, check, train, evaluate and compare.
+    """Reproduce a published number: import, check, train, evaluate and compare.
 
-    Hours and disk are estimated first. Ctrl-C and SIGTERM lose nothing: the same command goes on.
+    Hours and disk space are estimated first. To continue after an interruption, repeat the
+    command.
     """
-    from boneage.evaluation.published import as_text
+    from boneage.evaluation.published import TITLES, explain_rows, table_cells
     from boneage.runtime.cpu_settings import import_keras, keep_freed_memory
-    from boneage.training.series.reproduction import find_recipe, read_published_recipe
-    from boneage.training.series.reproduction import reproduce as run_reproduction
+    from boneage.training.series import reproduction
     from boneage.training.stop_signals import Stop, Terminated
 
     keep_freed_memory()
-    path = find_recipe(recipe)
-    resolved = read_published_recipe(path, overrides or (), seed=seed)
+    path = reproduction.find_recipe(recipe)
+    resolved = reproduction.read_published_recipe(path, overrides or (), seed=seed)
     runs = Path(os.environ.get("BONEAGE_RUNS") or "runs")
     folder = out or runs / f"{resolved.name}-seed{resolved.seed}"
     stop = Stop()
+    options = {"progress": not as_json, "dry_run": dry_run}
     with stop.listening():
         try:
             import_keras()
-            document = run_reproduction(
-                resolved,
-                path,
-                data,
-                folder,
-                say=_say,
-                progress=not as_json,
-                dry_run=dry_run,
-                stop=stop,
+            document = reproduction.reproduce(
+                resolved, path, data, folder, log=log, stop=stop, **options
             )
         except KeyboardInterrupt:
-            _say("interrupted: the same command goes on where it stopped")
+            log("interrupted. Repeat the command to continue.")
             raise  # Typer exits with 130
         except Terminated:
-            _say("terminated: the same command goes on where it stopped")
+            log("terminated. Repeat the command to continue.")
             return
     if as_json:
         print_json(document)
         return
-    typer.echo(as_text(document["rows"]))
+    rows = document["rows"]
+    typer.echo("\n".join([format_table(TITLES, table_cells(rows)), *explain_rows(rows)]))
     for name, file in document.get("files", {}).items():
         typer.echo(f"{name}: {file}")
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
