@@ -186,11 +186,23 @@ def import_dicom(
 
 
 @import_app.command("rsna")
-def import_rsna(folder: DirArgument, out: OutOption = MANIFEST, seed: SeedOption = 0) -> None:
+def import_rsna(
+    folder: DirArgument,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPLIT=FILE",
+            help="Table of a split; may be repeated. Default: found by its columns.",
+        ),
+    ] = None,
+    out: OutOption = MANIFEST,
+    seed: SeedOption = 0,
+) -> None:
     """Import the RSNA 2017 challenge set: the official archives, or Kaggle's copy."""
     from boneage.datasets.importers.rsna import import_rsna as run_import
+    from boneage.datasets.importers.rsna import parse_labels
 
-    print_manifest(run_import(folder, out, seed=seed))
+    print_manifest(run_import(folder, out, labels=parse_labels(labels or []), seed=seed))
 
 
 @import_app.command("rhpe")

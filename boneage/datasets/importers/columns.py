@@ -40,6 +40,13 @@ def radiograph_number(text: str) -> str:
     return (name.lstrip("0") or "0") if name.isascii() and name.isdigit() else name
 
 
+def sex_codes(column: str) -> tuple[dict[str, str], str]:
+    """Return what a column of that name may say for F and M, and the same in words."""
+    if fold(column) == "male":
+        return SEX_WORDS | MALE_FLAGS, "True (boy) or False (girl)"
+    return SEX_WORDS, "M or F"
+
+
 def sex_findings(
     cells: Cells, column: str, codes: Mapping[str, str], expected: str
 ) -> list[Finding]:

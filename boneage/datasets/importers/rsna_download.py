@@ -1,7 +1,7 @@
-"""The RSNA 2017 challenge's public archives: fetched, unpacked, counted and imported.
+"""Download the RSNA 2017 challenge's archives, unpack them and import them.
 
-Everything that was done stays done: a broken transfer is taken up where it stopped, an archive that
-was unpacked is not fetched again, and archives that somebody fetched by hand are used.
+Nothing is done twice: a transfer that broke off resumes, an unpacked archive is not downloaded
+again, and archives that somebody downloaded by hand are used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from urllib.parse import quote_plus
 import requests
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -28,33 +30,32 @@ from rich.progress import (
 )
 
 from boneage.datasets.importers.archives import (
-    Advance,
+    SPARE_BYTES,
     DamagedArchiveError,
-    require_room,
     unpack,
     unpacked_bytes,
 )
 from boneage.datasets.importers.http_download import (
+    Advance,
     Remote,
     ask,
-    bytes_here,
+    cause_of,
     fetch,
-    part_of,
+    received,
     record_of,
-    why_unreachable,
+    write_fault,
 )
 from boneage.datasets.importers.rsna import import_rsna
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 
 OFFICIAL = "https://s3.amazonaws.com/east1.public.rsna.org/AI/2017/"
-ARCHIVES = (
+ARCHIVES = (  # largest first: then the disk needs the least room at once
     "Bone Age Training Set",
     "Bone Age Validation Set",
     "Bone Age Test Set",
     "Bone Age Training Set Annotations",
 )
-"""Largest first: what the disk must hold at once is least that way."""
 KAGGLE_DATASET = "kmader/rsna-bone-age"
 TERMS = (
     "non-commercial research only; no redistribution of the images, or of tables made from them "
@@ -65,9 +66,8 @@ _TERMS_PAGES = {
     "rsna": "https://www.rsna.org/rsnai/ai-image-challenge/RSNA-Pediatric-Bone-Age-Challenge-2017",
     "kaggle": f"https://www.kaggle.com/datasets/{KAGGLE_DATASET}",
 }
-_KAGGLE_BYTES = 21_000_000_000  # its one archive, and what that unpacks to, at once
-_GROWTH = 1.05  # PNG files hardly get smaller in an archive; the annotations are small anyway
-_KAGGLE_CACHE = "KAGGLEHUB_CACHE"
+KAGGLE_BYTES = 21_000_000_000  # Kaggle's one archive, and what it unpacks to
+_GROWTH = 1.05  # PNG files hardly shrink in an archive
 
 
 def download_rsna(
@@ -80,134 +80,95 @@ def download_rsna(
     base_url: str = OFFICIAL,
     keep_archives: bool = False,
 ) -> Manifest:
-    """Fetches the dataset into a folder and imports it to `out/manifest.csv`.
+    """Download the dataset into a folder and import it to `out/manifest.csv`.
 
     Args:
-        out: The folder; what is there already of the dataset is not fetched again.
-        source: `rsna` for the challenge's own archives, with its validation and test sets;
-            `kaggle` for its training images from Kaggle.
-        accept_terms: Whether the user accepts the dataset's terms; nothing is done otherwise.
-        seed: Of the split, where it is not the official one.
+        out: The folder. What it already holds of the dataset is not downloaded again.
+        source: `rsna` for the challenge's archives, with its validation and test sets; `kaggle`
+            for its training images from Kaggle.
+        accept_terms: Whether the user accepts the dataset's terms. Nothing is done otherwise.
+        seed: Seed of the split, where there is no official one.
         progress: Show progress on standard error.
-        base_url: Where the archives are.
-        keep_archives: Keep those that were fetched here after they were unpacked, too. Archives
-            that somebody else put there always stay.
+        base_url: Address of the archives.
+        keep_archives: Keep the archives after unpacking. Archives put there by hand always stay.
 
     Raises:
-        InputError: The terms are not accepted, the disk is too small, there is no network, a
-            server or an archive is at fault, or what came can't be imported.
+        InputError: The terms are not accepted, the disk is too small, the network or an archive is
+            at fault, or the images can't be imported.
     """
     out = Path(out)
-    _check_request(source, accept_terms)
-    with _alone(out):
-        if source == "kaggle":
-            return _from_kaggle(out, seed=seed, progress=progress)
-        try:
-            _fetch_and_unpack(out, base_url, keep=keep_archives, progress=progress)
-        except KeyboardInterrupt:
-            _say(
-                f"Interrupted. What has come is kept in {out}; to go on: {_command(out)}", progress
-            )
-            raise
-        return import_rsna(out, out / "manifest.csv", seed=seed, progress=progress)
-
-
-def _check_request(source: str, accept_terms: bool) -> None:
     if source not in _TERMS_PAGES:
-        raise InputError(
-            Fault(
-                "source",
-                f"{source!r}",
-                "Name one of the two with --source.",
-                expected="rsna or kaggle",
-            )
-        )
+        raise InputError(Fault("--source", f"unknown source {source!r}", "Pass rsna or kaggle."))
     if not accept_terms:
-        raise InputError(
-            Fault(
-                f"the dataset's terms ({TERMS})",
-                "they are not accepted",
-                f"Read them at {_TERMS_PAGES[source]} and add --accept-terms.",
-                expected="your consent before anything is fetched",
-            )
-        )
+        what = f"the dataset's terms are not accepted ({TERMS})"
+        fix = f"Read them at {_TERMS_PAGES[source]}. To accept them, add --accept-terms."
+        raise InputError(Fault("terms", what, fix))
+    with _lock(out):
+        try:
+            if source == "kaggle":
+                folder = _download_from_kaggle(out, progress)
+            else:
+                folder = _download_archives(out, base_url, keep=keep_archives, progress=progress)
+        except KeyboardInterrupt:
+            _print(f"Interrupted. Everything received is kept in {out}.", progress)
+            _print(f"To resume: {_command(out, source)}", progress)
+            raise
+        return import_rsna(folder, out / "manifest.csv", seed=seed, progress=progress)
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Makes the folder and holds it: two runs at once would write the same parts."""
+def _lock(out: Path) -> Iterator[None]:
+    """Make the folder and lock it: two downloads at once would write the same files."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".boneage-download.lock")
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(
-            Fault(
-                str(out),
-                "another download into it is running",
-                "Wait for that one, or name another folder.",
-                expected="one at a time",
-            )
-        ) from None
+        what = "another download into this folder is running"
+        raise InputError(Fault(str(out), what, "Wait for it, or name another folder.")) from None
     except OSError as error:
-        raise InputError(
-            Fault(
-                str(out),
-                f"it can't be written to ({error.strerror or error})",
-                "Name another folder.",
-                expected="a writable folder",
-            )
-        ) from None
+        raise InputError(write_fault(out, error)) from None
     try:
         yield
     finally:
         lock.release()
 
 
-def _fetch_and_unpack(out: Path, base_url: str, *, keep: bool, progress: bool) -> None:
+def _download_archives(out: Path, base_url: str, *, keep: bool, progress: bool) -> Path:
     missing = [name for name in ARCHIVES if not (out / name).is_dir()]
-    here = _archives_here(out)
+    by_hand = _archives_by_hand(out)
     with requests.Session() as session:
-        wanted = [name for name in missing if name not in here]
-        remotes = _ask_all(session, wanted, out, base_url)
-        _require_room(out, missing, here, remotes, keep=keep)
+        remotes = _ask_all(
+            session, [name for name in missing if name not in by_hand], out, base_url
+        )
+        if missing:
+            needed = _needed_bytes(out, missing, by_hand, remotes, keep=keep)
+            _print(f"This needs {decimal(needed)} of free disk space while it runs.", progress)
+            _require_space(out, needed)
         for name in missing:
-            archive = here.get(name) or out / f"{name}.zip"
+            part = out / f"{name}.zip.part"
             if name in remotes:
-                with _bar(f"Fetching {name}", remotes[name].size, progress) as advance:
-                    fetch(session, remotes[name], archive, advance=advance)
-            _unpack_one(archive, out / name, keep=keep, progress=progress)
+                with _bar(f"Downloading {name}", remotes[name].size, progress) as advance:
+                    fetch(session, remotes[name], part, advance=advance)
+            archive = by_hand.get(name, part)
+            try:
+                with _bar(f"Unpacking {name}", unpacked_bytes(archive), progress) as advance:
+                    unpack(archive, out / name, advance=advance)
+            except DamagedArchiveError as error:
+                if archive != part:
+                    raise
+                part.unlink()
+                fix = "The archive was removed. Run the same command again to download it."
+                raise InputError([replace(fault, fix=fix) for fault in error.faults]) from None
+            if keep and archive == part:
+                part.replace(out / f"{name}.zip")
+            part.unlink(missing_ok=True)
+            record_of(part).unlink(missing_ok=True)
+    return out
 
 
-def _unpack_one(archive: Path, folder: Path, *, keep: bool, progress: bool) -> None:
-    ours = _is_ours(archive)
-    try:
-        with _bar(f"Unpacking {folder.name}", unpacked_bytes(archive), progress) as advance:
-            unpack(archive, folder, advance=advance)
-    except DamagedArchiveError as error:
-        if not ours:
-            raise
-        archive.unlink()
-        record_of(archive).unlink()
-        faults = [
-            replace(fault, fix="It was removed: run the same command again to fetch it anew.")
-            for fault in error.faults
-        ]
-        raise InputError(faults) from None
-    if ours and not keep:
-        archive.unlink()
-    begun = folder.with_name(f"{folder.name}.zip")  # a part, too, if someone fetched it by hand
-    for left in (record_of(begun), part_of(begun)):
-        left.unlink(missing_ok=True)
-
-
-def _is_ours(archive: Path) -> bool:
-    """Whether it was fetched here: only such a one has a record, and no part any more."""
-    return record_of(archive).exists() and not part_of(archive).exists()
-
-
-def _archives_here(out: Path) -> dict[str, Path]:
-    """Whole archives in the folder, as browsers and wget call them: with blanks or with pluses."""
+def _archives_by_hand(out: Path) -> dict[str, Path]:
+    """Return the whole archives in the folder; browsers name them with blanks or with pluses."""
     plain = {re.sub(r"[ +_]+", " ", path.stem): path for path in sorted(out.glob("*.zip"))}
     return {name: plain[name] for name in ARCHIVES if name in plain}
 
@@ -220,60 +181,55 @@ def _ask_all(
         return {name: ask(session, url) for name, url in urls.items()}
     except InputError as error:
         listed = "".join(f"\n  {url}" for url in urls.values())
-        by_hand = Fault(
-            str(out),
-            f"archives are missing: {', '.join(names)}",
-            f"To do it by hand, fetch these with a browser or on another machine:{listed}\n"
-            f"put them into {out} as they are, still packed, and run: {_command(out)}",
-            expected="a network, or the archives in this folder",
+        fix = (
+            f"To do it by hand, download these with a browser or on another machine:{listed}\n"
+            f"Put them into {out} without unpacking them, and run: {_command(out)}"
         )
+        by_hand = Fault(str(out), f"archives are missing: {', '.join(names)}", fix)
         raise InputError([*error.faults, by_hand]) from None
 
 
-def _require_room(
+def _needed_bytes(
     out: Path,
     missing: Sequence[str],
-    here: Mapping[str, Path],
+    by_hand: Mapping[str, Path],
     remotes: Mapping[str, Remote],
     *,
     keep: bool,
-) -> None:
-    """Sees that the disk holds the most that will be on it at once."""
+) -> int:
+    """Return the most bytes that archives and images will need at once."""
     most = now = 0
     for name in missing:
-        if remote := remotes.get(name):
-            size = remote.size
-            now += size - bytes_here(remote, out / f"{name}.zip")
-        else:
-            size = here[name].stat().st_size
-        grown = int(size * _GROWTH)
-        inner = grown if name == "Bone Age Validation Set" else 0  # has archives in it
-        most = max(most, now + grown + inner)
-        now += grown
-        if not keep and (remote or _is_ours(here[name])):
-            now -= size
-    if missing:
-        require_room(out, most, "for the archives that are missing and what they unpack to")
+        remote = remotes.get(name)
+        size = remote.size if remote else by_hand[name].stat().st_size
+        if remote:
+            now += size - received(remote, out / f"{name}.zip.part")
+        unpacked = int(size * _GROWTH)
+        inner = unpacked if name == "Bone Age Validation Set" else 0  # holds archives
+        most = max(most, now + unpacked + inner)
+        now += unpacked - (size if remote and not keep else 0)
+    return most + SPARE_BYTES
 
 
-def _from_kaggle(out: Path, *, seed: int, progress: bool) -> Manifest:
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        what = f"its disk has {decimal(free)} of free space, but {decimal(needed)} are needed"
+        raise InputError(Fault(str(folder), what, "Free some space, or name another folder."))
+
+
+def _download_from_kaggle(out: Path, progress: bool) -> Path:
     try:
         import kagglehub
         from kagglehub import exceptions
     except ImportError:
-        raise InputError(
-            Fault(
-                "source kaggle",
-                "the package kagglehub is not installed",
-                "Install it with: pip install kagglehub",
-                expected="the extra that brings it",
-            )
-        ) from None
+        what, fix = "the package kagglehub is not installed", "Install it: pip install kagglehub"
+        raise InputError(Fault("--source kaggle", what, fix)) from None
     cache = out / "kaggle"
     if not any(cache.glob("**/*.complete")):
-        require_room(out, _KAGGLE_BYTES, "for Kaggle's archive and what it unpacks to")
-    # All that kagglehub itself raises; it shares no base.
-    refusals = (
+        _print(f"This needs {decimal(KAGGLE_BYTES)} of free disk space while it runs.", progress)
+        _require_space(out, KAGGLE_BYTES)
+    refusals = (  # all that kagglehub raises by itself; they share no base
         exceptions.UnauthenticatedError,
         exceptions.CredentialError,
         exceptions.KaggleEnvironmentError,
@@ -281,58 +237,32 @@ def _from_kaggle(out: Path, *, seed: int, progress: bool) -> Manifest:
         exceptions.BackendError,
         exceptions.DataCorruptionError,
     )
+    before = os.environ.get("KAGGLEHUB_CACHE")
+    os.environ["KAGGLEHUB_CACHE"] = str(cache.resolve())  # the only way to name its folder
     try:
-        with _environment(_KAGGLE_CACHE, str(cache.resolve())):
-            folder = Path(kagglehub.dataset_download(KAGGLE_DATASET))
-    except KeyboardInterrupt:
-        _say(f"Interrupted. To go on: {_command(out)} --source kaggle", progress)
-        raise
+        return Path(kagglehub.dataset_download(KAGGLE_DATASET))
     except (requests.RequestException, *refusals) as error:
-        raise InputError(_kaggle_fault(out, error)) from None
+        text = cause_of(error) if isinstance(error, requests.RequestException) else str(error)
+        what = f"it can't be downloaded ({(text.strip() or type(error).__name__).splitlines()[0]})"
+        folder = shlex.quote(str(out))
+        fix = (
+            "Log in with a token from https://www.kaggle.com/settings, in ~/.kaggle/kaggle.json or "
+            "in KAGGLE_USERNAME and KAGGLE_KEY. Then run the same command again. To do it by hand, "
+            f"download {_TERMS_PAGES['kaggle']} with a browser, unpack it to {folder}, and run: "
+            f"boneage data import rsna {folder} --out {folder}/manifest.csv"
+        )
+        raise InputError(Fault(f"Kaggle's {KAGGLE_DATASET}", what, fix)) from None
     except OSError as error:
-        raise InputError(
-            Fault(
-                str(error.filename or cache),
-                f"it can't be written ({error.strerror or error})",
-                "Make room and run the same command again.",
-                expected="a writable folder with room in it",
-            )
-        ) from None
-    return import_rsna(folder, out / "manifest.csv", seed=seed, progress=progress)
-
-
-def _kaggle_fault(out: Path, error: Exception) -> Fault:
-    text = why_unreachable(error) if isinstance(error, requests.RequestException) else str(error)
-    lines = text.strip().splitlines() or [type(error).__name__]
-    return Fault(
-        f"Kaggle's {KAGGLE_DATASET}",
-        f"it can't be fetched ({lines[0][:200]})",
-        "Log in with a token from https://www.kaggle.com/settings (in ~/.kaggle/kaggle.json or "
-        "KAGGLE_USERNAME and KAGGLE_KEY) and run the same command again; or, by hand, download "
-        f"{_TERMS_PAGES['kaggle']} with a browser, unpack it to {out} and run: "
-        f"boneage data import rsna {shlex.quote(str(out))} "
-        f"--out {shlex.quote(str(out / 'manifest.csv'))}",
-        expected="a network, and an account where Kaggle asks for one",
-    )
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Sets a variable for a while: kagglehub takes its folder from nowhere else, and resumes."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
+        raise InputError(write_fault(cache, error)) from None
     finally:
         if before is None:
-            del os.environ[name]
+            del os.environ["KAGGLEHUB_CACHE"]
         else:
-            os.environ[name] = before
+            os.environ["KAGGLEHUB_CACHE"] = before
 
 
 @contextmanager
 def _bar(what: str, total: int, progress: bool) -> Iterator[Advance]:
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -340,15 +270,16 @@ def _bar(what: str, total: int, progress: bool) -> Iterator[Advance]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not progress) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
 
 
-def _say(text: str, progress: bool) -> None:
+def _print(text: str, progress: bool) -> None:
     if progress:
         Console(stderr=True).print(text, markup=False, soft_wrap=True)
 
 
-def _command(out: Path) -> str:
-    return f"boneage data download rsna {shlex.quote(str(out))} --accept-terms"
+def _command(out: Path, source: str = "rsna") -> str:
+    option = "" if source == "rsna" else f" --source {source}"
+    return f"boneage data download rsna {shlex.quote(str(out))}{option} --accept-terms"

@@ -1,20 +1,28 @@
 from __future__ import annotations
 
+import csv
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import openpyxl
 import pytest
 
-from boneage.datasets.importers.rsna import import_rsna
-from boneage.datasets.manifest import read_manifest
+from boneage.datasets.importers.rsna import import_rsna, parse_labels
+from boneage.datasets.manifest import Manifest, read_manifest
+from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 
-REAL = Path(os.environ.get("BONEAGE_REAL", Path(__file__).parents[3] / "shared" / "real"))
+REAL = Path(os.environ.get("BONEAGE_REAL", Path(__file__).parents[4] / "shared" / "real"))
+TRAIN = "train.csv"
+VAL = "Bone Age Validation Set/Validation Dataset.csv"
+TEST = "Bone Age Test Set/Bone age ground truth.xlsx"
+TRAIN_IDS, VAL_IDS, TEST_IDS = range(1400, 1430), range(1386, 1398), range(4360, 4366)
 
 
 def kaggle(root: Path, *, count: int = 40, nested: int = 2) -> Path:
-    """The tree that Kaggle's archive unpacks to, its images no more than a name."""
+    """The tree of Kaggle's archive, its images no more than a name."""
     images = root.joinpath(*["boneage-training-dataset"] * nested)
     images.mkdir(parents=True)
     rows = ["id,boneage,male"]
@@ -25,199 +33,356 @@ def kaggle(root: Path, *, count: int = 40, nested: int = 2) -> Path:
     return root
 
 
-def faults(folder: Path, out: Path) -> list[str]:
+@pytest.fixture
+def official(official_tree: Path, tmp_path: Path) -> Path:
+    """The official archives unpacked, to be changed by a test."""
+    return shutil.copytree(official_tree, tmp_path / "rsna")
+
+
+def run(folder: Path, labels: Mapping[str, Path] | None = None, seed: int = 0) -> Manifest:
+    out = folder.parent / "out" / "manifest.csv"
+    return import_rsna(folder, out, labels=labels, seed=seed, progress=False)
+
+
+def faults(folder: Path, labels: Mapping[str, Path] | None = None) -> list[str]:
     with pytest.raises(InputError) as caught:
-        import_rsna(folder, out, progress=False)
-    assert not out.exists(), "something was written though there are faults"
+        run(folder, labels)
+    assert not (folder.parent / "out").exists(), "something was written though there are faults"
     return [str(fault) for fault in caught.value.faults]
 
 
-@pytest.mark.parametrize("nested", [0, 1, 2])
-def test_the_kaggle_layout_is_imported_however_it_is_nested(tmp_path: Path, nested: int) -> None:
-    folder = kaggle(tmp_path / "kaggle", nested=nested)
-    manifest = import_rsna(folder, tmp_path / "new" / "manifest.csv", progress=False)
+def counts(manifest: Manifest) -> dict[str, int]:
+    return {str(k): int(v) for k, v in manifest.table["split"].value_counts().items()}
 
+
+def read_rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def write_rows(path: Path, *rows: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("nested", [0, 1, 2])
+def test_the_kaggle_layout_is_imported_at_any_depth(tmp_path: Path, nested: int) -> None:
+    manifest = run(kaggle(tmp_path / "kaggle", nested=nested))
     table = manifest.table
-    assert len(manifest) == 40
-    assert table["split"].value_counts().to_dict() == {"train": 32, "val": 4, "test": 4}
+    assert counts(manifest) == {"train": 32, "val": 4, "test": 4}
     assert set(table["source"]) == {"rsna-kaggle"}
     first = table.iloc[0]
     assert (first["image_id"], first["age_months"], first["sex"]) == ("1377", 12.0, "F")
     assert table.iloc[1]["sex"] == "M"
     assert not Path(first["image"]).is_absolute()
-    assert manifest.image_paths()[0].name == "1377.png"
+    assert all(path.is_file() for path in manifest.image_paths())
     assert read_manifest(manifest.path).table.equals(table)
+    assert "40 labelled images; the challenge's training set has 12,611." in manifest.notes
+    assert any("no official validation or test set" in note for note in manifest.notes)
 
 
-def test_notes_tell_counts_and_that_the_split_is_not_the_official_one(tmp_path: Path) -> None:
-    notes = import_rsna(kaggle(tmp_path), tmp_path / "manifest.csv", progress=False).notes
-    assert "40 labelled images; the challenge's training set has 12,611." in notes
-    assert any("no official validation or test set" in note for note in notes)
+def test_the_official_layout_is_imported_as_its_archives_unpack(official: Path) -> None:
+    manifest = run(official)
+    table = manifest.table.set_index("image_id")
+    assert counts(manifest) == {"train": 30, "val": 12, "test": 6}
+    assert set(table["source"]) == {"rsna-official"}
+    assert [int(name) for name in table.index] == [*TRAIN_IDS, *VAL_IDS, *TEST_IDS]
+    for name, split in ((1400, "train"), (1386, "val"), (1397, "val"), (4360, "test")):
+        radiograph, row = phantom(0, name, 64), table.loc[str(name)]
+        assert (row["split"], row["sex"]) == (split, radiograph.sex)
+        assert row["age_months"] == radiograph.age_months + (0.37 if split == "test" else 0)
+        assert Path(row["image"]).stem == str(name)
+    assert "12 labelled images; the challenge's validation set has 1,425." in manifest.notes
+    assert "Training, validation and test are the challenge's own." in manifest.notes
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = kaggle(tmp_path / "kaggle")
-    out = tmp_path / "manifest.csv"
-    digests = [import_rsna(folder, out, seed=s, progress=False).digest for s in (0, 0, 1)]
-    assert digests[0] == digests[1] != digests[2]
+    one, again, other = (run(folder, seed=seed).digest for seed in (0, 0, 1))
+    assert one == again != other
 
 
 def test_manifest_and_dataset_move_together(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path / "old" / "kaggle")
-    import_rsna(folder, tmp_path / "old" / "manifest.csv", progress=False)
+    run(kaggle(tmp_path / "old" / "kaggle"))
     shutil.move(tmp_path / "old", tmp_path / "new")
-    assert len(read_manifest(tmp_path / "new" / "manifest.csv")) == 40
+    assert len(read_manifest(tmp_path / "new" / "out" / "manifest.csv")) == 40
 
 
-def test_a_manifest_inside_the_dataset_is_not_taken_for_labels(tmp_path: Path) -> None:
+def test_a_manifest_inside_the_dataset_is_not_read_as_labels(tmp_path: Path) -> None:
     folder = kaggle(tmp_path)
     for _ in range(2):
         assert len(import_rsna(folder, folder / "manifest.csv", progress=False)) == 40
 
 
-def test_a_dataset_behind_links_is_followed_once(tmp_path: Path) -> None:
+def test_links_are_followed_once_and_litter_is_ignored(tmp_path: Path) -> None:
     folder = kaggle(tmp_path / "store")
     (folder / "boneage-training-dataset" / "up").symlink_to(folder, target_is_directory=True)
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "1377.png").touch()
+    (folder / "._boneage-training-dataset.csv").write_bytes(b"\x00\x05\x16\x07\xff")
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    manifest = import_rsna(tmp_path / "link", tmp_path / "out" / "manifest.csv", progress=False)
-    assert all(path.is_file() for path in manifest.image_paths())
+    assert all(path.is_file() for path in run(tmp_path / "link").image_paths())
 
 
-@pytest.mark.parametrize("header", ["id,boneage,male", "ID,Male,Boneage", "Image ID,Bone Age,MALE"])
 @pytest.mark.parametrize("codes", [("True", "False"), ("TRUE", "FALSE"), ("1", "0"), ("M", "F")])
-def test_headers_and_codes_in_their_known_variants(
-    tmp_path: Path, header: str, codes: tuple[str, str]
-) -> None:
-    male_last = header.lower().endswith("male")
-    rows = [
-        f"{name}.png,90,{code}" if male_last else f"{name}.0,{code},90"
-        for name, code in zip((1377, 1378), codes, strict=True)
-    ]
-    (tmp_path / "labels.csv").write_text("\n".join([header, *rows]))
-    for name in (1377, 1378):
-        (tmp_path / f"{name}.png").touch()
-    table = import_rsna(tmp_path, tmp_path / "out" / "manifest.csv", progress=False).table
+def test_ids_and_sexes_in_their_known_forms(tmp_path: Path, codes: tuple[str, str]) -> None:
+    folder = kaggle(tmp_path / "k", count=2)
+    rows = f"ID,Male,Boneage\n1377.png,{codes[0]},90\n1378.0,{codes[1]},90\n"
+    (folder / "boneage-training-dataset.csv").write_text(rows)
+    table = run(folder).table
     assert table["image_id"].tolist() == ["1377", "1378"]
     assert table["sex"].tolist() == ["M", "F"]
 
 
-def test_1_is_refused_where_nothing_says_that_it_means_male(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path, count=2)
-    (folder / "boneage-training-dataset.csv").write_text("id,boneage,sex\n1377,90,1\n1378,90,F\n")
-    found = faults(folder, tmp_path / "manifest.csv")
-    assert len(found) == 1
-    assert "row 2 (id 1377): sex is '1'; expected M or F" in found[0]
+def merge_all(root: Path) -> None:
+    (root / "all").mkdir()
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            path.rename(root / "all" / path.name)
 
 
-def test_rows_without_an_image_are_a_fault_never_dropped(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path)
+def nest_all(root: Path) -> None:
+    shutil.move(root, root.parent / "moved")
+    shutil.move(root.parent / "moved", root / "download" / "rsna" / "rsna")
+
+
+def rename_folders(root: Path) -> None:
+    (root / "boneage-training-dataset").rename(root / "images")
+    (root / "Bone Age Validation Set").rename(root / "Neuer Ordner (2)")
+    (root / TRAIN).rename(root / "labels of 2017.csv")
+
+
+@pytest.mark.parametrize("rearrange", [merge_all, nest_all, rename_folders])
+def test_tables_are_found_by_columns_and_images_by_id(
+    official: Path, rearrange: Callable[[Path], None]
+) -> None:
+    columns = ["image_id", "age_months", "sex", "split", "source"]
+    before = run(official).table[columns]
+    rearrange(official)
+    after = run(official)
+    assert after.table[columns].equals(before)
+    assert all(path.is_file() for path in after.image_paths())
+
+
+def test_test_ids_make_a_table_the_test_set(official: Path) -> None:
+    (official / TEST).unlink()
+    rows = [(name, 90.5, "True") for name in TEST_IDS]
+    write_rows(official / "some.csv", ("id", "boneage", "male"), *rows)
+    manifest = run(official)
+    assert counts(manifest) == {"train": 30, "val": 12, "test": 6}
+    assert set(manifest.table["source"]) == {"rsna-official"}
+
+
+def test_other_columns_need_the_option_labels(official: Path) -> None:
+    rows = read_rows(official / TRAIN)[1:]
+    (official / TRAIN).unlink()
+    sexes = {"True": "M", "False": "F"}
+    mine = [(f"{name}.png", sexes[male], age) for name, age, male in rows]
+    write_rows(official / "mine.csv", ("filename", "gender", "bone_age"), *mine)
+    text = "\n".join(faults(official))
+    assert "its columns don't say which split it labels: filename, gender, bone_age" in text
+    assert "--labels train=FILE" in text
+
+    labels = {"train": official / "mine.csv", "val": official / VAL}
+    manifest = run(official, labels)
+    assert counts(manifest) == {"train": 27, "val": 12, "test": 3}
+    assert set(manifest.table["source"]) == {"rsna-own-labels", "rsna-seeded-test"}
+    assert any("6 images have no row" in note for note in manifest.notes)
+    assert any("named with --labels" in note for note in manifest.notes)
+
+
+def test_faults_of_named_tables_come_at_once(official: Path) -> None:
+    write_rows(official / "val.csv", ("id", "bonage", "male"), (1400, 90, "True"))
+    text = "\n".join(
+        faults(official, {"train": official / "none.csv", "val": official / "val.csv"})
+    )
+    assert "none.csv: there is no such file" in text
+    assert "Did you mean 'bonage'?" in text
+
+
+def test_the_option_labels_is_parsed() -> None:
+    assert parse_labels(["train=a=b.csv", "test=c.xlsx"]) == {
+        "train": Path("a=b.csv"),
+        "test": Path("c.xlsx"),
+    }
+    for texts in (["train"], ["train="], ["dev=a.csv"], ["val=a.csv", "val=b.csv"]):
+        with pytest.raises(InputError, match="--labels"):
+            parse_labels(texts)
+
+
+@pytest.mark.parametrize("name", ["my_val.csv", "test.csv"])
+def test_a_name_that_contradicts_the_columns_is_refused(official: Path, name: str) -> None:
+    (official / TRAIN).rename(official / name)
+    assert "but its name says" in faults(official)[0]
+
+
+def test_test_images_among_the_others_are_refused(official: Path) -> None:
+    with (official / TRAIN).open("a") as file:
+        file.write("4361,100,True\n")
+    assert "train.csv: 1 of its ids are official test images" in faults(official)[0]
+    assert "1 of its ids are official" in faults(official, {"train": official / TRAIN})[0]
+
+
+def test_an_official_test_table_with_other_ids_is_refused(official: Path) -> None:
+    book = openpyxl.load_workbook(official / TEST)
+    book.active.append([1400, "M", 90.5])
+    book.save(official / TEST)
+    assert "1 of its 7 ids are not in the official test set" in faults(official)[0]
+
+
+def test_an_id_in_two_splits_is_refused(official: Path) -> None:
+    with (official / VAL).open("a") as file:
+        file.write("1400,TRUE,100\n")
+    [text] = faults(official)
+    assert "row 14 (Image ID 1400): id 1400 is in train.csv too" in text
+
+
+@pytest.mark.parametrize(
+    ("absent", "kept", "word"), [("val", "test", "validation"), ("test", "val", "test")]
+)
+def test_a_tenth_of_the_training_images_replaces_an_absent_split(
+    official: Path, absent: str, kept: str, word: str
+) -> None:
+    shutil.rmtree(official / Path(VAL if absent == "val" else TEST).parent)
+    manifest = run(official)
+    assert counts(manifest) == {"train": 27, absent: 3, kept: {"val": 12, "test": 6}[kept]}
+    table = manifest.table.set_index("split")
+    assert {int(name) for name in table.loc[absent, "image_id"]} < set(TRAIN_IDS)
+    assert set(table.loc[absent, "source"]) == {f"rsna-seeded-{absent}"}
+    assert set(table.loc[["train", kept], "source"]) == {"rsna-official"}
+    assert any(f"There is no official {word} set" in note for note in manifest.notes)
+
+
+def test_official_training_images_alone_get_a_seeded_split(official: Path) -> None:
+    for path in (VAL, TEST):
+        shutil.rmtree(official / Path(path).parent)
+    manifest = run(official)
+    assert counts(manifest) == {"train": 24, "val": 3, "test": 3}
+    assert set(manifest.table["source"]) == {"rsna-seeded"}
+
+
+def test_validation_and_test_alone_are_for_evaluation(official: Path) -> None:
+    shutil.rmtree(official / "boneage-training-dataset")
+    (official / TRAIN).unlink()
+    manifest = run(official)
+    assert counts(manifest) == {"val": 12, "test": 6}
+    assert any("no training set" in note for note in manifest.notes)
+
+
+def test_kaggles_test_images_are_tested_on_once_their_ages_are_there(official: Path) -> None:
+    shutil.rmtree(official / Path(VAL).parent)
+    (official / TRAIN).rename(official / "boneage-training-dataset.csv")
+    truth = (official / TEST).rename(official / "truth.xlsx")
+    rows = [(name, "M") for name in TEST_IDS]
+    write_rows(official / "boneage-test-dataset.csv", ("Case ID", "Sex"), *rows)
+    assert counts(run(official)) == {"train": 27, "val": 3, "test": 6}
+    truth.unlink()
+    manifest = run(official)
+    assert set(manifest.table["source"]) == {"rsna-kaggle"}
+    text = "\n".join(manifest.notes)
+    assert "boneage-test-dataset.csv has no ages" in text
+    assert "6 images have no row" in text
+    assert "4360 to 4559 are the official test set" in text
+
+
+def test_rows_without_an_image_are_faults(tmp_path: Path) -> None:
+    folder = kaggle(tmp_path / "k")
     for name in (1380, 1390):
         next(folder.rglob(f"{name}.png")).unlink()
-    found = faults(folder, tmp_path / "manifest.csv")
-    assert "there is no image 1380.png" in found[0]
-    assert "there is no image 1390.png" in found[1]
-    assert "row 5 (id 1380)" in found[0]
-    assert len(found) == 2
+    first, second = faults(folder)
+    assert "row 5 (id 1380): there is no image 1380.png" in first
+    assert "there is no image 1390.png" in second
 
 
 def test_many_missing_images_are_one_fault_that_names_the_archive(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path)
+    folder = kaggle(tmp_path / "k")
     shutil.rmtree(folder / "boneage-training-dataset")
     (folder / "boneage-training-dataset.zip").touch()
-    found = faults(folder, tmp_path / "manifest.csv")
-    assert len(found) == 1
-    assert "40 rows (2, 3, 4, 5, 6, …) (id 1377, 1378, 1379, 1380, 1381, …)" in found[0]
-    assert "Unpack boneage-training-dataset.zip first." in found[0]
+    [text] = faults(folder)
+    assert "40 rows (2, 3, 4, 5, 6, …) (id 1377, 1378, 1379, 1380, 1381, …)" in text
+    assert "Unpack boneage-training-dataset.zip first." in text
 
 
-def test_images_without_a_row_and_the_unlabelled_test_set_are_told(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path)
-    test_images = folder / "boneage-test-dataset" / "boneage-test-dataset"
-    test_images.mkdir(parents=True)
-    for name in (4360, 4361):
-        (test_images / f"{name}.png").touch()
-    (folder / "boneage-test-dataset.csv").write_text("Case ID,Sex\n4360,M\n4361,F\n")
-    manifest = import_rsna(folder, tmp_path / "manifest.csv", progress=False)
-    assert len(manifest) == 40
-    assert any("2 images have no row" in n and "4360, 4361" in n for n in manifest.notes)
-    assert any("boneage-test-dataset.csv has no ages" in note for note in manifest.notes)
+@pytest.mark.parametrize("path", [VAL, TEST])
+def test_a_seeded_split_does_not_replace_a_packed_or_broken_table(
+    official: Path, path: str
+) -> None:
+    archive = official / Path(path).parent.with_suffix(".zip")
+    archive.touch()
+    assert counts(run(official)) == {"train": 30, "val": 12, "test": 6}
+    shutil.rmtree(official.parent / "out")
+    content = (official / path).read_bytes()
+    (official / path).write_bytes(content[:30] + b"\xff")
+    assert Path(path).name in faults(official)[0]
+    (official / path).unlink()
+    assert f"{archive}: it is still packed" in faults(official)[0]
 
 
-def test_a_table_that_cannot_be_read_beside_the_labels_is_told(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path)
+def test_a_broken_table_of_no_use_is_noted(tmp_path: Path) -> None:
+    folder = kaggle(tmp_path / "k")
     (folder / "official.csv").write_bytes("id,boneage,male\n1377,90,Müller\n".encode("latin-1"))
-    notes = import_rsna(folder, tmp_path / "manifest.csv", progress=False).notes
-    assert (
-        "official.csv can't be read; the labels are those of boneage-training-dataset.csv." in notes
-    )
+    assert any(note.startswith("official.csv can't be read.") for note in run(folder).notes)
 
 
-def test_an_id_with_two_files_that_differ_is_refused(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path)
+def test_an_id_with_different_files_is_refused(tmp_path: Path) -> None:
+    folder = kaggle(tmp_path / "k")
     (folder / "resized").mkdir()
     (folder / "resized" / "1377.png").write_bytes(b"smaller")
-    found = faults(folder, tmp_path / "manifest.csv")
-    assert len(found) == 1
-    assert "row 2 (id 1377): several files have its name and they differ" in found[0]
-    assert "resized/1377.png" in found[0]
+    [text] = faults(folder)
+    assert "row 2 (id 1377): several different files have this id" in text
+    assert "resized/1377.png" in text
 
 
-def test_copies_that_are_the_same_do_no_harm_and_are_told(tmp_path: Path) -> None:
+def test_equal_copies_are_used_once_and_noted(tmp_path: Path) -> None:
     folder = kaggle(tmp_path / "kaggle")
     shutil.copytree(folder, folder / "Copy of it")
-    manifest = import_rsna(folder, tmp_path / "manifest.csv", progress=False)
+    manifest = run(folder)
     assert len(manifest) == 40
     assert not any("Copy" in image for image in manifest.table["image"])
     text = "\n".join(manifest.notes)
-    assert "40 images are there more than once, the same byte for byte" in text
-    assert "Copy of it/boneage-training-dataset.csv says the same as boneage-training" in text
+    assert "40 images have several files with the same bytes" in text
+    assert "Copy of it/boneage-training-dataset.csv: a copy of boneage-training" in text
 
 
-def test_litter_of_archivers_is_passed_over(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path)
-    (folder / "__MACOSX").mkdir()
-    (folder / "__MACOSX" / "1377.png").touch()
-    (folder / "._boneage-training-dataset.csv").write_bytes(b"\x00\x05\x16\x07\xff")
-    assert len(import_rsna(folder, tmp_path / "manifest.csv", progress=False)) == 40
-
-
-def test_all_faults_of_the_labels_come_at_once(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path, count=4)
-    (folder / "boneage-training-dataset.csv").write_text(
-        "id,boneage,male\n1377,90,maybe\n1377.png,ninety,True\n1379,500,False\n9999,90,True\n"
+def test_all_faults_of_all_tables_come_at_once(official: Path) -> None:
+    text = (official / TRAIN).read_text().replace("1401,", "1401x,", 1)
+    (official / TRAIN).write_text(
+        text + "1500,90,maybe\n1402.png,90,True\n1501,ninety,True\n1502,500,False\n"
     )
-    text = "\n".join(faults(folder, tmp_path / "manifest.csv"))
+    rows = read_rows(official / VAL)
+    write_rows(official / VAL, rows[0], *((n, sex, int(age) / 12) for n, sex, age in rows[1:]))
+    next(official.rglob("4362.png")).unlink()
+    found = "\n".join(faults(official))
     for part in (
         "male is 'maybe'; expected True (boy) or False (girl)",
-        "id 1377.png stands in row 2 already",
+        "id 1402.png stands in row 4 already",
         "boneage is 'ninety'",
         "boneage is 500; expected months from 0 to 240",
-        "there is no image 9999.png",
+        "there is no image 1401x.png",
+        "the largest of all; expected months",
+        "there is no image 4362.png",
     ):
-        assert part in text
-    assert len(text.splitlines()) == 5
+        assert part in found
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "there is no table with an id, a bone age and a sex"),
+        ({}, "no table below it has an id, a bone age and a sex"),
         ({"a.csv": "id,bonage,male\n1,9,True\n"}, "no column 'boneage'.*Did you mean 'bonage'"),
         ({"a.csv": ""}, "it is empty"),
-        ({f"{n}.csv": f"id,boneage,male\n1,{n},True\n" for n in (90, 91)}, "2 tables hold ids"),
+        ({f"{n}.csv": f"id,boneage,male\n1,{n},True\n" for n in (90, 91)}, "2 different tables"),
+        ({"a.csv": "id,boneage,male\n1,90,maybe\n"}, "male is 'maybe'"),
     ],
 )
-def test_a_folder_that_is_no_such_layout(
+def test_a_folder_of_another_layout_is_refused(
     tmp_path: Path, files: dict[str, str], message: str
 ) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         import_rsna(tmp_path, tmp_path / "out" / "manifest.csv", progress=False)
-
-
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert "there is no such folder" in faults(tmp_path / "none", tmp_path / "manifest.csv")[0]
 
 
 @pytest.mark.parametrize(("name", "count"), [("100px", 11_320), ("half", 1_066)])
