@@ -1,17 +1,9 @@
-"""The backbones: what turns a picture into features, the pixels each expects, its weights.
-
-Those of keras.applications are built as they stand there; ImageNet weights for them are read from
-a file that is already on this machine, checked, and never downloaded or deleted.
-"""
+"""The backbones: networks that turn an image into features, and the pixel range each expects."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,54 +11,29 @@ from keras import layers
 
 from boneage.errors import Fault, InputError
 
-# Mean and standard deviation of ImageNet's red, green and blue, of pixels in [0, 1]: what
-# keras.applications calls the torch mode of its preprocessing.
+# Mean and standard deviation of ImageNet's red, green and blue for pixels in [0, 1]. In
+# keras.applications, this is the preprocessing mode "torch".
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class WeightsFile:
-    """A file of keras.applications' ImageNet weights, without the classifier.
-
-    Attributes:
-        name: In `$KERAS_HOME/models`, where Keras itself would put it.
-        algorithm: What `digest` is: `sha256`, or `md5` where keras.applications lists nothing else
-            and no copy was at hand to hash anew. md5 tells a damaged or wrong file, not one that
-            somebody forged; `model.weights_sha256` in the recipe does.
-        digest: Of the file's bytes, hexadecimal.
-        size: Of the file in bytes, where known.
-    """
-
-    name: str
-    algorithm: str
-    digest: str
-    size: int | None = None
-
-    def __str__(self) -> str:
-        size = f", {self.size:,} bytes" if self.size else ""
-        return f"{self.name} of keras.applications, {self.algorithm} {self.digest}{size}"
-
-
-@dataclass(frozen=True)
 class Backbone:
-    """One network without a head.
+    """A network without a head.
 
     Attributes:
-        build: Makes it for a square input of so many pixels a side, with random weights.
-        range: What it is given: `symmetric`, grey levels in [-1, 1], or `imagenet`, each of three
-            equal channels less ImageNet's mean and over its standard deviation.
-        smallest: Pixels a side that it takes at least.
-        weights: Its ImageNet weights; None where there are none.
+        build: Builds the network with random weights for a square input of this side in pixels.
+        range: Range of the input. `symmetric`: grey levels in [-1, 1]. `imagenet`: three equal
+            channels, each minus ImageNet's mean and divided by its standard deviation.
+        smallest: Smallest side of the input in pixels.
     """
 
     build: Callable[[int], keras.Model]
     range: str = "symmetric"
     smallest: int = 32
-    weights: WeightsFile | None = None
 
     def scaled(self, image: Any, channels: int) -> Any:
-        """Brings an image (b, s, s, 1) in [0, 1] into the backbone's range and channels."""
+        """Return an image (b, s, s, 1) in [0, 1] in the backbone's range and channels."""
         if self.range == "imagenet":
             image = layers.Concatenate()([image] * channels)  # (b, s, s, 3)
             scale = [1.0 / deviation for deviation in IMAGENET_DEVIATION]
@@ -79,25 +46,15 @@ class Backbone:
         return layers.Concatenate()([image] * channels)  # the radiograph is grey, ImageNet is not
 
 
-def _xception(image_size: int) -> keras.Model:
-    """Chollet, Xception: Deep Learning with Depthwise Separable Convolutions (CVPR 2017)."""
-    return keras.applications.Xception(
-        include_top=False, weights=None, input_shape=(image_size, image_size, 3)
-    )
+def _from_applications(name: str) -> Callable[[int], keras.Model]:
+    """Return a function that builds a network of keras.applications with random weights."""
 
+    def build(image_size: int) -> keras.Model:
+        shape = (image_size, image_size, 3)
+        network = getattr(keras.applications, name)
+        return network(include_top=False, weights=None, input_shape=shape)
 
-def _inception_v3(image_size: int) -> keras.Model:
-    """Szegedy et al., Rethinking the Inception Architecture for Computer Vision (CVPR 2016)."""
-    return keras.applications.InceptionV3(
-        include_top=False, weights=None, input_shape=(image_size, image_size, 3)
-    )
-
-
-def _densenet169(image_size: int) -> keras.Model:
-    """Huang et al., Densely Connected Convolutional Networks (CVPR 2017)."""
-    return keras.applications.DenseNet169(
-        include_top=False, weights=None, input_shape=(image_size, image_size, 3)
-    )
+    return build
 
 
 def _convolution(
@@ -113,7 +70,7 @@ def _separable(x: Any, filters: int) -> Any:
 
 
 def _mini_xception(image_size: int) -> keras.Model:
-    """Xception's entry flow at a fortieth of its size: separable residual blocks, grey input."""
+    """Build a small Xception: separable residual blocks, grey input, a fortieth of the weights."""
     image = layers.Input((image_size, image_size, 1))
     x = layers.ReLU()(_convolution(image, 32, strides=2))  # (s/2, s/2, 32)
     for filters in (64, 128, 256, 256):  # (s/4, s/4, 64) … (s/32, s/32, 256)
@@ -125,7 +82,7 @@ def _mini_xception(image_size: int) -> keras.Model:
 
 
 def _mini_resnet(image_size: int) -> keras.Model:
-    """Plain 3 x 3 residual blocks, grey input: more capacity a CPU minute than separable ones.
+    """Build plain 3 x 3 residual blocks, grey input: faster on a CPU than separable ones.
 
     He et al., Deep Residual Learning for Image Recognition (CVPR 2016), with the shortcut of
     ResNet-D (He et al., Bag of Tricks, CVPR 2019): pool, then project.
@@ -143,12 +100,12 @@ def _mini_resnet(image_size: int) -> keras.Model:
 
 
 def _small_resnet(image_size: int) -> keras.Model:
-    """What fits into a dozen megabytes and takes a GPU to train: `mini_resnet` with more of all.
+    """Build a larger `mini_resnet` of 12 megabytes, to be trained on a GPU.
 
-    One more stage, at half the picture's resolution, where growth plates of a small picture still
-    can be seen; squeeze and excitation (Hu et al., CVPR 2018); branches that begin as nothing
-    (He et al., Bag of Tricks, CVPR 2019) and are left out at random (Huang et al., Deep Networks
-    with Stochastic Depth, ECCV 2016).
+    It has one more stage at half the image's resolution, where the growth plates of a small image
+    can still be seen. It uses squeeze and excitation (Hu et al., CVPR 2018). Its branches start at
+    zero (He et al., Bag of Tricks, CVPR 2019) and are dropped at random (Huang et al., Deep
+    Networks with Stochastic Depth, ECCV 2016).
     """
     stages = ((48, 2), (96, 2), (192, 3), (288, 2))  # filters, blocks
     number, count = 0, sum(blocks for _, blocks in stages)
@@ -177,54 +134,31 @@ def _excited(x: Any) -> Any:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "xception": Backbone(
-        _xception,
-        smallest=71,
-        weights=WeightsFile(
-            "xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            "sha256",
-            "e3fa32521ed48ced4af05adc950ab24963c4a00bd42e6825f8b180c65853163c",
-            83_683_744,
-        ),
-    ),
-    "inception_v3": Backbone(
-        _inception_v3,
-        smallest=75,
-        weights=WeightsFile(
-            "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            "md5",
-            "bcbd6486424b2319ff4ef7d526e38f63",
-        ),
-    ),
-    "densenet169": Backbone(
-        _densenet169,
-        range="imagenet",
-        weights=WeightsFile(
-            "densenet169_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            "md5",
-            "b8c4d4c20dd625c148057b9ff1c1176b",
-        ),
-    ),
+    # Chollet, Xception: Deep Learning with Depthwise Separable Convolutions (CVPR 2017).
+    "xception": Backbone(_from_applications("Xception"), smallest=71),
+    # Szegedy et al., Rethinking the Inception Architecture for Computer Vision (CVPR 2016).
+    "inception_v3": Backbone(_from_applications("InceptionV3"), smallest=75),
+    # Huang et al., Densely Connected Convolutional Networks (CVPR 2017).
+    "densenet169": Backbone(_from_applications("DenseNet169"), range="imagenet"),
     "mini_xception": Backbone(_mini_xception),
     "mini_resnet": Backbone(_mini_resnet),
     "small_resnet": Backbone(_small_resnet),
 }
-"""By the name that a recipe calls them."""
+"""The backbones, by their names in a recipe."""
 
 
 def find_backbone(name: str, image_size: int) -> Backbone:
-    """The backbone of a name, if it takes images of this size.
+    """Return the backbone of a name, after a check that it takes images of this size.
 
     Raises:
-        InputError: There is none of that name, or it takes no image so small.
+        InputError: The name is unknown, or the images are too small.
     """
     if name not in BACKBONES:
         raise InputError(
             Fault(
                 "model.backbone",
                 f"{name!r} is not known",
-                "Choose one of these in the recipe's [model].",
-                expected=f"one of {', '.join(BACKBONES)}",
+                f"Choose one of {', '.join(BACKBONES)} in the recipe's [model].",
             )
         )
     backbone = BACKBONES[name]
@@ -232,117 +166,8 @@ def find_backbone(name: str, image_size: int) -> Backbone:
         raise InputError(
             Fault(
                 "image size",
-                f"it is {image_size} pixels",
+                f"it is {image_size} pixels, and {name} needs at least {backbone.smallest}",
                 "Set framing.size higher, or choose a smaller backbone.",
-                expected=f"at least {backbone.smallest} for {name}",
             )
         )
     return backbone
-
-
-def weights_path(name: str, weights: str, sha256: str | None) -> Path | None:
-    """Where a backbone's weights are, once they have been found to be the right ones.
-
-    Args:
-        name: A key of `BACKBONES`.
-        weights: `none`, `imagenet` or a path.
-        sha256: What the file must hash to; if not given, it must be the ImageNet one's.
-
-    Returns:
-        The file; None for random weights.
-
-    Raises:
-        InputError: There are no ImageNet weights for it, or the file is missing or another.
-    """
-    if weights == "none":
-        return None
-    expected = BACKBONES[name].weights
-    if weights == "imagenet":
-        if expected is None:
-            raise InputError(
-                Fault(
-                    "model.weights",
-                    f"there are no ImageNet weights for {name!r}",
-                    f"Use weights = 'none', or one of {', '.join(_with_imagenet())}.",
-                    expected="'none' or the path of a weights file",
-                )
-            )
-        home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-        path = home / "models" / expected.name
-    else:
-        path = Path(weights)
-    if not path.is_file():
-        raise InputError(_missing_weights(path, weights, expected))
-    _check_digest(path, expected, sha256)
-    return path
-
-
-def load_weights(network: keras.Model, path: Path) -> None:
-    """Gives a backbone the weights of a file that `weights_path` has checked.
-
-    Raises:
-        InputError: They are not those of this network.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Keras only warns of layers for which the file has nothing, and leaves them random.
-            warnings.simplefilter("error", UserWarning)
-            network.load_weights(str(path))
-    except (OSError, ValueError, KeyError, UserWarning) as error:
-        raise InputError(
-            Fault(
-                str(path),
-                f"its weights don't fit {network.name}: {str(error).splitlines()[0]}",
-                "Name another file in model.weights, or 'none'.",
-                expected="a .h5 or .weights.h5 file of this backbone alone, without a head",
-            )
-        ) from None
-
-
-def _check_digest(path: Path, imagenet: WeightsFile | None, sha256: str | None) -> None:
-    # Keras itself would delete a file whose hash is wrong when it can't download it again.
-    if sha256 is not None:
-        algorithm, expected, told = "sha256", sha256, sha256
-    elif imagenet is not None:
-        algorithm, expected, told = imagenet.algorithm, imagenet.digest, str(imagenet)
-    else:
-        raise InputError(
-            Fault(
-                f"model.weights {str(path)!r}",
-                "there is no model.weights_sha256 beside it",
-                "Add it to the recipe's [model]; sha256sum FILE prints it.",
-                expected="the sha256 of that file, because no published weights of this backbone are known",
-            )
-        )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, algorithm).hexdigest()
-    if digest != expected:
-        raise InputError(
-            Fault(
-                str(path),
-                f"its {algorithm} is {digest} ({path.stat().st_size:,} bytes)",
-                "Fetch it again; for a weights file of your own, put its digest in "
-                "model.weights_sha256.",
-                expected=told,
-            )
-        )
-
-
-def _missing_weights(path: Path, weights: str, expected: WeightsFile | None) -> Fault:
-    if weights != "imagenet":
-        return Fault(
-            f"model.weights {weights!r}",
-            "there is no such file",
-            "Mend the path, or train from scratch with --set model.weights=none.",
-            expected="'none', 'imagenet' or the path of a weights file",
-        )
-    return Fault(
-        str(path),
-        "the weights file is not there",
-        f"Put it at {path}, or train from scratch with --set model.weights=none.",
-        expected=str(expected),
-    )
-
-
-def _with_imagenet() -> list[str]:
-    return [name for name, backbone in BACKBONES.items() if backbone.weights is not None]

@@ -1,14 +1,14 @@
-"""The network: a backbone and the gender branch of the lineage, answering in months.
+"""The network: a backbone, a gender branch and a head that answers in months.
 
 Head: global average pooling of the backbone, joined with Dense(32, relu) of gender, then dense
-layers, then one number. It is the winner of the RSNA 2017 challenge's (Halabi et al., Radiology
-2019;290:498-503) in the form that IvanKosik/bone-age-models gave it around Xception; with
-`pooling = "flatten"` it is the winner's own, which keeps where in the picture a feature was. With
-`head = "distribution"` it ends in a probability for every month, and answers their mean (Gao et
-al., Age Estimation Using Expectation of Label Distribution Learning, IJCAI 2018).
+layers, then one number. This is the head of the RSNA 2017 winner (Halabi et al., Radiology
+2019;290:498-503), in the form that IvanKosik/bone-age-models gave it with Xception. With
+`pooling = "flatten"`, it is the winner's own head, which keeps the position of a feature. With
+`head = "distribution"`, it gives a probability for each month and answers their mean (Gao et al.,
+Age Estimation Using Expectation of Label Distribution Learning, IJCAI 2018).
 
-Everything that turns pixels into the backbone's range, and its answer into months, is a layer of
-the model, so nothing outside it holds a constant that could be lost.
+Scaling pixels to the backbone's range, and its answer to months, is done by layers of the model.
+So no constant outside the model can be lost.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import numpy as np
 from keras import layers
 
 from boneage.errors import Fault, InputError
-from boneage.models.backbones import find_backbone, load_weights, weights_path
+from boneage.models.backbones import find_backbone
+from boneage.models.pretrained import find_weights, load_weights
 
 MONTHS = np.arange(241, dtype=np.float32)
-"""The ages, float32 (241,), that a head of distributions has a probability for: 0 to 20 years."""
+"""The ages, float32 (241,), for which a distribution head gives a probability: 0 to 20 years."""
 
 LOGITS = "age_logits"
 
@@ -46,38 +47,39 @@ def build_model(
     age_scale_months: float = 120.0,
     precision: str = "float32",
 ) -> keras.Model:
-    """Builds the network, not yet compiled.
+    """Build the network, not yet compiled.
 
     Args:
         backbone: A key of `BACKBONES`.
         image_size: Side of the square input, pixels.
-        weights: `"none"` for random ones, `"imagenet"` (of keras.applications; read from
-            `$KERAS_HOME/models`, never downloaded) or the path of a weights file for the backbone.
-        weights_sha256: What that file must hash to; by default it must be the ImageNet one.
-        gender: Whether the answer may depend on the second input. The input stays either way, so
-            a model without it takes the same batches.
+        weights: Weights of the backbone. `"none"`: random. `"imagenet"`: those of
+            keras.applications, read from `$KERAS_HOME/models` and never downloaded. Or the path
+            of a weights file.
+        weights_sha256: SHA-256 of that file. Default: it must be the ImageNet file.
+        gender: Whether the answer may depend on the second input. A model without it takes the
+            same batches.
         gender_units: Width of the gender branch.
-        dense_units: Widths of the dense layers after the two are joined.
-        dropout: Share dropped before each of those.
-        pooling: What becomes of the backbone's feature map (h, w, features): `"average"`, its mean
-            over h and w; or `"flatten"`, the means of 2 x 2 places, all of them side by side.
-        head: What the dense layers end in: `"number"`, one of them, scaled to months; or
-            `"distribution"`, a probability for each of `MONTHS`, and the mean of these.
-        age_centre_months: What the 0 of a number means.
-        age_scale_months: What one unit of a number is worth.
-        precision: A Keras dtype policy; the last layers are float32 whatever it is, because at
-            150 months bfloat16 steps by a whole month.
+        dense_units: Widths of the dense layers after the branches are joined.
+        dropout: Rate of dropout before each dense layer.
+        pooling: Pooling of the backbone's feature map (h, w, features). `"average"`: the mean over
+            h and w. `"flatten"`: the means of 2 x 2 positions, flattened.
+        head: End of the dense layers. `"number"`: one number, scaled to months. `"distribution"`:
+            a probability for each of `MONTHS`, and their mean.
+        age_centre_months: Age that the number 0 stands for.
+        age_scale_months: Months per unit of the number.
+        precision: A Keras dtype policy. The last layers are always float32, because bfloat16 has
+            steps of a whole month at 150 months.
 
     Returns:
         A model from `image` float32 (b, image_size, image_size, 1) in [0, 1] and `gender` float32
         (b, 1), 1.0 = male, to `age_months` float32 (b, 1).
 
     Raises:
-        InputError: Unknown backbone, an image too small for it or for the pooling, or a weights
-            file that is missing or not the right one.
+        InputError: The backbone is unknown, the image is too small for it or for the pooling, or
+            the weights file is missing or has another digest.
     """
     chosen = find_backbone(backbone, image_size)
-    path = weights_path(backbone, weights, weights_sha256)
+    path = find_weights(backbone, weights, weights_sha256)
     with _dtype_policy(precision):
         image = layers.Input((image_size, image_size, 1), name="image")
         gender_input = layers.Input((1,), name="gender")
@@ -85,7 +87,7 @@ def build_model(
         if path is not None:
             load_weights(network, path)
         x = network(chosen.scaled(image, network.input_shape[-1]))  # (b, h, w, features)
-        x = _pooled(x, pooling)  # (b, features), or (b, h/2 * w/2 * features)
+        x = _pool(x, pooling)  # (b, features), or (b, h/2 * w/2 * features)
         if gender:
             branch = layers.Dense(gender_units, activation="relu", name="gender_branch")
             x = layers.Concatenate()([x, branch(gender_input)])  # (b, features + gender_units)
@@ -107,13 +109,13 @@ def build_model(
 
 
 def _mean_month(logits: Any) -> Any:
-    # Layers of Keras' own only: whoever loads the file needs nothing of this project.
+    # Only layers of Keras, so that the saved file loads without this package.
     shares = layers.Softmax(dtype="float32", name="age_distribution")(logits)  # (b, months)
     months = layers.Dense(1, use_bias=False, trainable=False, dtype="float32", name="age_months")
     return months(shares)
 
 
-def _pooled(features: Any, pooling: str) -> Any:
+def _pool(features: Any, pooling: str) -> Any:
     if pooling == "average":
         return layers.GlobalAveragePooling2D(name="pooled")(features)
     height, width = features.shape[1:3]
@@ -121,9 +123,8 @@ def _pooled(features: Any, pooling: str) -> Any:
         raise InputError(
             Fault(
                 "model.pooling",
-                f"it is 'flatten', and the backbone's feature map is {height} x {width}",
-                "Set framing.size higher, or pooling = 'average'.",
-                expected="at least 2 x 2 places to average",
+                f"it is 'flatten', but the backbone's feature map is only {height} x {width}",
+                "Set framing.size higher, or use pooling = 'average'.",
             )
         )
     return layers.Flatten(name="pooled")(layers.AveragePooling2D(2)(features))
@@ -131,7 +132,7 @@ def _pooled(features: Any, pooling: str) -> Any:
 
 @contextlib.contextmanager
 def _dtype_policy(precision: str) -> Iterator[None]:
-    # keras.applications takes no dtype of its own; the caller's policy is given back untouched.
+    # keras.applications takes no dtype, so the global policy is set and then restored.
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

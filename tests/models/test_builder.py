@@ -59,15 +59,15 @@ def test_a_saved_model_answers_the_same_in_months_without_our_code(backbone, tmp
     )
 
 
-def test_flattening_keeps_every_place_as_the_winner_s_network_did():
+def test_flattening_keeps_every_position_as_the_winner_s_network_did():
     model = build_model("mini_xception", 128, dense_units=(8,), pooling="flatten")
     assert model.get_layer("pooled").output.shape == (None, 2 * 2 * 256)
     assert build_model("mini_xception", 128).get_layer("pooled").output.shape == (None, 256)
     assert model.predict(batch(128), verbose=0).shape == (4, 1)
 
 
-def test_a_map_too_small_to_flatten_is_refused():
-    with pytest.raises(InputError, match=r"model.pooling: it is 'flatten', and .* is 1 x 1;"):
+def test_a_feature_map_too_small_to_flatten_is_refused():
+    with pytest.raises(InputError, match=r"model.pooling: it is 'flatten', .* is only 1 x 1"):
         build_model("mini_xception", 32, pooling="flatten")
 
 
