@@ -169,14 +169,14 @@ def data_contact_sheet(
     The most unusual images come first.
     """
     from boneage.datasets.manifest import read_manifest
-    from boneage.pipeline.contact_sheet import check_folder, write_sheets
+    from boneage.pipeline.contact_sheet import check_folder, write_contact_sheet
     from boneage.pipeline.store import prepare
 
     framing = _framing(size, recipe)
     cohort = read_manifest(manifest)
     folder = out or manifest.with_suffix(".contact-sheet")
     check_folder(folder)  # before an hour of preparing
-    for sheet in write_sheets(cohort, prepare(cohort, framing), folder, count=count):
+    for sheet in write_contact_sheet(cohort, prepare(cohort, framing), folder, count=count):
         typer.echo(str(sheet))
 
 

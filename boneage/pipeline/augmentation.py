@@ -23,28 +23,27 @@ ImageFunction: TypeAlias = Callable[[Image], Image]
 
 
 def build_augmentation(settings: Augmentation) -> albumentations.Compose:
-    """Makes the albumentations pipeline of a recipe's settings.
+    """Return the albumentations pipeline of a recipe's settings.
 
-    One transform that does everything in one pass (see `fused_transform`), in the order
-    of a chain: shift, scale and rotation; flips; optical distortion; gamma; brightness and
-    contrast; sharpening; erasing. What comes in from beyond the border is black, as the padding of
-    a framed radiograph is.
+    It has one transform, which makes all changes in one pass (see `fused_transform`). Their order
+    is: shift, scale and rotation; flips; optical distortion; gamma; brightness and contrast;
+    sharpening; erasing. Pixels from outside the image are black, as in a framed radiograph.
 
     Args:
         settings: Extents and probabilities.
 
     Returns:
-        A pipeline for uint8 arrays `(h, w)`; an empty one if every setting is off.
+        A pipeline for uint8 arrays `(h, w)`. It is empty if every setting is off.
     """
-    # albumentations asks a server for its newest version when it is imported, unless told not to.
+    # Without this variable, importing albumentations asks a server for its newest version.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
     from boneage.pipeline.fused_transform import RandomVariation
 
-    moves = settings.shift > 0 or settings.scale != (1.0, 1.0) or settings.rotate_degrees > 0
+    is_moved = settings.shift > 0 or settings.scale != (1.0, 1.0) or settings.rotate_degrees > 0
     chances = (
-        settings.affine if moves else 0,
+        settings.affine if is_moved else 0,
         settings.horizontal_flip,
         settings.vertical_flip,
         settings.optical_distortion,
@@ -53,33 +52,34 @@ def build_augmentation(settings: Augmentation) -> albumentations.Compose:
         settings.sharpen,
         settings.erase,
     )
-    # Strict, because a misspelt argument would otherwise pass with a warning.
+    # Strict: otherwise a misspelt argument only gives a warning.
     return albumentations.Compose([RandomVariation(settings)] if any(chances) else [], strict=True)
 
 
 class Augment:
-    """An augmentation that gives the same images for the same seed, wherever it runs.
+    """An augmentation that gives the same images for the same seed in any thread or process.
 
-    An albumentations pipeline holds its random state, and two threads in it disturb each other:
-    every thread gets a copy of its own, and every batch sets that copy's state anew.
+    An albumentations pipeline holds its random state, so threads that share a pipeline disturb
+    each other. Each thread therefore gets its own copy, and each batch sets that copy's state.
 
     Args:
-        source: A recipe's settings; an albumentations transform for uint8 arrays `(h, w)` that
-            keeps their shape; or a function of such an array. A function is called as it is, from
-            several threads at once, and is reproducible only if it draws nothing at random or
-            draws from the pixels alone.
+        source: Recipe settings; or an albumentations transform for uint8 arrays `(h, w)` that
+            keeps their shape; or a function of such an array. Several threads call a function at
+            the same time. It is reproducible only if it draws nothing at random, or computes its
+            random numbers from the pixels.
 
     Attributes:
-        draws: What it draws at random for an image: "nothing" that is known here, for a function;
-            "alike" for every image, for settings; else "by image", as its pixels or size may say.
+        draws: How many random numbers an image takes. "alike": as many for every image (settings).
+            "by image": perhaps more for some images (albumentations). "nothing": none from the
+            seeded stream (functions).
 
     Raises:
-        InputError: `source` is none of these, or an albumentations transform was given arguments
-            that it does not know.
+        InputError: `source` is none of these, or an albumentations transform got an unknown
+            argument.
     """
 
     def __init__(self, source: Augmentation | ImageFunction | albumentations.Compose) -> None:
-        alike = isinstance(source, Augmentation)
+        is_settings = isinstance(source, Augmentation)
         if isinstance(source, Augmentation):
             source = build_augmentation(source)
         if not callable(source):
@@ -87,16 +87,15 @@ class Augment:
                 Fault(
                     "augmentation",
                     f"it is a {type(source).__name__}",
-                    "Pass boneage.recipe.Augmentation(), for example.",
-                    expected="recipe settings, an albumentations transform or a function",
+                    "Pass recipe settings such as boneage.recipe.Augmentation(), an "
+                    "albumentations transform or a function.",
                 )
             )
         faults = [
             Fault(
                 "augmentation",
-                f"{name} knows no argument {argument!r}",
-                "Mend its name.",
-                expected=f"the arguments of albumentations.{name}",
+                f"{name} has no argument {argument!r}",
+                f"Correct the name. See the documentation of albumentations.{name}.",
             )
             for name, argument in _unknown_arguments(source)
         ]
@@ -105,18 +104,18 @@ class Augment:
         self._source: Any = source
         self._is_albumentations = hasattr(source, "set_random_state")
         self.draws: Literal["nothing", "alike", "by image"] = (
-            "alike" if alike else "by image" if self._is_albumentations else "nothing"
+            "alike" if is_settings else "by image" if self._is_albumentations else "nothing"
         )
         self._local = threading.local()
 
     def seeded(self, *words: int) -> ImageFunction:
-        """Returns this thread's augmentation, its random state set from these words.
+        """Return this thread's augmentation, with its random state set from these numbers.
 
-        Good until the thread calls `seeded` again.
+        It is valid until the thread calls `seeded` again.
 
         Args:
-            words: Always the same number of them, none negative: numpy makes the same stream of
-                `[3, 1]` and `[3, 1, 0]`.
+            words: Not negative, and always the same number of words: numpy makes the same random
+                stream from `[3, 1]` and `[3, 1, 0]`.
         """
         if not self._is_albumentations:
             return self._apply_function
@@ -124,28 +123,27 @@ class Augment:
         if pipeline is None:
             pipeline = self._local.pipeline = copy.deepcopy(self._source)
         generator = np.random.default_rng(words)
-        # One state that all steps draw from in turn. `set_random_seed` would give every step the
-        # same seed, and so the same draws: the flipped images would be the sharpened ones.
+        # All steps draw from one state in turn. `set_random_seed` would give every step the same
+        # seed and so the same numbers: exactly the flipped images would be sharpened.
         pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
 
         def apply(image: Image) -> Image:
-            return self._checked(pipeline(image=image)["image"], image)
+            return self._check(pipeline(image=image)["image"], image)
 
         return apply
 
     def _apply_function(self, image: Image) -> Image:
-        return self._checked(self._source(image), image)
+        return self._check(self._source(image), image)
 
     @staticmethod
-    def _checked(answer: Any, image: Image) -> Image:
+    def _check(answer: Any, image: Image) -> Image:
         array = np.asarray(answer)
         if array.dtype != np.uint8 or array.shape != image.shape:
             raise InputError(
                 Fault(
                     "augmentation",
-                    f"it made {array.dtype} {array.shape} of uint8 {image.shape}",
-                    "Let it keep shape and type, and give pixels in 0-255.",
-                    expected="uint8 of the same shape",
+                    f"it turned uint8 {image.shape} into {array.dtype} {array.shape}",
+                    "Return a uint8 array of the same shape, with pixels in 0-255.",
                 )
             )
         return array

@@ -1,4 +1,4 @@
-"""Contact sheets: every radiograph beside what the model is given of it, the oddest first."""
+"""Contact sheets: each radiograph next to the image that the model gets, unusual crops first."""
 
 from __future__ import annotations
 
@@ -24,31 +24,30 @@ from boneage.radiographs.reader import Radiograph, read_dimensions, read_radiogr
 from boneage.runtime.files import write_bytes
 
 CELL = 220
-"""Side of one picture on a sheet, pixels."""
+"""Side of an image on a sheet, in pixels."""
 COLUMNS, ROWS = 5, 4
 
-LEGEND = "blue: what is framed; red: kept whole, no hand found; the oddest first"
+LEGEND = "blue: the crop; red: no hand found, whole radiograph kept; most unusual first"
 
 _GAP, _CAPTION, _HEADER = 10, 40, 18
 _PAPER, _INK = 28, 235
 _BOX, _WHOLE = (255, 160, 40), (70, 70, 255)  # blue, green, red: OpenCV's order
 _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
-_LONGEST_ID = 36  # characters that leave room for the age
+_MAX_ID_LENGTH = 36  # characters, which leaves space for the age
 
 
-def oddest_first(manifest: Manifest, store: Store) -> pd.DataFrame:
-    """Orders a manifest's radiographs by how unusual their crop is.
+def rank_crops(manifest: Manifest, store: Store) -> pd.DataFrame:
+    """Return the crops of a manifest's radiographs, the most unusual first.
 
-    First those kept whole because no hand was found, then those that were turned, then the others
-    by how far the crop's share of the radiograph and its aspect are from the median ones.
+    First come radiographs without a detected hand, then rotated ones. The others are ordered by
+    how much the area and the aspect ratio of the crop differ from the medians.
 
     Args:
-        manifest: Whose radiographs they are.
-        store: As prepared from it.
+        manifest: The manifest.
+        store: The store prepared from it.
 
     Returns:
-        The store's frames, with `row` (in the manifest), `age_months`, `sex` and `oddness`, the
-        largest first.
+        The store's frames, with `row` (in the manifest), `age_months` and `sex`.
     """
     frames = store.frames()
     radiographs = zip(manifest.image_paths(), manifest.regions(), strict=True)
@@ -58,58 +57,56 @@ def oddest_first(manifest: Manifest, store: Store) -> pd.DataFrame:
     aspect = np.log(width / height)
     oddness = (share - share.median()).abs() + (aspect - aspect.median()).abs()
     oddness += 100.0 * (frames["why"] != HAND) + 50.0 * (frames["rotation"] != 0)
-    known = {name: manifest.table[name].to_numpy() for name in ("age_months", "sex")}
-    ordered = frames.assign(row=np.arange(len(frames)), **known, oddness=oddness)
-    return ordered.sort_values("oddness", ascending=False, kind="stable").reset_index(drop=True)
+    labels = {name: manifest.table[name].to_numpy() for name in ("age_months", "sex")}
+    order = np.argsort(-oddness.to_numpy(), kind="stable")
+    return frames.assign(row=np.arange(len(frames)), **labels).iloc[order].reset_index(drop=True)
 
 
 def check_folder(folder: Path) -> None:
-    """Tests that sheets can be written to a folder; leaves nothing behind.
+    """Check that files can be written to a folder, and leave nothing behind.
 
     Raises:
-        InputError: They can't.
+        InputError: The folder can't be written to.
     """
-    made = not folder.exists()
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        if made:
+        if is_new:
             folder.rmdir()
     except OSError as error:
         raise InputError(
             Fault(
                 str(folder),
-                f"no sheet can be written there ({error.strerror})",
-                "Name another one with --out.",
-                expected="a folder that can be written to",
+                f"no file can be written to this folder ({error.strerror})",
+                "Choose another folder with --out.",
             )
         ) from None
 
 
-def write_sheets(
+def write_contact_sheet(
     manifest: Manifest, store: Store, folder: Path, *, count: int = 60, progress: bool = True
 ) -> list[Path]:
-    """Writes contact sheets of the oddest radiographs of a manifest.
+    """Write contact sheets of the radiographs with the most unusual crops.
 
-    Each radiograph is shown with its crop drawn in, contrast stretched for the eye, and beside it
-    the picture that the store holds. Older sheets in the folder are removed.
+    Each radiograph is shown with its crop drawn in and its contrast stretched, next to the image
+    in the store. Older sheets in the folder are removed.
 
     Args:
-        manifest: Whose radiographs they are.
-        store: As prepared from it.
-        folder: Where `look-01.png` and so on are written.
-        count: Radiographs to show; 20 go on a sheet.
+        manifest: The manifest.
+        store: The store prepared from it.
+        folder: Folder of the files `contact-sheet-01.png` and so on.
+        count: Number of radiographs, at least 1. There are 20 on a sheet.
         progress: Whether to draw a progress bar on standard error.
 
+    Returns:
+        The files written.
+
     Raises:
-        InputError: A radiograph can't be read any more, or the folder can't be written to.
+        InputError: A radiograph can't be read, or the folder can't be written to.
     """
-    if count < 1:
-        raise InputError(
-            Fault("--count", f"it is {count}", "Name a number.", expected="at least 1")
-        )
-    chosen = oddest_first(manifest, store).head(count)
+    chosen = rank_crops(manifest, store).head(count)
     per_sheet = COLUMNS * ROWS
     sheets = [chosen[start : start + per_sheet] for start in range(0, len(chosen), per_sheet)]
     shown: Iterable[pd.DataFrame] = sheets
@@ -124,7 +121,7 @@ def write_sheets(
             cells.append(_cell(read_radiograph(paths[row]), store[row], crop, regions[row]))
         if number == 1:
             _remove_sheets(folder)
-        path = folder / f"look-{number:02d}.png"
+        path = folder / f"contact-sheet-{number:02d}.png"
         _, png = cv2.imencode(".png", _sheet(cells))
         write_bytes(path, png.tobytes())
         written.append(path)
@@ -132,8 +129,8 @@ def write_sheets(
 
 
 def _remove_sheets(folder: Path) -> None:
-    for path in folder.glob("look-*.png"):
-        if re.fullmatch(r"look-\d{2,}\.png", path.name):  # no other is one of ours
+    for path in folder.glob("contact-sheet-*.png"):
+        if re.fullmatch(r"contact-sheet-\d{2,}\.png", path.name):  # no file of the user's
             path.unlink()
 
 
@@ -151,7 +148,7 @@ def _cell(
     crop: dict[Hashable, Any],
     region: tuple[int, int, int, int] | None,
 ) -> npt.NDArray[np.uint8]:
-    """One radiograph and its frame side by side, with a caption below."""
+    """Draw a radiograph and its framed image side by side, with a caption below."""
     left, top, right, bottom = region or (0, 0, radiograph.shape[1], radiograph.shape[0])
     radiograph = radiograph[top:bottom, left:right]
     scale = CELL / max(radiograph.shape)
@@ -172,24 +169,24 @@ def _cell(
     cell[y : y + size[1], x : x + size[0]] = original
     shrink = cv2.INTER_AREA if framed.shape[0] > CELL else cv2.INTER_LINEAR
     cell[:CELL, CELL + 4 :] = cv2.resize(framed, (CELL, CELL), interpolation=shrink)[..., None]
-    turned = f", turned by {crop['rotation']}" if crop["rotation"] else ""
-    known = f"{crop['age_months'] / 12:.1f} years, {crop['sex']}"
-    _write(cell, f"{_short(crop['image_id'])}: {known}", (3, CELL + 16))
-    _write(cell, f"{crop['why'].partition(':')[0]}{turned}", (3, CELL + 33))
+    rotated = f", rotated by {crop['rotation']}" if crop["rotation"] else ""
+    label = f"{crop['age_months'] / 12:.1f} years, {crop['sex']}"
+    _write(cell, f"{_short(crop['image_id'])}: {label}", (3, CELL + 16))
+    _write(cell, f"{crop['why'].partition(':')[0]}{rotated}", (3, CELL + 33))
     return cell
 
 
 def _short(image_id: str) -> str:
-    """The id as far as there is room for it, in the only characters that OpenCV can draw."""
+    """Return the start of an id, in the characters that OpenCV can draw."""
     drawn = "".join(sign if " " <= sign <= "~" else "?" for sign in image_id)
-    return drawn if len(drawn) <= _LONGEST_ID else f"{drawn[: _LONGEST_ID - 3]}..."
+    return drawn if len(drawn) <= _MAX_ID_LENGTH else f"{drawn[: _MAX_ID_LENGTH - 3]}..."
 
 
-def _write(picture: npt.NDArray[np.uint8], text: str, place: tuple[int, int]) -> None:
-    """Writes a line, smaller where it would not fit."""
+def _write(image: npt.NDArray[np.uint8], text: str, position: tuple[int, int]) -> None:
+    """Write a line of text, smaller if it would not fit."""
     (width, _), _ = cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)
-    scale = _FONT_SCALE * min(1.0, (picture.shape[1] - 2 * place[0]) / width)
-    cv2.putText(picture, text, place, _FONT, scale, (_INK, _INK, _INK), 1, cv2.LINE_AA)
+    scale = _FONT_SCALE * min(1.0, (image.shape[1] - 2 * position[0]) / width)
+    cv2.putText(image, text, position, _FONT, scale, (_INK, _INK, _INK), 1, cv2.LINE_AA)
 
 
 def _sheet(cells: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:

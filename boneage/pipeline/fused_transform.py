@@ -1,10 +1,10 @@
-"""A recipe's augmentation in one pass: one interpolation, one look-up table, one kernel.
+"""A recipe's augmentation in one pass: one interpolation, one table of grey levels, one kernel.
 
-Shifted, scaled, turned, flipped and distorted pixels are looked up once, where a chain of
-albumentations' own transforms interpolates twice (and softens twice); gamma, brightness and
-contrast are one table of 256 levels. What is drawn, and from what, is as in that chain: `Affine`
-with `keep_ratio`, `HorizontalFlip`, `VerticalFlip`, `OpticalDistortion`, `RandomGamma`,
-`RandomBrightnessContrast` and `Sharpen`, with albumentations 2's own limits.
+Shift, scale, rotation, flips and distortion are one interpolation. A chain of albumentations' own
+transforms interpolates twice, and blurs twice. Gamma, brightness and contrast are one table of 256
+levels. The random numbers and their ranges are those of the chain `Affine` with `keep_ratio`,
+`HorizontalFlip`, `VerticalFlip`, `OpticalDistortion`, `RandomGamma`, `RandomBrightnessContrast`
+and `Sharpen`, with the limits of albumentations 2.
 """
 
 from __future__ import annotations
@@ -32,48 +32,48 @@ CONTRAST = (0.8, 1.2)
 BRIGHTNESS = (-0.2, 0.2)
 SHARPENING = (0.2, 0.5)
 LIGHTNESS = (0.5, 1.0)
-# Zhong et al. erase up to 0.4 of a photograph; a hand that lacks that much has lost its joints.
+# Zhong et al. erase up to 0.4 of a photograph. In a hand, that would erase the joints.
 ERASED_AREA = (0.02, 0.15)
-ERASED_ASPECT = 3.0  # width over height, or height over width, at most
+MAX_ERASED_ASPECT = 3.0  # width / height or height / width
 
-# One number in [0, 1) for each is drawn for every image, used or not: what is drawn for one
-# setting is then the same whatever the others are.
+# For every image, one number in [0, 1) is drawn for each of these names, used or not. So the
+# numbers of one setting do not depend on the other settings.
 _DRAWS = (
     *("moved", "scale", "angle", "shift_x", "shift_y", "flipped_x", "flipped_y"),
     *("distorted", "distortion", "gamma_changed", "gamma", "exposed", "contrast", "brightness"),
     *("sharpened", "sharpening", "lightness"),
 )
-_DRAWS_TO_ERASE = ("erased", "area", "aspect", "erased_x", "erased_y")  # only where it may be
+_DRAWS_TO_ERASE = ("erased", "area", "aspect", "erased_x", "erased_y")  # only if erasing is on
 
 
 class RandomVariation(albumentations.ImageOnlyTransform):
-    """Varies a uint8 grey image `(h, w)` as the settings say; its shape stays.
+    """Augments a uint8 grey image `(h, w)` and keeps its shape.
 
     Args:
         settings: Extents and probabilities.
-        p: Share of images that this is done to at all.
+        p: Probability that an image is augmented at all.
     """
 
     class InitSchema(BaseTransformInitSchema):
-        """What albumentations checks the arguments with."""
+        """The schema with which albumentations checks the arguments."""
 
         settings: Augmentation
 
     def __init__(self, settings: Augmentation, p: float = 1.0) -> None:
         super().__init__(p=p)
-        # albumentations hands checked settings on as the dictionary that it made of them.
+        # albumentations passes the checked settings as a dictionary.
         self.settings = Augmentation.model_validate(settings)
 
     def get_params(self) -> dict[str, Any]:
-        """Draws one number in [0, 1) for each thing that may vary."""
+        """Draw one number in [0, 1) for each name."""
         names = _DRAWS + (_DRAWS_TO_ERASE if self.settings.erase else ())
         return dict(zip(names, self.random_generator.random(len(names)).tolist(), strict=True))
 
     def apply(self, img: Image, **params: Any) -> Image:
-        """Returns the image varied as drawn: array `(h, w)`, uint8."""
+        """Return the augmented image: uint8 `(h, w)`."""
         settings = self.settings
-        varied = _expose(_move(img, settings, params), settings, params)
-        return _erase(_sharpen(varied, settings, params), settings, params)
+        exposed = _expose(_move(img, settings, params), settings, params)
+        return _erase(_sharpen(exposed, settings, params), settings, params)
 
 
 def _between(limits: tuple[float, float], draw: float) -> float:
@@ -85,9 +85,9 @@ def _move(image: Image, settings: Augmentation, draws: dict[str, float]) -> Imag
     horizontal = draws["flipped_x"] < settings.horizontal_flip
     vertical = draws["flipped_y"] < settings.vertical_flip
     distorted = draws["distorted"] < settings.optical_distortion
-    moves = settings.shift > 0 or settings.scale != (1.0, 1.0) or settings.rotate_degrees > 0
+    can_move = settings.shift > 0 or settings.scale != (1.0, 1.0) or settings.rotate_degrees > 0
     scale, angle, shift_x, shift_y = 1.0, 0.0, 0.0, 0.0
-    if moves and draws["moved"] < settings.affine:
+    if can_move and draws["moved"] < settings.affine:
         scale = _between(settings.scale, draws["scale"])
         angle = math.radians(settings.rotate_degrees) * (2 * draws["angle"] - 1)
         shift_x = settings.shift * width * (2 * draws["shift_x"] - 1)
@@ -96,8 +96,8 @@ def _move(image: Image, settings: Augmentation, draws: dict[str, float]) -> Imag
         if not horizontal and not vertical:
             return image
         return np.asarray(cv2.flip(image, 1 if not vertical else 0 if not horizontal else -1))
-    # From a pixel's place in the answer to its place in the image, both from the centre:
-    # distorted, flipped, shifted back, and turned and scaled back.
+    # The matrix maps a pixel's position in the result to its position in the image, both relative
+    # to the centre. It undoes the distortion, the flips, the shift, the rotation and the scale.
     cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
     flip_x, flip_y = -1 if horizontal else 1, -1 if vertical else 1
     matrix = ((cosine * flip_x, -sine * flip_y), (sine * flip_x, cosine * flip_y))
@@ -106,8 +106,8 @@ def _move(image: Image, settings: Augmentation, draws: dict[str, float]) -> Imag
     offset_y = centre_y - sine * shift_x - cosine * shift_y
     if distorted:
         bend = _between(DISTORTION, draws["distortion"])
-        places_x, places_y = _places(height, width, bend, matrix, (offset_x, offset_y))
-        return np.asarray(cv2.remap(image, places_x, places_y, cv2.INTER_LINEAR))
+        x, y = _source_positions(height, width, bend, matrix, (offset_x, offset_y))
+        return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR))
     rows = [
         (*row, offset - row[0] * centre_x - row[1] * centre_y)
         for row, offset in zip(matrix, (offset_x, offset_y), strict=True)
@@ -116,45 +116,45 @@ def _move(image: Image, settings: Augmentation, draws: dict[str, float]) -> Imag
     return np.asarray(cv2.warpAffine(image, np.array(rows), (width, height), flags=flags))
 
 
-def _places(
+def _source_positions(
     height: int,
     width: int,
     bend: float,
     matrix: tuple[tuple[float, float], tuple[float, float]],
     offset: tuple[float, float],
 ) -> list[Floats]:
-    """Where every pixel comes from: two arrays `(h, w)`, float32, x and y.
+    """Return the source position of every pixel: two float32 arrays `(h, w)`, x and y.
 
-    A place at r from the centre is moved to r (1 + k r² + k r⁴) by the distortion (D. C. Brown,
-    Close-range camera calibration, 1971; r in units of the image's sides).
+    The distortion moves a position at distance r from the centre to r (1 + k r² + k r⁴). r is in
+    units of the image's sides (D. C. Brown, Close-range camera calibration, 1971).
     """
     across, down, curve = _grid(height, width)
     stretch = curve * np.float32(bend)
     stretch += np.float32(1)
-    places = []
+    positions = []
     for (along_x, along_y), start in zip(matrix, offset, strict=True):
-        place = across * np.float32(along_x) + down * np.float32(along_y)
-        place *= stretch
-        place += np.float32(start)
-        places.append(place)
-    return places
+        position = across * np.float32(along_x) + down * np.float32(along_y)
+        position *= stretch
+        position += np.float32(start)
+        positions.append(position)
+    return positions
 
 
 @functools.lru_cache(maxsize=4)
 def _grid(height: int, width: int) -> tuple[Floats, Floats, Floats]:
-    """Distance from the centre across `(1, w)` and down `(h, 1)`, and r² + r⁴ `(h, w)`."""
+    """Return the distances from the centre, x `(1, w)` and y `(h, 1)`, and r² + r⁴ `(h, w)`."""
     across = (np.arange(width) - (width - 1) / 2)[None, :]
     down = (np.arange(height) - (height - 1) / 2)[:, None]
     square = (across / width) ** 2 + (down / height) ** 2
-    answer = [part.astype(np.float32) for part in (across, down, square + square**2)]
-    return answer[0], answer[1], answer[2]
+    curve = (square + square**2).astype(np.float32)
+    return across.astype(np.float32), down.astype(np.float32), curve
 
 
 _LEVELS = np.arange(256) / 255
 
 
 def _expose(image: Image, settings: Augmentation, draws: dict[str, float]) -> Image:
-    """Applies gamma, then contrast and brightness."""
+    """Apply gamma, then contrast and brightness."""
     table = None
     if draws["gamma_changed"] < settings.gamma:
         table = (_LEVELS ** _between(GAMMA, draws["gamma"]) * 255).astype(np.uint8)
@@ -182,13 +182,13 @@ def _erase(image: Image, settings: Augmentation, draws: dict[str, float]) -> Ima
         return image
     height, width = image.shape
     area = _between(ERASED_AREA, draws["area"]) * height * width
-    aspect = math.exp(_between((-1, 1), draws["aspect"]) * math.log(ERASED_ASPECT))
+    aspect = math.exp(_between((-1, 1), draws["aspect"]) * math.log(MAX_ERASED_ASPECT))
     tall = min(height, round(math.sqrt(area / aspect)))
     wide = min(width, round(math.sqrt(area * aspect)))
     top, left = (
         int(draws["erased_y"] * (height - tall + 1)),
         int(draws["erased_x"] * (width - wide + 1)),
     )
-    erased = image.copy()  # what came in may be the caller's
+    erased = image.copy()  # the input may be the caller's array
     erased[top : top + tall, left : left + wide] = 0
     return erased

@@ -1,4 +1,4 @@
-"""What a generator can take images from: an array, files, or a store, all seen as uint8 rows."""
+"""The sources of a generator's images: an array, files or a store, all read as uint8 rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHUNK_BYTES = 1 << 24
 
 
 class ImageSource(Protocol):
-    """Images of one size, by row; safe to read from several threads."""
+    """Images of one size, read by row, also from several threads."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -31,19 +31,19 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int, /) -> npt.NDArray[np.uint8]:
-        """Returns the image of a row: array `(h, w)`, uint8, not to be written to."""
+        """Return the image of a row: uint8 `(h, w)`. Do not write to it."""
 
 
 def image_source(images: Any, image_size: int | None, framing: Framing | None) -> ImageSource:
-    """Finds out what kind of images these are, and checks them.
+    """Check images of any kind, and return their source.
 
     Args:
         images: Array, paths, `Store` or `StoreView`.
-        image_size: Side in pixels: of the frame for paths, to check for others.
-        framing: For paths only.
+        image_size: Side in pixels. Paths are framed to it. Other images must have it.
+        framing: Framing of paths. Other images must not have one.
 
     Raises:
-        InputError: They are no images, or not such as are asked for.
+        InputError: The images are invalid, or have another size.
     """
     if _are_paths(images):
         return PathImages([Path(path) for path in images], _path_framing(image_size, framing))
@@ -55,14 +55,13 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
             Fault(
                 "images",
                 f"it is one path ({images})",
-                "Pass [path], or open_store(path) for a store.",
-                expected="a list of the paths of radiographs, an array or a store",
+                "Pass a list of paths, an array, or open_store(path) for a store.",
             )
         )
     else:
         source = ArrayImages(_stacked(images))
     if len(source) == 0:
-        raise _none()
+        raise _no_images()
     faults = []
     if image_size is not None and source.shape[1:] != (image_size, image_size):
         height, width = source.shape[1:]
@@ -70,17 +69,15 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
             Fault(
                 "image_size",
                 f"it is {image_size}, but the images are {height} x {width}",
-                "Resize them first, prepare the store at that size, or leave image_size out.",
-                expected="the side of the images, or paths",
+                "Resize the images, prepare the store at that size, or leave image_size out.",
             )
         )
     if framing is not None:
         faults.append(
             Fault(
                 "framing",
-                "it is given with images that are decoded already",
-                "Leave it out, or frame() the images first.",
-                expected="a framing for paths only",
+                "it is only for paths, but the images are already decoded",
+                "Leave framing out, or call frame() on the images first.",
             )
         )
     if faults:
@@ -89,20 +86,20 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
 
 
 class ArrayImages:
-    """The rows of an array in memory, made grey and uint8 as they are read."""
+    """The rows of an array, converted to grey and uint8 when they are read."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
-        """Takes `(n, h, w)`, `(n, h, w, 1)` or RGB `(n, h, w, 3)`, 0-255, without copying it.
+        """Check an array `(n, h, w)`, `(n, h, w, 1)` or RGB `(n, h, w, 3)`, without a copy.
 
         Raises:
-            InputError: Its shape, type or range is another.
+            InputError: The shape or the type is another, or pixels are not in 0-255.
         """
         if array.size == 0:
-            raise _none()
+            raise _no_images()
         if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
             raise _unsuitable(f"its shape is {array.shape}", "Stack the images along a first axis.")
         if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
-            raise _unsuitable(f"its type is {array.dtype}", "Give pixels as numbers.")
+            raise _unsuitable(f"its type is {array.dtype}", "Pass the pixels as numbers.")
         if array.dtype != np.uint8:
             _check_range(array)
         self._array = array
@@ -117,7 +114,7 @@ class ArrayImages:
         return len(self._array)
 
     def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
-        """Returns the image of a row: array `(h, w)`, uint8."""
+        """Return the image of a row: uint8 `(h, w)`."""
         image = self._array[row]
         if image.dtype != np.uint8:
             image = np.rint(image).astype(np.uint8)
@@ -129,16 +126,16 @@ class ArrayImages:
 
 
 class PathImages:
-    """Files, decoded and framed each time one is read."""
+    """Image files, decoded and framed each time a row is read."""
 
     def __init__(self, paths: Sequence[Path], framing: Framing) -> None:
-        """Checks that every file is there.
+        """Check that all files exist.
 
         Raises:
-            InputError: Files are missing; all of them are named.
+            InputError: Some files are missing. It names all of them.
         """
         faults = [
-            Fault(str(path), "there is no such file", "Check the path.", expected="a radiograph")
+            Fault(str(path), "this file does not exist", "Correct the path.")
             for path in paths
             if not path.is_file()
         ]
@@ -156,7 +153,7 @@ class PathImages:
         return len(self._paths)
 
     def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
-        """Returns the image of a row: array `(size, size)`, uint8."""
+        """Return the image of a row: uint8 `(size, size)`."""
         return frame(read_radiograph(self._paths[row]), self._framing).pixels
 
 
@@ -178,7 +175,6 @@ def _path_framing(image_size: int | None, framing: Framing | None) -> Framing:
                 "image_size",
                 f"it is {image_size}, but framing.size is {framing.size}",
                 "Leave image_size out.",
-                expected="one size",
             )
         )
     return framing
@@ -187,9 +183,10 @@ def _path_framing(image_size: int | None, framing: Framing | None) -> Framing:
 def _stacked(images: Any) -> npt.NDArray[Any]:
     try:
         return np.asarray(images)
-    except ValueError:  # numpy makes no array of arrays of several shapes
+    except ValueError:  # numpy refuses arrays of different shapes
         raise _unsuitable(
-            "they are of several sizes", "Resize them to one, or pass paths and an image_size."
+            "the images have different sizes",
+            "Resize them to one size, or pass paths and an image_size.",
         ) from None
 
 
@@ -200,13 +197,15 @@ def _check_range(array: npt.NDArray[Any]) -> None:
         chunk = array[start : start + step]
         low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise _unsuitable("it has pixels that are not numbers", "Mend or leave out those.")
+            raise _unsuitable(
+                "some pixels are NaN or infinite", "Correct or leave out those images."
+            )
     if low < 0 or high > 255:
-        raise _unsuitable(f"its pixels run from {low:g} to {high:g}", "Scale them to 0-255.")
+        raise _unsuitable(f"its pixels run from {low:g} to {high:g}", "Scale the pixels to 0-255.")
     if high <= 1 and np.issubdtype(array.dtype, np.floating):
         raise _unsuitable(
-            f"its pixels run from {low:g} to {high:g}, so they are scaled already",
-            "Multiply by 255: the generator divides, after augmentation.",
+            f"its pixels run from {low:g} to {high:g}, so they are already scaled",
+            "Multiply the pixels by 255. The generator divides them after augmentation.",
         )
 
 
@@ -215,5 +214,5 @@ def _unsuitable(what: str, fix: str) -> InputError:
     return InputError(Fault("images", what, fix, expected=expected))
 
 
-def _none() -> InputError:
-    return InputError(Fault("images", "there are none", "Add images.", expected="at least one"))
+def _no_images() -> InputError:
+    return InputError(Fault("images", "there are no images", "Pass at least one image."))

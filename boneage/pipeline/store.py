@@ -1,16 +1,17 @@
-"""Framed radiographs of a manifest in one memory-mapped array: made once, opened at once.
+"""The store: the framed images of a manifest in one memory-mapped array, made once.
 
 A store is a folder of four files:
 
-- `images.npy`: uint8 `(n, size, size)`, one row an image, in the manifest's order;
-- `frames.csv`: for each row `image_id`, the crop's `left`, `top`, `right` and `bottom` in pixels of
-  the radiograph, its `rotation` in degrees and `why`: `hand`, or why it is the whole radiograph;
-- `checksums.npy`: uint32 `(n,)`, the CRC-32 of every row;
-- `store.json`: the version of this layout, image ids, framing, and the digests of what the store
-  was made from.
+- `images.npy`: uint8 `(n, size, size)`, one row per image, in the order of the manifest.
+- `frames.csv`: for each row the `image_id`, the crop's `left`, `top`, `right` and `bottom` in
+  pixels of the radiograph, its `rotation` in degrees, and `why`: `hand`, or the reason for keeping
+  the whole radiograph.
+- `checksums.npy`: uint32 `(n,)`, the CRC-32 of every row.
+- `store.json`: the version of this layout, the image ids, the framing, and digests of what the
+  store was made from.
 
-It is built in a sibling folder ending in `.partial` and renamed when the last row stands, so a
-folder of the final name is complete. After a kill, rows whose checksum holds are kept.
+The store is built in a folder whose name ends in `.partial`, and renamed when it is complete. After
+a kill, the rows with a correct checksum are kept.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ SAMPLED_ROWS = 64
 
 
 class Store:
-    """A complete store, read-only and memory-mapped; pickled by reference to its folder.
+    """A complete store, read-only and memory-mapped. Pickling it keeps only its folder and digest.
 
     Attributes:
-        folder: Where it stands.
+        folder: Folder of the store.
         images: Memory map `(n, size, size)`, uint8.
-        image_ids: One for each row, as in the manifest.
-        digest: Hex digest of everything in it: ids, framing and pixels.
-        framing: How the rows were made.
+        image_ids: Names of the rows, as in the manifest.
+        digest: Hex digest of the ids, the framing and the pixels.
+        framing: Framing of the rows.
     """
 
     def __init__(
@@ -60,14 +61,14 @@ class Store:
         digest: str,
         framing: Framing,
     ) -> None:
-        """Holds what `open_store` and `prepare` have checked; call one of those."""
+        """Keep what `open_store` or `prepare` has checked. Call one of those instead."""
         self.folder = folder
         self.images = images
         self.image_ids = image_ids
         self.digest = digest
         self.framing = framing
-        # Rows are read, not looked at through the map: one that is no longer there is then an
-        # error, where the map's is a signal that ends the process, and no page of it is held.
+        # Rows are read from the file, not through the memory map. If the file was cut short, the
+        # map would end the process with a signal. It would also hold pages in memory.
         self._file = os.open(folder / "images.npy", os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         self._offset = int(images.offset)
@@ -82,10 +83,10 @@ class Store:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
-        """Returns the image of a row: array `(size, size)`, uint8, read-only.
+        """Return the image of a row: uint8 `(size, size)`, read-only.
 
         Raises:
-            InputError: The file has been cut short, or can't be read, since it was opened.
+            InputError: The file was cut short or became unreadable after it was opened.
         """
         row = operator.index(index)
         if not -len(self) <= row < len(self):
@@ -102,24 +103,23 @@ class Store:
         return np.frombuffer(pixels, np.uint8).reshape(height, width)
 
     def frames(self) -> pd.DataFrame:
-        """How every image was cropped: the table in `frames.csv`, in the order of the rows."""
-        # An id may be any text, NA and null too: none of the columns ever lacks a value.
+        """Return the crop of every image: the table `frames.csv`, in the order of the rows."""
+        # No value is ever missing, so an id may be "NA" or "null".
         path = self.folder / "frames.csv"
         return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False)
 
     def select(self, image_ids: Sequence[str]) -> StoreView:
-        """Returns the rows of these ids, in this order.
+        """Return the rows of these ids, in this order.
 
         Raises:
-            InputError: Some of the ids are not in the store (all of them are named).
+            InputError: Some ids are not in the store. It names all of them.
         """
         row_of = {image_id: row for row, image_id in enumerate(self.image_ids)}
         faults = [
             Fault(
                 str(self.folder),
-                f"it holds no image_id {image_id}",
+                f"the store has no image_id {image_id}",
                 "Prepare the manifest again with `boneage data prepare`.",
-                expected="an image of the manifest it was prepared from",
             )
             for image_id in image_ids
             if image_id not in row_of
@@ -149,11 +149,11 @@ class Store:
 
 @dataclass(frozen=True)
 class StoreView:
-    """Some rows of a store, in an order of their own.
+    """Some rows of a store, in any order.
 
     Attributes:
-        store: The store they are rows of.
-        rows: Array `(n,)`, int64: the store's row for each of the view's.
+        store: The store.
+        rows: int64 `(n,)`: the row in the store of each row of the view.
     """
 
     store: Store
@@ -166,29 +166,29 @@ class StoreView:
 
     @property
     def image_ids(self) -> list[str]:
-        """One for each row of the view."""
+        """Return the names of the rows."""
         return [self.store.image_ids[row] for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
-        """Returns the image of a row: array `(size, size)`, uint8, read-only."""
+        """Return the image of a row: uint8 `(size, size)`, read-only."""
         return self.store[self.rows[index]]
 
 
 def open_store(folder: str | Path, *, verify: bool = False) -> Store:
-    """Opens a complete store.
+    """Open a complete store.
 
-    Its size, its shape, its digest and the checksums of 64 rows spread over it are checked
-    always; those of all rows (a read of the whole file) only on request.
+    The size, the shape, the digest and the checksums of 64 rows are always checked. The checksums
+    of all rows are checked on request, which reads the whole file.
 
     Args:
-        folder: As made by `prepare`.
-        verify: Whether to read and check every row.
+        folder: Folder of the store, made by `prepare`.
+        verify: Whether to check every row.
 
     Raises:
-        InputError: There is no complete store, it is of another version, or it is damaged.
+        InputError: The store is missing or incomplete, has another version, or is damaged.
     """
     folder = Path(folder)
     try:
@@ -202,29 +202,28 @@ def open_store(folder: str | Path, *, verify: bool = False) -> Store:
         framing = Framing.model_validate(described["framing"])
         expected = (len(image_ids), framing.size, framing.size)
         recorded = described["digest"]
-        whole = store_digest(described, checksums) == recorded
+        is_consistent = store_digest(described, checksums) == recorded
     except FileNotFoundError as error:
         missing = Path(error.filename).name
-        # With its store.json it passes for complete, and would not be made anew.
-        delete = "" if missing == "store.json" else "Delete that folder first. "
+        # A folder with a store.json counts as complete, so `prepare` would not build it again.
+        delete = "" if missing == "store.json" else "Delete this folder first. "
         raise InputError(
             Fault(
                 str(folder),
-                f"there is no complete store ({missing} is missing)",
-                f"{delete}Make it with `boneage data prepare`.",
-                expected="images.npy, frames.csv, checksums.npy and store.json",
+                f"this folder has no complete store ({missing} is missing)",
+                f"{delete}Prepare the manifest with `boneage data prepare`.",
             )
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(_damaged(folder, str(error))) from None
-    if not whole or checksums.shape != expected[:1]:
-        raise InputError(_damaged(folder, "its digest does not fit"))
+    if not is_consistent or checksums.shape != expected[:1]:
+        raise InputError(_damaged(folder, "the digest in store.json does not match the files"))
     if images.shape != expected or images.dtype != np.uint8:
         raise InputError(_damaged(folder, f"images.npy is {images.dtype} {images.shape}"))
     step = 1 if verify else max(1, len(image_ids) // SAMPLED_ROWS)
     rows = sorted({*range(0, len(image_ids), step), len(image_ids) - 1})
     faults = [
-        _damaged(folder, f"row {row} (image_id {image_ids[row]}) has another checksum")
+        _damaged(folder, f"row {row} (image_id {image_ids[row]}) has a wrong checksum")
         for row in rows
         if zlib.crc32(images[row].data) != checksums[row]
     ]
@@ -241,29 +240,28 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
 ) -> Store:
-    """Opens the manifest's store, making or finishing it first where that is needed.
+    """Open the store of a manifest, after making or finishing it if needed.
 
     Args:
-        manifest: Whose images, all of them, are wanted.
-        framing: How they are to be framed.
-        folder: Where the store is to stand. If not given: beside the manifest where one stands
-            already; else in `$BONEAGE_CACHE` where that is set; else beside the manifest, or in
-            `~/.cache/boneage` where that can't be written to.
-        workers: Threads that decode, or processes where there are many; one for each core if not
-            given.
+        manifest: The manifest. All of its images go into the store.
+        framing: Framing of the images.
+        folder: Folder of the store. Default: next to the manifest if the store is there already;
+            else in `$BONEAGE_CACHE` if set; else next to the manifest; or in `~/.cache/boneage`
+            if the manifest's folder is read-only.
+        workers: Number of threads (of processes for many images) that decode. Default: one per
+            core.
         progress: Whether to draw a progress bar on standard error.
 
     Raises:
-        InputError: Images that can't be read (all of them are named), no images at all, or no
-            room on the disk. Nothing is left behind.
+        InputError: Some images can't be read (it names all of them), the manifest has no images,
+            or the disk has too little space. No files are left behind.
     """
     if len(manifest) == 0:
         raise InputError(
             Fault(
                 str(manifest.path),
-                "it has no rows",
-                "Add images to it.",
-                expected="at least one image",
+                "the manifest has no rows",
+                "Add at least one image.",
             )
         )
     paths = manifest.image_paths()
@@ -276,7 +274,7 @@ def prepare(
     console = Console(stderr=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder, console if progress else None):
-        store = _open_if_current(folder, plan)  # the other process may have made it meanwhile
+        store = _open_if_current(folder, plan)  # another process may have made it
         if store is None:
             clear(folder)
             shown = console if progress else None
@@ -288,19 +286,19 @@ def prepare(
 def prepare_from(
     other: Manifest, manifest: Manifest, framing: Framing, *, progress: bool = True
 ) -> Store:
-    """Opens a manifest's store as `prepare` does; the rows come from another manifest's store.
+    """Open the store of a manifest, made from the rows of another manifest's store if needed.
 
-    Nothing is decoded twice, and no disk is taken where the file system has hard links.
+    No image is decoded twice. With hard links, the second store takes no disk space.
 
     Args:
-        other: The same images, in the same order; only splits and labels may differ.
-        manifest: Whose store is wanted.
-        framing: How the images are to be framed.
-        progress: As `prepare` takes it, for the other's store.
+        other: A manifest of the same images in the same order. Splits and labels may differ.
+        manifest: The manifest whose store to open.
+        framing: Framing of the images.
+        progress: Whether to draw a progress bar on standard error.
 
     Raises:
-        InputError: As `prepare`, of the other's store.
-        ValueError: They are not the same images.
+        InputError: As raised by `prepare` for the other manifest.
+        ValueError: The manifests have different images.
     """
     paths = manifest.image_paths()
     plan = _plan(manifest, framing, paths)
@@ -318,7 +316,7 @@ def prepare_from(
     made = prepare(other, framing, progress=progress)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder, None):
-        store = _open_if_current(folder, plan)  # the other process may have made it meanwhile
+        store = _open_if_current(folder, plan)  # another process may have made it
         if store is None:
             clear(folder)
             link(made.folder, folder, plan)
@@ -329,16 +327,15 @@ def prepare_from(
 def _reopen(folder: Path, digest: str) -> Store:
     store = open_store(folder)
     if store.digest != digest:
-        raise InputError(_damaged(folder, "it was made anew while in use"))
+        raise InputError(_damaged(folder, "it was replaced while in use"))
     return store
 
 
 def _of_another_version(folder: Path, version: object) -> Fault:
     return Fault(
         str(folder),
-        f"it is a store of version {version}",
+        f"the store has version {version}, and this version of boneage needs {VERSION}",
         "Prepare the manifest again with `boneage data prepare`.",
-        expected=f"version {VERSION}, which this boneage makes",
     )
 
 
@@ -346,13 +343,12 @@ def _damaged(folder: Path, what: str) -> Fault:
     return Fault(
         str(folder),
         f"the store is damaged: {what}",
-        "Delete that folder and prepare the manifest again.",
-        expected="a store as `boneage data prepare` wrote it",
+        "Delete this folder, and prepare the manifest again with `boneage data prepare`.",
     )
 
 
 def _plan(manifest: Manifest, framing: Framing, paths: list[Path]) -> dict[str, Any]:
-    """What the store is made from: all of store.json but the final digest."""
+    """Return what the store is made from: store.json without the final digest."""
     image_ids = [str(image_id) for image_id in manifest.table["image_id"]]
     key = hashlib.sha256()
     for part in (str(VERSION), manifest.digest, framing_key(framing), *image_ids):
@@ -368,27 +364,27 @@ def _plan(manifest: Manifest, framing: Framing, paths: list[Path]) -> dict[str, 
 
 
 def _sources_digest(paths: list[Path]) -> str:
-    # Size and time of every file stand for its content: 12,611 files take 0.1 s instead of 9 GB.
+    # The size and time of a file represent its content: 0.1 s instead of a read of 9 GB.
     digest = hashlib.sha256()
     for path in paths:
         try:
             status = path.stat()
             digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
         except OSError:
-            digest.update(b"unreadable\n")  # decoding it tells why, with all others
+            digest.update(b"unreadable\n")  # the error comes when the file is decoded
     return digest.hexdigest()
 
 
 def _default_folder(manifest: Manifest, name: str) -> Path:
-    home = manifest.path.resolve()
-    beside = home.parent / f"{home.stem}.store"
+    path = manifest.path.resolve()
+    adjacent = path.parent / f"{path.stem}.store"
     chosen = os.environ.get("BONEAGE_CACHE")
-    writable = os.access(beside if beside.exists() else home.parent, os.W_OK)
-    if (beside / name).exists() or (writable and not chosen):
-        return beside / name
+    is_writable = os.access(adjacent if adjacent.exists() else path.parent, os.W_OK)
+    if (adjacent / name).exists() or (is_writable and not chosen):
+        return adjacent / name
     cache = Path(chosen or Path.home() / ".cache" / "boneage")
-    place = hashlib.sha256(str(home).encode()).hexdigest()[:8]
-    return cache / "stores" / f"{home.stem}-{place}" / name
+    key = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    return cache / "stores" / f"{path.stem}-{key}" / name
 
 
 def _open_if_current(folder: Path, plan: dict[str, Any]) -> Store | None:
@@ -398,7 +394,7 @@ def _open_if_current(folder: Path, plan: dict[str, Any]) -> Store | None:
         return None
     if not isinstance(described, dict):
         return None
-    # The version is in the plan: a store of another one is made anew like any other.
+    # The plan includes the version, so a store of another version is made again.
     if any(described.get(name) != value for name, value in plan.items()):
         return None
     return open_store(folder)

@@ -1,8 +1,8 @@
-"""Every image of a manifest decoded and framed into the files of a store, resumably.
+"""The builder of a store: it decodes and frames every image of a manifest, and can be resumed.
 
-What stands in the folder while it is being made: `images.npy`, `plan.json` (what it is made from),
-`journal.npy` (int64 `(n,)`: the checksum of every row that is done, -1 for the others) and
-`crops.npy` (int32 `(n, 6)`: box, rotation and reason of those rows, which become `frames.csv`).
+An unfinished store has these files: `images.npy`; `plan.json`, what the store is made from;
+`journal.npy`, int64 `(n,)`, the checksum of every finished row and -1 for the others; `crops.npy`,
+int32 `(n, 6)`, the box, rotation and reason of every finished row, which become `frames.csv`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ from boneage.runtime.threads import threads
 JOURNAL_SECONDS = 2.0
 FRAME_COLUMNS = ("image_id", "left", "top", "right", "bottom", "rotation", "why")
 _UNDONE = -1
-# Threads wait for one another from here on, and so many radiographs are worth a second's start.
+# With this many threads, they wait for one another. Starting processes takes a second, which this
+# many radiographs are worth.
 _PROCESSES_FROM_WORKERS, _PROCESSES_FROM_RADIOGRAPHS = 5, 1000
 
 
 def store_digest(described: dict[str, Any], checksums: npt.NDArray[np.uint32]) -> str:
-    """Returns the hex digest of image ids, framing and, by their checksums, of all rows.
+    """Return the hex digest of the image ids, the framing and the checksums of all rows.
 
-    Where the images lie, and when they were written, is not in it.
+    It does not depend on the paths or the times of the files.
     """
     text = json.dumps([described[key] for key in ("version", "framing", "image_ids")])
     return hashlib.sha256(text.encode() + checksums.tobytes()).hexdigest()
@@ -53,7 +54,7 @@ def store_digest(described: dict[str, Any], checksums: npt.NDArray[np.uint32]) -
 
 @contextlib.contextmanager
 def locked(folder: Path, console: Console | None) -> Iterator[None]:
-    """Holds the folder against other processes; says so on the console if it has to wait."""
+    """Lock the folder against other processes. If it has to wait, say so on the console."""
     lock = filelock.FileLock(folder.with_name(folder.name + ".lock"))
     try:
         lock.acquire(timeout=0)
@@ -68,16 +69,15 @@ def locked(folder: Path, console: Console | None) -> Iterator[None]:
 
 
 def clear(folder: Path) -> None:
-    """Removes a store made from something else, and nothing that is not a store."""
+    """Remove an outdated store, but no folder of anything else."""
     if not folder.exists():
         return
     if any(folder.iterdir()) and not (folder / "store.json").exists():
         raise InputError(
             Fault(
                 str(folder),
-                "there is something else than a store in it",
-                "Name another folder.",
-                expected="a new folder, or that of an older store",
+                "this folder has something else than a store in it",
+                "Choose a new folder, or that of an older store.",
             )
         )
     shutil.rmtree(folder)
@@ -92,21 +92,21 @@ def build(
     workers: int | None,
     console: Console | None,
 ) -> None:
-    """Makes all files of a store, beside it, and gives them its name when they are complete.
+    """Build a store in a `.partial` folder, and rename the folder when it is complete.
 
     Args:
-        folder: The name; nothing may stand there.
-        plan: What the store is made from; a partial one with another plan is thrown away.
-        framing: How the images are to be framed.
-        paths: The images, one for each row.
-        regions: The part of each that is meant; None for all of it.
-        workers: Threads that decode, or processes where there are many; one for each core if not
-            given.
-        console: Where the progress bar goes; none is drawn if not given.
+        folder: Folder of the store. It must not exist.
+        plan: What the store is made from. A partial store with another plan is deleted.
+        framing: Framing of the images.
+        paths: Files of the images, one per row.
+        regions: The part of each file to use, or None for the whole image.
+        workers: Number of threads (of processes for many images) that decode. Default: one per
+            core.
+        console: Console of the progress bar, or None for no progress bar.
 
     Raises:
-        InputError: Images that can't be read (all of them are named), no room on the disk, or a
-            process that died; then what is done is kept.
+        InputError: Some images can't be read (it names all of them), the disk has too little
+            space, or a worker process died. In the last case, the finished rows are kept.
     """
     partial = folder.with_name(folder.name + ".partial")
     journal, crops, start = _begin(partial, plan, (len(paths), framing.size, framing.size))
@@ -119,13 +119,13 @@ def build(
         _framers(file.fileno(), workers, len(todo)) as framed,
     ):
 
-        def make(row: int) -> tuple[int, int, tuple[Fault, ...]]:
+        def make(row: int) -> tuple[int, int, Sequence[Fault]]:
             try:
                 done = framed(Radiograph(paths[row], regions[row], framing, start + row * area))
             except FramerDiedError:
                 raise
             except InputError as error:
-                return row, _UNDONE, _placed(error.faults, paths[row])
+                return row, _UNDONE, _with_path(error.faults, paths[row])
             crops[row] = done.crop
             return row, done.checksum, ()
 
@@ -134,8 +134,8 @@ def build(
             with threads(workers) as pool:
                 rows = pool.map(make, todo)
                 if console is not None:
-                    what = f"Preparing {framing.size} px"
-                    rows = iter(track(rows, what, len(todo), console=console))
+                    title = f"Preparing {framing.size} px"
+                    rows = iter(track(rows, title, len(todo), console=console))
                 for row, checksum, found in rows:
                     journal[row] = checksum
                     faults.extend(found)
@@ -153,12 +153,12 @@ def build(
 
 
 def link(made: Path, folder: Path, plan: dict[str, Any]) -> None:
-    """Makes a store of the rows of another one, whose files it shares where the disk allows.
+    """Make a store from the files of another store, with hard links where possible.
 
     Args:
-        made: A complete store of the same images, in the same order, framed alike.
-        folder: The name of the new one; nothing may stand there.
-        plan: What that one is made from.
+        made: A complete store with the same rows.
+        folder: Folder of the new store. It must not exist.
+        plan: What the new store is made from.
     """
     partial = folder.with_name(folder.name + ".partial")
     if partial.exists():
@@ -167,7 +167,7 @@ def link(made: Path, folder: Path, plan: dict[str, Any]) -> None:
     for name in ("images.npy", "frames.csv", "checksums.npy"):
         try:
             os.link(made / name, partial / name)
-        except OSError:  # another file system, or one without links
+        except OSError:  # another file system, or no hard links
             shutil.copyfile(made / name, partial / name)
     _describe(partial, plan, np.load(partial / "checksums.npy"))
     partial.rename(folder)
@@ -175,9 +175,9 @@ def link(made: Path, folder: Path, plan: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _framers(file: int, workers: int, radiographs: int) -> Iterator[Callable[[Radiograph], Row]]:
-    """What makes a row, in this process or, where that is worth while, in others."""
-    many = workers >= _PROCESSES_FROM_WORKERS and radiographs >= _PROCESSES_FROM_RADIOGRAPHS
-    if not many or os.name != "posix":
+    """Give the function that makes a row, in this process or, for many rows, in others."""
+    has_many = workers >= _PROCESSES_FROM_WORKERS and radiographs >= _PROCESSES_FROM_RADIOGRAPHS
+    if not has_many or os.name != "posix":
         yield lambda radiograph: make_row(radiograph, file)
         return
     framers: queue.SimpleQueue[Framer] = queue.SimpleQueue()
@@ -188,7 +188,7 @@ def _framers(file: int, workers: int, radiographs: int) -> Iterator[Callable[[Ra
             framers.put(framer)
 
         def make(radiograph: Radiograph) -> Row:
-            framer = framers.get()  # there is one for each thread
+            framer = framers.get()  # as many as threads, so none waits
             try:
                 return framer.make_row(radiograph)
             finally:
@@ -197,27 +197,27 @@ def _framers(file: int, workers: int, radiographs: int) -> Iterator[Callable[[Ra
         yield make
 
 
-def _placed(faults: Sequence[Fault], path: Path) -> tuple[Fault, ...]:
-    """The faults of one row; one of its region says whose."""
-    return tuple(
+def _with_path(faults: Sequence[Fault], path: Path) -> list[Fault]:
+    """Return the faults of a row. Those of its region get the path of the image."""
+    return [
         replace(fault, where=f"{path}: {fault.where}") if fault.where == "region" else fault
         for fault in faults
-    )
+    ]
 
 
 def _begin(
     partial: Path, plan: dict[str, Any], shape: tuple[int, int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], int]:
-    """Returns what rows are done so far, checksums and crops, and where the pixels begin."""
+    """Return the journal and the crops so far, and the offset of the pixels in images.npy."""
     try:
-        resumed = json.loads((partial / "plan.json").read_text(encoding="utf-8")) == plan
+        can_resume = json.loads((partial / "plan.json").read_text(encoding="utf-8")) == plan
         journal = np.load(partial / "journal.npy")
         crops = np.load(partial / "crops.npy")
         images = np.load(partial / "images.npy", mmap_mode="r")
-        resumed = resumed and len(journal) == len(crops) == shape[0] and images.shape == shape
+        can_resume = can_resume and len(journal) == len(crops) == shape[0] and images.shape == shape
     except (OSError, ValueError):
-        resumed = False
-    if resumed:
+        can_resume = False
+    if can_resume:
         for row in np.flatnonzero(journal != _UNDONE):
             if zlib.crc32(images[row].data) != journal[row]:
                 journal[row] = _UNDONE
@@ -230,9 +230,8 @@ def _begin(
         raise InputError(
             Fault(
                 str(partial.parent),
-                f"the disk has {free / 1e9:.1f} GB left",
-                "Make room, or set BONEAGE_CACHE to another disk.",
-                expected=f"{needed / 1e9:.1f} GB for the store",
+                f"the store needs {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB left",
+                "Free some space, or set BONEAGE_CACHE to a folder on another disk.",
             )
         )
     partial.mkdir()
@@ -247,15 +246,15 @@ def _begin(
 def _save_progress(
     partial: Path, journal: npt.NDArray[np.int64], crops: npt.NDArray[np.int32]
 ) -> None:
-    done = journal.copy()  # before the crops: a row that ends meanwhile is then done once more
+    done = journal.copy()  # copied first: a row that is finished later is then made again
     _save(partial / "crops.npy", crops)
     _save(partial / "journal.npy", done)
 
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    beside = path.with_name(f"new-{path.name}")
-    np.save(beside, array)
-    beside.replace(path)
+    new = path.with_name(f"new-{path.name}")
+    np.save(new, array)
+    new.replace(path)
 
 
 def _write_frames(partial: Path, image_ids: list[str], crops: npt.NDArray[np.int32]) -> None:

@@ -66,7 +66,7 @@ def test_contact_sheet_says_that_it_can_not_write_before_it_prepares(
         "contact-sheet", folder / "manifest.csv", "--out", folder / "manifest.csv"
     )
     assert isinstance(result.exception, InputError)
-    assert "no sheet can be written there" in str(result.exception)
+    assert "no file can be written to this folder" in str(result.exception)
     assert sorted(folder.rglob("*")) == before
 
 
@@ -77,13 +77,13 @@ def test_contact_sheet_replaces_older_sheets_and_takes_any_id(cohort: Path, tmp_
     ids = ["NA", "null", "nan", "None", "Mädchen", "x" * 90]
     manifest = write_manifest(table.assign(image_id=ids), folder / "odd.csv")
     sheets.mkdir()
-    kept = [sheets / "look-out.png", sheets / "look-1.jpg"]
-    for path in (*kept, sheets / "look-01.png", sheets / "look-07.png"):
+    kept = [sheets / "contact-sheet-out.png", sheets / "contact-sheet-1.jpg"]
+    for path in (*kept, sheets / "contact-sheet-01.png", sheets / "contact-sheet-07.png"):
         path.touch()
     result = boneage_data("contact-sheet", manifest.path, "--size", 64, "--out", sheets)
     assert result.exit_code == 0, result.exception
-    assert sorted(sheets.iterdir()) == sorted([*kept, sheets / "look-01.png"])
-    sheet = cv2.imread(str(sheets / "look-01.png"))
+    assert sorted(sheets.iterdir()) == sorted([*kept, sheets / "contact-sheet-01.png"])
+    sheet = cv2.imread(str(sheets / "contact-sheet-01.png"))
     assert (sheet[:18, 10:400] > 150).any()  # the legend
 
 
@@ -95,7 +95,9 @@ def test_contact_sheet_draws_the_oddest_radiographs_first(cohort: Path, tmp_path
     assert cv2.imwrite(str(blank), np.full((96, 96), 7, np.uint8))
     result = boneage_data("contact-sheet", manifest, "--count", 25, "--size", 64)
     assert result.exit_code == 0
-    sheets = [folder / "manifest.contact-sheet" / f"look-0{number}.png" for number in (1, 2)]
+    sheets = [
+        folder / "manifest.contact-sheet" / f"contact-sheet-0{number}.png" for number in (1, 2)
+    ]
     assert result.stdout.split() == [str(sheet) for sheet in sheets]
     first, second = (cv2.imread(str(sheet)) for sheet in sheets)
     assert first.shape[1] == second.shape[1]

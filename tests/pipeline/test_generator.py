@@ -295,7 +295,7 @@ def test_gender_in_every_form(gender: Any) -> None:
         ({"workers": 0}, ["workers: it is 0"]),
         (
             {"images": np.zeros((0, 8, 8)), "gender": ["x"], "batch_size": -1},
-            ["images: there are none", "gender: 1 of 1", "batch_size: it is -1"],
+            ["images: there are no images", "gender: 1 of 1", "batch_size: it is -1"],
         ),
     ],
 )

@@ -88,21 +88,21 @@ def test_all_missing_files_are_named(paths: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("images", "what"),
     [
-        ([], "there are none"),
-        (np.zeros((0, 20, 20), np.uint8), "there are none"),
+        ([], "there are no images"),
+        (np.zeros((0, 20, 20), np.uint8), "there are no images"),
         (np.zeros((20, 20), np.uint8), r"its shape is \(20, 20\)"),
         (np.zeros((2, 20, 20, 2), np.uint8), r"its shape is \(2, 20, 20, 2\)"),
-        (np.full((2, 20, 20), 0.5), "scaled already"),
+        (np.full((2, 20, 20), 0.5), "already scaled"),
         (np.full((2, 20, 20), -1.0), "run from -1 to -1"),
         (np.full((2, 20, 20), 4095, np.uint16), "run from 4095 to 4095"),
-        (np.full((2, 20, 20), np.nan), "not numbers"),
-        (np.full((2, 20, 20), np.inf), "not numbers"),
+        (np.full((2, 20, 20), np.nan), "NaN or infinite"),
+        (np.full((2, 20, 20), np.inf), "NaN or infinite"),
         (np.full((2, 20, 20), "x"), "its type is <U1"),
         (np.ones((2, 20, 20), bool), "its type is bool"),
-        ("films/1.png", "it is one path"),
-        (Path("films/1.png"), "it is one path"),
+        ("hands/1.png", "it is one path"),
+        (Path("hands/1.png"), "it is one path"),
         (None, "its shape is"),
-        ([np.zeros((20, 20)), np.zeros((20, 21))], "of several sizes"),
+        ([np.zeros((20, 20)), np.zeros((20, 21))], "different sizes"),
     ],
 )
 def test_what_is_no_images_is_refused(images: Any, what: str) -> None:
@@ -119,7 +119,7 @@ def test_a_size_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="the images are 20 x 24"):
         image_source(radiographs, 64, None)
-    with pytest.raises(InputError, match="decoded already"):
+    with pytest.raises(InputError, match="already decoded"):
         image_source(radiographs, None, Framing())
     with pytest.raises(InputError, match=r"framing\.size is 64"):
         image_source(paths, 32, Framing(size=64))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,8 +18,8 @@ import pytest
 
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.errors import InputError
-from boneage.pipeline import store_worker as framer
-from boneage.pipeline.store import Store, open_store, prepare
+from boneage.pipeline import store_builder, store_worker
+from boneage.pipeline.store import VERSION, Store, open_store, prepare, prepare_from
 from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import Radiograph, read_radiograph
 from boneage.recipe import Framing
@@ -50,14 +51,14 @@ def manifest(tmp_path: Path) -> Manifest:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files decoded by `prepare` in this process."""
+    """The names of the files that `prepare` decodes in this process."""
     names: list[str] = []
 
     def count(path: Path) -> Radiograph:
         names.append(path.name)
         return read_radiograph(path)
 
-    monkeypatch.setattr(framer, "read_radiograph", count)
+    monkeypatch.setattr(store_worker, "read_radiograph", count)
     return names
 
 
@@ -66,15 +67,20 @@ def make(manifest: Manifest, framing: Framing = FRAMING, folder: Path | None = N
 
 
 def expected(manifest: Manifest) -> np.ndarray:
-    return np.stack(
-        [frame(read_radiograph(path), FRAMING).pixels for path in manifest.image_paths()]
-    )
+    paths = manifest.image_paths()
+    return np.stack([frame(read_radiograph(path), FRAMING).pixels for path in paths])
 
 
-def left_behind(folder: Path) -> list[str]:
+def files_in(folder: Path) -> list[str]:
     return sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix != ".lock"
     )
+
+
+def change_first_image(manifest: Manifest) -> None:
+    path = manifest.image_paths()[0]
+    assert cv2.imwrite(str(path), read_radiograph(path)[::-1].copy())
+    os.utime(path, (1, 1))
 
 
 def test_every_row_is_the_framed_image(manifest: Manifest) -> None:
@@ -86,62 +92,68 @@ def test_every_row_is_the_framed_image(manifest: Manifest) -> None:
     assert store.image_ids == [f"a{number}" for number in range(20)]
     assert store.framing == FRAMING
     assert np.array_equal(store.images, expected(manifest))
-    assert np.array_equal(store[3], expected(manifest)[3])
+    assert np.array_equal(np.stack(list(store)), store.images)
+    assert np.array_equal(store[-1], store[19])
     with pytest.raises(ValueError, match="read-only"):
         store[3][0, 0] = 1
+    for row in (20, -21):
+        with pytest.raises(IndexError, match="of 20"):
+            store[row]
 
 
-def test_it_stands_beside_the_manifest(manifest: Manifest) -> None:
-    store = make(manifest)
-    assert store.folder.parent == manifest.path.with_name("manifest.store")
-    assert store.folder.name.startswith("32px-")
-    assert left_behind(store.folder.parent) == sorted(
-        [store.folder.name]
-        + [
-            f"{store.folder.name}/{name}"
-            for name in ("checksums.npy", "frames.csv", "images.npy", "store.json")
-        ]
-    )
+def test_the_store_is_next_to_the_manifest_and_says_what_it_was_made_from(
+    manifest: Manifest,
+) -> None:
+    folder = make(manifest).folder
+    assert folder.parent == manifest.path.with_name("manifest.store")
+    assert folder.name.startswith("32px-")
+    assert files_in(folder.parent) == [
+        folder.name,
+        *(f"{folder.name}/{name}" for name in ("checksums.npy", "frames.csv", "images.npy")),
+        f"{folder.name}/store.json",
+    ]
+    described = json.loads((folder / "store.json").read_text())
+    assert described["version"] == VERSION
+    assert described["manifest_digest"] == manifest.digest
+    assert Framing.model_validate(described["framing"]) == FRAMING
 
 
-def test_it_is_made_once(manifest: Manifest, decoded: list[str]) -> None:
+def test_a_store_is_made_once(manifest: Manifest, decoded: list[str], tmp_path: Path) -> None:
     first = make(manifest)
     assert len(decoded) == 20
-    second = make(manifest)
+    assert make(manifest).digest == first.digest
     assert len(decoded) == 20
-    assert second.digest == first.digest
     assert make(manifest, Framing(size=33)).digest != first.digest
     assert len(decoded) == 40
+    assert make(manifest, folder=tmp_path / "elsewhere").digest == first.digest
 
 
-def test_the_digest_is_of_the_pixels_not_of_the_day(manifest: Manifest, tmp_path: Path) -> None:
-    one = make(manifest, folder=tmp_path / "one")
-    assert make(manifest, folder=tmp_path / "two").digest == one.digest
+def test_a_store_knows_whether_recorded_images_differ(manifest: Manifest) -> None:
+    store, other = make(manifest), make(manifest, Framing(size=33))
+    assert not store.differs_from(store.metadata())
+    assert store.differs_from(other.metadata())
+    assert not store.differs_from({**other.metadata(), "version": VERSION - 1})
 
 
-def test_a_changed_image_makes_it_anew(manifest: Manifest, decoded: list[str]) -> None:
+def test_a_store_with_a_changed_image_is_made_again(manifest: Manifest, decoded: list[str]) -> None:
     before = make(manifest)
     old_rows = np.array(before.images)
-    path = manifest.image_paths()[4]
-    assert cv2.imwrite(str(path), read_radiograph(path)[::-1].copy())
-    os.utime(path, (1, 1))
+    change_first_image(manifest)
     after = make(manifest)
     assert len(decoded) == 40
     assert after.digest != before.digest
-    assert [row for row in range(20) if not np.array_equal(after[row], old_rows[row])] == [4]
-    assert np.array_equal(before.images, old_rows), "what was open stays as it was"
+    assert [row for row in range(20) if not np.array_equal(after[row], old_rows[row])] == [0]
+    assert np.array_equal(before.images, old_rows), "an open store does not change"
 
 
 def test_rows_of_a_split(manifest: Manifest) -> None:
     store = make(manifest)
-    test = manifest.split("test")
-    view = store.select(list(test.table["image_id"]))
+    view = store.select(list(manifest.split("test").table["image_id"]))
     assert view.shape == (2, 32, 32)
     assert len(view) == 2
     assert view.image_ids == ["a9", "a19"]
     assert np.array_equal(view[1], store[19])
-    backwards = store.select(store.image_ids[::-1])
-    assert np.array_equal(backwards[0], store[19])
+    assert np.array_equal(store.select(store.image_ids[::-1])[0], store[19])
 
 
 def test_unknown_ids_are_all_named(manifest: Manifest) -> None:
@@ -159,30 +171,17 @@ def test_pickling_carries_a_reference(manifest: Manifest) -> None:
     assert np.array_equal(copied[0], view[0])
 
 
-def test_a_store_cut_short_while_it_is_in_use_is_told(manifest: Manifest) -> None:
-    # Through the memory map, a row that is no longer there would be a SIGBUS.
+def test_a_store_cut_short_while_it_is_in_use_is_an_input_error(manifest: Manifest) -> None:
+    # Through the memory map, a row that no longer exists would be a SIGBUS.
     store = make(manifest)
     rows = [store[row].copy() for row in range(len(store))]
     os.truncate(store.folder / "images.npy", store.images.offset + 12 * 32 * 32 + 1)
     assert all(np.array_equal(store[row], rows[row]) for row in range(12))
     with pytest.raises(InputError, match=r"images\.npy was cut short before row 12"):
         store[12]
-    with pytest.raises(InputError, match="Delete that folder and prepare the manifest again"):
-        store.select(["a19"])[0]
 
 
-def test_rows_are_counted_as_in_a_list(manifest: Manifest) -> None:
-    store = make(manifest)
-    assert np.array_equal(store[-1], store[19])
-    assert np.array_equal(np.stack(list(store)), store.images)
-    for row in (20, -21):
-        with pytest.raises(IndexError, match="of 20"):
-            store[row]
-
-
-def test_a_store_made_anew_meanwhile_is_noticed_by_its_pixels(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_a_store_replaced_by_other_pixels_is_noticed(manifest: Manifest, tmp_path: Path) -> None:
     data = pickle.dumps(make(manifest, folder=tmp_path / "s"))
     radiograph, other = manifest.image_paths()[:2]
     os.utime(radiograph, (1, 1))
@@ -190,7 +189,7 @@ def test_a_store_made_anew_meanwhile_is_noticed_by_its_pixels(
     assert pickle.loads(data).digest == again.digest
     radiograph.write_bytes(other.read_bytes())
     make(manifest, folder=tmp_path / "s")
-    with pytest.raises(InputError, match="made anew"):
+    with pytest.raises(InputError, match="replaced while in use"):
         pickle.loads(data)
 
 
@@ -204,7 +203,7 @@ def test_all_broken_images_are_named_and_nothing_is_left(
     with pytest.raises(InputError) as caught:
         make(manifest)
     assert [fault.where for fault in caught.value.faults] == [str(paths[n]) for n in (2, 7, 11)]
-    assert left_behind(tmp_path / "manifest.store") == []
+    assert files_in(tmp_path / "manifest.store") == []
 
 
 def spoil_size(folder: Path) -> None:
@@ -236,12 +235,12 @@ def spoil_shape(folder: Path) -> None:
 def test_a_damaged_store_is_refused(manifest: Manifest, spoil: Callable[[Path], None]) -> None:
     folder = make(manifest).folder
     spoil(folder)
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match=r"damaged.*Delete this folder.*boneage data prepare"):
         open_store(folder)
 
 
 def test_every_row_is_checked_on_request(tmp_path: Path) -> None:
-    folder = make(make_manifest(tmp_path, 200)).folder
+    folder = make(make_manifest(tmp_path, 130)).folder
     with (folder / "images.npy").open("r+b") as file:
         file.seek(128 + 32 * 32 * 7 + 5)
         file.write(b"\x01\x02\x03")
@@ -255,16 +254,46 @@ def test_a_folder_without_a_store_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
-def test_a_folder_of_something_else_is_left_alone(manifest: Manifest, tmp_path: Path) -> None:
-    precious = tmp_path / "films"
+@pytest.mark.parametrize("name", ["images.npy", "frames.csv", "checksums.npy"])
+def test_a_store_with_a_missing_file_is_refused(manifest: Manifest, name: str) -> None:
+    folder = make(manifest).folder
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=rf"{name} is missing.*Delete this folder first"):
+        open_store(folder)
+
+
+def test_a_store_of_another_version_is_refused_and_made_again(manifest: Manifest) -> None:
+    folder = make(manifest).folder
+    path = folder / "store.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 1}))
+    (folder / "frames.csv").unlink()  # version 1 had none
+    with pytest.raises(InputError, match="has version 1, .*data prepare"):
+        open_store(folder)
+    again = make(manifest)
+    assert again.folder == folder
+    assert json.loads(path.read_text())["version"] == VERSION
+    assert len(again.frames()) == 20
+
+
+def test_ids_that_look_like_missing_values_or_numbers_stay_text(manifest: Manifest) -> None:
+    ids = ["NA", "null", "nan", "None", "007", "1e5"]
+    table = manifest.table.head(len(ids)).assign(image_id=ids)
+    store = make(write_manifest(table, manifest.path.with_name("odd.csv")))
+    frames = store.frames()
+    assert frames["image_id"].tolist() == store.image_ids == ids
+    assert all(frames[side].dtype.kind == "i" for side in ("left", "top", "right", "bottom"))
+
+
+def test_a_folder_of_something_else_is_kept(manifest: Manifest, tmp_path: Path) -> None:
+    precious = tmp_path / "radiographs"
     precious.mkdir()
     (precious / "only-copy.png").touch()
     with pytest.raises(InputError, match="something else"):
         make(manifest, folder=precious)
-    assert left_behind(precious) == ["only-copy.png"]
+    assert files_in(precious) == ["only-copy.png"]
 
 
-def test_a_full_disk_is_told_before_it_is_filled(
+def test_a_full_disk_is_noticed_before_it_is_filled(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
@@ -273,10 +302,10 @@ def test_a_full_disk_is_told_before_it_is_filled(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(InputError, match="the disk has"):
         make(manifest)
-    assert left_behind(tmp_path / "manifest.store") == []
+    assert files_in(tmp_path / "manifest.store") == []
 
 
-def test_a_folder_that_cannot_be_written_to_leaves_the_cache(
+def test_the_cache_is_used_if_the_folder_is_read_only(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BONEAGE_CACHE", str(tmp_path / "cache"))
@@ -286,19 +315,19 @@ def test_a_folder_that_cannot_be_written_to_leaves_the_cache(
     assert make(manifest).digest == store.digest
 
 
-def test_a_cache_that_is_named_is_used_unless_a_store_stands_beside_the_manifest(
+def test_a_named_cache_is_used_unless_a_store_is_next_to_the_manifest(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BONEAGE_CACHE", str(tmp_path / "cache"))
     assert make(manifest).folder.is_relative_to(tmp_path / "cache" / "stores")
     monkeypatch.delenv("BONEAGE_CACHE")
-    beside = make(manifest).folder
-    assert beside.parent.parent == manifest.path.parent
+    adjacent = make(manifest).folder
+    assert adjacent.parent.parent == manifest.path.parent
     monkeypatch.setenv("BONEAGE_CACHE", str(tmp_path / "cache"))
-    assert make(manifest).folder == beside
+    assert make(manifest).folder == adjacent
 
 
-def test_an_interrupt_keeps_what_is_done(
+def test_an_interrupt_keeps_the_finished_rows(
     manifest: Manifest, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(path: Path) -> Radiograph:
@@ -307,7 +336,7 @@ def test_an_interrupt_keeps_what_is_done(
         return read_radiograph(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(framer, "read_radiograph", interrupt)
+        patch.setattr(store_worker, "read_radiograph", interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare(manifest, FRAMING, workers=1, progress=False)
     store = make(manifest)
@@ -319,17 +348,16 @@ SLOW_PREPARE = """
 import sys, time
 from pathlib import Path
 from boneage.datasets.manifest import read_manifest
-from boneage.pipeline import store_worker as framer
-from boneage.pipeline import store_builder as preparation
+from boneage.pipeline import store_builder, store_worker
 from boneage.pipeline.store import prepare
 from boneage.recipe import Framing
-read = framer.read_radiograph
+read = store_worker.read_radiograph
 def slow(path):
     time.sleep(float(sys.argv[2]))
     print(path.name + "\\n", end="", flush=True)  # one write: two threads print
     return read(path)
-framer.read_radiograph = slow
-preparation.JOURNAL_SECONDS = 0.0
+store_worker.read_radiograph = slow
+store_builder.JOURNAL_SECONDS = 0.0
 store = prepare(read_manifest(Path(sys.argv[1])), Framing(size=32), workers=2, progress=False)
 print(store.digest)
 """
@@ -340,18 +368,22 @@ def start_slowly(manifest: Manifest, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_after_a_kill_it_goes_on_where_it_was(
-    manifest: Manifest, tmp_path: Path, decoded: list[str]
-) -> None:
+def kill_halfway(manifest: Manifest) -> Path:
+    """Kill a preparation after half of its rows; give its partial folder."""
     with start_slowly(manifest, 0.05) as process:
         assert process.stdout is not None
         for _ in range(10):
             process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-    (partial,) = (tmp_path / "manifest.store").glob("*.partial")
+    (partial,) = manifest.path.with_name("manifest.store").glob("*.partial")
+    return partial
+
+
+def test_after_a_kill_the_correct_rows_are_kept(manifest: Manifest, decoded: list[str]) -> None:
+    partial = kill_halfway(manifest)
     with pytest.raises(InputError, match="no complete store"):
         open_store(partial)
-    # As after a power cut: a row that the journal has and the disk has not.
+    # As after a power cut: a row that is in the journal but not on the disk.
     journal = np.load(partial / "journal.npy")
     done = np.flatnonzero(journal >= 0)
     assert 5 <= len(done) < 20
@@ -363,47 +395,26 @@ def test_after_a_kill_it_goes_on_where_it_was(
     crops = [frame(read_radiograph(path), FRAMING).crop for path in manifest.image_paths()]
     frames = store.frames()
     assert frames["image_id"].tolist() == store.image_ids
-    assert [tuple(box) for box in frames[["left", "top", "right", "bottom"]].to_numpy()] == [
-        crop.box for crop in crops
-    ]
+    boxes = frames[["left", "top", "right", "bottom"]].to_numpy()
+    assert [tuple(box) for box in boxes] == [crop.box for crop in crops]
     assert frames["why"].tolist() == [crop.why for crop in crops]
     assert frames["rotation"].tolist() == [crop.rotation for crop in crops]
     assert len(decoded) == 20 - len(done) + 1
     assert not partial.exists()
 
 
-def test_a_partial_store_of_other_images_is_thrown_away(
-    manifest: Manifest, decoded: list[str]
-) -> None:
-    with start_slowly(manifest, 0.05) as process:
-        assert process.stdout is not None
-        for _ in range(10):
-            process.stdout.readline()
-        process.kill()
-    path = manifest.image_paths()[0]
-    assert cv2.imwrite(str(path), read_radiograph(path)[::-1].copy())
-    os.utime(path, (1, 1))
+def test_a_partial_store_of_other_images_is_deleted(manifest: Manifest, decoded: list[str]) -> None:
+    kill_halfway(manifest)
+    change_first_image(manifest)
     assert np.array_equal(make(manifest).images, expected(manifest))
     assert len(decoded) == 20
 
 
-def test_two_processes_make_it_once(manifest: Manifest) -> None:
+def test_two_processes_make_a_store_once(manifest: Manifest) -> None:
     with start_slowly(manifest, 0.03) as one, start_slowly(manifest, 0.03) as other:
         first, second = one.communicate()[0].split(), other.communicate()[0].split()
     assert first[-1] == second[-1]
     assert {len(first), len(second)} == {21, 1}
-    assert np.array_equal(make(manifest).images, expected(manifest))
-
-
-def test_store_json_names_what_it_was_made_from(manifest: Manifest) -> None:
-    described = json.loads((make(manifest).folder / "store.json").read_text())
-    assert described["manifest_digest"] == manifest.digest
-    assert described["framing"] == {
-        "size": 32,
-        "crop": "hand",
-        "fit": "pad",
-        "contrast_percentiles": [2.0, 99.5],
-    }
 
 
 def test_an_empty_manifest_is_refused(manifest: Manifest) -> None:
@@ -412,7 +423,7 @@ def test_an_empty_manifest_is_refused(manifest: Manifest) -> None:
         make(empty)
 
 
-def test_a_region_is_cut_out_and_one_outside_its_picture_is_refused(manifest: Manifest) -> None:
+def test_a_region_is_cut_out_and_one_outside_the_image_is_refused(manifest: Manifest) -> None:
     table = manifest.table.assign(region="")
     table.loc[3, "region"] = "4 8 28 36"
     path = manifest.path.with_name("regions.csv")
@@ -420,9 +431,60 @@ def test_a_region_is_cut_out_and_one_outside_its_picture_is_refused(manifest: Ma
     radiograph = read_radiograph(cut.image_paths()[3])
     assert np.array_equal(make(cut)[3], frame(radiograph[8:36, 4:28], FRAMING).pixels)
     table.loc[[3, 5], "region"] = "8 8 4000 40"
-    with pytest.raises(InputError, match="region: it is 8 8 4000 40") as caught:
+    with pytest.raises(InputError, match="8 8 4000 40") as caught:
         make(write_manifest(table, path))
-    assert [Path(fault.where.split(": ")[0]) for fault in caught.value.faults] == [
-        cut.image_paths()[3],
-        cut.image_paths()[5],
-    ]
+    found = [Path(fault.where.split(": ")[0]) for fault in caught.value.faults]
+    assert found == [cut.image_paths()[3], cut.image_paths()[5]]
+
+
+# Stores of manifests that differ only in their splits share the pixels.
+
+
+@pytest.fixture
+def other(manifest: Manifest, tmp_path: Path) -> Manifest:
+    """The same radiographs with other splits, in another manifest."""
+    table = manifest.table.assign(split=np.resize(["train", "val"], len(manifest)))
+    return write_manifest(table, tmp_path / "other.csv")
+
+
+def test_a_store_is_linked_and_nothing_decoded_again(
+    manifest: Manifest, other: Manifest, decoded: list[str]
+) -> None:
+    made = make(manifest)
+    decoded.clear()
+    store = prepare_from(manifest, other, FRAMING)
+    assert store.folder.parent == other.path.with_name("other.store")
+    assert (store.folder / "images.npy").samefile(made.folder / "images.npy")
+    assert make(other).digest == store.digest == made.digest
+    assert open_store(store.folder, verify=True).image_ids == made.image_ids
+    assert store.frames().equals(made.frames())
+    assert decoded == []
+
+
+def test_without_hard_links_the_files_are_copied(
+    manifest: Manifest, other: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(store_builder.os, "link", no_link)
+    store, made = prepare_from(manifest, other, FRAMING, progress=False), make(manifest)
+    assert not (store.folder / "images.npy").samefile(made.folder / "images.npy")
+    np.testing.assert_array_equal(store.images, made.images)
+
+
+def test_an_unfinished_copy_is_made_again(manifest: Manifest, other: Manifest) -> None:
+    whole = prepare_from(manifest, other, FRAMING, progress=False).folder
+    partial = whole.rename(whole.with_name(whole.name + ".partial"))
+    (partial / "store.json").unlink()
+    assert prepare_from(manifest, other, FRAMING).folder == whole
+    assert not partial.exists()
+
+
+def test_a_store_of_other_images_is_not_linked(manifest: Manifest, other: Manifest) -> None:
+    fewer = write_manifest(other.table[1:], other.path.with_name("fewer.csv"))
+    with pytest.raises(ValueError, match=r"fewer\.csv does not have the images of"):
+        prepare_from(manifest, fewer, FRAMING)
+    regions = replace(other, table=other.table.assign(region="0 0 20 20"))
+    with pytest.raises(ValueError, match="does not have the images of"):
+        prepare_from(manifest, regions, FRAMING)

@@ -39,7 +39,7 @@ def radiographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", 2)
-    monkeypatch.setattr(preparation, "_PROCESSES_FROM_FILMS", 1)
+    monkeypatch.setattr(preparation, "_PROCESSES_FROM_RADIOGRAPHS", 1)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_processes_make_the_store_that_threads_make(
 ) -> None:
     with_threads = made(tmp_path / "threads", radiographs, 2)
     monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", 2)
-    monkeypatch.setattr(preparation, "_PROCESSES_FROM_FILMS", COUNT)
+    monkeypatch.setattr(preparation, "_PROCESSES_FROM_RADIOGRAPHS", COUNT)
     started: list[int] = []
     monkeypatch.setattr(preparation, "Framer", lambda file: started.append(file) or Framer(file))
     assert made(tmp_path / "processes", radiographs, 2) == with_threads
@@ -84,7 +84,7 @@ def test_what_is_wrong_with_radiographs_is_told_as_by_threads(
     told = []
     for least in (10**9, 1):
         monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", least)
-        monkeypatch.setattr(preparation, "_PROCESSES_FROM_FILMS", 1)
+        monkeypatch.setattr(preparation, "_PROCESSES_FROM_RADIOGRAPHS", 1)
         with pytest.raises(InputError) as raised:
             made(tmp_path / "store", wanted, 2)
         told.append(raised.value.faults)
