@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.tables.cells import read_bytes
+from boneage.datasets.tables import read_bytes
 from boneage.datasets.validation import (
     COLUMNS,
     OPTIONAL,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.tables.cells import Cells, Finding, missing_column, read_cells
+from boneage.datasets.tables import Cells, Finding, missing_column, read_cells
 from boneage.errors import Fault
 
 COLUMNS = ("image_id", "image", "age_months", "sex", "split")

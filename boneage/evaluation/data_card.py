@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from boneage import __version__
 from boneage.datasets.audit.audit import AuditFault, AuditReport, audit
-from boneage.datasets.tables.cells import read_bytes
+from boneage.datasets.tables import read_bytes
 from boneage.datasets.validation import SPLITS, Examination, examine
 from boneage.errors import InputError
 from boneage.evaluation import figures

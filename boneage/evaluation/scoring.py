@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.manifest import Manifest, read_manifest
-from boneage.datasets.tables.cells import Cells, read_bytes, read_cells
+from boneage.datasets.tables import Cells, read_bytes, read_cells
 from boneage.datasets.validation import (
     age_findings,
     choice_findings,

@@ -112,7 +112,7 @@ def test_a_split_is_a_manifest_of_the_same_file(folder: Path) -> None:
         ("2,films/1378.png,-1,F,train", "age_months is -1; expected months from 0 to 240"),
         ("2,films/1378.png,90,F,tarin", "split is 'tarin'; expected train, val or test"),
         ("2,films/none.png,90,F,train", "there is no image films/none.png; expected a file"),
-        ("2,films,90,F,train", "there is no image radiographs; expected a file"),
+        ("2,films,90,F,train", "there is no image films; expected a file"),
         (f"2,{'x' * 5000},90,F,train", "there is no image xxx"),
         ("2,,90,F,train", "image is empty"),
         (",films/1378.png,90,F,train", "row 3: image_id is empty"),
@@ -230,10 +230,10 @@ def test_a_cohort_that_says_infants_in_every_row_may_be_that_young(folder: Path)
         (b"", "it is empty"),
         (b"\n\n", "it is empty"),
         (",".join(COLUMNS).encode(), "it has a header and no rows"),
-        (b"\xff\xfe\x00i\x00m", "not UTF-8 text"),
-        (b"PK\x03\x04\x14\x00\x00\x00\x08\x00\xb7\xc1", "Is it a spreadsheet"),
+        (b"\xff\xfe\x00i\x00", "UTF-16 text"),
+        (b"PK\x03\x04\x14\x00\x00\x00\x08\x00\xb7\xc1", "not UTF-8 text"),
         (b'image_id,image\n"1,2\n', "not valid CSV"),
-        (b"image_id,sex,sex\n1,F,M\n", "column 'sex' stands 2 times"),
+        (b"image_id,sex,sex\n1,F,M\n", "2 columns called 'sex'"),
     ],
 )
 def test_what_is_no_table_is_said_so(tmp_path: Path, content: bytes, message: str) -> None:

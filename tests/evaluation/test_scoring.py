@@ -90,7 +90,7 @@ def test_no_cell_shifts_into_another_column(tmp_path: Path) -> None:
     assert "row 4: it has 3 fields; expected 4" in message
     assert "row 5 (image_id c): sex is 'X'" in message
     twice = HEADER.replace("sex", "sex,sex")
-    assert "column 'sex' stands 2 times" in faults(tmp_path, twice + "a,100,F,F,106\n")
+    assert "2 columns called 'sex'" in faults(tmp_path, twice + "a,100,F,F,106\n")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", "it is empty"), (HEADER, "no rows")])

@@ -20,7 +20,7 @@ from boneage.datasets.audit.images import (
     look_findings,
 )
 from boneage.datasets.audit.split_balance import balance_findings, digit_findings
-from boneage.datasets.tables.cells import Cells, Finding, read_bytes
+from boneage.datasets.tables import Cells, Finding, read_bytes
 from boneage.datasets.validation import (
     SEXES,
     SPLITS,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from boneage.datasets.tables.cells import Cells, Finding
+from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import SEXES, SPLITS, Examination
 from boneage.errors import Fault
 

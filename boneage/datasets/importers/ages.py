@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.tables.cells import Cells, Finding
+from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import (
     MOST_MONTHS,
     age_findings,

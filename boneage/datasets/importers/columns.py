@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES
-from boneage.datasets.tables.cells import Cells, Finding
+from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import MOST_MONTHS, numbers
 
 SEX_WORDS = {"m": "M", "male": "M", "boy": "M", "f": "F", "female": "F", "girl": "F"}

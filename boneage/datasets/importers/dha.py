@@ -29,8 +29,7 @@ from boneage.datasets.importers.columns import (
 )
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
 from boneage.datasets.manifest import Manifest, assign_splits, write_manifest
-from boneage.datasets.tables.cells import Cells, Finding, missing_column
-from boneage.datasets.tables.reader import read_sheet
+from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
 from boneage.datasets.validation import INFANTS, MOST_MONTHS, YEARS_LOOK, id_findings
 from boneage.errors import Fault, InputError
 

@@ -27,8 +27,7 @@ from boneage.datasets.importers.folder import (
     with_suffix,
 )
 from boneage.datasets.manifest import Manifest, assign_splits, write_manifest
-from boneage.datasets.tables.cells import Cells, Finding, missing_column
-from boneage.datasets.tables.reader import read_sheet
+from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
 from boneage.datasets.validation import (
     SPLITS,
     age_findings,

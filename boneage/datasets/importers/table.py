@@ -19,8 +19,7 @@ from boneage.datasets.importers.ages import (
 )
 from boneage.datasets.importers.image_lookup import SUFFIXES, ImageFiles, Pattern, PatternFiles
 from boneage.datasets.manifest import SPLITS, Manifest, assign_splits, write_manifest
-from boneage.datasets.tables.cells import Cells, Finding, missing_column
-from boneage.datasets.tables.reader import read_sheet
+from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
 from boneage.datasets.validation import (
     INFANTS,
     SPLIT_OF_WORD,

@@ -151,9 +151,7 @@ def test_columns_that_are_not_there_are_named_with_their_options(radiographs: Pa
     found = faults(file, age="Bone Age", sex="sex", patient="pid")
     assert "readings.csv (--age Bone Age): there is no column 'Bone Age'" in found[0]
     assert found[0].endswith("Did you mean 'bone age'?")
-    assert (
-        "(--sex sex): there is no column 'sex'; expected it among radiograph, bone age" in found[1]
-    )
+    assert "(--sex sex): there is no column 'sex' among film, bone age" in found[1]
     assert "(--patient pid)" in found[2]
 
 
@@ -173,7 +171,7 @@ def test_an_image_root_and_names_without_suffix(radiographs: Path) -> None:
     assert manifest.image_paths()[3] == (radiographs / "films" / "3.tif").resolve()
     (radiographs / "films" / "3.png").touch()
     found = faults_of_new(table(radiographs, *rows), image_root=radiographs / "films")
-    assert "row 5 (radiograph 3): 2 files may be meant by 3: 3.png, 3.tif" in found[0]
+    assert "row 5 (film 3): 2 files may be meant by 3: 3.png, 3.tif" in found[0]
 
 
 def test_equal_names_in_two_folders_keep_their_folder_in_the_id(radiographs: Path) -> None:
@@ -248,7 +246,7 @@ def test_a_worksheet_is_named(radiographs: Path) -> None:
     frame = pd.DataFrame({"film": ["films/0"], "bone age": [8], "Geschlecht": ["f"]})
     with pd.ExcelWriter(radiographs / "a.xlsx") as writer:
         frame.to_excel(writer, sheet_name="2023", index=False)
-        frame.assign(radiograph="films/1").to_excel(writer, sheet_name="2024", index=False)
+        frame.assign(film="films/1").to_excel(writer, sheet_name="2024", index=False)
     assert "Name one with --sheet: '2023', '2024'." in faults(radiographs / "a.xlsx")[0]
     assert imported(radiographs / "a.xlsx", sheet="2024").table["image_id"].tolist() == ["1"]
 

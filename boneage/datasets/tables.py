@@ -1,0 +1,570 @@
+"""Read a table (CSV, TSV, Excel or Parquet, recognized by its content) as plain text cells.
+
+This module uses what pandas uses: `csv`, openpyxl and pyarrow. Through pandas it could not name
+short rows, cells with errors, merged cells and formulas without a stored result.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import datetime
+import difflib
+import io
+import itertools
+import re
+import stat
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from boneage.errors import Fault, InputError
+
+MAX_BYTES = 64 << 20
+"""Largest file that is read."""
+MAX_UNPACKED_BYTES = 128 << 20
+"""Most bytes that a workbook or a Parquet file may announce for its unpacked parts."""
+MAX_ROWS = 250_000
+MAX_CELLS = 5_000_000
+MAX_LISTED = 20
+"""Up to this number, rows with the same kind of fault are named one by one; more are grouped."""
+
+_FEW = 5
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+_READABLE = "CSV, TSV, Excel (.xlsx) or Parquet"
+_SAVE_AS = "Open the file and save the table as .xlsx or as 'CSV UTF-8'."
+_OLD_EXCEL = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+_OTHER_KINDS = {
+    b"%PDF": "a PDF",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"$FL2": "an SPSS file (.sav)",
+    b"<!doctype": "an HTML or XML page",
+    b"<html": "an HTML page",
+    b"<?xml": "an XML file",
+}
+_OTHER_ARCHIVES = {
+    "xl/workbook.bin": "an Excel binary workbook (.xlsb)",
+    "content.xml": "an OpenDocument file (.ods)",
+    "Index/Document.iwa": "an Apple Numbers file",
+}
+_EXCEL_ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
+# openpyxl ignores merged ranges when it streams a sheet. It does not distinguish a formula without
+# a stored result from an empty text (type "str"). It drops cells that are out of order.
+_MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^<>]*?ref=["']([A-Z]+\d+:[A-Z]+(\d+))["']""")
+_REFERENCE = re.compile(rb"""<(?:\w+:)?c\b[^<>]*?\sr=["']([A-Z]{1,3})(\d{1,7})["']""")
+_FORMULA_WITHOUT_RESULT = re.compile(
+    rb"""<(?:\w+:)?c\b(?![^<>]*\st=["']str["'])[^<>]*?\sr=["']([A-Z]+\d+)["'][^<>]*>\s*"""
+    rb"""<(?:\w+:)?f\b(?:[^<>]*/>|[^<>]*>[^<]*</[^<>]*>)\s*"""
+    rb"""(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</[^<>]*>)?\s*</(?:\w+:)?c>"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A fault of a table, with what a program needs to know about it.
+
+    Attributes:
+        code: Kind of fault, such as `unknown-sex`.
+        fault: The message.
+        image_ids: The images concerned; empty when it is the whole file.
+    """
+
+    code: str
+    fault: Fault
+    image_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table as text, nothing interpreted yet.
+
+    Attributes:
+        where: The file, and the worksheet if there are several, as messages name it.
+        table: One row a record, every cell a str without outer blanks. Columns without a name are
+            left out.
+        rows: Row number of each record as a spreadsheet shows it, counted from 1.
+        findings: What is wrong with the file's form.
+        key: Column whose value names a row in messages, when the table has it.
+    """
+
+    where: str
+    table: pd.DataFrame
+    rows: tuple[int, ...]
+    findings: tuple[Finding, ...] = ()
+    key: str = "image_id"
+
+    def keys(self) -> list[str]:
+        """Return the name of each row; empty strings when the table has no key column."""
+        if self.key in self.table:
+            return [str(value) for value in self.table[self.key]]
+        return [""] * len(self.table)
+
+    def row_findings(
+        self,
+        code: str,
+        positions: Iterable[int],
+        what: Callable[[int], str],
+        expected: str,
+        fix: str,
+    ) -> list[Finding]:
+        """Return the faults of rows that are wrong in the same way, grouped when there are many.
+
+        Args:
+            code: Kind of fault.
+            positions: Positions in `table` (from 0) of the wrong rows.
+            what: Says what is wrong with the row at a position.
+            expected: What every such row should hold; empty when that does not help.
+            fix: What to do.
+        """
+        positions = list(positions)
+        if len(positions) <= MAX_LISTED:
+            groups = {str(position): [position] for position in positions}
+        else:
+            groups = {}
+            for position in positions:
+                groups.setdefault(what(position), []).append(position)
+            if len(groups) > MAX_LISTED:
+                groups = {"": positions}
+        keys = self.keys()
+        return [
+            Finding(
+                code,
+                Fault(self._locate(group, keys), _summarize(group, what), fix, expected),
+                tuple(keys[position] for position in group if keys[position]),
+            )
+            for group in groups.values()
+        ]
+
+    def _locate(self, positions: Sequence[int], keys: Sequence[str]) -> str:
+        named = [keys[position] for position in positions[:_FEW] if keys[position]]
+        more = ", …" if len(positions) > _FEW else ""
+        if len(positions) == 1:
+            rows = f"row {self.rows[positions[0]]}"
+        else:
+            numbers = ", ".join(str(self.rows[position]) for position in positions[:_FEW])
+            rows = f"{len(positions):,} rows ({numbers}{more})"
+        names = f" ({self.key} {', '.join(named)}{more})" if named else ""
+        return f"{self.where}: {rows}{names}"
+
+
+def _summarize(positions: Sequence[int], what: Callable[[int], str]) -> str:
+    first = what(positions[0])
+    if all(what(position) == first for position in positions):
+        return first
+    return f"{first}, and {len(positions) - 1:,} others likewise"
+
+
+def missing_column(
+    cells: Cells, name: str, synonyms: Mapping[str, Sequence[str]] | None = None
+) -> Finding:
+    """Return the finding that a column is missing, with the column that was probably meant."""
+    present = [str(column) for column in cells.table.columns]
+    folded = {column.lower().replace(" ", "_"): column for column in present}
+    candidates = [name.lower(), *(synonyms or {}).get(name, ())]
+    close = [folded[candidate] for candidate in candidates if candidate in folded] or [
+        folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=1)
+    ]
+    what = f"there is no column {name!r} among {', '.join(present)}"
+    fix = f"Did you mean {close[0]!r}?" if close else "Add or rename a column."
+    return Finding("missing-column", Fault(cells.where, what, fix))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a table's file.
+
+    Raises:
+        InputError: It is missing, too large, can't be read, or is a folder, a pipe or a device.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            what, fix = "it is a folder", "Name the file inside it."
+        elif not stat.S_ISREG(status.st_mode):
+            what, fix = "it is a pipe or a device", "Name a file."
+        elif status.st_size > MAX_BYTES:
+            what = f"it has {status.st_size:,} bytes, and at most {MAX_BYTES:,} are read"
+            fix = "Is it a table? Remove the columns that are not needed, or split the file."
+        else:
+            return path.read_bytes()
+    except FileNotFoundError:
+        what, fix = "there is no such file", "Check the path."
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        what, fix = f"it can't be read ({reason})", "Check the path and its permissions."
+    raise InputError(Fault(str(path), what, fix))
+
+
+def read_sheet(path: Path, *, key: str = "image_id", sheet: str | None = None) -> Cells:
+    """Read a table as text: every cell as a person would write it, nothing interpreted.
+
+    Args:
+        path: CSV, TSV, semicolon-separated text, Excel (.xlsx) or Parquet, whatever its suffix.
+        key: Column whose value names a row in messages.
+        sheet: Worksheet of a workbook; if None, the only one that holds a table.
+
+    Raises:
+        InputError: It is none of these, broken, too large, or the worksheet is not clear.
+    """
+    path = Path(path)
+    where = str(path)
+    content = read_bytes(path)
+    if content.startswith(b"PK\x03\x04"):
+        return _read_excel(content, where, key, sheet)
+    if sheet is not None:
+        what = f"it is not an Excel workbook, but the sheet {sheet!r} was asked for"
+        raise InputError(Fault(where, what, "Leave --sheet out, or name an .xlsx file."))
+    if content.startswith(b"PAR1"):
+        return _read_parquet(content, where, key)
+    if content.startswith(_OLD_EXCEL):
+        is_encrypted = _ENCRYPTED in content
+        kind = "a workbook with a password" if is_encrypted else "an old Excel file (.xls)"
+        fix = "Remove the password and save it again." if is_encrypted else _SAVE_AS
+        raise InputError(Fault(where, f"it is {kind}", fix, _READABLE))
+    start = content[:64].lstrip(codecs.BOM_UTF8 + b" \r\n\t").lower()
+    for magic, kind in _OTHER_KINDS.items():
+        if start.startswith(magic.lower()):
+            raise InputError(Fault(where, f"it is {kind}", _SAVE_AS, _READABLE))
+    return read_cells(content, where, key=key)
+
+
+def read_cells(content: bytes, where: str, *, key: str = "image_id") -> Cells:
+    """Parse delimited text strictly: no record is dropped, padded or shifted silently.
+
+    Args:
+        content: UTF-8, or UTF-16 with a byte order mark; commas, tabs or semicolons.
+        where: The file, as messages name it.
+        key: Column whose value names a row in messages.
+
+    Raises:
+        InputError: It is no such text, or it has no header or no row.
+    """
+    separator, text = _find_separator(_decode(content, where))
+    rows = max(text.count("\n"), text.count("\r"))
+    _check_size(where, rows, rows + text.count(separator))
+    try:
+        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+    except csv.Error as error:
+        fix = "Check that every quotation mark is closed."
+        raise InputError(Fault(where, f"it is not valid CSV ({error})", fix)) from None
+    return _build_cells(records, where, key, _SEPARATORS.get(separator, repr(separator)))
+
+
+def _decode(content: bytes, where: str) -> str:
+    """Return the text; its encoding must be beyond doubt, since an ä may be a ‰ elsewhere."""
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"byte {error.start:,} (0x{content[error.start]:02x}) is not UTF-8 text"
+        if is_utf16:
+            what = "it starts as UTF-16 text, but it does not continue as such"
+        fix = (
+            "Excel's plain 'CSV' is in Windows-1252: save it as 'CSV UTF-8 (comma delimited)', or "
+            "run iconv -f WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv."
+        )
+        raise InputError(Fault(where, what, fix)) from None
+
+
+def _find_separator(text: str) -> tuple[str, str]:
+    """Return what separates the cells of the header and the rows after it, and the text.
+
+    A first line such as `sep=;` is removed: Excel hides it and does not count it as a row.
+    """
+    first, end, rest = text.partition("\n")
+    hint = first.strip().strip('"').lower()
+    if hint.startswith("sep=") and len(hint) == 5 and end:
+        return hint[4], rest
+
+    def agreement(separator: str) -> tuple[int, int]:
+        reader = csv.reader(io.StringIO(text[: 1 << 16], newline=""), delimiter=separator)
+        widths: list[int] = []
+        with contextlib.suppress(csv.Error):  # reported when the whole text is parsed
+            for record in itertools.islice(reader, 50):
+                if widths or _count_filled(record) > 1:
+                    widths.append(len(record))
+        return (widths.count(widths[0]), widths[0]) if widths else (0, 0)
+
+    return max(_SEPARATORS, key=agreement), text
+
+
+def _count_filled(record: Sequence[str]) -> int:
+    return sum(bool(cell.strip()) for cell in record)
+
+
+def _find_header(records: Sequence[Sequence[str]]) -> int | None:
+    """Return the position of the header: the first record with two cells, below any title."""
+    filled = [_count_filled(record) for record in records]
+    return next((i for fewest in (1, 0) for i, n in enumerate(filled) if n > fewest), None)
+
+
+def _check_size(where: str, rows: int, cells: int) -> None:
+    if rows > MAX_ROWS or cells > MAX_CELLS:
+        what = (
+            f"it has {rows:,} rows and {cells:,} cells or more, and at most {MAX_ROWS:,} rows and "
+            f"{MAX_CELLS:,} cells are read"
+        )
+        fix = "Remove the columns that are not needed, or split the table."
+        raise InputError(Fault(where, what, fix))
+
+
+def _build_cells(
+    records: Sequence[Sequence[str]], where: str, key: str, separators: str = "cells"
+) -> Cells:
+    """Return records, numbered from 1, as a table; blank ones and titles are left out."""
+    records = [[cell.strip() for cell in record] for record in records]
+    size = sum(len(cell) for record in records for cell in record)
+    if size > MAX_BYTES:  # a few texts may stand in every row of a small workbook or Parquet file
+        what = f"its cells have {size:,} characters, and at most {MAX_BYTES:,} are read"
+        raise InputError(Fault(where, what, "Remove the columns that are not needed."))
+    top = _find_header(records)
+    body = [] if top is None else list(enumerate(records, start=1))[top + 1 :]
+    body = [(row, record) for row, record in body if any(record)]
+    if top is None or not body:
+        what = "it is empty" if top is None else "it has a header and no rows"
+        fix = "Save it again with a header and at least one row."
+        raise InputError(Fault(where, what, fix))
+    header = records[top]
+    findings = [
+        Finding(
+            "duplicate-column",
+            Fault(
+                where,
+                f"the header has {header.count(name)} columns called {name!r}",
+                "Rename or remove one of them.",
+            ),
+        )
+        for name in sorted({name for name in header if name and header.count(name) > 1})
+    ]
+    whole = [(row, record) for row, record in body if len(record) == len(header)]
+    ragged = [(row, record) for row, record in body if len(record) != len(header)]
+    more = f", and {len(ragged) - 1:,} other rows likewise" if len(ragged) > MAX_LISTED else ""
+    findings += [
+        Finding(
+            "ragged-row",
+            Fault(
+                f"{where}: row {row}",
+                f"it has {len(record)} fields{more}",
+                "Quote a value that contains the separator itself.",
+                f"{len(header)} fields separated by {separators}, like the header",
+            ),
+        )
+        for row, record in (ragged[:1] if more else ragged)
+    ]
+    columns = {
+        name: [record[i] for _, record in whole] for i, name in enumerate(header) if name
+    }  # nobody can ask for a column without a name
+    table = pd.DataFrame(columns, dtype=str)
+    return Cells(where, table, tuple(row for row, _ in whole), tuple(findings), key)
+
+
+def cell_text(value: object) -> str:
+    """Return a value as a person would write it: 12.0 as 12, a date as 2024-05-31, None as ''."""
+    if value is None or value != value:  # NaN
+        return ""
+    if isinstance(value, float):
+        if value.is_integer() and abs(value) < 2**53:
+            return str(int(value))  # an identifier of 16 digits, and each is exact
+        # 15 digits are what Excel shows and keeps; an exponent is never written.
+        return format(Decimal(f"{value:.15g}").normalize(), "f")
+    if isinstance(value, Decimal):
+        return format(value.normalize(), "f") if value.is_finite() else str(value)
+    if isinstance(value, datetime.datetime):
+        is_midnight = value.time() == datetime.time()
+        return value.date().isoformat() if is_midnight else value.isoformat(" ")
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value)
+
+
+@dataclass
+class _Worksheet:
+    """A worksheet's rows from the first on, empty ones too, all of one width."""
+
+    name: str
+    is_hidden: bool
+    rows: list[list[str]]
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_table(self) -> bool:
+        return sum(_count_filled(row) > 1 for row in self.rows) > 1
+
+
+def _read_excel(content: bytes, where: str, key: str, sheet: str | None) -> Cells:
+    import openpyxl
+
+    try:
+        # Its warnings are recorded, not shown: they are about fonts and print settings.
+        with zipfile.ZipFile(io.BytesIO(content)) as archive, warnings.catch_warnings(record=True):
+            _check_archive(archive, where)
+            book = openpyxl.load_workbook(
+                io.BytesIO(content), read_only=True, data_only=True, keep_links=False
+            )
+            names = [page.title for page in book.worksheets]
+            sheets = [
+                _read_worksheet(page, archive, where)
+                for page in book.worksheets
+                if sheet in (None, page.title)
+            ]
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 (openpyxl checks nothing, so anything may be raised)
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        what = f"it can't be read as an Excel workbook ({reason})"
+        raise InputError(Fault(where, what, _SAVE_AS)) from None
+    chosen = _choose_worksheet(sheets, names, where, sheet)
+    cells = _build_cells(chosen.rows, _name_sheet(where, chosen.name, names), key)
+    return Cells(cells.where, cells.table, cells.rows, (*cells.findings, *chosen.findings), key)
+
+
+def _name_sheet(where: str, name: str, names: Sequence[str]) -> str:
+    return where if len(names) == 1 else f"{where}, sheet {name!r}"
+
+
+def _check_archive(archive: zipfile.ZipFile, where: str) -> None:
+    names = archive.namelist()
+    kind = next((kind for name, kind in _OTHER_ARCHIVES.items() if name in names), "")
+    if kind or "[Content_Types].xml" not in names:
+        what = f"it is {kind or 'an archive without a workbook'}"
+        raise InputError(Fault(where, what, _SAVE_AS, _READABLE))
+    size = sum(entry.file_size for entry in archive.infolist())  # zipfile never unpacks more
+    if size > MAX_UNPACKED_BYTES:
+        what = f"it unpacks to {size:,} bytes, and at most {MAX_UNPACKED_BYTES:,} are read"
+        raise InputError(Fault(where, what, "Save the sheet as 'CSV UTF-8'."))
+
+
+def _read_worksheet(page: Any, archive: zipfile.ZipFile, where: str) -> _Worksheet:
+    from openpyxl.utils import get_column_letter
+
+    page.reset_dimensions()  # the size that the file announces may be wrong
+    rows: list[list[str]] = []
+    errors: dict[str, list[str]] = {}
+    count = 0
+    for values in page.iter_rows(values_only=True):
+        texts = [str(v).upper() if isinstance(v, bool) else cell_text(v) for v in values]
+        rows.append(texts)
+        count += len(texts)
+        _check_size(where, len(rows), count)
+        for column, text in enumerate(texts, start=1):
+            if text in _EXCEL_ERRORS:
+                errors.setdefault(text, []).append(f"{get_column_letter(column)}{len(rows)}")
+    width = max(map(len, rows), default=0)
+    _check_size(where, len(rows), len(rows) * width)
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    place = f"{where}: sheet {page.title!r}"
+    xml = archive.read(page._worksheet_path)  # there is no public name for it
+    cells = [(int(row), len(column), column) for column, row in _REFERENCE.findall(xml)]
+    if any(cell >= following for cell, following in itertools.pairwise(cells)):
+        what = "its cells are out of order, so that openpyxl would drop some"
+        raise InputError(Fault(place, what, _SAVE_AS))
+    top = _find_header(rows) or 0
+    merged = [name.decode() for name, last in _MERGED.findall(xml) if int(last) > top + 1]
+    formulas = [name.decode() for name in _FORMULA_WITHOUT_RESULT.findall(xml)]
+    found = _Worksheet(page.title, page.sheet_state != "visible", rows)
+    for code, names, what, fix in (
+        (
+            "merged-cells",
+            merged,
+            "merged, so that all but the first of them are empty",
+            "Unmerge them and fill in each.",
+        ),
+        (
+            "formula-without-result",
+            formulas,
+            "formulas whose results were never stored",
+            "Open the file in Excel or LibreOffice and save it once.",
+        ),
+        *(
+            ("error-value", names, f"errors ({error})", "Correct or empty them.")
+            for error, names in errors.items()
+        ),
+    ):
+        if names:
+            listed = ", ".join(names[:_FEW]) + (", …" if len(names) > _FEW else "")
+            found.findings.append(
+                Finding(code, Fault(place, f"the cells {listed} are {what}", fix))
+            )
+    return found
+
+
+def _choose_worksheet(
+    sheets: Sequence[_Worksheet], names: Sequence[str], where: str, wanted: str | None
+) -> _Worksheet:
+    listed = ", ".join(map(repr, names)) or "none"
+    if wanted is not None:
+        if not sheets:
+            what = f"there is no worksheet {wanted!r}"
+            raise InputError(Fault(where, what, f"Correct --sheet. The worksheets are {listed}."))
+        return sheets[0]
+    filled = [sheet for sheet in sheets if any(map(any, sheet.rows))]
+    visible = [sheet for sheet in filled if not sheet.is_hidden] or filled
+    tables = [sheet for sheet in visible if sheet.is_table]
+    if len(tables) > 1:
+        what = f"it has {len(tables)} worksheets with data"
+        fix = f"Name one with --sheet: {', '.join(repr(sheet.name) for sheet in tables)}."
+        raise InputError(Fault(where, what, fix))
+    if not visible:
+        what = f"its worksheets are empty ({listed})"
+        raise InputError(Fault(where, what, "Save it again with a header and at least one row."))
+    return (tables or visible)[0]
+
+
+def _read_parquet(content: bytes, where: str, key: str) -> Cells:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        what = "it is a Parquet file, and pyarrow is not installed"
+        fix = "Run pip install pyarrow, or save the table as CSV."
+        raise InputError(Fault(where, what, fix)) from None
+    try:
+        file = pq.ParquetFile(io.BytesIO(content))
+        schema = file.schema_arrow
+        _check_parquet(file.metadata, schema, where)
+        # As dictionaries: a long text that stands in every row is kept once.
+        texts = [column.name for column in schema if pa.types.is_string(column.type)]
+        table = pq.ParquetFile(io.BytesIO(content), read_dictionary=texts).read(use_threads=False)
+        columns = [_parquet_texts(column.combine_chunks()) for column in table.columns]
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        what = f"it can't be read as Parquet ({reason})"
+        raise InputError(Fault(where, what, "Write it again, or write it as CSV.")) from None
+    return _build_cells([table.column_names, *zip(*columns, strict=True)], where, key)
+
+
+def _check_parquet(metadata: Any, schema: Any, where: str) -> None:
+    import pyarrow.types as kinds
+
+    _check_size(where, metadata.num_rows, metadata.num_rows * metadata.num_columns)
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if size > MAX_UNPACKED_BYTES:
+        what = f"it unpacks to {size:,} bytes, and at most {MAX_UNPACKED_BYTES:,} are read"
+        raise InputError(Fault(where, what, "Remove the columns that are not needed."))
+    nested = [f.name for f in schema if kinds.is_nested(f.type) or kinds.is_binary(f.type)]
+    if nested:
+        what = f"the columns {', '.join(map(repr, nested[:_FEW]))} hold lists, records or bytes"
+        raise InputError(Fault(where, what, "Remove those columns, or write them as text."))
+
+
+def _parquet_texts(column: Any) -> list[str]:
+    import pyarrow as pa
+
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):
+        # 10.6 is 10.600000381… in 64 bits; the shortest number with the same 32 bits is meant.
+        values = [float(str(value)) for value in encoded.dictionary.to_numpy(zero_copy_only=False)]
+    texts = [cell_text(value) for value in values]
+    return ["" if i is None else texts[i] for i in encoded.indices.to_pylist()]
