@@ -1,20 +1,19 @@
-"""Do TensorFlow and JAX train the same recipe and seed alike?
+"""Compare trainings of the same recipe and seed on TensorFlow and JAX.
 
     python experiments/cluster/backends.py [--seeds N] [--set KEY=VALUE ...] [--work FOLDER]
 
-Both with `boneage train`, on phantom radiographs. Weights and dropout that a seed draws differ
-between backends, each has random numbers of its own; so what is compared number by number begins
-with the weights of one run (`--init`) and has no dropout. It must agree to 1e-4, in parts of the
-loss:
+Both train phantom radiographs with `boneage train`. Each backend draws its own random numbers, so
+the same seed gives other weights and another dropout. The exact comparison therefore starts from
+the weights of one run (`--init`) and has no dropout. The losses must agree to 1e-4 of their value:
 
-- one step over all training radiographs;
-- two epochs at a low learning rate: a high one makes of rounding what chance makes of it.
+- after one step on all training radiographs;
+- in two epochs at a low learning rate. A high one would amplify rounding.
 
-Then whole trainings of N seeds, each with its own draws: the difference of the mean test MAE must
-be within the spread of the seeds, largest less smallest. Prints one JSON document.
+Then N seeds are trained on each backend. The difference of the mean test MAE must be within the
+spread of the seeds (largest minus smallest). The script prints one JSON document.
 
-What is finished in FOLDER is not trained again. About ten minutes on two quiet cores with three
-seeds; without --work the runs are thrown away.
+Finished runs in FOLDER are not trained again. Without --work, the runs are deleted. The script
+takes about ten minutes on two idle cores with three seeds.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ CLOSE = 1e-4
 
 
 def boneage(*arguments: str | Path, backend: str = "tensorflow") -> None:
-    """Runs one command; what it says goes to standard error."""
+    """Run one command. Its output goes to standard error."""
     command = [
         sys.executable,
         "-c",
@@ -54,7 +53,7 @@ def boneage(*arguments: str | Path, backend: str = "tensorflow") -> None:
 
 
 def train(out: Path, manifest: Path, settings: list[str], *options: str, backend: str) -> None:
-    """Makes one run, or goes on with it, if it is not there."""
+    """Train or resume one run, unless it is finished."""
     if (out / "result.json").exists():
         return
     overrides = [part for setting in settings for part in ("--set", setting)]
@@ -65,7 +64,7 @@ def train(out: Path, manifest: Path, settings: list[str], *options: str, backend
 def histories(
     work: Path, manifest: Path, settings: list[str], name: str
 ) -> dict[str, list[dict[str, float]]]:
-    """What each backend makes of the same weights, without dropout: one row an epoch."""
+    """Return the losses of each backend by epoch, from the same weights and without dropout."""
     begin, found = work / "begin", {}
     for backend in BACKENDS:
         out = work / f"{name}-{backend}"
@@ -78,14 +77,14 @@ def histories(
 
 
 def difference(found: dict[str, list[dict[str, float]]], *keys: str) -> dict[str, Any]:
-    """The largest difference between the two, as a part of the value, and whether it is small."""
+    """Return the largest relative difference between the backends, and whether it is small."""
     pairs = zip(found["jax"], found["tensorflow"], strict=True)
     largest = max(abs(ours[key] / theirs[key] - 1) for ours, theirs in pairs for key in keys)
     return {"largest_relative_difference": float(f"{largest:.2g}"), "agrees": largest <= CLOSE}
 
 
 def same_weights(work: Path, manifest: Path, settings: list[str]) -> dict[str, Any]:
-    """One step, and two epochs of small ones."""
+    """Compare one step, and two epochs at a low learning rate."""
     train(work / "begin", manifest, [*settings, "training.epochs=2"], backend="tensorflow")
     with manifest.open(encoding="utf-8", newline="") as file:
         radiographs = Counter(row["split"] for row in csv.DictReader(file))["train"]
@@ -95,13 +94,17 @@ def same_weights(work: Path, manifest: Path, settings: list[str]) -> dict[str, A
     curve = histories(work, manifest, slow, "curve")
     losses = {backend: rows[0]["loss"] for backend, rows in step.items()}
     return {
-        "first_step": {"films": radiographs, "loss_months": losses, **difference(step, "loss")},
+        "first_step": {
+            "radiographs": radiographs,
+            "loss_months": losses,
+            **difference(step, "loss"),
+        },
         "two_epochs": {**curve, **difference(curve, *COMPARED)},
     }
 
 
 def trainings(work: Path, manifest: Path, settings: list[str], seeds: int) -> dict[str, Any]:
-    """Test MAE of every seed on each backend."""
+    """Return the test MAE of every seed on each backend."""
     found: dict[str, list[float]] = {backend: [] for backend in BACKENDS}
     for seed in range(seeds):
         for backend in BACKENDS:
@@ -122,7 +125,7 @@ def trainings(work: Path, manifest: Path, settings: list[str], seeds: int) -> di
 
 
 def main() -> None:
-    """Prints what was found."""
+    """Print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], dest="overrides")

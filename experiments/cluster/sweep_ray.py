@@ -1,9 +1,9 @@
-"""Each run of a sweep, or each fold of a cross-validation, as one task on a Ray cluster.
+"""Train each run of a sweep, or each fold of a cross-validation, as one task on a Ray cluster.
 
     python experiments/cluster/sweep_ray.py --gpus 1 6 boneage sweep RECIPE --data M --out DIR …
 
-6 is the number of runs (`--table` behind the same command tells it). All nodes see the same
-folders, and have boneage; a task whose node is lost goes on elsewhere from its checkpoint.
+6 is the number of runs. The same command with `--table` shows it. All nodes must see the same
+folders and have boneage installed. If a node is lost, another one continues from the checkpoint.
 """
 
 import argparse
@@ -24,7 +24,7 @@ here = Path.cwd()
 
 @ray.remote(num_gpus=arguments.gpus, num_cpus=arguments.cpus, max_retries=3)
 def run(number: int) -> int:
-    """Trains one run where Ray has room for it; its exit status."""
+    """Train one run and return its exit code."""
     command = [*arguments.command, "--only", str(number)]
     return subprocess.run(command, cwd=here, check=False).returncode
 

@@ -1,7 +1,7 @@
-"""Gives the radiographs of one manifest the splits that the same children have in another.
+"""Give the radiographs of one manifest the splits that the same children have in another.
 
-The 512-pixel radiographs are those of children that are among the 100-pixel ones too. Dealt anew, a
-child tested on here would have been trained on there.
+The 512-pixel radiographs and the 100-pixel ones show the same children. With a new split, children
+of the old training split would be tested on.
 
     python experiments/rsna-half/manifest.py data/half.csv data/rsna.csv --out data/half-split.csv
 """
@@ -16,20 +16,20 @@ from boneage.datasets.manifest import read_manifest, write_manifest
 
 
 def main() -> None:
-    """Writes the manifest, beside the one that it is made of."""
+    """Write the manifest into the folder of the first one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("films", type=Path, help="the manifest whose radiographs are meant")
-    parser.add_argument("splits", type=Path, help="the manifest whose splits are meant")
-    parser.add_argument("--out", type=Path, required=True, help="in the folder of the first one")
+    parser.add_argument("manifest", type=Path, help="manifest of the radiographs")
+    parser.add_argument("splits", type=Path, help="manifest with the splits")
+    parser.add_argument("--out", type=Path, required=True, help="file in the folder of the first")
     options = parser.parse_args()
-    folder = options.radiographs.parent
+    folder = options.manifest.parent
     if options.out.resolve().parent != folder.resolve():
-        sys.exit(f"{options.out}: put it into {folder}, which its images are named relative to")
-    table = read_manifest(options.radiographs).table
+        sys.exit(f"{options.out}: write it to {folder}, because image paths are relative to it")
+    table = read_manifest(options.manifest).table
     splits = read_manifest(options.splits).table.set_index("image_id")["split"]
     unknown = table["image_id"][~table["image_id"].isin(splits.index)].tolist()
     if unknown:
-        sys.exit(f"{options.splits}: {len(unknown)} of the images are not in it: {unknown[:5]}")
+        sys.exit(f"{options.splits}: {len(unknown)} of the images are missing: {unknown[:5]}")
     table["split"] = table["image_id"].map(splits)
     made = write_manifest(table, options.out)
     print(made.path, made.table["split"].value_counts().to_dict())
