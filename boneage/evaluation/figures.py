@@ -6,13 +6,13 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, MultipleLocator, NullLo
 from numpy.typing import NDArray
 
 from boneage.datasets.validation import MOST_MONTHS
+from boneage.evaluation.html import months, signed
 
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#66727f", "#dde3e9", "#0b5394", "#e1eaf4"
 # Blue and vermilion stay apart in every common colour blindness (Okabe & Ito 2008, Color
@@ -163,7 +164,7 @@ def error_by_group(metrics: Mapping[str, Any], name: str = "error-by-group") -> 
     with _style(name):
         figure = Figure(figsize=(10.2, 3.5), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-        _whiskers(left, rows, "mae_months", plain)
+        _whiskers(left, rows, "mae_months", months)
         _whiskers(right, rows, "bias_months", signed)
         left.set_xlim(left=0)
         reach = max(abs(end) for end in right.get_xlim())
@@ -266,8 +267,8 @@ def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
     return figure
 
 
-def as_svg(figure: Figure, label: str, name: str) -> str:
-    """Returns a figure as an `<svg>` element of a page, with `label` for who can't see it."""
+def as_svg(figure: Figure, label: str, name: str) -> Markup:
+    """Return a figure as an `<svg>` element of a page, with `label` for screen readers."""
     buffer = io.StringIO()
     with _style(name):
         FigureCanvasSVG(figure)
@@ -281,7 +282,7 @@ def as_svg(figure: Figure, label: str, name: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)  # the page says how wide
-    return f'{opening} role="img" aria-label="{escape(label)}">{rest}'
+    return Markup(f'{opening} role="img" aria-label="{escape(label)}">{rest}')
 
 
 def save_png(figure: Figure, path: Path) -> None:
@@ -289,16 +290,6 @@ def save_png(figure: Figure, path: Path) -> None:
     with _style(path.stem):
         FigureCanvasAgg(figure)
         figure.savefig(path, format="png", dpi=_PNG_DPI, facecolor="white")
-
-
-def plain(months: float) -> str:
-    """Returns months to one decimal."""
-    return f"{months:.1f}"
-
-
-def signed(months: float) -> str:
-    """Returns months to one decimal with a sign, and a minus as wide as the plus."""
-    return f"{months:+.1f}".replace("-", "−")
 
 
 def _square() -> tuple[Figure, Axes]:
