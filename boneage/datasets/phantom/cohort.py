@@ -1,8 +1,8 @@
-"""The phantom cohort: procedural hand radiographs with known bone ages, nothing to download.
+"""The phantom cohort: synthetic hand radiographs with known bone ages, nothing to download.
 
-A picture follows from the maturity of the hand alone (`ossification`), with a
-child's own scatter around it, and from pose and exposure. The sex is in the picture only through
-the maturity: the same hand is about two years older for a boy than for a girl in the teens.
+An image depends on the maturity of the hand (`ossification`), on the child's own scatter around
+it, and on pose and exposure. The sex shows only through the maturity: in the teens, the same hand
+is about two years older for a boy than for a girl.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from boneage.runtime.files import write_bytes, write_json
 from boneage.runtime.threads import threads
 
 DRAWING_VERSION = 2
-"""Rises whenever the same seed draws another picture; a folder of another version is refused."""
+"""Increases when the same seed draws another image. A folder of another version is refused."""
 
 SMALLEST_SIZE = 64
 
@@ -43,8 +43,7 @@ _STALE_SECONDS = 600.0
 
 # Shape of the RSNA 2017 training labels (12,611 radiographs; Halabi et al., Radiology
 # 2019;290:498): 54.2 % boys, means 135.3 (boys) and 117.9 months (girls), SD 41.2 overall, 1 to
-# 228. Ages are drawn by inverting these percentiles, rounded from that set, with straight lines
-# between them.
+# 228. Ages are drawn by linear interpolation between these percentiles, rounded from that set.
 _BOYS_SHARE = 0.542
 _AGE_PERCENTS = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 _AGE_MONTHS = {
@@ -71,13 +70,13 @@ class PhantomRadiograph:
 def draw_hand(
     age_months: float, sex: Sex, *, rng: np.random.Generator, size: int = 256
 ) -> npt.NDArray[np.uint8]:
-    """Draws the left hand of one child, palm down, thumb to the right.
+    """Draw the left hand of one child, palm down, thumb to the right.
 
     Args:
         age_months: Bone age, months, 0 to 240.
-        sex: "F" or "M"; it moves the maturity and nothing else.
-        rng: The child's own scatter, its pose and the exposure.
-        size: Side of the picture, pixels, 64 or more.
+        sex: "F" or "M"; it changes the maturity and nothing else.
+        rng: Source of the child's scatter, the pose and the exposure.
+        size: Side of the image, pixels, 64 or more.
 
     Returns:
         uint8 (size, size), dense is bright.
@@ -88,7 +87,7 @@ def draw_hand(
     view = _draw_view(share, size, rng)
     exposure = draw_exposure(rng)
     hand = build_hand(build, pose)
-    # A small hand is a thin one; the tube is set for it, though, so it loses less than its size.
+    # A small hand is thin. The tube is set for it, so the absorption falls less than the size.
     thinner = np.float32(share**0.55)
     bone = draw_bones(hand.bones, view) * thinner
     flesh = draw_flesh(hand.outlines, view) * thinner
@@ -96,18 +95,18 @@ def draw_hand(
 
 
 def phantom(seed: int, index: int, size: int = 256) -> PhantomRadiograph:
-    """Film `index` of the cohort of `seed`: the same on every machine and in every order.
+    """Return radiograph `index` of a cohort: the same on every machine and in every order.
 
     Args:
-        seed: The cohort's, 0 or more.
+        seed: Seed of the cohort, 0 or more.
         index: 0 or more.
-        size: Side of the picture, pixels, 64 or more.
+        size: Side of the image, pixels, 64 or more.
 
     Returns:
-        The radiograph; ages and sexes are distributed as in the RSNA training set.
+        The radiograph. Ages and sexes are distributed as in the RSNA training set.
     """
     rng = np.random.default_rng([seed, _PURPOSE, index])
-    age_months, sex = _draw_label(rng)
+    age_months, sex = draw_label(rng)
     return PhantomRadiograph(draw_hand(age_months, sex, rng=rng, size=size), age_months, sex)
 
 
@@ -120,18 +119,18 @@ def make_phantom_cohort(
     progress: bool = True,
     workers: int | None = None,
 ) -> Manifest:
-    """Writes `out/images/NNNNNN.png` and `out/manifest.csv` with splits 80/10/10.
+    """Write `out/images/NNNNNN.png` and `out/manifest.csv` with splits 80/10/10.
 
-    Every file is written in one step, so a run that was killed is taken up where it stopped, and
-    a finished cohort is opened as it is.
+    Every file is written in one step. A killed run continues where it stopped, and a finished
+    cohort is opened without drawing.
 
     Args:
-        out: A folder that is empty, new, or holds this same cohort, whole or in part.
-        count: Radiographs, 10 or more.
-        seed: Another seed, other children.
-        size: Side of the pictures, pixels, 64 or more.
-        progress: Whether to show a bar on standard error.
-        workers: Threads that draw; None for one a core.
+        out: A new or empty folder, or one with this same cohort, whole or in part.
+        count: Number of radiographs, 10 or more.
+        seed: Another seed draws other children.
+        size: Side of the images, pixels, 64 or more.
+        progress: Show progress on standard error.
+        workers: Number of threads; None for one per core.
 
     Returns:
         The cohort's manifest.
@@ -145,14 +144,14 @@ def make_phantom_cohort(
         _claim(out, {"drawing": DRAWING_VERSION, "count": count, "seed": seed, "size": size})
         images = out / "images"
         images.mkdir(exist_ok=True)
-        here = {path.name for path in images.iterdir()}
-        missing = [i for i in range(count) if _file_name(i) not in here]
+        drawn = {path.name for path in images.iterdir()}
+        missing = [i for i in range(count) if _file_name(i) not in drawn]
         manifest_path = out / "manifest.csv"
         if not missing and manifest_path.exists():
             return read_manifest(manifest_path)
         _draw_files(images, missing, seed, size, workers or os.cpu_count() or 1, progress)
         _sweep(images)
-    labels = [_draw_label(np.random.default_rng([seed, _PURPOSE, i])) for i in range(count)]
+    labels = [draw_label(np.random.default_rng([seed, _PURPOSE, i])) for i in range(count)]
     table = pd.DataFrame(
         {
             "image_id": [f"{i:06d}" for i in range(count)],
@@ -165,14 +164,14 @@ def make_phantom_cohort(
     return write_manifest(assign_splits(table, seed=seed), manifest_path)
 
 
-def _draw_label(rng: np.random.Generator) -> tuple[float, Sex]:
-    """Age, whole months, and sex; always the first two draws of a radiograph."""
+def draw_label(rng: np.random.Generator) -> tuple[float, Sex]:
+    """Return the age in whole months and the sex: the first two random numbers of a radiograph."""
     sex: Sex = "M" if rng.random() < _BOYS_SHARE else "F"
     return float(round(np.interp(100 * rng.random(), _AGE_PERCENTS, _AGE_MONTHS[sex]))), sex
 
 
 def _draw_build(maturity: float, rng: np.random.Generator) -> Build:
-    """A child of this maturity: carpals, tubular bones and each centre scatter a few months."""
+    """Return a child of this maturity; carpals, long bones and centres scatter by a few months."""
     chance = np.clip(rng.standard_normal(64), -2.5, 2.5).tolist()
     scatter = min(maturity / 48.0, 1.0)
     carpals, tubes = 2.0 * scatter * chance[0], 1.5 * scatter * chance[1]
@@ -201,15 +200,15 @@ def _draw_pose(rng: np.random.Generator) -> Pose:
 
 
 def _draw_view(share: float, size: int, rng: np.random.Generator) -> View:
-    """Where the hand lies on the radiograph.
+    """Return where the hand lies on the radiograph.
 
-    Radiographs are cut to the hand, so a small hand is nearly as large on its radiograph as a grown
-    one: size tells something of the age, but distance, cutting and scaling blur it.
+    Radiographs are cropped to the hand, so a small hand appears nearly as large as an adult's. The
+    size says something about the age, but distance, cropping and scaling blur it.
     """
     u = rng.random(6).tolist()
     visible = 248.0 * share**-0.45 / (0.84 + 0.22 * u[0])  # millimetres of the adult plane
     angle = float(np.radians(28 * (u[1] - 0.5)))
-    # The fingertips, not the forearm, must be on the radiograph: what is cut off is cut off below.
+    # The fingertips must be on the radiograph, so only the forearm is cut off.
     centre = (6.0, 186.0 - 0.5 * visible)
     position = (size * (0.5 + 0.07 * (u[2] - 0.5)), size * (0.5 + 0.05 * u[3]))
     return View(size, size / visible, angle, centre, position)
@@ -221,12 +220,7 @@ def _file_name(index: int) -> str:
 
 def _check_numbers(count: int, seed: int, size: int) -> None:
     faults = [
-        Fault(
-            f"phantom cohort, {name}",
-            f"it is {value}",
-            f"Raise {name}.",
-            expected=f"{least} or more",
-        )
+        Fault(f"--{name}", f"the {name} of a phantom cohort is {value}", f"Use {least} or more.")
         for name, value, least in (
             ("count", count, 10),
             ("seed", seed, 0),
@@ -246,21 +240,20 @@ def _readable_faults(out: Path) -> Iterator[None]:
         raise InputError(
             Fault(
                 str(error.filename or out),
-                f"it can't be written ({error.strerror})",
-                "Name another folder.",
-                expected="a writable folder with room in it",
+                f"the phantom cohort can't be written ({error.strerror})",
+                "Name a writable folder on a disk with free space.",
             )
         ) from None
 
 
 def _claim(out: Path, description: dict[str, int]) -> None:
-    """Makes the folder this cohort's own, or sees that it is; refuses anything else."""
+    """Mark a new folder as this cohort's, or check that it is; refuse any other folder."""
     if out.exists() and not out.is_dir():
         _refuse(out, "it is a file, not a folder")
     out.mkdir(parents=True, exist_ok=True)
     path = out / _DESCRIPTION
     if not path.exists():
-        # What a killed write of the description left behind is ours, and is no cohort.
+        # A killed write of the description may have left its temporary file.
         others = sorted(p.name for p in out.iterdir() if not p.name.startswith(f".{_DESCRIPTION}"))
         if others:
             _refuse(out, f"it already holds other files ({', '.join(others[:3])})")
@@ -271,34 +264,27 @@ def _claim(out: Path, description: dict[str, int]) -> None:
     except ValueError:
         _refuse(out, f"its {_DESCRIPTION} can't be read")
     if found != description:
-        there = found if isinstance(found, dict) else {}
+        other = found if isinstance(found, dict) else {}
         differing = [
-            f"{key} {there.get(key)} instead of {value}"
+            f"{key} {other.get(key)} instead of {value}"
             for key, value in description.items()
-            if there.get(key) != value
+            if other.get(key) != value
         ]
         _refuse(out, f"it holds another phantom cohort ({', '.join(differing)})")
 
 
 def _refuse(out: Path, what: str) -> NoReturn:
-    raise InputError(
-        Fault(
-            str(out),
-            what,
-            "Name another folder, or remove that one first.",
-            expected="a new or empty folder, or this same cohort to be finished",
-        )
-    )
+    raise InputError(Fault(str(out), what, "Name a new or empty folder, or remove this one first."))
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what killed runs left half-written, but not what another run is writing now."""
+    """Remove the unfinished files of killed runs, but not what another run is writing now."""
     for path in folder.glob(".*.part"):
         try:
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()
         except FileNotFoundError:
-            continue  # the other run has just finished it
+            continue  # another run has just finished it
 
 
 def _draw_files(

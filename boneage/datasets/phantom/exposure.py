@@ -1,4 +1,4 @@
-"""How a phantom is exposed: collimator, side marker, tone, noise and what the reader of it adds."""
+"""How a phantom is exposed: collimator, side marker, tone, noise and blur."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 _SPARE_LETTERS = "ABCDEHJKLMNPRST"
 _FLESH_PER_MM = 0.017
@@ -19,24 +19,24 @@ _MARKER_PATCH = (54, 40)  # rows, columns
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """The chances of one exposure; every field is drawn whatever the others are.
+    """The random values of one exposure; each field is drawn independently of the others.
 
     Attributes:
-        gain: Tube voltage and radiograph speed: multiplies the absorption before the curve.
+        gain: Factor of the absorption before the curve (tube voltage, detector speed).
         black: Grey of the exposed background, 0 to 1.
         span: Grey between background and the densest bone, 0 to 1.
         tilt: Change of grey over the radiograph, to the right and downwards (heel effect).
         noise: Standard deviation of the quantum noise, grey levels of 255.
-        softness: Blur of focus and screen, as a share of the side. It varies widely, as it does
-            between radiograph, CR and DR: the age must be told from shapes, not from crispness.
+        softness: Blur of focus and screen, as a share of the side. It varies as widely as
+            between film, CR and DR: shapes must show the age, not sharpness.
         field: Width and height of the collimated field as shares of the side.
-        field_shift: Its shift, as shares of the free room, -1 to 1.
-        field_angle: Its rotation, degrees.
+        field_shift: Shift of the field, as shares of the free margin, -1 to 1.
+        field_angle: Rotation of the field, degrees.
         margin: Grey outside the field, 0 (shutter) to 1 (unexposed radiograph).
-        marker_corner: Which of the free places the marker takes, 0 to 1.
-        marker_angle: Degrees.
-        marker_size: Height as a share of the side.
-        letters: The technician's initials; empty for none.
+        marker_corner: Choice among the free positions of the marker, 0 to 1.
+        marker_angle: Rotation of the marker, degrees.
+        marker_size: Height of the marker as a share of the side.
+        letters: The technician's initials, or empty.
     """
 
     gain: float
@@ -56,7 +56,7 @@ class Exposure:
 
 
 def draw_exposure(rng: np.random.Generator) -> Exposure:
-    """Draws the chances of one exposure, always the same number of them."""
+    """Draw the values of one exposure, always with the same number of random numbers."""
     u = rng.random(24)
     flat, bright = u[0] < 0.10, u[1] < 0.13
     shutter = u[2] < 0.8
@@ -79,14 +79,14 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
     )
 
 
-def expose(bone: Array, flesh: Array, exposure: Exposure, rng: np.random.Generator) -> Picture:
-    """Makes the picture of what the beam crosses.
+def expose(bone: Array, flesh: Array, exposure: Exposure, rng: np.random.Generator) -> Image:
+    """Return the image of what the beam crosses.
 
     Args:
-        bone: Float32 (size, size), about millimetres of hard bone.
-        flesh: Float32 (size, size), millimetres of soft tissue.
-        exposure: Its chances.
-        rng: For the noise.
+        bone: float32 (size, size), about millimetres of hard bone.
+        flesh: float32 (size, size), millimetres of soft tissue.
+        exposure: The values of the exposure.
+        rng: Source of the noise.
 
     Returns:
         uint8 (size, size), dense is bright.
@@ -104,18 +104,18 @@ def expose(bone: Array, flesh: Array, exposure: Exposure, rng: np.random.Generat
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     ground = exposure.black + exposure.tilt[0] * ramp + (exposure.tilt[1] * ramp)[:, None]
     ground = np.maximum(ground, 0.0) * (0.5 + exposure.black)
-    picture = ground + exposure.span * (1.0 - np.exp(-absorption))
-    picture = cv2.GaussianBlur(picture, (0, 0), max(exposure.softness * size, 0.3))
+    image = ground + exposure.span * (1.0 - np.exp(-absorption))
+    image = cv2.GaussianBlur(image, (0, 0), max(exposure.softness * size, 0.3))
     grain = 0.8 * noise + 0.3 * mottle
-    picture = 255.0 * picture + exposure.noise * (0.2 + 1.2 * exposure.span) * grain
+    image = 255.0 * image + exposure.noise * (0.2 + 1.2 * exposure.span) * grain
     outside = 255.0 * exposure.margin * (exposure.black + exposure.span)
-    picture = picture * inside + outside * (1.0 - inside)
-    levels: Picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    image = image * inside + outside * (1.0 - inside)
+    levels: Image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     return levels
 
 
 def _field(size: int, exposure: Exposure) -> Array:
-    """1 inside the collimated field, 0 outside, float32 (size, size)."""
+    """Return 1 inside the collimated field and 0 outside, float32 (size, size)."""
     side = np.minimum(np.asarray(exposure.field), 1.2) * size
     room = np.maximum(size - side, 0.0) * 0.5
     centre = 0.5 * size + room * np.asarray(exposure.field_shift)
@@ -128,7 +128,7 @@ def _field(size: int, exposure: Exposure) -> Array:
 
 
 def _marker(size: int, flesh: Array, inside: Array, exposure: Exposure) -> Array:
-    """Absorption of the lead letter L, and the initials below, where there is room for it."""
+    """Return the absorption of the lead letter L and the initials, where they hide no hand."""
     rows, columns = _MARKER_PATCH
     patch = np.full((rows, columns), 14, np.uint8)
     cv2.putText(patch, "L", (9, 32), cv2.FONT_HERSHEY_SIMPLEX, 1.1, 255, 4, cv2.LINE_AA)
@@ -139,24 +139,24 @@ def _marker(size: int, flesh: Array, inside: Array, exposure: Exposure) -> Array
         )
     height = exposure.marker_size * size
     radius = 0.62 * height
-    column, row = _free_place(size, flesh, inside, radius, exposure.marker_corner)
+    column, row = _free_position(size, flesh, inside, radius, exposure.marker_corner)
     turn = cv2.getRotationMatrix2D((columns / 2, rows / 2), -exposure.marker_angle, height / rows)
     turn[:, 2] += (column - columns / 2, row - rows / 2)
-    placed = cv2.warpAffine(patch, turn, (size, size), flags=cv2.INTER_LINEAR)
-    return np.asarray(placed * np.float32(3.2 / 255.0), np.float32)
+    marker = cv2.warpAffine(patch, turn, (size, size), flags=cv2.INTER_LINEAR)
+    return np.asarray(marker * np.float32(3.2 / 255.0), np.float32)
 
 
-def _free_place(
+def _free_position(
     size: int, flesh: Array, inside: Array, radius: float, chance: float
 ) -> tuple[float, float]:
-    """Column and row of a place in the field where a marker hides no part of the hand."""
+    """Return column and row of a position in the field where a marker hides no part of the hand."""
     steps = np.linspace(radius + 1, size - radius - 1, 9)
     taken = (flesh > 0.5).astype(np.float32) + (inside < 0.5)
     blurred = cv2.blur(taken, (2 * int(radius) + 1,) * 2, borderType=cv2.BORDER_REPLICATE)
     at = np.rint(steps).astype(int)
-    room = blurred[np.ix_(at, at)]
-    # Technicians put it beside the fingers, on the little finger's side: prefer the upper left.
-    liking = room * 8 + np.linspace(0, 0.5, 9)[:, None] + np.linspace(0, 0.4, 9)
-    order = np.argsort(liking, axis=None, kind="stable")
-    row, column = np.unravel_index(order[int(chance * 8)], liking.shape)
+    covered = blurred[np.ix_(at, at)]
+    # Technicians put it next to the fingers, on the little finger's side: prefer the upper left.
+    cost = covered * 8 + np.linspace(0, 0.5, 9)[:, None] + np.linspace(0, 0.4, 9)
+    order = np.argsort(cost, axis=None, kind="stable")
+    row, column = np.unravel_index(order[int(chance * 8)], cost.shape)
     return float(steps[column]), float(steps[row])

@@ -1,12 +1,12 @@
 """When the ossification centres of the hand appear, widen and fuse: the phantom's clock.
 
-Every time below stands on one clock, the **boys' clock**: months of a boy of average maturation.
-`maturity_months` turns an age and a sex into that clock, and everything that is drawn depends on
-the clock alone. So one picture means two ages, one for a girl and one for a boy, as a hand does
-in life, and the sex carries information that the pixels don't.
+All times are on one clock, the **boys' clock**: months of a boy of average maturation.
+`maturity_months` converts an age and a sex to that clock, and every drawing depends on the clock
+alone. So, as in life, one image means two ages, one for a girl and one for a boy, and the sex
+carries information that the pixels do not.
 
-The numbers are rounded from the sources and good enough to draw a plausible hand in the right
-order with the right spacing. They are no clinical standard: never read a child's hand with them.
+The numbers are rounded from the sources. They draw a plausible hand with the right order and
+spacing. They are no clinical standard: never read a child's hand with them.
 
 Sources:
     Appearance: medians of Garn SM, Rohmann CG, Silverman FN. Radiographic standards for
@@ -37,12 +37,12 @@ LEAD_RISE_MONTHS = 30.0
 
 
 def sex_lead_months(age_months: float) -> float:
-    """How many months girls of this age are ahead of the boys' clock.
+    """Return how many months girls of this age are ahead of the boys' clock.
 
     `24 * (1 - exp(-age / 30))`: nothing at birth, 7 months at 10 months of age, 21 at 5 years,
-    23.7 at 11 years, two years in the teens. It was laid through the differences between the
-    boys' and girls' medians of Garn et al. (1967, see the module): distal radius 3 months,
-    triquetral 8, lunate 18, scaphoid 19, trapezium 21, ulna 21, adductor sesamoid 24.
+    23.7 at 11 years, two years in the teens. The curve fits the differences between the boys' and
+    girls' medians of Garn et al. (1967, see the module): distal radius 3 months, triquetral 8,
+    lunate 18, scaphoid 19, trapezium 21, ulna 21, adductor sesamoid 24.
 
     Args:
         age_months: Age of a girl, months, 0 or more.
@@ -54,38 +54,16 @@ def sex_lead_months(age_months: float) -> float:
 
 
 def maturity_months(age_months: float, sex: Sex) -> float:
-    """The boys' clock of a child of average maturation: what its picture is drawn from.
+    """Return the boys' clock of a child of average maturation, which determines its image.
 
     Args:
         age_months: Age, months, 0 or more.
         sex: "F" or "M".
 
     Returns:
-        The age for a boy, the age plus `sex_lead_months` for a girl; rises with age.
+        The age for a boy; the age plus `sex_lead_months` for a girl. It rises with age.
     """
     return age_months + (sex_lead_months(age_months) if sex == "F" else 0.0)
-
-
-def age_at_maturity(maturity: float, sex: Sex) -> float:
-    """The age at which a child of this sex reaches a maturity; the inverse of `maturity_months`.
-
-    Args:
-        maturity: Months on the boys' clock, 0 or more.
-        sex: "F" or "M".
-
-    Returns:
-        Age, months.
-    """
-    if sex == "M":
-        return maturity
-    low, high = 0.0, maturity
-    for _ in range(60):  # bisection: the clock rises with age, so this always closes in
-        middle = 0.5 * (low + high)
-        if maturity_months(middle, sex) < maturity:
-            low = middle
-        else:
-            high = middle
-    return 0.5 * (low + high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +81,7 @@ class RoundBone:
     complete: float
 
     def growth(self, maturity: float) -> float:
-        """Linear size as a share of the adult's, 0 (not visible) to 1."""
+        """Return the linear size as a share of the adult's, 0 (not visible) to 1."""
         if maturity < self.appears:
             return 0.0
         done = min((maturity - self.appears) / (self.complete - self.appears), 1.0)
@@ -115,7 +93,7 @@ class Epiphysis:
     """The epiphysis of a tubular bone.
 
     Attributes:
-        name: The bone it belongs to, as `proximal-3` or `radius`.
+        name: The bone it belongs to, such as `proximal-3` or `radius`.
         appears: First visible, months on the boys' clock.
         wide: As wide as its shaft (TW2 stages E to F), likewise.
         caps: Its edges bend over the shaft (TW2 stage G), likewise.
@@ -131,36 +109,36 @@ class Epiphysis:
     fused: float
 
     def width(self, maturity: float) -> float:
-        """Width as a share of the shaft's end, 0 (not visible) to 1.06."""
+        """Return the width as a share of the shaft's end, 0 (not visible) to 1.06."""
         return _through(
             maturity, (self.appears, self.wide, self.caps, self.fused), (0.2, 0.94, 1.06, 1.0)
         )
 
     def thickness(self, maturity: float) -> float:
-        """Thickness along the bone as a share of the adult's, 0 (not visible) to 1."""
+        """Return the thickness along the bone as a share of the adult's, 0 (not visible) to 1."""
         return _through(maturity, (self.appears, self.wide, self.caps), (0.34, 0.84, 1.0))
 
     def capping(self, maturity: float) -> float:
-        """How far the edges bend over the shaft, 0 to 1."""
+        """Return how far the edges bend over the shaft, 0 to 1."""
         return _through(maturity, (self.wide, self.caps), (0.0, 1.0))
 
     def plate(self, maturity: float) -> float:
-        """How much of the cartilage between shaft and epiphysis is left, 1 (a child's) to 0."""
+        """Return how much cartilage is left between shaft and epiphysis, 1 (a child's) to 0."""
         return 1.0 - _through(
             maturity, (self.wide, self.caps, self.fusing, self.fused), (0.0, 0.25, 0.6, 1.0)
         )
 
     def bridged(self, maturity: float) -> float:
-        """Share of the growth plate that bone has crossed, 0 to 1."""
+        """Return the share of the growth plate that bone has crossed, 0 to 1."""
         return _through(maturity, (self.fusing, self.fused), (0.0, 1.0))
 
     def scar(self, maturity: float) -> float:
-        """Strength of the bright line where the plate was, 0 to 1; fades within years."""
+        """Return the strength of the bright line where the plate was, 0 to 1; it fades."""
         return _through(maturity, (self.fusing, self.fused, self.fused + 30.0), (0.0, 1.0, 0.15))
 
 
 def _through(maturity: float, months: tuple[float, ...], values: tuple[float, ...]) -> float:
-    """Straight lines through (months, values): 0 before the first, the last value after."""
+    """Interpolate linearly: 0 before the first month, the last value after the last month."""
     if maturity < months[0]:
         return 0.0
     for i in range(1, len(months)):
@@ -212,36 +190,4 @@ _EPIPHYSES = (
 
 ROUND_BONES: Mapping[str, RoundBone] = MappingProxyType({b.name: b for b in _ROUND_BONES})
 EPIPHYSES: Mapping[str, Epiphysis] = MappingProxyType({e.name: e for e in _EPIPHYSES})
-
-
 CENTRES: tuple[RoundBone | Epiphysis, ...] = (*_ROUND_BONES, *_EPIPHYSES)
-
-
-def visible_centres(age_months: float, sex: Sex) -> tuple[str, ...]:
-    """The ossification centres a child of average maturation shows, in order of appearance.
-
-    Args:
-        age_months: Age, months, 0 or more.
-        sex: "F" or "M".
-
-    Returns:
-        Names: the carpal bones and `sesamoid` as in `ROUND_BONES`, epiphyses as in `EPIPHYSES`.
-    """
-    clock = maturity_months(age_months, sex)
-    centres = sorted(CENTRES, key=lambda centre: centre.appears)
-    return tuple(centre.name for centre in centres if centre.appears <= clock)
-
-
-def fused_epiphyses(age_months: float, sex: Sex) -> tuple[str, ...]:
-    """The epiphyses that are wholly fused in a child of average maturation, in order of fusion.
-
-    Args:
-        age_months: Age, months, 0 or more.
-        sex: "F" or "M".
-
-    Returns:
-        Names as in `EPIPHYSES`.
-    """
-    clock = maturity_months(age_months, sex)
-    centres = sorted(_EPIPHYSES, key=lambda centre: centre.fused)
-    return tuple(centre.name for centre in centres if centre.fused <= clock)

@@ -1,8 +1,8 @@
-"""A child's left hand seen from its back: every bone in its place at one maturity.
+"""A child's left hand seen from its back: the position and shape of every bone at one maturity.
 
-The plane is in millimetres of an adult's hand: the origin lies in the capitate, x points to the
+The plane is in millimetres of an adult's hand. The origin lies in the capitate, x points to the
 thumb (right, as on a left-hand radiograph), y to the fingertips. A child's hand is the same plane
-with smaller bones in it; how large it is on the radiograph is the `View`'s business.
+with smaller bones in it. The `View` decides how large the hand is on the radiograph.
 
 Adult lengths are rounded after Garn SM, Hertzog KP, Poznanski AK, Nagy JM. Metacarpophalangeal
 length in the evaluation of skeletal malformation. Radiology 1972;105:375-381. Widths, cortices
@@ -45,7 +45,7 @@ _HALF_WIDTHS = {  # proximal to distal, adult, millimetres
     "ulna": (*(5.8,) * 6, 5.6, 5.4, 5.0, 4.7, 4.6, 5.2, 7.4),
 }
 _CARTILAGE = {"metacarpal": 0.165, "proximal": 0.15, "middle": 0.18, "distal": 0.22}
-_FOREARM_LENGTH = 205.0  # beyond the edge of every radiograph
+_FOREARM_LENGTH = 205.0  # reaches beyond the edge of every radiograph
 _WRIST: Point = (-2.0, -23.0)
 
 _CARPAL_OUTLINES: dict[str, tuple[Point, tuple[Point, ...]]] = {  # centre; corners around it
@@ -93,28 +93,28 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """What is to be drawn: bones and the outlines of the flesh, in one plane."""
+    """The shapes to draw: bones and the outlines of the flesh, in one plane."""
 
     bones: list[Bone]
     outlines: list[npt.NDArray[np.float64]]
 
 
 def hand_length_share(maturity: float) -> float:
-    """Length of the hand as a share of the adult's at a maturity on the boys' clock."""
+    """Return the hand's length as a share of the adult's, at a maturity on the boys' clock."""
     return float(np.interp(maturity, _GROWTH_MONTHS, _GROWTH_SHARE))
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One child: its maturity, centre by centre, and its proportions.
+    """One child: the maturity of each centre, and the proportions.
 
     Attributes:
-        maturity: Months on the boys' clock, of the bones as a whole.
-        centres: The same for each centre by name: they scatter a little around the whole.
-        stoutness: Multiplies the widths of all bones.
-        mineral: Multiplies cortex and density.
-        lengths: Multiplies the length of each ray, rays 1 to 5.
-        flesh: Multiplies the thickness of the flesh around the bones.
+        maturity: Maturity of the bones as a whole, months on the boys' clock.
+        centres: Maturity of each centre by name; it scatters a little around `maturity`.
+        stoutness: Factor of the widths of all bones.
+        mineral: Factor of cortex and density.
+        lengths: Factor of the length of each ray, rays 1 to 5.
+        flesh: Factor of the thickness of the flesh around the bones.
     """
 
     maturity: float
@@ -126,18 +126,18 @@ class Build:
 
     @property
     def cortex(self) -> float:
-        """Cortex at mid-shaft of a metacarpal in millimetres of the adult plane."""
+        """Cortex at mid-shaft of a metacarpal, millimetres of the adult plane."""
         months = (0, 60, 130, 180, 250)
         return self.mineral * float(np.interp(self.maturity, months, (1.1, 1.25, 1.45, 1.7, 1.9)))
 
     @property
     def density(self) -> float:
-        """Mineral of the bones, 1 in the grown."""
+        """Mineral density of the bones, 1 in adults."""
         months = (0, 60, 150, 200, 250)
         return self.mineral * float(np.interp(self.maturity, months, (0.8, 0.86, 0.92, 0.97, 1.0)))
 
     def waist(self, half_widths: tuple[float, ...]) -> Array:
-        """Half-widths of a shaft at this age: an infant's bones are plumper with less waist."""
+        """Return half-widths of a shaft at this age: an infant's bones have less waist."""
         widths = np.asarray(half_widths, np.float32)
         infancy = float(np.interp(self.maturity, (0, 150), (1, 0)))
         mean = float(widths.mean())
@@ -146,7 +146,7 @@ class Build:
 
 @cache
 def _outline(name: str) -> Array:
-    """Radii of a carpal's adult outline, float32 (96,), smoothed, against the clock."""
+    """Return the smoothed radii of a carpal's adult outline, float32 (96,), counterclockwise."""
     corners = np.asarray(_CARPAL_OUTLINES[name][1], np.float64)
     closed = np.vstack([corners, corners[:1]])
     steps = np.linspace(0, len(corners), 40 * len(corners), endpoint=False)
@@ -182,7 +182,7 @@ def _long_bone(
     name: str, kind: str, start: Point, angle: float, length: float, width: float, build: Build,
     *, growing_end: str, slant: float = 0.0,
 ) -> list[Bone]:  # fmt: skip
-    """A shaft, its epiphysis if visible and the scar if fused, in a segment of given length."""
+    """Return a shaft, its epiphysis if visible and its scar if fused."""
     epiphysis, clock = EPIPHYSES[name], build.centres[name]
     row = name.split("-")[0]
     youth = float(np.interp(clock, (0, 165), (1, 0)))
@@ -232,7 +232,7 @@ def _long_bone(
 
 
 def _ray(ray: int, build: Build, pose: Pose) -> tuple[list[Bone], list[tuple[Point, float]]]:
-    """One metacarpal with its finger, and the finger's axis with half the flesh's width."""
+    """Return the bones of a ray, and the points of its axis with half the flesh's width."""
     bones: list[Bone] = []
     rows = _ROWS.get(ray, _LONG_ROWS)
     metacarpal = {1: pose.thumb, 2: 0.16, 3: 0.02, 4: -0.13, 5: -0.29}[ray]
@@ -258,8 +258,8 @@ def _ray(ray: int, build: Build, pose: Pose) -> tuple[list[Bone], list[tuple[Poi
             growing_end="distal" if distal else "proximal",
         )  # fmt: skip
         if kind == "thumb":
-            beside = _step(at, angle, 0.93 * length, -8.5)
-            bones += _lump("sesamoid", beside, angle, build)
+            centre = _step(at, angle, 0.93 * length, -8.5)
+            bones += _lump("sesamoid", centre, angle, build)
         at = _step(at, angle, length)
         flesh = {"metacarpal": 10.2, "proximal": 9.0, "middle": 7.8, "distal": 6.2}[row]
         axis.append((at, flesh * plump * (1.08 if ray == 1 else _SLENDERNESS[ray] ** 0.5)))
@@ -269,7 +269,7 @@ def _ray(ray: int, build: Build, pose: Pose) -> tuple[list[Bone], list[tuple[Poi
 
 
 def _forearm(build: Build, pose: Pose) -> tuple[list[Bone], npt.NDArray[np.float64]]:
-    """Radius and ulna with their epiphyses, and the outline of the forearm's flesh."""
+    """Return radius and ulna with their epiphyses, and the outline of the forearm's flesh."""
     wrist = _WRIST
     bones: list[Bone] = []
     for name, across, along, tilt, width in (
@@ -291,7 +291,7 @@ def _forearm(build: Build, pose: Pose) -> tuple[list[Bone], npt.NDArray[np.float
 
 
 def _strip(axis: list[tuple[Point, float]]) -> npt.NDArray[np.float64]:
-    """Outline of a finger: its axis with the flesh on both sides and a round tip."""
+    """Return the outline of a finger: the flesh on both sides of its axis, and a round tip."""
     points = np.asarray([point for point, _ in axis])
     halves = np.asarray([half for _, half in axis])
     steps = np.diff(points, axis=0)
@@ -310,7 +310,7 @@ def _strip(axis: list[tuple[Point, float]]) -> npt.NDArray[np.float64]:
 
 
 def build_hand(build: Build, pose: Pose) -> Hand:
-    """Places every bone that is visible at the child's maturity, and the flesh around them."""
+    """Return every bone that is visible at the child's maturity, and the flesh around them."""
     bones, forearm = _forearm(build, pose)
     outlines = [forearm]
     axes = {}

@@ -1,8 +1,8 @@
-"""Shapes of bone and flesh, and how X-rays through them become a grey picture.
+"""Shapes of bone and flesh, and the thickness that X-rays cross in them.
 
-Nothing here knows about children: a `Tube`, a `Plate` or a `Lump` lies somewhere in the plane of
-the radiograph, in millimetres of an adult's hand, and adds its thickness to what the beam crosses.
-Overlapping bones therefore add up, as they do on a radiograph.
+This module knows nothing about children. A `Tube`, a `Plate` or a `Lump` lies in the plane of the
+radiograph, in millimetres of an adult's hand, and adds its thickness to what the beam crosses.
+Overlapping bones add up, as on a radiograph.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class View:
     """Where the plane of the hand lies on the radiograph.
 
     Attributes:
-        size: Side of the square picture, pixels.
+        size: Side of the square image, pixels.
         scale: Pixels to a millimetre of the plane.
         angle: Rotation of the hand, radians, clockwise as seen.
         centre: The point of the plane, millimetres, that lies at `position`.
-        position: Column and row in pixels.
+        position: Column and row, pixels.
     """
 
     size: int
@@ -40,7 +40,7 @@ class View:
     position: Point
 
     def pixels(self, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Points of the plane (n, 2), millimetres, y up, as columns and rows (n, 2) in pixels."""
+        """Convert points of the plane (n, 2), millimetres, y up, to columns and rows (n, 2)."""
         offset = np.atleast_2d(np.asarray(points, np.float64)) - self.centre
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         column = offset[:, 0] * cos + offset[:, 1] * sin
@@ -50,7 +50,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Tube:
-    """A tubular bone without its epiphysis: a bright cortex round a darker marrow.
+    """A tubular bone without its epiphysis: a bright cortex around a darker marrow.
 
     Attributes:
         start: Middle of the proximal end, millimetres.
@@ -60,7 +60,7 @@ class Tube:
         rounding: Length over which the start and the end are rounded, millimetres.
         cortex: Thickness of the cortex at mid-shaft, millimetres.
         dense_ends: Brightness of the line of fresh calcification at start and end, 0 to 1.
-        density: Multiplies everything; 1 is a grown bone.
+        density: Factor of the absorption; 1 is an adult bone.
     """
 
     start: Point
@@ -73,7 +73,7 @@ class Tube:
     density: float = 1.0
 
     def draw(self, radiograph: Array, view: View) -> None:
-        """Adds the bone's absorption to `film` (size, size) in place."""
+        """Add the bone's absorption to `radiograph` (size, size) in place."""
         grid = _local(radiograph, view, self.start, self.angle, (0.0, self.length), self._reach())
         if grid is None:
             return
@@ -124,14 +124,14 @@ class Plate:
     Attributes:
         centre: Millimetres.
         angle: Direction of the bone it belongs to, radians, 0 upwards, positive to the right.
-        half_width: Half its extent across the bone, millimetres.
-        thickness: Its extent along the bone, millimetres.
-        bend: How far its edges bend along the bone, millimetres, positive towards the bone's end.
+        half_width: Half the extent across the bone, millimetres.
+        thickness: Extent along the bone, millimetres.
+        bend: How far the edges bend along the bone, millimetres, positive towards the bone's end.
         square: 1 for an oblong with rounded corners, 0 for an ellipse.
         slant: Extra thickness at the right-hand edge, as a share; negative at the left-hand edge.
-        sealed: How far the shell towards the bone's start is gone, 0 to 1; negative for the
-            shell towards its end. A fused epiphysis has no shell against its shaft.
-        density: Multiplies everything; 1 is a grown bone.
+        sealed: How far the shell towards the bone's start has disappeared, 0 to 1; negative for
+            the shell towards its end. A fused epiphysis has no shell against its shaft.
+        density: Factor of the absorption; 1 is an adult bone.
     """
 
     centre: Point
@@ -145,7 +145,7 @@ class Plate:
     density: float = 1.0
 
     def draw(self, radiograph: Array, view: View) -> None:
-        """Adds the disc's absorption to `film` (size, size) in place."""
+        """Add the disc's absorption to `radiograph` (size, size) in place."""
         half = 0.5 * self.thickness * (1.0 + abs(self.slant)) + abs(self.bend)
         grid = _local(radiograph, view, self.centre, self.angle, (-half, half), self.half_width)
         if grid is None:
@@ -177,8 +177,8 @@ class Lump:
         centre: Millimetres.
         angle: Rotation, radians, clockwise as seen.
         radii: Distance of the outline from the centre at evenly spaced angles, millimetres,
-            counted from the right-hand side against the clock.
-        density: Multiplies everything; 1 is a grown bone.
+            counterclockwise from the right-hand side.
+        density: Factor of the absorption; 1 is an adult bone.
     """
 
     centre: Point
@@ -187,7 +187,7 @@ class Lump:
     density: float = 1.0
 
     def draw(self, radiograph: Array, view: View) -> None:
-        """Adds the lump's absorption to `film` (size, size) in place."""
+        """Add the lump's absorption to `radiograph` (size, size) in place."""
         reach = float(self.radii.max())
         grid = _local(radiograph, view, self.centre, self.angle, (-reach, reach), reach)
         if grid is None:
@@ -210,7 +210,7 @@ Bone = Tube | Plate | Lump
 def _local(
     radiograph: Array, view: View, origin: Point, angle: float, along: Point, reach: float
 ) -> tuple[tuple[slice, slice], Array, Array] | None:
-    """The part of the radiograph a shape can touch, and each pixel's place in the shape's own frame.
+    """Return the window that a shape can touch, and its pixels in the shape's own coordinates.
 
     Returns:
         The window, and millimetres across and along the shape (both float32, the window's
@@ -239,7 +239,7 @@ def _local(
 
 
 def draw_bones(bones: Sequence[Bone], view: View) -> Array:
-    """What the beam crosses in bone, float32 (size, size), about millimetres of hard bone."""
+    """Return what the beam crosses in bone, float32 (size, size), about mm of hard bone."""
     radiograph = np.zeros((view.size, view.size), np.float32)
     for bone in bones:
         bone.draw(radiograph, view)
@@ -247,11 +247,11 @@ def draw_bones(bones: Sequence[Bone], view: View) -> Array:
 
 
 def draw_flesh(outlines: Sequence[npt.NDArray[np.float64]], view: View) -> Array:
-    """What the beam crosses in soft tissue.
+    """Return what the beam crosses in soft tissue.
 
     Args:
         outlines: Polygons (n, 2) in millimetres whose union is the silhouette.
-        view: Where they lie on the radiograph.
+        view: Position of the plane on the radiograph.
 
     Returns:
         Thickness, float32 (size, size), millimetres: round over the fingers, thicker over palm
@@ -261,7 +261,7 @@ def draw_flesh(outlines: Sequence[npt.NDArray[np.float64]], view: View) -> Array
     for outline in outlines:
         fixed = np.rint(view.pixels(outline) * 2**_SUBPIXEL_BITS).astype(np.int32)
         cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
-    # Blurred and cut again at a half: webs and joints of the union become smooth curves.
+    # Blurring, then a threshold at a half: the joints of the union become smooth curves.
     soft = cv2.GaussianBlur(mask.astype(np.float32) / 255.0, (0, 0), 2.2 * view.scale)
     edge = np.clip((soft - 0.5) * (4.0 * view.scale) + 0.5, 0.0, 1.0)
     depth = cv2.distanceTransform((edge > 0.5).astype(np.uint8), cv2.DIST_L2, 5) / view.scale
