@@ -1,4 +1,4 @@
-"""What one experiment is: a recipe, read from TOML, every value checked and every key known."""
+"""Read a recipe: the settings of one experiment, from TOML, with every key and value checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Section(pydantic.BaseModel):
 
 
 class Phantom(_Section):
-    """The embedded cohort a recipe trains on when no manifest is given."""
+    """The phantom dataset that a recipe trains on if no manifest is given."""
 
     count: int = Field(default=1500, ge=10)
     seed: int = Field(default=0, ge=0)
@@ -54,13 +54,19 @@ class Framing(_Section):
 
 
 class Augmentation(_Section):
-    """Training-time augmentation; every default is the lineage's. All zero means none.
+    """Augmentation of training images. The defaults are those of IvanKosik/bone-age-models.
 
-    `affine` is the share of images that are shifted, scaled and rotated at all: their pixels are
-    interpolated, and a network that never sees a radiograph as sharp as those it is asked about
-    later takes sharpness for age. `shift` is a fraction of the side, `scale` the factors drawn
-    between, `rotate_degrees` the largest angle either way. The others are probabilities; `erase` is
-    that of a rectangle made black (Zhong et al., Random Erasing Data Augmentation, AAAI 2020).
+    All values at zero mean no augmentation.
+
+    Attributes:
+        affine: Share of the images that are shifted, scaled and rotated. This interpolates their
+            pixels. A network that sees no sharp image in training confuses sharpness with age.
+        shift: Largest shift, as a fraction of the side.
+        scale: Smallest and largest scale factor.
+        rotate_degrees: Largest rotation in either direction.
+        horizontal_flip: Probability, like all values below.
+        erase: Probability of a black rectangle (Zhong et al., Random Erasing Data Augmentation,
+            AAAI 2020).
     """
 
     affine: Probability = 1.0
@@ -84,48 +90,48 @@ class Augmentation(_Section):
 
 
 class Model(_Section):
-    """Backbone and head. The head's defaults are the lineage's: 32, then 1000, 1000, 1."""
+    """The network: backbone and head. The default head is that of IvanKosik/bone-age-models."""
 
     backbone: str = "xception"
     weights: str = "none"  # "none", "imagenet" or the path of a weights file
-    weights_sha256: str | None = None  # of that file; without it, it must be the ImageNet one
+    weights_sha256: str | None = None  # of that file; None: it must be the ImageNet file
     head: Literal["number", "distribution"] = "number"  # see `build_model`
     gender: bool = True
     gender_units: int = Field(default=32, ge=1)
     dense_units: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 1000)
     dropout: Fraction = 0.0
-    pooling: Literal["average", "flatten"] = "average"  # of the feature map; flatten: 16Bit's
+    pooling: Literal["average", "flatten"] = "average"  # of the feature map; 16Bit flattened it
     age_centre_months: float = 120.0
     age_scale_months: float = Field(default=120.0, gt=0)
 
 
 class Training(_Section):
-    """Optimiser, schedule and length of one training."""
+    """Optimizer, learning rate schedule and length of one training."""
 
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=9, ge=1)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    spread_months: float = Field(default=6.0, gt=0)  # of the label, for a head of distributions
+    spread_months: float = Field(default=6.0, gt=0)  # of the label, for a distribution head
     schedule: Literal["constant", "plateau", "cosine"] = "plateau"
     warmup_epochs: float = Field(default=0.0, ge=0)
     plateau_factor: float = Field(default=0.75, gt=0, lt=1)
     plateau_patience: int = Field(default=4, ge=1)
     minimum_learning_rate: float = Field(default=1e-6, ge=0)
-    early_stop_patience: int = Field(default=25, ge=0)  # epochs without a better one; 0: never
-    ema: Fraction = 0.0  # momentum of the weights' average, which is what is validated; 0: none
+    early_stop_patience: int = Field(default=25, ge=0)  # epochs without improvement; 0: never stop
+    ema: Fraction = 0.0  # momentum of the averaged weights, which are validated; 0: no average
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    workers: int | None = Field(default=None, ge=1)  # that make batches; None: one for each core
-    use_multiprocessing: bool = True  # whether they are processes; else threads
+    workers: int | None = Field(default=None, ge=1)  # that make batches; None: one per core
+    use_multiprocessing: bool = True  # processes make batches; else threads
     tensorboard: bool = False
 
     @model_validator(mode="after")
-    def _nothing_without_effect(self) -> Training:
+    def _settings_have_an_effect(self) -> Training:
         if self.weight_decay and self.optimizer != "adamw":
-            raise ValueError(f"weight_decay {self.weight_decay:g} takes optimizer = 'adamw'")
+            raise ValueError(f"weight_decay {self.weight_decay:g} needs optimizer = 'adamw'")
         if self.warmup_epochs and self.schedule != "cosine":
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} takes schedule = 'cosine'")
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} needs schedule = 'cosine'")
         return self
 
 
@@ -133,20 +139,24 @@ Views = Literal[1, 2, 6]
 
 
 class Prediction(_Section):
-    """How a finished run answers, in evaluation and for single radiographs.
+    """Test-time augmentation, in evaluation and for single radiographs.
 
-    An answer is the mean of those for so many `views` of the radiograph: 1, as it is; 2, its mirror
-    image too; 6, both turned by ten degrees either way too. Training and validation look once.
+    Attributes:
+        views: Number of views whose predictions are averaged. 1 is the image itself. 2 adds its
+            mirror image. 6 adds both, rotated by ten degrees in either direction. Training and
+            validation use one view.
     """
 
     views: Views = 1
 
 
 class Published(_Section):
-    """The number a recipe is to reproduce, in months, and where it stands.
+    """The published result that a recipe reproduces, in months, with its source.
 
-    `test_images` and `val_images` say how many images it was measured on, `test_labels` and
-    `val_labels` who read those: `mean of six readings` is no label to compare with `one reading`.
+    Attributes:
+        test_images: Number of images, like `val_images`.
+        test_labels: Who read the images, like `val_labels`. A result on the mean of six readings
+            can't be compared with one on a single reading.
     """
 
     source: str
@@ -160,20 +170,23 @@ class Published(_Section):
     val_labels: str | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Published:
+    def _has_a_result(self) -> Published:
         if self.test_mae_months is None and self.val_mae_months is None:
-            raise ValueError("there is neither test_mae_months nor val_mae_months in it")
+            raise ValueError("it has neither test_mae_months nor val_mae_months")
         return self
 
 
-WITHOUT_EFFECT = ("training.workers", "training.use_multiprocessing", "training.tensorboard")
-"""Keys that change no result: they say how batches are made, and what is logged."""
-
-_NOT_COMPARED = {"name", "seed", "phantom", "published", "model.weights_sha256", *WITHOUT_EFFECT}
+WITHOUT_EFFECT = frozenset(
+    {
+        *("name", "phantom", "published"),  # the manifest says what is trained on
+        *("training.workers", "training.use_multiprocessing", "training.tensorboard"),
+    }
+)
+"""Keys and sections that do not change a result. Comparisons of recipes leave them out."""
 
 
 class Recipe(_Section):
-    """One experiment, whole: with a manifest and this, a run can be made again."""
+    """All settings of one experiment. A recipe and a manifest reproduce a run."""
 
     name: str
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -187,30 +200,34 @@ class Recipe(_Section):
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), *, seed: int | None = None) -> Recipe:
-    """Reads a recipe from TOML and applies `section.key=value` overrides.
+    """Read a recipe from a file and apply `section.key=value` overrides.
 
     Args:
-        path: A `.toml` file, or the `recipe.json` of a finished run.
-        overrides: As given to `--set`; the value is read as TOML, else as plain text.
-        seed: Replaces the recipe's own seed.
+        path: A `.toml` file, or the `recipe.json` of a run.
+        overrides: Values of `--set`. Each value is read as TOML, or else as plain text.
+        seed: Replaces the seed of the recipe.
 
     Raises:
-        InputError: The file can't be read, or keys or values in it are wrong (all at once).
+        InputError: The file can't be read, or it has wrong keys or values. All are reported.
     """
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise InputError(
-            Fault(str(path), "there is no such file", _recipes_here(path), expected="a recipe")
+            Fault(
+                str(path),
+                "there is no such file",
+                f"The project's recipes are experiments/NAME/recipe.toml. Check {path.name!r}.",
+            )
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            Fault(str(path), str(error), "Check the path.", expected="a readable TOML file")
+            Fault(str(path), f"the file can't be read: {error}", "Check the path.")
         ) from None
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise InputError(
-            Fault(str(path), f"not valid TOML: {error}", "Mend that line.", expected="a recipe")
+            Fault(str(path), f"it is not valid TOML: {error}", "Correct that line.")
         ) from None
     for override in overrides:
         _apply(values, override)
@@ -220,10 +237,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, seed: int | None =
 
 
 def recipe_from_values(values: dict[str, Any], *, where: str) -> Recipe:
-    """Checks plain values (as read from TOML or JSON) and makes the recipe of them.
+    """Return the recipe with these values, as read from TOML or JSON.
 
     Raises:
-        InputError: Every wrong key and value, each with what was meant if that can be told.
+        InputError: Some keys or values are wrong. It names all of them, with close matches.
     """
     try:
         return Recipe.model_validate(values)
@@ -231,23 +248,29 @@ def recipe_from_values(values: dict[str, Any], *, where: str) -> Recipe:
         raise InputError([_fault(where, detail) for detail in error.errors()]) from None
 
 
-def changed_settings(before: Recipe, after: Recipe) -> list[str]:
-    """Return every setting that may change a result and has another value now.
-
-    The name, the seed, the phantom and the published number are not compared.
-
-    Returns:
-        `KEY=VALUE` with the value of `after`, as `--set` reads it.
-    """
+def differing_settings(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return both values of every setting that differs and may change a result, by its key."""
     old, new = (_flat(recipe.model_dump(mode="json")) for recipe in (before, after))
-    return [f"{key}={_toml(value)}" for key, value in new.items() if old.get(key) != value]
+    return {key: (old[key], value) for key, value in new.items() if old[key] != value}
+
+
+def changed_settings(before: Recipe, after: Recipe) -> list[str]:
+    """Return what makes one recipe of another, as `--set` reads it.
+
+    The seed and the digest of the weights file are left out: they are reported elsewhere.
+    """
+    return [
+        f"{key}={_toml(value)}"
+        for key, (_, value) in differing_settings(before, after).items()
+        if key not in ("seed", "model.weights_sha256")
+    ]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if name in _NOT_COMPARED:
+        if name in WITHOUT_EFFECT:
             continue
         if isinstance(value, dict):
             flat |= _flat(value, f"{name}.")
@@ -270,9 +293,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise InputError(
             Fault(
                 f"--set {override}",
-                "there is no '=' in it",
-                "Write it as training.epochs=3.",
-                expected="section.key=value",
+                "the '=' is missing",
+                "Write it as in --set training.epochs=3.",
             )
         )
     try:
@@ -288,8 +310,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
                 Fault(
                     f"--set {override}",
                     f"{section!r} is a value, not a section",
-                    "Name a section of the recipe first.",
-                    expected="section.key=value",
+                    "Write section.key=value, as in --set training.epochs=3.",
                 )
             )
     target[name] = value
@@ -298,8 +319,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _known_keys(location: Sequence[int | str]) -> list[str]:
     section: Any = Recipe
     for part in location:
-        field = section.model_fields.get(part)
-        section = _SECTIONS.get(str(part)) if field else None
+        section = _SECTIONS.get(str(part)) if part in section.model_fields else None
         if section is None:
             return []
     return list(section.model_fields)
@@ -330,14 +350,11 @@ def _fault(where: str, detail: Any) -> Fault:
             expected=f"one of {', '.join(known)}" + (f" in [{section}]" if section else ""),
         )
     if detail["type"] == "missing":
-        return Fault(
-            where, f"{key!r} is missing", f"Add {key} = … to it.", expected="a value for it"
-        )
+        return Fault(where, f"{key!r} is missing", f"Add a line: {key} = …")
     message = detail["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    return Fault(
-        where, f"{key} is {detail['input']!r}", "Mend that value.", expected=_expected(message)
-    )
+    what = f"{key} is {detail['input']!r}"
+    return Fault(where, what, "Correct that value.", expected=_expected(message))
 
 
 def _expected(message: str) -> str:
@@ -345,7 +362,3 @@ def _expected(message: str) -> str:
         if message.startswith(opening):
             return message.removeprefix(opening)
     return f"a valid value ({message})"
-
-
-def _recipes_here(path: Path) -> str:
-    return f"Recipes stand in experiments/<name>/recipe.toml; is {path.name!r} one of those?"

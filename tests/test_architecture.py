@@ -42,10 +42,7 @@ MAY_IMPORT = {
     "run recipe runtime errors",
 }
 # What still has to be straightened out: (module, what it imports all the same).
-EXCEPTIONS = {
-    ("boneage.runtime.cpu_settings", "keras"),
-    ("boneage.training.distributed.device_group", "jax._src"),
-}
+EXCEPTIONS: set[tuple[str, str]] = set()
 
 KERAS_AT_ONCE = ("pipeline.generator", "pipeline.keras_adapter", "models", "training")
 KERAS_IN = (*KERAS_AT_ONCE, "prediction.engines", "evaluation.release")

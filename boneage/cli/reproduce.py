@@ -39,7 +39,7 @@ def reproduce(
     command.
     """
     from boneage.evaluation.published import TITLES, explain_rows, table_cells
-    from boneage.runtime.cpu_settings import import_keras, keep_freed_memory
+    from boneage.runtime.cpu_settings import keep_freed_memory
     from boneage.training.series import reproduction
     from boneage.training.stop_signals import Stop, Terminated
 
@@ -52,7 +52,6 @@ def reproduce(
     options = {"progress": not as_json, "dry_run": dry_run}
     with stop.listening():
         try:
-            import_keras()
             document = reproduction.reproduce(
                 resolved, path, data, folder, log=log, stop=stop, **options
             )

@@ -23,7 +23,8 @@ from boneage.cli.output import (
 if TYPE_CHECKING:
     from boneage.datasets.manifest import Manifest
     from boneage.recipe import Recipe
-    from boneage.training.distributed.hosts import Hosts
+    from boneage.training.hosts import Hosts
+    from boneage.training.stop_signals import Stop
 
 SLOW_BFLOAT16 = (
     "note: the recipe computes in bfloat16. This processor only emulates bfloat16, ten times "
@@ -73,7 +74,7 @@ def train(
     if deterministic:
         _make_deterministic()  # before TensorFlow and XLA are imported
     from boneage.runtime.cpu_settings import keep_freed_memory
-    from boneage.training.distributed.hosts import find_hosts
+    from boneage.training.hosts import find_hosts
     from boneage.training.stop_signals import Stop, Terminated
 
     keep_freed_memory()
@@ -93,8 +94,16 @@ def train(
             else:
                 resolved, manifest = _requested(recipe, data, seed, overrides or ())
             folder = folder or _new_run_folder(resolved)
-            how = {"resume": resume is not None, "require_gpu": require_gpu, "stop": stop}
-            _train_and_evaluate(resolved, manifest, folder, init, together, how)
+            _train_and_evaluate(
+                resolved,
+                manifest,
+                folder,
+                init=init,
+                resume=resume is not None,
+                stop=stop,
+                hosts=together,
+                require_gpu=require_gpu,
+            )
         except KeyboardInterrupt:
             _log_how_to_continue("interrupted", folder, deterministic)
             raise  # Typer exits with 130
@@ -140,27 +149,37 @@ def _train_and_evaluate(
     recipe: Recipe,
     manifest: Manifest,
     folder: Path,
+    *,
     init: Path | None,
+    resume: bool,
+    stop: Stop,
     hosts: Hosts | None,
-    how: dict[str, Any],
+    require_gpu: bool,
 ) -> None:
-    from boneage.runtime.cpu_settings import import_keras
 
-    import_keras()
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
     from boneage.prediction.shipped import open_run
     from boneage.runtime.provenance import lacks_bfloat16
-    from boneage.training.distributed.device_group import accelerator
+    from boneage.training.distributed import accelerator
     from boneage.training.trainer import train as run_training
 
     bfloat16 = recipe.training.precision == "mixed_bfloat16" and lacks_bfloat16()
     if bfloat16 and hosts is None and accelerator() is None:  # several hosts connect first
         log(SLOW_BFLOAT16)
     begin = None if init is None else open_run(init)
-    run = run_training(recipe, manifest, folder, init=begin, hosts=hosts, **how)
-    if hosts is not None and not hosts.first:
+    run = run_training(
+        recipe,
+        manifest,
+        folder,
+        init=begin,
+        resume=resume,
+        stop=stop,
+        hosts=hosts,
+        require_gpu=require_gpu,
+    )
+    if hosts is not None and not hosts.is_first:
         return
     metrics: dict[str, Any] | None = None
     for name in ("val", "test"):

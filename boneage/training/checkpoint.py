@@ -1,7 +1,7 @@
-"""Where a training stands, whole, in one file: from it the training goes on as if never cut off.
+"""Read and write the checkpoint of a training: one `.npz` file without code.
 
-The file is numpy's `.npz`: every variable of the model and the optimizer as an array, and the rest
-as JSON. It can't hold code, and takes a twentieth of a second where Keras' own format takes three.
+The file holds every variable of the model and of the optimizer as an array, and the rest as JSON.
+It is written in a twentieth of a second. Keras' own format takes three seconds.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ import numpy as np
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import replacing
 
-_PLACE, _VARIABLE, _METRIC = "place", "variable", "metric"
+# Names inside the file. Earlier versions wrote the same ones.
+_STATE, _VARIABLE, _METRIC = "place", "variable", "metric"
 
 Row = dict[str, float]
 
 
 @dataclass
-class Place:
+class TrainingState:
     """How far a training has come.
 
     Attributes:
-        rows: What `history.csv` holds, one row for each finished epoch.
-        best_epoch: The epoch, from 1, with the lowest validation MAE; 0 before there is one.
-        batch: How many batches of the next epoch have been trained on as well.
-        train_logs: Those of that epoch when only its validation is missing.
-        ended: Whether no further epoch is wanted.
-        seconds: That the training has taken so far.
-        epoch_seconds: Those of the unfinished epoch.
-        callbacks: For each callback that remembers something, its attributes.
+        rows: The rows of `history.csv`, one for each finished epoch.
+        best_epoch: Number of the epoch with the lowest validation MAE, from 1. 0 means none yet.
+        batch: Number of batches of the next epoch that have been trained on.
+        train_logs: Training metrics of that epoch if only its validation is missing, or None.
+        ended: Whether the training has ended early.
+        seconds: Seconds that the training has taken so far.
+        epoch_seconds: Seconds of the unfinished epoch.
+        callbacks: The attributes that each callback must remember.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -50,40 +51,40 @@ class Place:
 
     @property
     def epoch(self) -> int:
-        """How many epochs are finished."""
+        """Return the number of finished epochs."""
         return len(self.rows)
 
     @property
     def best(self) -> Row | None:
-        """The row of the best epoch."""
+        """Return the row of the best epoch, or None."""
         return self.rows[self.best_epoch - 1] if self.best_epoch else None
 
     def __str__(self) -> str:
-        """As in `epoch 3` or `epoch 3 and 17 batches`."""
+        """Return text such as `epoch 3` or `epoch 3 and 17 batches`."""
         return f"epoch {self.epoch}" + (f" and {self.batch} batches" if self.batch else "")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
-        place: How far the training had come.
-        recipe: The resolved recipe that it was trained by, as JSON values.
-        variables: Of the model and then of the optimizer, in their order.
-        metrics: The metrics' variables, for an epoch that is not finished.
+        state: How far the training had come.
+        recipe: The resolved recipe of the training, as JSON values.
+        variables: The variables of the model, then those of the optimizer.
+        metrics: The variables of the metrics, for an unfinished epoch.
     """
 
-    place: Place
+    state: TrainingState
     recipe: dict[str, Any]
     variables: list[np.ndarray]
     metrics: list[np.ndarray]
 
     def restore(self, model: keras.Model) -> None:
-        """Gives the compiled model, and its optimizer, the values they had.
+        """Set the variables of a compiled model and of its optimizer.
 
         Raises:
-            InputError: It is another model.
+            InputError: The checkpoint is of another model.
         """
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
@@ -92,29 +93,30 @@ class Checkpoint:
             raise InputError(
                 Fault(
                     "checkpoint",
-                    f"its {len(self.variables)} variables are not the {len(own)} of this model",
-                    "Resume with the version that began, or train anew into another folder.",
-                    expected="a checkpoint of the same recipe, made by the same boneage",
+                    f"its {len(self.variables)} variables do not match the {len(own)} of the model",
+                    "Resume with the version of boneage that wrote it, or train in a new folder.",
                 )
             )
         for variable, array in zip(own, self.variables, strict=True):
             variable.assign(array)
 
     def restore_metrics(self, model: keras.Model) -> None:
-        """Gives the metrics the sums of the batches that were trained on."""
+        """Set the variables of the metrics, which sum over the batches of an unfinished epoch."""
         for variable, array in zip(model.metrics_variables, self.metrics, strict=True):
             variable.assign(array)
 
 
-def write_checkpoint(path: Path, model: keras.Model, place: Place, recipe: dict[str, Any]) -> None:
-    """Writes a checkpoint in one step: a kill or a full disk leaves the one before.
+def write_checkpoint(
+    path: Path, model: keras.Model, state: TrainingState, recipe: dict[str, Any]
+) -> None:
+    """Write a checkpoint in one step. After a kill or on a full disk the previous one remains.
 
     Raises:
-        InputError: It can't be written.
+        InputError: The file can't be written.
     """
-    told = {"place": dataclasses.asdict(place), "recipe": recipe}
-    arrays = {_PLACE: np.frombuffer(json.dumps(told).encode(), np.uint8)}
-    metrics = model.metrics_variables if place.batch and place.train_logs is None else []
+    record = {"place": dataclasses.asdict(state), "recipe": recipe}
+    arrays = {_STATE: np.frombuffer(json.dumps(record).encode(), np.uint8)}
+    metrics = model.metrics_variables if state.batch and state.train_logs is None else []
     for kind, variables in ((_VARIABLE, _variables(model)), (_METRIC, metrics)):
         for number, variable in enumerate(variables):
             arrays[f"{kind}-{number:05d}"] = keras.ops.convert_to_numpy(variable)
@@ -123,15 +125,15 @@ def write_checkpoint(path: Path, model: keras.Model, place: Place, recipe: dict[
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, and checks that it is whole.
+    """Read a checkpoint and check that it is complete.
 
     Raises:
-        InputError: It is missing, damaged or of another boneage.
+        InputError: The file is missing, damaged or from an incompatible version.
     """
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            told = json.loads(file[_PLACE].tobytes())
-            place = Place(**told["place"])
+            record = json.loads(file[_STATE].tobytes())
+            state = TrainingState(**record["place"])
             names = sorted(file.files)
             kinds = {
                 kind: [file[name] for name in names if name.startswith(f"{kind}-")]
@@ -142,11 +144,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
             Fault(
                 str(path),
                 f"the checkpoint can't be read: {error}",
-                "Was it copied only in part? Copy it again, or train anew into another folder.",
-                expected="a checkpoint as training wrote it",
+                "If it is a copy, copy it again. Otherwise train in a new folder.",
             )
         ) from None
-    return Checkpoint(place, told["recipe"], kinds[_VARIABLE], kinds[_METRIC])
+    return Checkpoint(state, record["recipe"], kinds[_VARIABLE], kinds[_METRIC])
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

@@ -19,8 +19,8 @@ from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Recipe
 from boneage.runtime.provenance import provenance, usable_cores
-from boneage.training.batch_memory import check_batch, within_memory
-from boneage.training.distributed.device_group import accelerator
+from boneage.training.batch_memory import explain_out_of_memory
+from boneage.training.distributed import accelerator
 
 SECONDS = 20.0
 """Time limit for the timed training steps. At least one step is timed."""
@@ -156,8 +156,7 @@ def _time_steps(
         average = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
         optimizer = keras.optimizers.Adam(settings.learning_rate, **average)
         model = compile_for_training(network, recipe, optimizer)
-        check_batch(model, count)
-        with within_memory(model, count):
+        with explain_out_of_memory(count):
             model.optimizer.build(model.trainable_variables)  # as the training does
             training = _time(lambda: model.train_on_batch(x, y), seconds)
             validation = _time(lambda: model.test_on_batch(x, y), seconds / 4)

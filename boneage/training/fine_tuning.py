@@ -1,4 +1,4 @@
-"""A network that begins with what another run has learned."""
+"""Start a training with the weights of another run."""
 
 from __future__ import annotations
 
@@ -14,44 +14,46 @@ from boneage.recipe import Recipe
 from boneage.run import Run
 from boneage.runtime.provenance import file_digest
 
-# What of a recipe's [model] doesn't change what the weights mean.
-_FREE = {"weights", "weights_sha256", "dropout"}
+# Keys of [model] that may differ, because they do not change the meaning of the weights.
+_MAY_DIFFER = {"weights", "weights_sha256", "dropout"}
 
 
-def begin_with(model: keras.Model, init: Run, recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
-    """Gives a model the weights of a finished run's best one; image sizes may differ.
+def load_initial_weights(
+    model: keras.Model, init: Run, recipe: Recipe, manifest: Manifest
+) -> dict[str, Any]:
+    """Copy the weights of a finished run's best model. The image sizes may differ.
 
     Args:
-        model: The new one, built by `recipe`.
-        init: The run.
-        recipe: Of the new model; its network must be that of the run.
-        manifest: What the new model is to be trained with.
+        model: The new model, built from `recipe`.
+        init: The finished run.
+        recipe: The recipe of the new model. Its network must be that of the run.
+        manifest: The dataset that the new model is trained on.
 
     Returns:
-        For `run.json`: `name`, `folder`, `digest` of the model file, and `known_ids`: how many
-        image_ids of the new `val` and `test` splits the run was trained or chosen by (None where
-        its manifest is gone). The same ids may be other children, so this is not refused.
+        Values for `run.json`: `name`, `folder`, `digest` of the model file, and `known_ids`. These
+        are the numbers of image_ids of the new `val` and `test` splits that the run was trained or
+        selected on, or None if its manifest is gone. The same ids may be other children, so they
+        are not refused.
 
     Raises:
-        InputError: The run is of another network, or can't be read.
+        InputError: The run has another network, or can't be read.
     """
     theirs, ours = init.read_recipe().model.model_dump(), recipe.model.model_dump()
     differing = [
-        f"model.{key} is {ours[key]!r}, there {theirs[key]!r}"
+        f"model.{key} is {ours[key]!r}, and {theirs[key]!r} in that run"
         for key in ours
-        if key not in _FREE and ours[key] != theirs[key]
+        if key not in _MAY_DIFFER and ours[key] != theirs[key]
     ]
     source = load_model(init.best_path)
-    shapes = [[tuple(weight.shape) for weight in one.weights] for one in (model, source)]
+    shapes = [[tuple(weight.shape) for weight in each.weights] for each in (model, source)]
     if not differing and shapes[0] != shapes[1]:
         differing = ["the weights have other shapes"]
     if differing:
         raise InputError(
             Fault(
                 f"--init {init.folder}",
-                f"it is another network: {'; '.join(differing)}",
-                "Take its values into the recipe with --set, or name another run.",
-                expected="a run of the same [model], of any image size",
+                f"the run has another network: {'; '.join(differing)}",
+                "Use the run's values in the recipe, with --set, or name another run.",
             )
         )
     for weight, value in zip(model.weights, source.weights, strict=True):
@@ -69,6 +71,6 @@ def _known_ids(init: Run, manifest: Manifest) -> dict[str, int] | None:
     path = Path(recorded["path"])
     if not path.is_file() or file_digest(path) != recorded["digest"]:
         return None
-    seen, asked = read_manifest(path).table, manifest.table
-    known = asked["image_id"].isin(seen["image_id"][seen["split"] != "test"])
-    return {split: int(known[asked["split"] == split].sum()) for split in ("val", "test")}
+    seen, table = read_manifest(path).table, manifest.table
+    known = table["image_id"].isin(seen["image_id"][seen["split"] != "test"])
+    return {split: int(known[table["split"] == split].sum()) for split in ("val", "test")}

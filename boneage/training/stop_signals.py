@@ -1,45 +1,47 @@
-"""A training that is asked to stop does so after the batch in hand, with a checkpoint.
+"""Stop a training after the present batch, with a checkpoint, on SIGTERM and on Ctrl-C.
 
-Docker, Slurm and Kubernetes send SIGTERM and kill some seconds later (Docker after ten); a
-terminal sends SIGINT.
+Docker, Slurm and Kubernetes send SIGTERM, and kill the process some seconds later (Docker after
+ten). A terminal sends SIGINT.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 PATIENCE_SECONDS = 8.0
-"""So long a batch and its checkpoint may take; then the checkpoint before has to do."""
+"""Time for a batch and its checkpoint. After that the process ends with the previous checkpoint."""
 
 
 class Terminated(BaseException):
-    """SIGTERM came, and what there was to keep has been kept."""
+    """SIGTERM came, and everything worth keeping has been written."""
 
 
 class Stop:
-    """Whether somebody asked for an end, for work that ends by itself at the next good moment.
+    """A request to stop, for work that ends at the next good moment.
 
     Attributes:
-        asked: The signal that came; None while none did.
+        asked: The signal that came, or None.
     """
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
-        self._heeded = False
+        self._is_heeded = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Takes SIGTERM and SIGINT over. Outside the main thread it can't, and does nothing.
+        """Handle SIGTERM and SIGINT in this block. Outside the main thread this does nothing.
 
-        Where nobody heeds it they raise `Terminated` and `KeyboardInterrupt`, as a second Ctrl-C
-        always does. A SIGTERM after another signal does nothing: Slurm tells every process of a
-        job, and one that trains for another hears it from that one too.
+        A signal outside `heeded` raises `Terminated` or `KeyboardInterrupt`. So does a second
+        Ctrl-C anywhere. A SIGTERM after another signal does nothing: Slurm sends it to every
+        process of a job, and a training that runs in another process hears it from both.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
@@ -49,8 +51,8 @@ class Stop:
         read, write = os.pipe()
         os.set_blocking(write, False)
         wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        # Python's own handlers wait for the main thread, which may be a minute inside one batch.
-        watch = threading.Thread(target=_watch, args=(read,), name="stopping", daemon=True)
+        # Python's handlers wait for the main thread, and a batch may hold it for a minute.
+        watch = threading.Thread(target=_end_if_late, args=(read,), name="stopping", daemon=True)
         watch.start()
         try:
             yield self
@@ -64,15 +66,15 @@ class Stop:
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
-        """Within, whoever works looks at `asked` now and then, and ends with `raise_it`."""
-        self._heeded = True
+        """Only record a signal in this block, whose work checks `asked` after every batch."""
+        self._is_heeded = True
         try:
             yield
         finally:
-            self._heeded = False
+            self._is_heeded = False
 
     def raise_it(self) -> None:
-        """Raises what was asked for, if anything.
+        """Raise the exception of the signal that came, if any.
 
         Raises:
             Terminated: SIGTERM came.
@@ -82,34 +84,28 @@ class Stop:
             raise KeyboardInterrupt if self.asked == signal.SIGINT else Terminated
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again = self.asked is not None
+        is_again = self.asked is not None
         self.asked = signal.Signals(number)
-        if number == signal.SIGINT if again else not self._heeded:
+        if number == signal.SIGINT if is_again else not self._is_heeded:
             self.raise_it()
-        if not again:
-            _say(f"\n{self.asked.name}: stopping after this batch")
+        if not is_again:
+            _print_error(f"\n{self.asked.name}: stopping after this batch")
 
 
-def _watch(read: int) -> None:
-    """Ends the process when it did not end in time after the first signal."""
+def _end_if_late(read: int) -> None:
+    """End the process if it is still busy some seconds after the first signal."""
     first = os.read(read, 1)
-    if not first:
-        return
-    ended = threading.Event()
-
-    def until_closed() -> None:
-        while os.read(read, 64):
-            pass
-        ended.set()
-
-    threading.Thread(target=until_closed, daemon=True).start()
-    if ended.wait(PATIENCE_SECONDS):
-        return
-    name = signal.Signals(first[0]).name
-    _say(f"{name}: the batch takes too long; the checkpoint before it is kept")
-    os._exit(128 + signal.SIGINT if first[0] == signal.SIGINT else 0)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while first and time.monotonic() < deadline:
+        ready, _, _ = select.select([read], [], [], max(0.0, deadline - time.monotonic()))
+        if ready and not os.read(read, 64):
+            return
+    if first:
+        name = signal.Signals(first[0]).name
+        _print_error(f"{name}: the batch takes too long; the previous checkpoint is kept")
+        os._exit(128 + signal.SIGINT if first[0] == signal.SIGINT else 0)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

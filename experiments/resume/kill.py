@@ -185,7 +185,7 @@ def kill(command: list[str], run: Run, name: str, moment: Moment) -> str | None:
         return None
     if not run.checkpoint_path.exists():
         return f"{name}, before the first checkpoint"
-    return f"{name}, after {read_checkpoint(run.checkpoint_path).place}"
+    return f"{name}, after {read_checkpoint(run.checkpoint_path).state}"
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -216,7 +216,7 @@ def is_same(one: Run, other: Run) -> bool:
     return (
         histories[0].equals(histories[1])
         and predictions[0].equals(predictions[1])
-        and checkpoints[0].place.callbacks == checkpoints[1].place.callbacks
+        and checkpoints[0].state.callbacks == checkpoints[1].state.callbacks
         and equal(*(checkpoint.variables for checkpoint in checkpoints))
         and equal(*models)
     )

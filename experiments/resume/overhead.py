@@ -1,6 +1,6 @@
 """What checkpoints cost: the time that a training spends on writing down, as a share of its epochs.
 
-python experiments/resume/overhead.py RECIPE.toml [--data MANIFEST] --out results/NAME.json
+python experiments/resume/overhead.py RECIPE.toml --data MANIFEST --out results/NAME.json
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as the command line sets it
-from boneage.cli.main import _resolved
+from boneage.datasets.manifest import read_manifest
+from boneage.recipe import read_recipe
 from boneage.runtime.files import write_json
 from boneage.runtime.provenance import command_line, provenance
-from boneage.training.recorder import Records
+from boneage.training.recorder import RunRecorder
 from boneage.training.trainer import train
 
 
@@ -26,20 +27,20 @@ def main() -> None:
     """Trains, and times the end of each epoch from when Keras' own work is done."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    recipe, manifest = _resolved(options.recipe, options.data, None, options.set)
+    recipe, manifest = read_recipe(options.recipe, options.set), read_manifest(options.data)
     spent: list[float] = []
-    own = Records.on_epoch_end
+    own = RunRecorder.on_epoch_end
 
-    def timed(self: Records, epoch: int, logs: Any = None) -> None:
+    def timed(self: RunRecorder, epoch: int, logs: Any = None) -> None:
         began = time.perf_counter()
         own(self, epoch, logs)
         spent.append(time.perf_counter() - began)
 
-    Records.on_epoch_end = timed  # type: ignore[method-assign]
+    RunRecorder.on_epoch_end = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         run = train(recipe, manifest, Path(folder) / "run", progress=False)
         rows = run.history_path.read_text().splitlines()[1:]

@@ -17,7 +17,7 @@ from boneage.prediction.engines import KerasEngine
 from boneage.prediction.predict import predict_images
 from boneage.prediction.shipped import open_run
 from boneage.recipe import read_recipe
-from boneage.training.distributed.device_group import accelerator
+from boneage.training.distributed import accelerator
 from experiments.throughput.benchmark.result import (
     Row,
     add_ratios,

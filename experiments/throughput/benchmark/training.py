@@ -20,7 +20,7 @@ from boneage.models.builder import build_model
 from boneage.pipeline.generator import DataGenerator
 from boneage.pipeline.store import open_store
 from boneage.recipe import Augmentation
-from boneage.training.distributed.device_group import accelerator
+from boneage.training.distributed import accelerator
 from experiments.throughput.benchmark.constant import constant_batches
 from experiments.throughput.benchmark.processes import cpu_seconds, memory_mb
 from experiments.throughput.benchmark.radiographs import write_store
