@@ -35,8 +35,8 @@ def test_defaults_are_the_lineage(tmp_path):
         ("[framing]\ncontrast_percentiles = [99, 2]", "contrast_percentiles 99.0, 2.0"),
         ("[augmentation]\nscale = [1.2, 0.8]", "scale 1.2, 0.8"),
         ("[augmentation]\nsharpen = 1.5", "less than or equal to 1"),
-        ("[training]\nweight_decay = 0.1", "weight_decay 0.1 takes optimizer = 'adamw'"),
-        ("[training]\nwarmup_epochs = 2", "warmup_epochs 2 takes schedule = 'cosine'"),
+        ("[training]\nweight_decay = 0.1", "weight_decay 0.1 needs optimizer = 'adamw'"),
+        ("[training]\nwarmup_epochs = 2", "warmup_epochs 2 needs schedule = 'cosine'"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_with_what_was_meant(tmp_path, text, message):
@@ -63,7 +63,7 @@ def test_text_that_is_no_toml_is_refused_with_its_line(tmp_path):
 
 
 def test_a_missing_recipe_says_where_recipes_are(tmp_path):
-    with pytest.raises(InputError, match=r"experiments/<name>/recipe.toml"):
+    with pytest.raises(InputError, match=r"experiments/NAME/recipe.toml"):
         read_recipe(tmp_path / "absent.toml")
 
 
@@ -75,7 +75,7 @@ def test_overrides_are_read_as_toml_and_checked_like_the_file(tmp_path):
     assert recipe.model.backbone == "mini_xception"
     with pytest.raises(InputError, match=r"unknown key 'training\.epoch'"):
         read_recipe(path, ["training.epoch=3"])
-    with pytest.raises(InputError, match="there is no '='"):
+    with pytest.raises(InputError, match="the '=' is missing"):
         read_recipe(path, ["training.epochs"])
     with pytest.raises(InputError, match="'name' is a value, not a section"):
         read_recipe(path, ["name.first=3"])

@@ -52,9 +52,6 @@ def load_engine(run: Run) -> Engine:
     Raises:
         InputError: The model file can't be read.
     """
-    from boneage.runtime.cpu_settings import import_keras
-
-    import_keras()
     from boneage.models.saved import load_model
 
     return KerasEngine(load_model(run.best_path))

@@ -12,8 +12,8 @@ from boneage.models.builder import build_model
 from boneage.recipe import read_recipe
 from boneage.run import Run
 from boneage.runtime.provenance import file_digest
-from boneage.training.fine_tuning import begin_with
-from boneage.training.recorder import Records
+from boneage.training.fine_tuning import load_initial_weights
+from boneage.training.recorder import RunRecorder
 from boneage.training.trainer import train
 
 
@@ -27,7 +27,7 @@ def test_the_network_answers_as_the_other_run_s_best_at_any_size(
 ):
     recipe = read_recipe(tiny_recipe, [f"framing.size={size}", "model.dropout=0.2"])
     model = built(recipe)
-    told = begin_with(model, finished_run, recipe, read_manifest(cohort))
+    told = load_initial_weights(model, finished_run, recipe, read_manifest(cohort))
     theirs = keras.models.load_model(finished_run.best_path)
     for ours, weight in zip(model.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, weight)
@@ -42,9 +42,9 @@ def test_the_network_answers_as_the_other_run_s_best_at_any_size(
 def test_another_network_is_refused_by_what_differs(finished_run, cohort, tiny_recipe):
     recipe = read_recipe(tiny_recipe, ["model.backbone=mini_resnet", "model.dense_units=[8]"])
     with pytest.raises(InputError) as refused:
-        begin_with(built(recipe), finished_run, recipe, read_manifest(cohort))
-    assert "model.backbone is 'mini_resnet', there 'mini_xception'" in str(refused.value)
-    assert "model.dense_units is (8,), there (16,)" in str(refused.value)
+        load_initial_weights(built(recipe), finished_run, recipe, read_manifest(cohort))
+    assert "model.backbone is 'mini_resnet', and 'mini_xception' in that run" in str(refused.value)
+    assert "model.dense_units is (8,), and (16,) in that run" in str(refused.value)
 
 
 def test_a_run_says_what_it_began_with_and_learns_on(finished_run, cohort, tiny_recipe, tmp_path):
@@ -60,7 +60,7 @@ def test_a_run_says_what_it_began_with_and_learns_on(finished_run, cohort, tiny_
 
 def test_an_incompatible_run_leaves_no_folder(finished_run, cohort, tiny_recipe, tmp_path):
     recipe = read_recipe(tiny_recipe, ["model.gender=false"])
-    with pytest.raises(InputError, match="model.gender is False, there True"):
+    with pytest.raises(InputError, match="model.gender is False, and True in that run"):
         train(recipe, read_manifest(cohort), tmp_path / "run", progress=False, init=finished_run)
     assert not (tmp_path / "run").exists()
 
@@ -71,7 +71,7 @@ class Killed(BaseException):
 
 def train_until(epoch, recipe, manifest, folder, init, monkeypatch):
     """Begins a run from another one and kills it as an epoch begins."""
-    own = Records.on_epoch_begin
+    own = RunRecorder.on_epoch_begin
 
     def on_epoch_begin(self, number, logs=None):
         if number == epoch:
@@ -79,7 +79,7 @@ def train_until(epoch, recipe, manifest, folder, init, monkeypatch):
         own(self, number, logs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Records, "on_epoch_begin", on_epoch_begin)
+        patch.setattr(RunRecorder, "on_epoch_begin", on_epoch_begin)
         with pytest.raises(Killed):
             train(recipe, manifest, folder, progress=False, init=init)
 

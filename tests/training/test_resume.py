@@ -25,7 +25,7 @@ from boneage.recipe import Recipe, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
 from boneage.training.checkpoint import read_checkpoint, write_checkpoint
-from boneage.training.recorder import Records
+from boneage.training.recorder import RunRecorder
 from boneage.training.resume import last_checkpoint
 from boneage.training.stop_signals import Stop, Terminated
 from boneage.training.trainer import train
@@ -73,7 +73,7 @@ def assert_same(one: Run, other: Run) -> None:
     histories = [pd.read_csv(run.history_path).drop(columns="seconds") for run in (one, other)]
     pd.testing.assert_frame_equal(*histories, check_exact=True)
     checkpoints = [read_checkpoint(run.checkpoint_path) for run in (one, other)]
-    assert checkpoints[0].place.callbacks == checkpoints[1].place.callbacks
+    assert checkpoints[0].state.callbacks == checkpoints[1].state.callbacks
     for pair in (
         [checkpoint.variables for checkpoint in checkpoints],
         [keras.models.load_model(run.best_path).get_weights() for run in (one, other)],
@@ -87,7 +87,7 @@ def assert_same(one: Run, other: Run) -> None:
 
 
 def test_the_undisturbed_run_uses_all_that_has_a_memory(whole: Run) -> None:
-    place = read_checkpoint(whole.checkpoint_path).place
+    place = read_checkpoint(whole.checkpoint_path).state
     assert set(place.callbacks) == {"ReduceLROnPlateau", "EarlyStopping"}
     assert place.ended or place.epoch == 4
     rates = pd.read_csv(whole.history_path)["learning_rate"]
@@ -95,11 +95,11 @@ def test_the_undisturbed_run_uses_all_that_has_a_memory(whole: Run) -> None:
 
 
 def at(moment: str, epoch: int, number: int, then: Callable[[], None]) -> Any:
-    """The method of `Records` by that name, which first does this when its moment has come."""
-    own = getattr(Records, moment)
+    """The method of `RunRecorder` by that name, which first does this when its moment has come."""
+    own = getattr(RunRecorder, moment)
 
-    def method(self: Records, batch_or_epoch: int, logs: Any = None) -> None:
-        if (self.place.epoch, batch_or_epoch) == (epoch, number):
+    def method(self: RunRecorder, batch_or_epoch: int, logs: Any = None) -> None:
+        if (self.state.epoch, batch_or_epoch) == (epoch, number):
             then()
         own(self, batch_or_epoch, logs)
 
@@ -121,7 +121,7 @@ def test_a_run_that_was_killed_again_and_again_goes_on_to_the_same_result(
         ("on_train_batch_end", 2, 0),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(Records, moment, at(moment, epoch, number, kill))
+            patch.setattr(RunRecorder, moment, at(moment, epoch, number, kill))
             with pytest.raises(Killed):
                 train(recipe, manifest, out, progress=False, resume=epoch > 0)
     assert_same(whole, train(recipe, manifest, out, progress=False, resume=True))
@@ -144,10 +144,10 @@ def test_a_run_that_was_terminated_again_and_again_goes_on_from_the_middle_of_it
         stop = Stop()
         ask = functools.partial(setattr, stop, "asked", signal.SIGTERM)
         with monkeypatch.context() as patch:
-            patch.setattr(Records, moment, at(moment, epoch, number, ask))
+            patch.setattr(RunRecorder, moment, at(moment, epoch, number, ask))
             with pytest.raises(Terminated):
                 train(recipe, manifest, run.folder, progress=False, resume=epoch > 0, stop=stop)
-        place = read_checkpoint(run.checkpoint_path).place
+        place = read_checkpoint(run.checkpoint_path).state
         assert run.read_info()["stopped"] == "terminated"
         assert (place.epoch, place.batch) == (epoch, batches)
     # It may be on another machine, where the images were copied to anew.
@@ -163,19 +163,19 @@ def test_a_run_that_was_terminated_again_and_again_goes_on_from_the_middle_of_it
 def test_after_short_epochs_not_every_checkpoint_is_written_and_nothing_is_lost(
     whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill(self: Records, epoch: int, logs: Any = None) -> None:
+    def kill(self: RunRecorder, epoch: int, logs: Any = None) -> None:
         if epoch == 2:
             raise Killed
         return own(self, epoch, logs)
 
-    own = Records.on_epoch_end
+    own = RunRecorder.on_epoch_end
     with monkeypatch.context() as patch:
         patch.setattr("boneage.training.recorder.WRITING_SHARE", 1e-9)
-        patch.setattr(Records, "on_epoch_end", kill)
+        patch.setattr(RunRecorder, "on_epoch_end", kill)
         with pytest.raises(Killed):
             train(recipe, manifest, tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
-    assert read_checkpoint(run.checkpoint_path).place.epoch == 1
+    assert read_checkpoint(run.checkpoint_path).state.epoch == 1
     assert len(pd.read_csv(run.history_path)) == 2
     assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
 
@@ -205,10 +205,10 @@ def test_a_checkpoint_of_an_earlier_version_lacks_a_setting_of_this_one(
     shutil.copytree(whole.folder, run.folder)
     values = recipe.model_dump(mode="json")
     del values["augmentation"]["erase"], values["framing"]["fit"]
-    place, model = read_checkpoint(run.checkpoint_path).place, keras.Sequential()
+    place, model = read_checkpoint(run.checkpoint_path).state, keras.Sequential()
     model.compile()
     write_checkpoint(run.checkpoint_path, model, place, values)
-    assert last_checkpoint(run, recipe.model_dump(mode="json")) is not None
+    assert last_checkpoint(run, recipe) is not None
 
 
 def test_another_manifest_is_refused(
@@ -217,7 +217,9 @@ def test_another_manifest_is_refused(
     copy = manifest.path.with_name("other.csv")
     copy.write_bytes(manifest.path.read_bytes() + b"\n")
     try:
-        with pytest.raises(InputError, match=r"other.csv: its sha256 is .* not what the run began"):
+        with pytest.raises(
+            InputError, match=r"other.csv: the manifest is not the one that the run began with"
+        ):
             train(recipe, read_manifest(copy), whole.folder, progress=False, resume=True)
     finally:
         copy.unlink()
@@ -233,7 +235,9 @@ def test_other_images_than_it_began_with_are_refused(
     own = radiograph.read_bytes()
     radiograph.write_bytes(another.read_bytes())
     try:
-        with pytest.raises(InputError, match=r"the images changed since the run began: .*as .*run"):
+        with pytest.raises(
+            InputError, match=r"the images have changed since the run began: .*run.json"
+        ):
             train(recipe, manifest, run.folder, progress=False, resume=True)
     finally:
         radiograph.write_bytes(own)
@@ -269,22 +273,24 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     length = int(room * whole.checkpoint_path.stat().st_size)
-    own = Records.on_epoch_end
+    own = RunRecorder.on_epoch_end
 
-    def fill_up(self: Records, epoch: int, logs: Any = None) -> None:
+    def fill_up(self: RunRecorder, epoch: int, logs: Any = None) -> None:
         if epoch == 1:  # files may no longer be longer than that
             resource.setrlimit(resource.RLIMIT_FSIZE, (length, before[1]))
         own(self, epoch, logs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Records, "on_epoch_end", fill_up)
+        patch.setattr(RunRecorder, "on_epoch_end", fill_up)
         try:
-            with pytest.raises(InputError, match=r"epoch 2 could not be kept: .*; expected room"):
+            with pytest.raises(
+                InputError, match=r"epoch 2 could not be saved: .*Free some disk space"
+            ):
                 train(recipe, manifest, tmp_path / "run", progress=False)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     run = Run(tmp_path / "run")
-    assert read_checkpoint(run.checkpoint_path).place.epoch == 1
+    assert read_checkpoint(run.checkpoint_path).state.epoch == 1
     assert not list(run.folder.glob(".*"))
     assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
 
@@ -315,7 +321,7 @@ def test_the_verb_resumes_a_training_that_a_signal_ended(
         _, said = process.communicate()
     assert process.returncode == (0 if number == signal.SIGTERM else -number), said
     if number == signal.SIGTERM:
-        assert f"terminated; to go on: boneage train --resume {run.folder}" in said
+        assert f"terminated; to continue: boneage train --resume {run.folder}" in said
     again = subprocess.run(
         [*verb, "--resume", str(run.folder)], capture_output=True, text=True, check=False
     )

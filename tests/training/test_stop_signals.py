@@ -90,5 +90,5 @@ with stop.listening(), stop.heeded():
         process.send_signal(number)
         _, said = process.communicate()
     assert process.returncode == status
-    assert f"{number.name}: the batch takes too long; the checkpoint before it is kept" in said
+    assert f"{number.name}: the batch takes too long; the previous checkpoint is kept" in said
     assert time.monotonic() - began < 10

@@ -12,7 +12,7 @@ from boneage.prediction.shipped import open_run
 from boneage.recipe import read_recipe
 from boneage.run import Run
 from boneage.training.checkpoint import read_checkpoint
-from boneage.training.trainer import _optimizer, train
+from boneage.training.trainer import make_optimizer, train
 
 TINY = ("model.backbone=tiny",)
 
@@ -120,20 +120,22 @@ def test_an_interrupt_keeps_the_finished_epochs_and_is_recorded(
         if epoch == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("boneage.training.recorder.Records.on_epoch_begin", interrupt_in_the_second)
+    monkeypatch.setattr(
+        "boneage.training.recorder.RunRecorder.on_epoch_begin", interrupt_in_the_second
+    )
     with pytest.raises(KeyboardInterrupt):
         train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
     info = run.read_info()
     assert (info["stopped"], info["epochs"]) == ("interrupted", 1)
-    assert read_checkpoint(run.checkpoint_path).place.epoch == 1
+    assert read_checkpoint(run.checkpoint_path).state.epoch == 1
 
 
 def test_an_interrupt_before_the_first_epoch_is_done_leaves_no_folder(
     cohort, recipe, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "boneage.training.recorder.Records.on_epoch_begin",
+        "boneage.training.recorder.RunRecorder.on_epoch_begin",
         lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):
@@ -157,7 +159,7 @@ def test_an_interrupted_save_leaves_the_checkpoint_of_the_epoch_before(
         train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
     assert not list(run.folder.glob(".*")), "half a checkpoint was left behind"
-    assert read_checkpoint(run.checkpoint_path).place.epoch == 1
+    assert read_checkpoint(run.checkpoint_path).state.epoch == 1
     assert keras.models.load_model(run.best_path).count_params() > 0
     assert run.read_info()["stopped"] == "interrupted"
 
@@ -172,9 +174,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_do(
         train(recipe, manifest, tmp_path / "run", progress=False)
     rows = np.random.default_rng([recipe.seed, 1, 0, 0]).permutation(48)[:16]
     ids = ", ".join(manifest.split("train").table["image_id"].iloc[rows])
-    told = (
-        f"no longer a number in epoch 1, batch 1 of 3, at a learning rate of 0.001; image_id {ids};"
-    )
+    told = f"the loss is not a finite number in epoch 1, batch 1 of 3, at a learning rate of 0.001; image_id {ids}."
     assert told in str(refused.value)
     run = Run(tmp_path / "run")
     assert run.read_info()["stopped"] == "diverged"
@@ -188,7 +188,7 @@ def test_the_cosine_schedule_warms_up_and_ends_at_its_minimum(tiny_recipe):
         tiny_recipe,
         ["training.schedule=cosine", "training.warmup_epochs=1", "training.epochs=10"],
     ).training
-    schedule = _optimizer(settings, steps_per_epoch=100)._learning_rate
+    schedule = make_optimizer(settings, steps_per_epoch=100)._learning_rate
     rates = np.array([float(schedule(step)) for step in (0, 50, 100, 550, 1000)])
     top, low = settings.learning_rate, settings.minimum_learning_rate
     np.testing.assert_allclose(rates, [0, top / 2, top, (top + low) / 2, low], rtol=1e-3, atol=1e-9)
