@@ -7,6 +7,7 @@ from typing import Any
 
 from boneage.datasets.importers.rsna import KAGGLE_SOURCE, SEEDED_SOURCE
 from boneage.datasets.manifest import Manifest
+from boneage.evaluation.metrics import format_interval
 from boneage.recipe import Published, Recipe
 
 SPLIT_NAMES = {"val": "validation", "test": "test"}
@@ -126,13 +127,12 @@ def _read_published(published: Published | None, split: str) -> dict[str, Any] |
     if values.get(f"{split}_mae_months") is None:
         return None
     low, high = values[f"{split}_interval_months"] or (None, None)
-    n, labels = values[f"{split}_images"], values[f"{split}_labels"]
     return {
         "value": values[f"{split}_mae_months"],
         "low": low,
         "high": high,
-        "n": n,
-        "labels": labels,
+        "n": values[f"{split}_images"],
+        "labels": values[f"{split}_labels"],
     }
 
 
@@ -202,5 +202,4 @@ def _format_mae(part: dict[str, Any] | None) -> str:
     value = f"{part['value']:.2f}"
     if round(part["value"], 3) == part["value"]:  # some are published with three decimals
         value = f"{part['value']:.3f}".removesuffix("0")
-    interval = "" if part["low"] is None else f" [{part['low']:.2f}, {part['high']:.2f}]"
-    return f"{value}{interval}"
+    return f"{value} {format_interval(part)}".rstrip()

@@ -15,20 +15,19 @@ from numpy.typing import NDArray
 from boneage.datasets.manifest import Manifest, assign_folds, write_manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import score
-from boneage.evaluation.result import aggregates, without_folder
+from boneage.evaluation.result import aggregates
 from boneage.evaluation.scoring import read_predictions
 from boneage.pipeline.store import prepare_from
 from boneage.recipe import Recipe
 from boneage.runtime.files import write_json, write_text
 from boneage.runtime.provenance import file_digest
 from boneage.training.series.planned_runs import (
-    FINISHED,
     PlannedRun,
-    collect_provenance,
+    count_splits,
+    describe_series,
     mae_of,
     mean_and_deviation,
     record_plan,
-    summarize_manifest,
 )
 
 RESULT = "cross-validation.json"
@@ -77,44 +76,21 @@ def prepare_folds(manifest: Manifest, planned: Sequence[PlannedRun]) -> None:
 
 
 def collect_folds(planned: Sequence[PlannedRun], manifest: Manifest, out: Path) -> dict[str, Any]:
-    """Collect the results of the folds and write them into the folder of the series.
+    """Collect the results of all folds, write them into the folder of the series and return them.
 
     `cross-validation.json` holds aggregates only and may be committed. After the last fold,
     `predictions-out-of-fold.csv` and `predictions-test.csv` are written too. The latter holds the
     mean prediction of all folds for each test image.
 
-    Args:
-        planned: All folds.
-        manifest: The data.
-        out: Folder of the series.
-
-    Returns:
-        The content of the JSON file.
-
     Raises:
         InputError: A file of a finished fold is missing or was changed.
     """
-    finished = [each for each in planned if each.state() == FINISHED]
-    rows = [
-        {
-            "fold": each.index,
-            "run": each.name,
-            "counts": summarize_manifest(each.manifest)["counts"],
-            **each.summary(),
-        }
-        for each in planned
-    ]
-    result: dict[str, Any] = {
-        "verb": "cross-validate",
-        "name": planned[0].recipe.name,
-        "seed": planned[0].recipe.seed,
-        "folds": len(planned),
-        "complete": len(finished) == len(planned),
-        "manifest": summarize_manifest(manifest),
-        "recipe": without_folder(planned[0].recipe.model_dump(mode="json")),
-        "provenance": collect_provenance(finished),
-        "rows": rows,
-    }
+    recipe, rows = planned[0].recipe, []
+    for each in planned:
+        row = {"fold": each.index, "run": each.name, "counts": count_splits(each.manifest)}
+        rows.append(row | each.summary())
+    result = describe_series("cross-validate", planned, recipe, manifest)
+    result |= {"seed": recipe.seed, "folds": len(planned), "rows": rows}
     for split in planned[0].splits():
         maes = [mae_of(row, split) for row in rows if split in row]
         result[split] = {"mean_of_folds": mean_and_deviation(maes)}

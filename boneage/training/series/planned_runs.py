@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.evaluation.result import aggregates
+from boneage.evaluation.result import aggregates, without_folder
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.run import TRAINED, Run
 from boneage.runtime.files import read_json, write_json
@@ -125,15 +125,8 @@ class PlannedRun:
             raise InputError(faults)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of one training.
-
-    Attributes:
-        planned: The training.
-        state: `finished`, `diverged` or `failed`.
-        reason: Why the training is not finished, if known.
-    """
+class Outcome(NamedTuple):
+    """The outcome of one training: `finished`, `diverged` or `failed`, and the reason if known."""
 
     planned: PlannedRun
     state: str
@@ -142,11 +135,6 @@ class Outcome:
 
 def record_plan(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
     """Write the plan of a series into its folder, or compare it with the plan recorded before.
-
-    Args:
-        out: Folder of the series: new, empty, or that of the same series.
-        recipe: The recipe that all runs start from.
-        plan: Everything else that must not change, JSON-ready.
 
     Raises:
         InputError: The folder holds something else or another series. All differences are listed.
@@ -299,20 +287,30 @@ def mean_and_deviation(values: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def summarize_manifest(manifest: Manifest) -> dict[str, Any]:
-    """Return digest and counts of a manifest, JSON-ready."""
+def count_splits(manifest: Manifest) -> dict[str, int]:
+    """Return the number of images in each split."""
     counts = manifest.table["split"].value_counts()
+    return {str(split): int(count) for split, count in counts.items()}
+
+
+def describe_series(
+    verb: str, planned: Sequence[PlannedRun], recipe: Recipe, manifest: Manifest
+) -> dict[str, Any]:
+    """Return what the result of every series holds: recipe, manifest, and provenance of its runs.
+
+    Each distinct provenance of the finished runs is listed once.
+    """
+    finished = [each for each in planned if each.state() == FINISHED]
+    provenance: list[dict[str, Any]] = []
+    for each in finished:
+        made_by = each.run.read_info()["provenance"]
+        if made_by not in provenance:
+            provenance.append(made_by)
     return {
-        "digest": manifest.digest,
-        "counts": {str(split): int(count) for split, count in counts.items()},
+        "verb": verb,
+        "name": recipe.name,
+        "complete": len(finished) == len(planned),
+        "manifest": {"digest": manifest.digest, "counts": count_splits(manifest)},
+        "recipe": without_folder(recipe.model_dump(mode="json")),
+        "provenance": provenance,
     }
-
-
-def collect_provenance(finished: Sequence[PlannedRun]) -> list[dict[str, Any]]:
-    """Return every distinct provenance of some finished runs."""
-    found: list[dict[str, Any]] = []
-    for planned in finished:
-        provenance = planned.run.read_info()["provenance"]
-        if provenance not in found:
-            found.append(provenance)
-    return found

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,19 +171,19 @@ def _describe(manifest: Manifest, log: Log) -> dict[str, Any]:
 
 def _estimate(recipe: Recipe, manifest: Manifest, out: Path, log: Log) -> dict[str, Any]:
     """Estimate hours and disk space, and refuse a disk that is too small."""
-    from boneage.training.cost_estimate import estimate_cost  # imports Keras
+    from boneage.training.cost_estimate import describe_cost, estimate_cost  # imports Keras
 
     log("timing a few training steps")
     cost = estimate_cost(recipe, manifest)
-    for line in cost.lines():
+    for line in describe_cost(cost):
         log(line)
     cache = os.environ.get("BONEAGE_CACHE")  # else the store is next to the manifest
     home = Path(cache) if cache else manifest.path.parent
     stores = (home / f"{manifest.path.stem}.store").glob(f"{recipe.framing.size}px-*/*")
     present = sum(path.stat().st_blocks * _BLOCK_BYTES for path in stores if path.is_file())
-    missing = max(0, cost.store_bytes - present)
-    _check_disk({"the framed radiographs": (home, missing), "the run": (out, cost.run_bytes)})
-    return asdict(cost)
+    missing = max(0, cost["store_bytes"] - present)
+    _check_disk({"the framed radiographs": (home, missing), "the run": (out, cost["run_bytes"])})
+    return cost
 
 
 def _check_disk(needs: dict[str, tuple[Path, int]]) -> None:

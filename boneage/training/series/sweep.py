@@ -21,11 +21,10 @@ from boneage.runtime.files import write_json, write_text
 from boneage.training.series.planned_runs import (
     FINISHED,
     PlannedRun,
-    collect_provenance,
+    describe_series,
     mae_of,
     mean_and_deviation,
     record_plan,
-    summarize_manifest,
 )
 
 RESULT = "sweep.json"
@@ -106,16 +105,14 @@ def _read_axis(text: str, faults: list[Fault]) -> list[str]:
 
 
 def _read_seeds(text: str, faults: list[Fault]) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    wrong = [part for part in parts if not re.fullmatch("[0-9]{1,10}", part)]
-    wrong += [part for part in parts if part not in wrong and int(part) >= 2**32]
-    if wrong:
+    where, parts = f"--seeds {text}", [part.strip() for part in text.split(",")]
+    right = [part for part in parts if re.fullmatch("[0-9]{1,10}", part) and int(part) < 2**32]
+    if wrong := [part for part in parts if part not in right]:
         what = f"{', '.join(map(repr, wrong))} can't be a seed"
-        faults.append(Fault(f"--seeds {text}", what, "Write whole numbers, such as 0,1,2."))
-    seeds = [int(part) for part in parts if part not in wrong]
+        faults.append(Fault(where, what, "Write whole numbers, such as 0,1,2."))
+    seeds = [int(part) for part in right]
     if len(set(seeds)) < len(seeds):
-        what = "a seed is given twice"
-        faults.append(Fault(f"--seeds {text}", what, "Give each seed once."))
+        faults.append(Fault(where, "a seed is given twice", "Give each seed once."))
     return seeds
 
 
@@ -177,13 +174,6 @@ def plan_sweep(
 ) -> list[PlannedRun]:
     """Return one training for every setting and seed. The seed changes fastest.
 
-    Args:
-        recipe: The recipe that the settings change.
-        manifest: The data, with train and val splits.
-        out: Folder of the series: new, empty, or that of the same series.
-        settings: The settings from `read_grid`.
-        seeds: The seeds of each setting.
-
     Raises:
         InputError: A split is missing, or the folder holds something else.
     """
@@ -218,13 +208,7 @@ def prepare_sweep(planned: Sequence[PlannedRun]) -> None:
 def collect_sweep(
     recipe: Recipe, planned: Sequence[PlannedRun], settings: Sequence[Setting], out: Path
 ) -> dict[str, Any]:
-    """Collect the results of the runs and write `sweep.json` and `sweep.csv`, aggregates only.
-
-    Args:
-        recipe: The recipe that the settings change.
-        planned: All runs, from `plan_sweep`.
-        settings: The settings of these runs.
-        out: Folder of the series.
+    """Collect the results of all runs, and write `sweep.json` and `sweep.csv`, aggregates only.
 
     Returns:
         The content of the JSON file. `rows` are ordered by validation MAE, unfinished runs last.
@@ -234,18 +218,11 @@ def collect_sweep(
         InputError: A file of a finished run is missing or was changed.
     """
     shown = {setting.overrides: _without_folder(setting) for setting in settings}
-    rows = [
-        {
-            "index": each.index,
-            "run": each.name,
-            "setting": shown[each.overrides],
-            "seed": each.recipe.seed,
-            **each.summary(),
-        }
-        for each in planned
-    ]
-    finished = [each for each, row in zip(planned, rows, strict=True) if row["state"] == FINISHED]
-    means = []
+    rows = []
+    for each in planned:
+        row = {"index": each.index, "run": each.name, "setting": shown[each.overrides]}
+        rows.append({**row, "seed": each.recipe.seed, **each.summary()})
+    means: list[dict[str, Any]] = []
     for setting in shown.values():
         mine = [row for row in rows if row["setting"] == setting and row["state"] == FINISHED]
         splits = {
@@ -254,17 +231,9 @@ def collect_sweep(
         }
         means.append({"setting": setting, "seeds": [row["seed"] for row in mine], **splits})
     rows.sort(key=lambda row: _unknown_last(mae_of(row, "val")))
-    result: dict[str, Any] = {
-        "verb": "sweep",
-        "name": recipe.name,
-        "complete": len(finished) == len(planned),
-        "selected_by": SELECTED_BY,
-        "manifest": summarize_manifest(planned[0].manifest),
-        "recipe": without_folder(recipe.model_dump(mode="json")),
-        "provenance": collect_provenance(finished),
-        "settings": sorted(means, key=lambda line: _unknown_last(line["val"]["mean"])),
-        "rows": rows,
-    }
+    means.sort(key=lambda line: _unknown_last(line["val"]["mean"]))
+    result = describe_series("sweep", planned, recipe, planned[0].manifest)
+    result |= {"selected_by": SELECTED_BY, "settings": means, "rows": rows}
     write_json(out / RESULT, result)
     write_text(out / TABLE, _make_table(rows).to_csv(index=False))
     return result

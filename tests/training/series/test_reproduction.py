@@ -15,7 +15,6 @@ import pytest
 from boneage.errors import InputError
 from boneage.recipe import Augmentation, read_recipe
 from boneage.run import Run
-from boneage.training.cost_estimate import CostEstimate
 from boneage.training.series.reproduction import find_recipe, read_published_recipe, reproduce
 from boneage.training.stop_signals import Stop, Terminated
 
@@ -32,11 +31,12 @@ val_mae_months = 41.25
 val_images = 1425
 val_labels = "one reading"
 """
-COST = CostEstimate(
-    device="A GPU", cores=8, load=17.0, images=48, parameters=10**9, batch_size=16, steps_timed=3,
-    step_seconds=0.1, epochs=100, epoch_seconds=3600.0, preparation_seconds=60.0, hours=100.0,
-    store_bytes=200_000, run_bytes=10**6,
-)  # fmt: skip
+COST = {
+    "device": "A GPU", "cores": 8, "load": 17.0, "images": 48, "parameters": 10**9,
+    "batch_size": 16, "steps_timed": 3, "step_seconds": 0.1, "epochs": 100,
+    "epoch_seconds": 3600.0, "preparation_seconds": 60.0, "hours": 100.0,
+    "store_bytes": 200_000_000, "run_bytes": 10**9,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_a_dry_run_estimates_and_leaves_nothing(
         "note: Training, validation and test are the challenge's own.",
         "A GPU, 8 cores: 100 ms per step of 16 images (3 steps timed)",
         "100 epochs of 60.0 minutes: at most 4.2 days",
-        "disk: 0.2 MB for the framed radiographs, 1.0 MB for the run",
+        "disk: 0.2 GB for the framed radiographs, 1.0 GB for the run",
         "This machine is busy (load 17).",
     ):
         assert line in err
@@ -157,7 +157,7 @@ def test_a_full_disk_is_refused_before_anything_is_prepared(
     tmp_path: Path,
     estimate: Callable[[Any], None],
 ) -> None:
-    estimate(CostEstimate(**(vars(COST) | {"store_bytes": 10**9, "run_bytes": 10**18})))
+    estimate(COST | {"store_bytes": 10**9, "run_bytes": 10**18})
     refused(
         boneage("reproduce", recipe_path, "--data", official_tree, "--out", tmp_path / "run"),
         "1.0 GB for the framed radiographs and 1000000000.0 GB for the run",
