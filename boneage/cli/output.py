@@ -173,6 +173,6 @@ def metrics_table(metrics: dict[str, Any]) -> str:
 
 
 def _interval(part: dict[str, Any], factor: float = 1.0) -> str:
-    if part["low"] is None:
-        return "[no interval from one image]"
-    return f"[{factor * part['low']:.2f}, {factor * part['high']:.2f}]"
+    from boneage.evaluation.metrics import format_interval
+
+    return format_interval(part, factor=factor) or "[no interval from one image]"

@@ -1,10 +1,10 @@
-"""The figures of a report: predictions against labels, agreement, groups, learning curves."""
+"""Draw the figures of the report and the data card, and turn them into SVG or PNG."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from boneage.datasets.validation import MOST_MONTHS
 from boneage.evaluation.html import months, signed
 
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#66727f", "#dde3e9", "#0b5394", "#e1eaf4"
-# Blue and vermilion stay apart in every common colour blindness (Okabe & Ito 2008, Color
-# Universal Design), and the markers stay apart on a black-and-white printer.
+# Blue and vermilion are distinct in every common colour blindness (Okabe & Ito 2008, Color
+# Universal Design). The markers are distinct on a black-and-white printer.
 SEX_STYLE = {
     "F": {"label": "Girls", "colour": "#d55e00", "marker": "^"},
     "M": {"label": "Boys", "colour": "#0072b2", "marker": "o"},
@@ -36,9 +36,9 @@ BAND_LABELS = {
     "120-180": "10 to 15 years",
     "180+": "15 years and over",
 }
-_RASTER_ABOVE = 3000  # points: more of them make an SVG heavy, so they become a picture in it
+_RASTER_ABOVE = 3000  # points: more of them would make the SVG heavy, so they become pixels
 _PNG_DPI = 200
-FEW = 20  # a percentile bootstrap of fewer images is too narrow to be relied on
+FEW = 20  # a percentile bootstrap of fewer images gives intervals that are too narrow
 _STYLE: dict[str, Any] = {
     "font.size": 9.5,
     "axes.edgecolor": GREY,
@@ -56,20 +56,20 @@ _STYLE: dict[str, Any] = {
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "legend.frameon": False,
-    "svg.fonttype": "none",  # letters stay letters: crisp, searchable, in the page's own type
+    "svg.fonttype": "none",  # text stays text: searchable, in the font of the page
 }
 
 
 @contextmanager
 def _style(name: str) -> Iterator[None]:
-    # Without a salt of its own per figure, two SVGs in one page would share clip-path ids.
+    # Without its own salt, two SVGs in one page would share clip-path ids.
     settings: Any = {**_STYLE, "svg.hashsalt": f"boneage-{name}"}
     with matplotlib.rc_context(settings):
         yield
 
 
 def predicted_vs_true(table: pd.DataFrame, name: str = "predicted-vs-true") -> Figure:
-    """Draws predicted against labelled age, with the identity line and ±12 months.
+    """Draw predicted against labelled age, with the identity line and ±12 months.
 
     Args:
         table: Columns `age_months`, `predicted_age_months` (months) and `sex`.
@@ -102,11 +102,11 @@ def predicted_vs_true(table: pd.DataFrame, name: str = "predicted-vs-true") -> F
 def bland_altman(
     table: pd.DataFrame, metrics: Mapping[str, Any], name: str = "bland-altman"
 ) -> Figure:
-    """Draws the difference against the mean of both ages (Bland & Altman 1986).
+    """Draw the difference against the mean of both ages (Bland & Altman 1986).
 
     Args:
         table: As for `predicted_vs_true`.
-        metrics: `metrics.score`'s answer for the same images: bias and limits come from there.
+        metrics: The answer of `metrics.score` for the same images, with bias and limits.
         name: Salt of the figure's ids.
     """
     with _style(name):
@@ -124,8 +124,8 @@ def bland_altman(
         for label, level, dashes in levels:
             if level is None:
                 continue
-            dashes_of = (0, (4, 3)) if dashes == ":" else "-"
-            axes.axhline(level, color=INK, linewidth=0.9, linestyle=dashes_of, zorder=3)
+            style = (0, (4, 3)) if dashes == ":" else "-"
+            axes.axhline(level, color=INK, linewidth=0.9, linestyle=style, zorder=3)
             axes.annotate(
                 f"{label}\n{signed(level)}",
                 (1.015, level),
@@ -145,22 +145,22 @@ def bland_altman(
 
 
 def error_by_group(metrics: Mapping[str, Any], name: str = "error-by-group") -> Figure:
-    """Draws mean absolute error and bias with their 95 % intervals for every sex and age band.
+    """Draw mean absolute error and bias with their 95 % intervals for every sex and age band.
 
     Args:
-        metrics: `metrics.score`'s answer.
+        metrics: The answer of `metrics.score`.
         name: Salt of the figure's ids.
     """
     groups = metrics["groups"]
     rows = [("All images", metrics, ACCENT, 0.0)]
-    place = 1.45
+    y = 1.45
     for sex, style in SEX_STYLE.items():
-        rows.append((str(style["label"]), groups["sex"][sex], str(style["colour"]), place))
-        place += 1
-    place += 0.45
+        rows.append((str(style["label"]), groups["sex"][sex], str(style["colour"]), y))
+        y += 1
+    y += 0.45
     for band, label in BAND_LABELS.items():
-        rows.append((label, groups["age_band"][band], INK, place))
-        place += 1
+        rows.append((label, groups["age_band"][band], INK, y))
+        y += 1
     with _style(name):
         figure = Figure(figsize=(10.2, 3.5), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
@@ -177,18 +177,18 @@ def error_by_group(metrics: Mapping[str, Any], name: str = "error-by-group") -> 
         left.set_yticks(
             [row[3] for row in rows], [f"{row[0]}  (n = {row[1]['n']:,})" for row in rows]
         )
-        left.set_ylim(place - 0.4, -0.6)
+        left.set_ylim(y - 0.4, -0.6)
     return figure
 
 
 def learning_curves(
     history: pd.DataFrame, best_epoch: int | None, name: str = "learning-curves"
 ) -> Figure:
-    """Draws training and validation error by epoch, and the learning rate below them.
+    """Draw training and validation error by epoch, and the learning rate below them.
 
     Args:
-        history: `history.csv`: `epoch`, `mae`, `val_mae` in months and `learning_rate`; what is
-            missing is left out.
+        history: `history.csv`: `epoch`, `mae` and `val_mae` in months, `learning_rate`. Missing
+            columns are left out.
         best_epoch: The epoch whose weights were kept.
         name: Salt of the figure's ids.
     """
@@ -224,7 +224,7 @@ def learning_curves(
         axes_all[-1].set_xlabel("Epoch")
         axes_all[-1].xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
         first, last = history["epoch"].min(), history["epoch"].max()
-        margin = min(0.5, 0.3 + 0.02 * (last - first))  # no tick for an epoch 0 that never was
+        margin = min(0.5, 0.3 + 0.02 * (last - first))  # no tick at epoch 0
         axes_all[-1].set_xlim(first - margin, last + margin)
         for axes in axes_all:
             axes.grid(axis="y", color=RULE, linewidth=0.7)
@@ -232,11 +232,11 @@ def learning_curves(
 
 
 def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
-    """Draws how many images there are for each year of age, girls beside boys.
+    """Draw the number of images for each year of age, for girls and boys.
 
     Args:
-        ages: Months; those that can't be ages, and NaN, are left out.
-        sexes: "F" or "M"; others are left out.
+        ages: Months. Impossible ages and NaN are left out.
+        sexes: "F" or "M". Other values are left out.
     """
     with _style("age-histogram"):
         figure = Figure(figsize=(10.2, 3.4), layout="constrained")
@@ -249,9 +249,9 @@ def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
             chosen = ages[(sexes == sex) & possible]
             counts, _ = np.histogram(chosen, edges)
             side = -0.5 if sex == "F" else 0.5
-            place = edges[:-1] / 12 + 0.5 + side * width
+            centres = edges[:-1] / 12 + 0.5 + side * width
             axes.bar(
-                place,
+                centres,
                 counts,
                 width,
                 color=style["colour"],
@@ -278,15 +278,15 @@ def as_svg(figure: Figure, label: str, name: str) -> Markup:
         )  # fmt: skip
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # "axes_1" in every figure: not unique in one page
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # "axes_1" in every figure is not unique in a page
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     opening, rest = svg.split(">", 1)
-    opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)  # the page says how wide
+    opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)  # the page sets the width
     return Markup(f'{opening} role="img" aria-label="{escape(label)}">{rest}')
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG on white."""
+    """Write a figure as PNG on white."""
     with _style(path.stem):
         FigureCanvasAgg(figure)
         figure.savefig(path, format="png", dpi=_PNG_DPI, facecolor="white")
@@ -330,18 +330,23 @@ def _sex_legend(axes: Axes, table: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-def _whiskers(axes: Axes, rows: list[tuple[str, Any, str, float]], metric: str, write: Any) -> None:
-    for _, group, colour, place in rows:
+def _whiskers(
+    axes: Axes,
+    rows: list[tuple[str, Any, str, float]],
+    metric: str,
+    as_text: Callable[[float], str],
+) -> None:
+    for _, group, colour, y in rows:
         value, low, high = (group[metric][key] for key in ("value", "low", "high"))
         if value is None:
-            axes.text(0, place, " none", va="center", color=GREY, fontsize=9)
+            axes.text(0, y, " none", va="center", color=GREY, fontsize=9)
             continue
         if low is not None:
-            axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.45)
+            axes.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.45)
         inside = "white" if group["n"] < FEW else colour
-        axes.plot([value], [place], marker="o", markersize=6, color=colour, markerfacecolor=inside)
+        axes.plot([value], [y], marker="o", markersize=6, color=colour, markerfacecolor=inside)
         axes.annotate(
-            write(value), (value, place), xytext=(0, 6), textcoords="offset points",
+            as_text(value), (value, y), xytext=(0, 6), textcoords="offset points",
             ha="center", fontsize=9, color=colour,
         )  # fmt: skip
     axes.grid(axis="x", color=RULE, linewidth=0.7)
@@ -356,7 +361,7 @@ def _error_scale(axes: Axes, errors: pd.DataFrame) -> None:
     if not len(values) or values.max() < 4 * values.min():
         axes.set_ylim(bottom=0)
         return
-    # The first epochs are so far off that on an even scale they would flatten all the others.
+    # The errors of the first epochs are so large that a linear scale would flatten the others.
     axes.set_yscale("log")
     steps = [1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 400, 800]
     low, high = 0.9 * values.min(), 1.1 * values.max()

@@ -33,6 +33,7 @@ def _environment() -> jinja2.Environment:
         "signed": signed,
         "interval": interval,
         "bare_interval": format_interval,
+        "value_and_interval": value_and_interval,
         "count": lambda number: f"{number:,}",
         "share": share,
     }
@@ -53,6 +54,11 @@ def interval(metric: Mapping[str, Any], spec: str = ".1f") -> str:
     """Return an interval such as `95 % CI [4.5, 5.6]`, or "" where there is none."""
     text = format_interval(metric, spec).replace("-", "−")
     return f"95 % CI {text}" if text else ""
+
+
+def value_and_interval(metric: Mapping[str, Any], spec: str = ".2f") -> str:
+    """Return a value such as `5.00 [4.46, 5.55]`, without the interval where there is none."""
+    return f"{metric['value']:{spec}} {format_interval(metric, spec)}".strip()
 
 
 def share(part: int, whole: int) -> str:

@@ -1,4 +1,4 @@
-"""How far predicted bone ages stand from labelled ones, in months, with intervals."""
+"""Score predicted bone ages against labels, in months, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AGE_BANDS: dict[str, tuple[float, float]] = {
     "120-180": (120.0, 180.0),
     "180+": (180.0, np.inf),
 }
-"""Bands of the labelled age in months; the lower end belongs to the band."""
+"""Bands of the labelled age in months. The lower end belongs to the band."""
 
 SEXES = ("F", "M")
 WITHIN_MONTHS = (6, 12, 24)
@@ -35,30 +35,30 @@ def score(
     bootstrap: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Scores predictions against labels, over all images and by sex and age band.
+    """Score predictions against labels, over all images and by sex and age band.
 
     The intervals are 95 % percentile intervals of a bootstrap that draws images with
-    replacement (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13); a
-    group is resampled by itself. The limits of agreement are bias ± 1.96 standard deviations
+    replacement (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Each
+    group is resampled separately. The limits of agreement are bias ± 1.96 standard deviations
     of the differences (Bland & Altman, Lancet 1986;327:307-310). The bias is predicted − true,
-    so a positive one means that the model reads too old.
+    so a positive bias means that predictions are too high.
 
     Args:
         age_months: (n,) labelled ages, months.
         predicted_age_months: (n,) predicted ages, months.
         sex: (n,) `F` or `M`.
-        bootstrap: How many times the images are drawn again.
-        seed: The same seed gives the same intervals.
+        bootstrap: Number of resamples.
+        seed: Seed of the resampling.
 
     Returns:
-        `n`, then `mae_months`, `rmse_months`, `median_absolute_error_months`, `bias_months` and
-        `within_6_months`, `within_12_months`, `within_24_months` (0–1), each with `value`, `low`
-        and `high`; `limits_of_agreement_months` with `low` and `high`; and under `groups` the
-        same for each `sex` and `age_band`. What a group is too small to have is None.
+        `n`. `mae_months`, `rmse_months`, `median_absolute_error_months`, `bias_months`,
+        `within_6_months`, `within_12_months` and `within_24_months` (0–1), each with `value`,
+        `low` and `high`. `limits_of_agreement_months` with `low` and `high`. `groups` has the
+        same for each `sex` and `age_band`. A value is None if the group is too small for it.
 
     Raises:
         InputError: A predicted or labelled age is not a finite number, or a sex is unknown.
-        ValueError: The lengths differ, there is nothing to score, or `bootstrap` is below 1.
+        ValueError: The lengths differ, there are no predictions, or `bootstrap` is below 1.
     """
     age = np.asarray(age_months, dtype=np.float64).reshape(-1)
     predicted = np.asarray(predicted_age_months, dtype=np.float64).reshape(-1)
@@ -66,10 +66,10 @@ def score(
     if not len(age) == len(predicted) == len(sexes):
         raise ValueError(
             f"score: {len(age)} ages, {len(predicted)} predictions and {len(sexes)} sexes; "
-            "expected as many of each."
+            "the numbers must be equal."
         )
     if not len(age):
-        raise ValueError("score: there is not one prediction; expected at least one.")
+        raise ValueError("score: there are no predictions; expected at least one.")
     if bootstrap < 1:
         raise ValueError(f"score: bootstrap is {bootstrap}; expected at least 1.")
     _refuse_unscorable(age, predicted, sexes)
@@ -92,16 +92,16 @@ def baseline_median_by_sex(
     age_months: ArrayLike,
     sex: Sequence[str] | NDArray[Any],
 ) -> Months:
-    """Answers every image with the median training age of its sex: what no image is needed for.
+    """Return the median training age of its sex for every image: a prediction without the image.
 
-    The median is the constant with the smallest mean absolute error. A sex that training never
-    saw gets the median over all.
+    The median is the constant with the smallest mean absolute error. A sex without training
+    images gets the median over all.
 
     Args:
         train_age_months: (m,) labelled ages of the training images, months.
         train_sex: (m,) their sexes, `F` or `M`.
-        age_months: (n,) labelled ages to be compared with; only their number matters.
-        sex: (n,) the sexes to answer for.
+        age_months: (n,) labelled ages of the images to predict; only their number is used.
+        sex: (n,) sexes of the images to predict.
 
     Returns:
         (n,) float64 months.
@@ -131,7 +131,7 @@ def format_interval(part: Mapping[str, Any], spec: str = ".2f", *, factor: float
 
 
 def _share_within(months: float) -> Callable[[Months], Months]:
-    # 1e-9: 12.3 - 0.3 is not 12 in binary, and a radiologist would say it is within 12
+    # 1e-9, because 12.3 - 0.3 exceeds 12 in binary
     return lambda error: np.mean(np.abs(error) <= months + 1e-9, axis=-1)
 
 
@@ -145,7 +145,7 @@ _METRICS: dict[str, Callable[[Months], Months]] = {
 
 
 def _summary(error: Months, bootstrap: int, seed: int) -> dict[str, Any]:
-    """Every metric of one group of signed errors (n,), months."""
+    """Return every metric of one group of signed errors (n,), months."""
     count = len(error)
     summary: dict[str, Any] = {"n": count}
     intervals = _intervals(error, bootstrap, seed) if count > 1 else {}
@@ -158,7 +158,7 @@ def _summary(error: Months, bootstrap: int, seed: int) -> dict[str, Any]:
 
 
 def _intervals(error: Months, bootstrap: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals of every metric, from the same draws."""
+    """Return percentile bootstrap intervals of every metric, from the same resamples."""
     generator = np.random.default_rng(seed)
     count = len(error)
     chunk = max(1, _DRAWS_AT_ONCE // count)
@@ -194,19 +194,17 @@ def _refuse_unscorable(age: Months, predicted: Months, sexes: NDArray[Any]) -> N
             faults.append(
                 Fault(
                     f"predictions: {name}",
-                    f"{broken} of {len(values)} are not finite, the first {values[row]} "
-                    f"at position {row}",
-                    "A network that answers NaN diverged in training: lower its learning rate.",
-                    expected="a number of months everywhere",
+                    f"{broken} of {len(values)} values are not finite; the first is "
+                    f"{values[row]} at position {row}",
+                    "If a network predicts NaN, its training diverged: lower the learning rate.",
                 )
             )
     if unknown := sorted(set(sexes.tolist()) - set(SEXES)):
         faults.append(
             Fault(
                 "predictions: sex",
-                f"unknown {', '.join(map(repr, unknown))}",
+                f"unknown sex {', '.join(map(repr, unknown))}",
                 "Write girls as F and boys as M.",
-                expected="F or M",
             )
         )
     if faults:

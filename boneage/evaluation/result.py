@@ -57,7 +57,7 @@ def prepare_results(run: Run, out: Path | None = None) -> Run:
 
 
 def open_results(run: Path) -> Run:
-    """Open a folder with the results of an evaluation; it may lack the model.
+    """Open a folder with the results of an evaluation; the model may be missing.
 
     Args:
         run: A run folder, a folder that `evaluate --out` wrote, or the name of a shipped model.

@@ -107,7 +107,7 @@ def test_not_finite_and_unknown_sex_are_refused_together() -> None:
     with pytest.raises(InputError) as caught:
         score([100.0, 120.0], [np.nan, 110.0], ["F", "x"])
     assert len(caught.value.faults) == 2
-    assert "1 of 2 are not finite" in str(caught.value)
+    assert "1 of 2 values are not finite" in str(caught.value)
     assert "'x'" in str(caught.value)
 
 
