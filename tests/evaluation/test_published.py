@@ -41,7 +41,7 @@ def rows(metrics: dict[str, Any], **sources: str) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("ours", "overlap"), [((5.6, 5.1, 6.1), True), ((6.4, 5.6, 7.2), False), ((4.0, 3, 4.4), False)]
 )
-def test_intervals_overlap_or_do_not(ours: tuple[float, float, float], overlap: bool) -> None:
+def test_intervals_overlap_or_do_not(ours, overlap):
     row = rows({"test": mae(*ours)})["test"]
     assert row["intervals_overlap"] is overlap
     assert row["difference_months"] == pytest.approx(ours[0] - 5.0)
@@ -50,7 +50,7 @@ def test_intervals_overlap_or_do_not(ours: tuple[float, float, float], overlap: 
 
 
 @pytest.mark.parametrize(("low", "where"), [(6.0, "in"), (7.0, "outside")])
-def test_without_a_published_interval_ours_decides(low: float, where: str) -> None:
+def test_without_a_published_interval_ours_decides(low, where):
     row = rows({"val": mae(low + 0.5, low, low + 1)})["val"]
     assert row["intervals_overlap"] is None
     assert row["published_in_our_interval"] is (where == "in")
@@ -58,7 +58,7 @@ def test_without_a_published_interval_ours_decides(low: float, where: str) -> No
 
 
 @pytest.mark.parametrize("source", ["rsna-kaggle", "rsna-seeded", "rsna-seeded-test"])
-def test_images_held_out_from_the_training_set_are_not_comparable(source: str) -> None:
+def test_images_held_out_from_the_training_set_are_not_comparable(source):
     row = rows({"test": mae(5.0, 4.5, 5.5)}, test=source)["test"]
     assert row["difference_months"] is None
     assert row["intervals_overlap"] is None
@@ -69,7 +69,7 @@ def test_images_held_out_from_the_training_set_are_not_comparable(source: str) -
     assert "held out from the challenge's training images, whose labels are single" in reason
 
 
-def test_another_number_of_images_is_not_comparable() -> None:
+def test_another_number_of_images_is_not_comparable():
     published = PUBLISHED.model_copy(update={"test_images": 200})
     recipe = RECIPE.model_copy(update={"published": published})
     (_, row) = compare(recipe, manifest(), {"test": mae(5.0, 4.5, 5.5)})
@@ -77,7 +77,7 @@ def test_another_number_of_images_is_not_comparable() -> None:
     assert table_cells([row])[0][1] == "200 / 4"
 
 
-def test_before_a_training_only_the_published_value_is_shown() -> None:
+def test_before_a_training_only_the_published_value_is_shown():
     row = rows({})["test"]
     assert row["ours"] == {
         "value": None, "low": None, "high": None, "n": 4, "labels": "mean of six readings"
@@ -85,7 +85,7 @@ def test_before_a_training_only_the_published_value_is_shown() -> None:
     assert table_cells([row])[0][3:] == ["5.00 [4.46, 5.55]", "-", "-", "-"]
 
 
-def test_a_split_without_a_published_value_is_shown() -> None:
+def test_a_split_without_a_published_value_is_shown():
     published = Published(source="A paper", test_mae_months=4.265)
     recipe = RECIPE.model_copy(update={"published": published})
     val, test = table_cells(compare(recipe, manifest(), {"val": mae(6.0, 5.5, 6.5)}))

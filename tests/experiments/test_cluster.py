@@ -24,17 +24,17 @@ def job() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize("name", ["train.slurm", "sweep.slurm", "job.yaml"])
-def test_a_shell_script_is_valid_bash(name: str) -> None:
+def test_a_shell_script_is_valid_bash(name):
     script = job()[2]["args"][0] if name == "job.yaml" else (CLUSTER / name).read_text()
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.py")), ids=lambda path: path.name)
-def test_a_python_script_is_valid(path: Path) -> None:
+def test_a_python_script_is_valid(path):
     ast.parse(path.read_text())
 
 
-def test_the_pods_know_each_other_and_mount_their_volumes() -> None:
+def test_the_pods_know_each_other_and_mount_their_volumes():
     service, job_, container = job()
     pod = job_["spec"]["template"]["spec"]
     name, subdomain = job_["metadata"]["name"], service["metadata"]["name"]

@@ -73,7 +73,7 @@ def experiments(tmp_path: Path) -> Add:
     return add
 
 
-def test_the_committed_page_matches_the_committed_results() -> None:
+def test_the_committed_page_matches_the_committed_results():
     written = read_leaderboard(EXPERIMENTS / "README.md")
     assert written == make_leaderboard(EXPERIMENTS), "run experiments/leaderboard.py"
     found = {(each.experiment, each.path.stem) for each in read_results(EXPERIMENTS)}
@@ -81,7 +81,7 @@ def test_the_committed_page_matches_the_committed_results() -> None:
     assert ("framing-100px", "crops") not in found
 
 
-def test_a_table_starts_with_the_baseline_and_is_ordered_by_validation(experiments: Add) -> None:
+def test_a_table_starts_with_the_baseline_and_is_ordered_by_validation(experiments):
     changed = result(9.0, 5.0)
     changed["provenance"]["uncommitted_changes"] = True
     experiments("one", "seed-0", changed)
@@ -95,16 +95,14 @@ def test_a_table_starts_with_the_baseline_and_is_ordered_by_validation(experimen
     assert "| 0123456, changed |" in text
 
 
-def test_results_on_other_images_get_another_table(experiments: Add) -> None:
+def test_results_on_other_images_get_another_table(experiments):
     other = copy.deepcopy(result(1.0, 1.0, guess=12.0))  # another baseline: other images
     experiments("other", "seed-0", other)
     folder = experiments("one", "seed-0", result(9.0, 9.0))
     assert make_leaderboard(folder).count("median by sex, no image") == 2
 
 
-def test_settings_that_differ_from_the_recipe_are_shown_as_set_takes_them(
-    experiments: Add,
-) -> None:
+def test_settings_that_differ_from_the_recipe_are_shown_as_set_takes_them(experiments):
     changed = {"framing": {"crop": "hand", "size": 96}, "training": {"epochs": 3, "workers": 7}}
     folder = experiments("one", "seed-0", result(9.0, 9.0, **changed))
     assert "`framing.size=96`, `training.epochs=3`" in make_leaderboard(folder)
@@ -117,22 +115,20 @@ def test_settings_that_differ_from_the_recipe_are_shown_as_set_takes_them(
         (None, " (whether it had seen these images is not recorded)"),
     ],
 )
-def test_a_fine_tuned_row_names_the_initial_run(
-    experiments: Add, known: dict[str, int] | None, shown: str
-) -> None:
+def test_a_fine_tuned_row_names_the_initial_run(experiments, known, shown):
     init = {"name": "first", "digest": "abc", "known_ids": known}
     folder = experiments("one", "seed-0", {**result(9.0, 9.0), "init": init})
     assert f"`--init first{shown}" in make_leaderboard(folder)
 
 
-def test_several_seeds_of_a_recipe_get_a_row_for_their_mean(experiments: Add) -> None:
+def test_several_seeds_of_a_recipe_get_a_row_for_their_mean(experiments):
     for seed, mae in enumerate((9.0, 10.0, 8.0)):
         folder = experiments("one", f"seed-{seed}", result(mae, mae + 1, seed=seed))
     text = make_leaderboard(folder)
     assert "mean of 3 seeds | | 9.00, seeds 8.00 to 10.00 | 10.00, seeds 9.00 to 11.00" in text
 
 
-def test_a_published_number_without_a_result_is_listed(experiments: Add) -> None:
+def test_a_published_number_without_a_result_is_listed(experiments):
     folder = experiments("one", "seed-0", result(9.0, 9.0))
     recipe = folder / "other" / "recipe.toml"
     recipe.write_text('name = "other"\n[published]\nsource = "A paper"\ntest_mae_months = 4.265\n')
@@ -140,7 +136,7 @@ def test_a_published_number_without_a_result_is_listed(experiments: Add) -> None
     assert row in make_leaderboard(folder)
 
 
-def test_the_script_writes_between_the_marks_only_and_checks(experiments: Add) -> None:
+def test_the_script_writes_between_the_marks_only_and_checks(experiments):
     folder = experiments("one", "seed-0", result(9.0, 9.0))
     script = [sys.executable, str(EXPERIMENTS / "leaderboard.py"), str(folder)]
     check = subprocess.run([*script, "--check"], capture_output=True, text=True, check=False)
@@ -154,7 +150,7 @@ def test_the_script_writes_between_the_marks_only_and_checks(experiments: Add) -
     assert subprocess.run([*script, "--check"], check=False).returncode == 0
 
 
-def test_a_page_without_marks_is_refused_and_not_changed(experiments: Add) -> None:
+def test_a_page_without_marks_is_refused_and_not_changed(experiments):
     folder = experiments("one", "seed-0", result(9.0, 9.0))
     (folder / "README.md").write_text("# mine\n")
     with pytest.raises(InputError, match="the marks around the leaderboard are missing"):

@@ -46,9 +46,7 @@ def run_and(action: Callable[[], None], folder: Path) -> tuple[CommandRunner, Ex
     return runner, status
 
 
-def test_the_last_error_is_the_reason_and_output_is_passed_on(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_last_error_is_the_reason_and_output_is_passed_on(tmp_path, capfd):
     with CommandRunner() as runner:
         assert runner.run(["--help"]).code == 0
         assert "cross-validate" in capfd.readouterr().out
@@ -60,7 +58,7 @@ def test_the_last_error_is_the_reason_and_output_is_passed_on(
     assert captured.out == ""
 
 
-def test_a_killed_command_names_the_signal(tmp_path: Path) -> None:
+def test_a_killed_command_names_the_signal(tmp_path):
     before = set(psutil.Process().children())  # of earlier tests
 
     def kill() -> None:
@@ -72,7 +70,7 @@ def test_a_killed_command_names_the_signal(tmp_path: Path) -> None:
     assert "killed by signal 9 (Killed)" in status.reason
 
 
-def test_ctrl_c_is_forwarded_and_remembered(tmp_path: Path) -> None:
+def test_ctrl_c_is_forwarded_and_remembered(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     runner, status = run_and(lambda: os.kill(os.getpid(), signal.SIGINT), tmp_path)
     assert status.code == 130
@@ -80,7 +78,7 @@ def test_ctrl_c_is_forwarded_and_remembered(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+def test_a_command_ends_when_its_parent_is_killed(tmp_path):
     module = "boneage.training.series.command_process"
     code = f"import sys; from {module} import CommandRunner as R; R().run(sys.argv[1:])"
     parent = subprocess.Popen(

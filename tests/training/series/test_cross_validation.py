@@ -50,9 +50,7 @@ def with_patients(cohort: Path, folder: Path, patients: list[str], test: str = "
     return write_manifest(table, folder / "patients.csv")
 
 
-def test_every_image_is_held_out_once_and_the_test_split_stays(
-    tiny_recipe: Path, cohort: Path, tmp_path: Path
-) -> None:
+def test_every_image_is_held_out_once_and_the_test_split_stays(tiny_recipe, cohort, tmp_path):
     manifest = read_manifest(cohort)
     folds = plan(tiny_recipe, manifest, tmp_path / "cv")
     whole = manifest.table
@@ -69,9 +67,7 @@ def test_every_image_is_held_out_once_and_the_test_split_stays(
         assert counts.to_dict() == {"train": 36, "val": 18, "test": 6}
 
 
-def test_patients_stay_together_and_the_seed_assigns_the_folds(
-    tiny_recipe: Path, cohort: Path, tmp_path: Path
-) -> None:
+def test_patients_stay_together_and_the_seed_assigns_the_folds(tiny_recipe, cohort, tmp_path):
     patients = [f"p{number}" for number in range(13)]
     manifest = with_patients(cohort, tmp_path, patients, test="p12")
     splits = []
@@ -85,9 +81,7 @@ def test_patients_stay_together_and_the_seed_assigns_the_folds(
     assert [list(each.manifest.table["split"]) for each in other] != splits[0]
 
 
-def test_two_regions_of_a_radiograph_stay_together(
-    tiny_recipe: Path, cohort: Path, tmp_path: Path
-) -> None:
+def test_two_regions_of_a_radiograph_stay_together(tiny_recipe, cohort, tmp_path):
     manifest = read_manifest(cohort)
     table = manifest.table.assign(image=[str(path) for path in manifest.image_paths()])
     halves = [
@@ -100,9 +94,7 @@ def test_two_regions_of_a_radiograph_stay_together(
         assert fold.regions() == both.regions()
 
 
-def test_all_folds_share_the_pixels_of_one_store(
-    tiny_recipe: Path, cohort: Path, tmp_path: Path
-) -> None:
+def test_all_folds_share_the_pixels_of_one_store(tiny_recipe, cohort, tmp_path):
     manifest, recipe = read_manifest(cohort), read_recipe(tiny_recipe)
     planned = plan_folds(recipe, manifest, tmp_path / "cv", 3)
     prepare_folds(manifest, planned)
@@ -111,9 +103,7 @@ def test_all_folds_share_the_pixels_of_one_store(
     assert all(path.samefile(stores[0]) for path in stores)
 
 
-def test_faulty_folds_are_refused(
-    cross_validate: Command, trainer: Any, cohort: Path, tmp_path: Path
-) -> None:
+def test_faulty_folds_are_refused(cross_validate, trainer, cohort, tmp_path):
     manifest = with_patients(cohort, tmp_path, ["a", "b", "c", "d"], test="d")
     for folds, message in ((1, "--folds 1"), (4, "--folds 4: there are 3 patients")):
         code, _, err = cross_validate(folds, data=manifest.path)
@@ -129,9 +119,7 @@ def test_faulty_folds_are_refused(
     assert not trainer.asked
 
 
-def test_the_table_is_that_of_the_predictions(
-    cross_validate: Command, boneage: Command, tmp_path: Path
-) -> None:
+def test_the_table_is_that_of_the_predictions(cross_validate, boneage, tmp_path):
     code, out, err = cross_validate(3)
     assert code == 0, err
     result = read_json(tmp_path / "cv" / "cross-validation.json")
@@ -178,7 +166,7 @@ def test_the_table_is_that_of_the_predictions(
     assert str(tmp_path) not in json.dumps(result)
 
 
-def test_pooling_waits_for_all_folds(cross_validate: Command, trainer: Any, tmp_path: Path) -> None:
+def test_pooling_waits_for_all_folds(cross_validate, trainer, tmp_path):
     trainer.outcomes = {"fold-2": "failed"}
     code, out, _ = cross_validate(3)
     assert code == 1
@@ -190,9 +178,7 @@ def test_pooling_waits_for_all_folds(cross_validate: Command, trainer: Any, tmp_
     assert not (tmp_path / "cv" / "predictions-out-of-fold.csv").exists()
 
 
-def test_without_a_test_split_there_is_no_test_column(
-    cross_validate: Command, cohort: Path, tmp_path: Path
-) -> None:
+def test_without_a_test_split_there_is_no_test_column(cross_validate, cohort, tmp_path):
     manifest = with_patients(cohort, tmp_path, ["a", "b", "c", "d"])
     code, out, err = cross_validate(2, data=manifest.path)
     assert code == 0, err
@@ -200,9 +186,7 @@ def test_without_a_test_split_there_is_no_test_column(
     assert "test" not in out
 
 
-def test_changed_folds_are_refused(
-    cross_validate: Command, tmp_path: Path, contents: Contents
-) -> None:
+def test_changed_folds_are_refused(cross_validate, tmp_path, contents):
     cross_validate(3)
     before = contents(tmp_path / "cv")
     code, _, err = cross_validate(2, "--seed", 8)
@@ -218,9 +202,7 @@ def test_changed_folds_are_refused(
 
 
 @pytest.mark.slow
-def test_real_trainings_are_resumed(
-    boneage: Command, cohort: Path, tiny_recipe: Path, tmp_path: Path, contents: Contents
-) -> None:
+def test_real_trainings_are_resumed(boneage, cohort, tiny_recipe, tmp_path, contents):
     command = (
         "cross-validate", tiny_recipe, "--data", cohort, "--folds", 2, "--out", "cv",
         "--set", "training.use_multiprocessing=false",

@@ -67,8 +67,8 @@ def refused(result: tuple[int, str, str], *messages: str) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_reproduction_continues_to_the_table(
-    official_tree: Path, recipe_path: Path, boneage: Command, tmp_path: Path
-) -> None:
+    official_tree, recipe_path, boneage, tmp_path
+):
     tree = shutil.copytree(official_tree, tmp_path / "rsna")
     run, stop, lines = Run(tmp_path / "run"), Stop(), list[str]()
     stop.asked = signal.SIGTERM  # in the first batch
@@ -125,12 +125,8 @@ def test_a_stopped_reproduction_continues_to_the_table(
 
 
 def test_a_dry_run_estimates_and_leaves_nothing(
-    official_tree: Path,
-    recipe_path: Path,
-    boneage: Command,
-    tmp_path: Path,
-    estimate: Callable[[Any], None],
-) -> None:
+    official_tree, recipe_path, boneage, tmp_path, estimate
+):
     estimate(COST)
     code, out, err = boneage(
         "reproduce", recipe_path, "--data", official_tree, "--out", tmp_path / "runs" / "tiny",
@@ -151,12 +147,8 @@ def test_a_dry_run_estimates_and_leaves_nothing(
 
 
 def test_a_full_disk_is_refused_before_anything_is_prepared(
-    official_tree: Path,
-    recipe_path: Path,
-    boneage: Command,
-    tmp_path: Path,
-    estimate: Callable[[Any], None],
-) -> None:
+    official_tree, recipe_path, boneage, tmp_path, estimate
+):
     estimate(COST | {"store_bytes": 10**9, "run_bytes": 10**18})
     refused(
         boneage("reproduce", recipe_path, "--data", official_tree, "--out", tmp_path / "run"),
@@ -168,12 +160,8 @@ def test_a_full_disk_is_refused_before_anything_is_prepared(
 
 
 def test_an_unreadable_radiograph_is_named_before_any_training(
-    official_tree: Path,
-    recipe_path: Path,
-    boneage: Command,
-    tmp_path: Path,
-    estimate: Callable[[Any], None],
-) -> None:
+    official_tree, recipe_path, boneage, tmp_path, estimate
+):
     estimate(COST)
     tree = shutil.copytree(official_tree, tmp_path / "rsna")
     radiograph = next(tree.rglob("1387.png"))
@@ -184,8 +172,8 @@ def test_an_unreadable_radiograph_is_named_before_any_training(
 
 
 def test_wrong_commands_are_refused_at_once(
-    official_tree: Path, tiny_recipe: Path, recipe_path: Path, boneage: Command, tmp_path: Path
-) -> None:
+    official_tree, tiny_recipe, recipe_path, boneage, tmp_path
+):
     data = ("--data", official_tree, "--out", tmp_path / "run")
     refused(boneage("reproduce", tiny_recipe, *data), "no [published] section")
     refused(boneage("reproduce", "rsna-exception", *data), "Did you mean 'rsna-xception'?")
@@ -200,8 +188,8 @@ def test_wrong_commands_are_refused_at_once(
 
 @pytest.mark.slow
 def test_missing_imagenet_weights_are_refused_before_anything_long(
-    official_tree: Path, boneage: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    official_tree, boneage, tmp_path, monkeypatch
+):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     result = boneage(
         "reproduce", "rsna-xception", "--data", official_tree, "--out", tmp_path / "run",
@@ -211,9 +199,7 @@ def test_missing_imagenet_weights_are_refused_before_anything_long(
     assert not (tmp_path / "run").exists()
 
 
-def test_recipes_are_found_by_name_by_folder_and_by_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recipes_are_found_by_name_by_folder_and_by_file(tmp_path, monkeypatch):
     by_name = find_recipe("rsna-xception")
     assert by_name.name == "recipe.toml"
     assert find_recipe(str(by_name)) == by_name
@@ -231,9 +217,7 @@ def test_recipes_are_found_by_name_by_folder_and_by_file(
     ("name", "backbone", "batch"),
     [("rsna-xception", "xception", 9), ("rsna-densenet169", "densenet169", 7)],
 )
-def test_the_lineage_s_recipes_have_the_lineage_s_settings(
-    name: str, backbone: str, batch: int
-) -> None:
+def test_the_lineage_s_recipes_have_the_lineage_s_settings(name, backbone, batch):
     recipe = read_published_recipe(find_recipe(name))
     framing, model, training = recipe.framing, recipe.model, recipe.training
     assert recipe.augmentation == Augmentation()
@@ -249,7 +233,7 @@ def test_the_lineage_s_recipes_have_the_lineage_s_settings(
     assert (training.epochs, training.early_stop_patience) == (100, 25)
 
 
-def test_the_winner_s_recipe_flattens_and_starts_from_random_weights() -> None:
+def test_the_winner_s_recipe_flattens_and_starts_from_random_weights():
     recipe = read_recipe(find_recipe("rsna-16bit"))
     assert (recipe.model.weights, recipe.model.pooling) == ("none", "flatten")
     assert recipe.published is not None
