@@ -83,8 +83,10 @@ def renamed_option(old: str, new: str) -> Any:
 
 def print_manifest(manifest: Manifest) -> None:
     """Print the path of a manifest, its number of images and its notes."""
+    from boneage.datasets.manifest import SPLITS
+
     counts = manifest.table["split"].value_counts()
-    split = ", ".join(f"{counts.get(name, 0):,} {name}" for name in ("train", "val", "test"))
+    split = ", ".join(f"{counts.get(name, 0):,} {name}" for name in SPLITS)
     typer.echo(f"{manifest.path}: {len(manifest):,} images ({split})")
     for note in manifest.notes:
         typer.echo(f"note: {note}")

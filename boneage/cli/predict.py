@@ -24,7 +24,9 @@ def predict(
 
     Research use only. Do not use the answer for diagnosis.
     """
-    if sex not in ("F", "M"):
+    from boneage.datasets.manifest import SEXES
+
+    if sex not in SEXES:
         refuse(f"--sex {sex}", "it is neither F nor M", "Write F for girls and M for boys.")
     from boneage.prediction.predict import predict_radiographs
     from boneage.prediction.shipped import open_run

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from boneage import __version__
 from boneage.datasets.audit.audit import AuditFault, AuditReport, audit
+from boneage.datasets.manifest import SPLITS
 from boneage.datasets.tables import read_bytes
-from boneage.datasets.validation import SPLITS, Examination, examine
+from boneage.datasets.validation import ManifestValidation, validate_manifest
 from boneage.errors import InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import duration, fact_blocks, render, share
@@ -109,17 +110,19 @@ def write_card(manifest_path: Path, out: Path | None = None, *, progress: bool =
     page_path = out or manifest_path.with_name(f"{manifest_path.stem}-card.html")
     report = audit(manifest_path, progress=progress)
     try:
-        examination: Examination | None = examine(read_bytes(manifest_path), manifest_path)
+        validation: ManifestValidation | None = validate_manifest(
+            read_bytes(manifest_path), manifest_path
+        )
     except InputError:  # the report lists it among its faults
-        examination = None
-    write_text(page_path, card(report, examination))
+        validation = None
+    write_text(page_path, card(report, validation))
     return page_path
 
 
-def card(report: AuditReport, examination: Examination | None) -> str:
+def card(report: AuditReport, validation: ManifestValidation | None) -> str:
     """Return the page for an audit, and for its table if the manifest is a table."""
-    kinds = _kinds(report, examination)
-    sources = _sources(examination)
+    kinds = _kinds(report, validation)
+    sources = _sources(validation)
     splits = [
         (SPLIT_WORDS[split], report.counts[split], report.ages.get(split))
         for split in (*SPLITS, "unknown")
@@ -131,9 +134,9 @@ def card(report: AuditReport, examination: Examination | None) -> str:
         title=report.manifest.name,
         subtitle=", ".join(sources) or "source not named",
         verdict=_verdict(report, kinds),
-        tiles=_tiles(report, examination, kinds),
+        tiles=_tiles(report, validation, kinds),
         notes=_terms(sources),
-        ages=_age_figure(examination),
+        ages=_age_figure(validation),
         splits=splits,
         kinds=kinds,
         sizes=report.sizes,
@@ -142,12 +145,12 @@ def card(report: AuditReport, examination: Examination | None) -> str:
     )
 
 
-def _kinds(report: AuditReport, examination: Examination | None) -> list[_Kind]:
+def _kinds(report: AuditReport, validation: ManifestValidation | None) -> list[_Kind]:
     """Group the faults by kind: errors first, then warnings, then notes."""
     groups: dict[str, list[AuditFault]] = {}
     for fault in report.faults:
         groups.setdefault(fault.code, []).append(fault)
-    images = _outside_images(examination)
+    images = _outside_images(validation)
     kinds = [
         _Kind(
             faults[0].severity,
@@ -188,11 +191,11 @@ def _named(kinds: Sequence[_Kind], severity: str) -> str:
 
 
 def _tiles(
-    report: AuditReport, examination: Examination | None, kinds: Sequence[_Kind]
+    report: AuditReport, validation: ManifestValidation | None, kinds: Sequence[_Kind]
 ) -> list[tuple[str, str, str]]:
     girls = sum(counts["F"] for counts in report.counts.values())
     boys = sum(counts["M"] for counts in report.counts.values())
-    known = np.empty(0) if examination is None else examination.ages[examination.possible]
+    known = np.empty(0) if validation is None else validation.ages[validation.has_possible_age]
     boys_share = share(boys, girls + boys)
     tiles = [
         ("Images", f"{report.images:,}", f"{report.decoded:,} read"),
@@ -210,10 +213,10 @@ def _tiles(
     return [*tiles, ("Kinds of errors", str(counted["error"]), remark)]
 
 
-def _sources(examination: Examination | None) -> list[str]:
-    if examination is None or "source" not in examination.cells.table:
+def _sources(validation: ManifestValidation | None) -> list[str]:
+    if validation is None or "source" not in validation.cells.table:
         return []
-    counted = Counter(str(source) for source in examination.cells.table["source"] if source)
+    counted = Counter(str(source) for source in validation.cells.table["source"] if source)
     return [f"{source} ({count:,})" for source, count in counted.most_common()]
 
 
@@ -222,20 +225,20 @@ def _terms(sources: Sequence[str]) -> list[tuple[str, str]]:
     return [terms for source, terms in _TERMS.items() if source in named] or [_UNKNOWN_TERMS]
 
 
-def _age_figure(examination: Examination | None) -> Markup:
-    if examination is None or "sex" not in examination.cells.table:
+def _age_figure(validation: ManifestValidation | None) -> Markup:
+    if validation is None or "sex" not in validation.cells.table:
         return Markup()
-    sexes: NDArray[np.str_] = np.array(examination.cells.table["sex"], dtype=str)
-    drawn = figures.age_histogram(examination.ages, sexes)
+    sexes: NDArray[np.str_] = np.array(validation.cells.table["sex"], dtype=str)
+    drawn = figures.age_histogram(validation.ages, sexes)
     label = "Number of images by year of bone age, girls and boys"
     return figures.as_svg(drawn, label, "age-histogram")
 
 
-def _outside_images(examination: Examination | None) -> list[str]:
+def _outside_images(validation: ManifestValidation | None) -> list[str]:
     """Return the image paths that lead out of the manifest's folder, longest first."""
-    if examination is None or "image" not in examination.cells.table:
+    if validation is None or "image" not in validation.cells.table:
         return []
-    paths = {str(image) for image in examination.cells.table["image"]}
+    paths = {str(image) for image in validation.cells.table["image"]}
     return sorted((n for n in paths if n.startswith(("/", ".."))), key=len, reverse=True)
 
 

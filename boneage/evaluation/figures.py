@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
-from boneage.datasets.validation import MOST_MONTHS
+from boneage.datasets.manifest import MAX_AGE_MONTHS
 from boneage.evaluation.html import months, signed
 
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#66727f", "#dde3e9", "#0b5394", "#e1eaf4"
@@ -241,7 +241,7 @@ def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
     with _style("age-histogram"):
         figure = Figure(figsize=(10.2, 3.4), layout="constrained")
         axes = figure.subplots()
-        possible = (ages >= 0) & (ages <= MOST_MONTHS)
+        possible = (ages >= 0) & (ages <= MAX_AGE_MONTHS)
         oldest = ages[possible].max(initial=12 * 19)
         edges = np.arange(0, oldest + 13, 12)
         width = 0.42

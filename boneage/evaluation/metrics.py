@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from boneage.datasets.manifest import SEXES
 from boneage.errors import Fault, InputError
 
 Months = NDArray[np.float64]
@@ -20,7 +21,6 @@ AGE_BANDS: dict[str, tuple[float, float]] = {
 }
 """Bands of the labelled age in months. The lower end belongs to the band."""
 
-SEXES = ("F", "M")
 WITHIN_MONTHS = (6, 12, 24)
 COVERAGE_PERCENT = 95.0
 NORMAL_QUANTILE = 1.96  # 97.5 % of a normal distribution, as in Bland & Altman 1986

@@ -13,18 +13,17 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from boneage.datasets.manifest import Manifest, read_manifest
+from boneage.datasets.manifest import SEXES, Manifest, image_path, read_manifest
 from boneage.datasets.tables import Cells, read_bytes, read_cells
 from boneage.datasets.validation import (
     age_findings,
     choice_findings,
     id_findings,
-    image_path,
     numbers,
     years_findings,
 )
 from boneage.errors import Fault, InputError
-from boneage.evaluation.metrics import SEXES, baseline_median_by_sex, score
+from boneage.evaluation.metrics import baseline_median_by_sex, score
 from boneage.evaluation.result import prepare_results
 from boneage.pipeline.store import prepare
 from boneage.prediction.engines import load_engine

@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boneage.datasets.manifest import (
-    COLUMNS,
-    SPLITS,
-    assign_splits,
-    read_manifest,
-    write_manifest,
-)
-from boneage.datasets.validation import parse_region
+from boneage.datasets.manifest import COLUMNS, parse_region, read_manifest, write_manifest
+from boneage.datasets.splits import assign_splits
 from boneage.errors import InputError
 
 
@@ -111,12 +105,12 @@ def test_a_split_is_a_manifest_of_the_same_file(folder: Path) -> None:
         ("2,films/1378.png,241,F,train", "age_months is 241; expected months from 0 to 240"),
         ("2,films/1378.png,-1,F,train", "age_months is -1; expected months from 0 to 240"),
         ("2,films/1378.png,90,F,tarin", "split is 'tarin'; expected train, val or test"),
-        ("2,films/none.png,90,F,train", "there is no image films/none.png; expected a file"),
-        ("2,films,90,F,train", "there is no image films; expected a file"),
+        ("2,films/none.png,90,F,train", "there is no image films/none.png"),
+        ("2,films,90,F,train", "there is no image films"),
         (f"2,{'x' * 5000},90,F,train", "there is no image xxx"),
         ("2,,90,F,train", "image is empty"),
         (",films/1378.png,90,F,train", "row 3: image_id is empty"),
-        ("1377,films/1378.png,90,F,train", "image_id 1377 stands in row 2 already"),
+        ("1377,films/1378.png,90,F,train", "image_id 1377 is already in row 2"),
         ("2,films/1378.png,90,F", "row 3: it has 4 fields; expected 5"),
         ("2,films/1378.png,90,F,train,", "row 3: it has 6 fields; expected 5"),
     ],
@@ -127,15 +121,17 @@ def test_a_wrong_row_is_one_clear_message(folder: Path, row: str, message: str) 
     assert message in found[0]
 
 
-def test_a_column_of_years_is_refused_as_the_design_words_it(folder: Path) -> None:
+def test_a_column_of_years_is_refused(folder: Path) -> None:
     path = written(
         folder, GOOD.replace("180", "10.6"), "4360,films/1378.png,14.1,M,val",
         "9,films/1379.png,3,M,val",
     )  # fmt: skip
-    assert messages(path) == [
-        "manifest.csv: row 3 (image_id 4360): age_months is 14.1, the largest of all; expected "
-        "months, and this column's median is 10.6. Is it in years? Pass --age-unit years."
-    ]
+    (fault,) = messages(path)
+    assert fault.startswith(
+        "manifest.csv: row 3 (image_id 4360): age_months is 14.1, the largest of the column, and "
+        "the median is 10.6; expected months. Are the ages in years? Import the table with "
+        "--age-unit years."
+    )
 
 
 def test_all_faults_come_at_once_in_one_error(folder: Path) -> None:
@@ -150,7 +146,7 @@ def test_all_faults_come_at_once_in_one_error(folder: Path) -> None:
     text = "\n".join(messages(path))
     for part in (
         "sex is 'X'",
-        "image_id 1 stands in row 2",
+        "image_id 1 is already in row 2",
         "there is no image films/gone.png",
         "age_months is 'old'",
         "split is 'holdout'",
@@ -210,8 +206,8 @@ def test_patients_under_another_name_do_not_go_unchecked(folder: Path, name: str
 def test_an_image_in_two_splits_is_refused_however_its_path_is_spelt(folder: Path) -> None:
     again = "2,films/../films/1377.png,180,F"
     assert messages(written(folder, GOOD, f"{again},test")) == [
-        "manifest.csv: row 3 (image_id 2): image films/../films/1377.png is that of row 2 too; "
-        "expected each image in one split. Keep one of the rows."
+        "manifest.csv: row 3 (image_id 2): image films/../films/1377.png is also in row 2, in "
+        "another split. Keep one of the rows."
     ]
     assert len(read_manifest(written(folder, GOOD, f"{again},train"))) == 2
 
@@ -221,7 +217,7 @@ def test_a_cohort_that_says_infants_in_every_row_may_be_that_young(folder: Path)
     rows = ["1,films/1377.png,10.6,F,train,clinic; infants", "2,films/1378.png,3,M,val,infants"]
     assert len(read_manifest(written(folder, *rows, header=header))) == 2
     found = messages(written(folder, rows[0], rows[1].replace("infants", "clinic"), header=header))
-    assert "Is it in years?" in found[0]
+    assert "in years?" in found[0]
 
 
 @pytest.mark.parametrize(
@@ -287,41 +283,6 @@ def test_images_are_found_from_a_folder_that_is_still_to_be_made(folder: Path) -
     manifest = write_manifest(table, folder / "a" / "b" / "manifest.csv")
     assert manifest.image_paths()[0] == (folder / "films" / "1377.png").resolve()
     assert len(read_manifest(folder / "a" / "b" / "manifest.csv")) == 40
-
-
-class TestAssignSplits:
-    def test_shares_are_exact_and_alike_in_age_and_sex(self) -> None:
-        table = assign_splits(cohort(2000), seed=0)
-        assert table["split"].value_counts().to_dict() == {"train": 1600, "val": 200, "test": 200}
-        by_split = table.groupby("split")
-        assert np.ptp(by_split["age_months"].mean()) < 2
-        assert np.ptp(by_split["sex"].agg(lambda sex: (sex == "M").mean())) < 0.02
-
-    def test_the_order_of_the_rows_does_not_matter(self) -> None:
-        table = cohort(500)
-        table["patient_id"] = [str(i // 3) if i % 5 else "" for i in range(500)]
-        shuffled = table.sample(frac=1, random_state=3)
-        ours, theirs = assign_splits(table, seed=4), assign_splits(shuffled, seed=4)
-        pd.testing.assert_frame_equal(ours, theirs.sort_index())
-        assert theirs.index.tolist() == shuffled.index.tolist()
-
-    def test_another_seed_is_another_split(self) -> None:
-        one, two = (assign_splits(cohort(500), seed=seed)["split"] for seed in (0, 1))
-        assert (one != two).mean() > 0.1
-
-    def test_a_patient_is_in_one_split_only(self) -> None:
-        table = cohort(900).assign(patient_id=[f"p{i % 217}" for i in range(900)])
-        table = assign_splits(table, seed=0)
-        assert len(table[["patient_id", "split"]].drop_duplicates()) == 217
-        np.testing.assert_allclose(
-            table["split"].value_counts(normalize=True)[list(SPLITS)], [0.8, 0.1, 0.1], atol=0.02
-        )
-
-    def test_fractions_are_followed_and_checked(self) -> None:
-        table = assign_splits(cohort(100), seed=0, fractions=(0.5, 0.5, 0.0))
-        assert table["split"].value_counts().to_dict() == {"train": 50, "val": 50}
-        with pytest.raises(ValueError, match="sum to 1"):
-            assign_splits(cohort(10), seed=0, fractions=(0.8, 0.1, 0.2))
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,3 @@
-"""Folds of a cohort: whole patients, alike in age and sex, the same for the same seed."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -8,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boneage.datasets.manifest import assign_folds
+from boneage.datasets.manifest import SPLITS
+from boneage.datasets.splits import assign_folds, assign_splits
 from boneage.errors import InputError
 
 
@@ -66,5 +65,43 @@ def test_every_fold_has_a_patient_or_it_is_refused(count: int, patients: int, fo
 
 
 def test_fewer_than_two_folds_are_refused() -> None:
-    with pytest.raises(InputError, match=r"--folds 1: one part .* expected 2 or more"):
+    with pytest.raises(InputError, match=r"--folds 1: cross-validation needs at least 2 folds"):
         assign_folds(cohort(9), folds=1, seed=0)
+
+
+def test_shares_are_exact_and_alike_in_age_and_sex() -> None:
+    table = assign_splits(cohort(2000), seed=0)
+    assert table["split"].value_counts().to_dict() == {"train": 1600, "val": 200, "test": 200}
+    by_split = table.groupby("split")
+    assert np.ptp(by_split["age_months"].mean()) < 2
+    assert np.ptp(by_split["sex"].agg(lambda sex: (sex == "M").mean())) < 0.02
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    table = cohort(500)
+    table["patient_id"] = [str(i // 3) if i % 5 else "" for i in range(500)]
+    shuffled = table.sample(frac=1, random_state=3)
+    ours, theirs = assign_splits(table, seed=4), assign_splits(shuffled, seed=4)
+    pd.testing.assert_frame_equal(ours, theirs.sort_index())
+    assert theirs.index.tolist() == shuffled.index.tolist()
+
+
+def test_another_seed_is_another_split() -> None:
+    one, two = (assign_splits(cohort(500), seed=seed)["split"] for seed in (0, 1))
+    assert (one != two).mean() > 0.1
+
+
+def test_a_patient_is_in_one_split_only() -> None:
+    table = cohort(900).assign(patient_id=[f"p{i % 217}" for i in range(900)])
+    table = assign_splits(table, seed=0)
+    assert len(table[["patient_id", "split"]].drop_duplicates()) == 217
+    np.testing.assert_allclose(
+        table["split"].value_counts(normalize=True)[list(SPLITS)], [0.8, 0.1, 0.1], atol=0.02
+    )
+
+
+def test_fractions_are_followed_and_checked() -> None:
+    table = assign_splits(cohort(100), seed=0, fractions=(0.5, 0.5, 0.0))
+    assert table["split"].value_counts().to_dict() == {"train": 50, "val": 50}
+    with pytest.raises(ValueError, match="sum to 1"):
+        assign_splits(cohort(10), seed=0, fractions=(0.8, 0.1, 0.2))

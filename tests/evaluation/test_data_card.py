@@ -80,7 +80,7 @@ def test_images_elsewhere_are_told_by_name_alone(tmp_path: Path) -> None:
     html = write_card(path, progress=False).read_text()
     assert str(tmp_path) not in html
     assert "of a person" not in html
-    assert "there is no image c.png; expected a file of that path" in html
+    assert "there is no image c.png. Paths start from" in html
     assert "image b.png: " in html
 
 

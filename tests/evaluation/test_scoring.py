@@ -53,7 +53,7 @@ def test_evaluate_predictions_scores_and_names_the_file(tmp_path: Path) -> None:
 def test_every_fault_of_a_table_is_expected_at_once(tmp_path: Path) -> None:
     rows = ["a,100,F,106", "a,140,M,138", "c,abc,F,nan", "d,150,male,150", ",300,F,12", "f,,F,inf"]
     message = faults(tmp_path, HEADER + "\n".join(rows) + "\n")
-    assert "row 3 (image_id a): image_id a stands in row 2 already" in message
+    assert "row 3 (image_id a): image_id a is already in row 2" in message
     assert "row 4 (image_id c): age_months is 'abc'" in message
     assert "row 4 (image_id c): predicted_age_months is 'nan'" in message
     assert "row 5 (image_id d): sex is 'male'; expected F or M" in message

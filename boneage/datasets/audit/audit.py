@@ -20,16 +20,9 @@ from boneage.datasets.audit.images import (
     look_findings,
 )
 from boneage.datasets.audit.split_balance import balance_findings, digit_findings
+from boneage.datasets.manifest import SEXES, SPLITS, Region, parse_region
 from boneage.datasets.tables import Cells, Finding, read_bytes
-from boneage.datasets.validation import (
-    SEXES,
-    SPLITS,
-    Examination,
-    Region,
-    examine,
-    parse_region,
-    rows_by_image,
-)
+from boneage.datasets.validation import ManifestValidation, rows_by_image, validate_manifest
 from boneage.errors import Fault, InputError
 
 Severity = Literal["error", "warning", "note"]
@@ -169,33 +162,33 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
     path = Path(manifest_path)
     started = time.monotonic()
     try:
-        examination = examine(read_bytes(path), path)
+        validation = validate_manifest(read_bytes(path), path)
     except InputError as error:
         faults = tuple(
             AuditFault("error", "unreadable-table", (), str(fault)) for fault in error.faults
         )
         return AuditReport(path, None, faults, 0, 0, {}, {}, {}, time.monotonic() - started)
-    cells = examination.cells
+    cells = validation.cells
     parts = image_parts(cells, path)
     looks = look_at_all(parts, progress=progress)
     found = [
-        *examination.findings,
+        *validation.findings,
         *look_findings(cells, parts, looks),
         *duplicate_findings(cells, parts, looks),
         *_shared_image_findings(cells, path.parent.resolve()),
         *_empty_split_findings(cells),
-        *balance_findings(examination),
-        *digit_findings(examination),
+        *balance_findings(validation),
+        *digit_findings(validation),
     ]
     whole = [look for look in looks.values() if look.height]
     return AuditReport(
         path,
-        examination.digest,
+        validation.digest,
         tuple(_audit_fault(finding) for finding in found),
         images=len(cells.table),
         decoded=sum(1 for part in parts if part is not None and looks[part].height),
         counts=_counts(cells),
-        ages=_age_summaries(examination),
+        ages=_age_summaries(validation),
         sizes=_sizes(whole),
         seconds=time.monotonic() - started,
     )
@@ -268,11 +261,11 @@ def _counts(cells: Cells) -> dict[str, dict[str, int]]:
     }
 
 
-def _age_summaries(examination: Examination) -> dict[str, dict[str, float]]:
-    splits = _split_of(examination.cells)
+def _age_summaries(validation: ManifestValidation) -> dict[str, dict[str, float]]:
+    splits = _split_of(validation.cells)
     summaries = {}
     for split in (*SPLITS, _NO_SPLIT):
-        ages = examination.ages[(splits == split) & examination.possible]
+        ages = validation.ages[(splits == split) & validation.has_possible_age]
         if len(ages):
             summaries[split] = {
                 "n": len(ages),

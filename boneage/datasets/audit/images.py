@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.audit.near_duplicates import Fingerprint, Pair, find_pairs, fingerprint
+from boneage.datasets.manifest import Region, image_path, parse_region
 from boneage.datasets.tables import Cells, Finding
-from boneage.datasets.validation import Region, image_path, is_file, parse_region
+from boneage.datasets.validation import is_file
 from boneage.errors import Fault, InputError
 from boneage.radiographs.image_quality import (
     EMPTY_SHARE,

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from boneage.datasets.manifest import SEXES, SPLITS
 from boneage.datasets.tables import Cells, Finding
-from boneage.datasets.validation import SEXES, SPLITS, Examination
+from boneage.datasets.validation import ManifestValidation
 from boneage.errors import Fault
 
 AGE_GAP = 0.2
@@ -23,23 +24,23 @@ _FEWEST = 30
 _CHANCE = 0.001  # both must hold: large enough to matter, and not by chance
 
 
-def balance_findings(examination: Examination) -> list[Finding]:
+def balance_findings(validation: ManifestValidation) -> list[Finding]:
     """Splits whose ages or sexes differ much from the training images', beyond chance."""
-    table = examination.cells.table
+    table = validation.cells.table
     if not {"split", "sex"} <= set(table.columns):
         return []
     splits = np.array(table["split"], dtype=str)
     sexes = np.array(table["sex"], dtype=str)
-    known = examination.possible & np.isin(sexes, SEXES)
+    known = validation.has_possible_age & np.isin(sexes, SEXES)
     train = known & (splits == SPLITS[0])
     findings = []
     for split in SPLITS[1:]:
         other = known & (splits == split)
         if min(train.sum(), other.sum()) < _FEWEST:
             continue
-        for code, what in _differences(examination.ages, sexes == "M", train, other, split):
+        for code, what in _differences(validation.ages, sexes == "M", train, other, split):
             fault = Fault(
-                examination.cells.where,
+                validation.cells.where,
                 what,
                 "Draw the splits anew (`boneage data import` does it by age and sex), or say with "
                 "every result whom it was measured on.",
@@ -49,17 +50,17 @@ def balance_findings(examination: Examination) -> list[Finding]:
     return findings
 
 
-def digit_findings(examination: Examination) -> list[Finding]:
+def digit_findings(validation: ManifestValidation) -> list[Finding]:
     """Whether readers rounded: more whole years among the ages than chance gives."""
-    ages = examination.ages[examination.possible]
-    if len(ages) < _FEWEST or _only_years(examination.cells, ages):
+    ages = validation.ages[validation.has_possible_age]
+    if len(ages) < _FEWEST or _only_years(validation.cells, ages):
         return []
     whole = float((np.abs(ages / 12 - np.rint(ages / 12)) < 1e-6).mean())
     half = float((np.abs(ages / 6 - np.rint(ages / 6)) < 1e-6).mean()) - whole
     if whole < WHOLE_YEARS:
         return []
     fault = Fault(
-        examination.cells.where,
+        validation.cells.where,
         f"{whole:.0%} of the ages are whole years and {half:.0%} half years",
         "Readers round to the atlas's plates: an error below about 3 months means little.",
         expected="8 % each by chance",

@@ -10,13 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from boneage.datasets.manifest import MAX_AGE_MONTHS
 from boneage.datasets.tables import Cells, Finding
-from boneage.datasets.validation import (
-    MOST_MONTHS,
-    age_findings,
-    numbers,
-    years_findings,
-)
+from boneage.datasets.validation import age_findings, numbers, years_findings
 
 MONTHS_IN = {"months": 1.0, "years": 12.0, "days": 12 / 365.25}
 """Months in one of each unit that is a plain number; a year is 365.25 days."""
@@ -55,7 +51,7 @@ def ages_in_months(
     """
     months, texts = _months(cells, column, unit), cells.table[column]
     if unit == "months":
-        fix = f"Is it in years? Pass {option} years."
+        fix = f"Are the ages in years? Pass {option} years."
         findings = age_findings(cells, column, months)
         return months, findings + years_findings(cells, column, months, fix)
     findings = cells.row_findings(
@@ -66,7 +62,7 @@ def ages_in_months(
         f"{_EXAMPLE[unit]}; an image without an age can't be used.",
     )
     code = "months-as-years" if unit == "years" else "impossible-age"
-    return months, findings + _outside(cells, column, unit, option, months, MOST_MONTHS, code)
+    return months, findings + _outside(cells, column, unit, option, months, MAX_AGE_MONTHS, code)
 
 
 def chronological_in_months(
@@ -82,10 +78,12 @@ def chronological_in_months(
         f"{_EXAMPLE[unit]}, or leave it empty.",
     )
     if unit == "months":
-        fix = f"Is it in years? Pass {option} years."
+        fix = f"Are the ages in years? Pass {option} years."
         findings += years_findings(cells, column, months, fix)
     code = "bad-chronological-age"
-    return months, findings + _outside(cells, column, unit, option, months, 2 * MOST_MONTHS, code)
+    return months, findings + _outside(
+        cells, column, unit, option, months, 2 * MAX_AGE_MONTHS, code
+    )
 
 
 def has_decimal_commas(texts: Sequence[str]) -> bool:
@@ -154,7 +152,7 @@ def _outside(
         fix,
     )
     known = months[~np.isnan(months)]
-    if unit == "days" and known.size and 0 < known.max() / MONTHS_IN[unit] <= MOST_MONTHS:
+    if unit == "days" and known.size and 0 < known.max() / MONTHS_IN[unit] <= MAX_AGE_MONTHS:
         findings += cells.row_findings(
             "months-as-days",
             [int(np.nanargmax(months))],

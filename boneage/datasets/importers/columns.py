@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES
 from boneage.datasets.tables import Cells, Finding
-from boneage.datasets.validation import MOST_MONTHS, numbers
 
 SEX_WORDS = {"m": "M", "male": "M", "boy": "M", "f": "F", "female": "F", "girl": "F"}
 # 1 is male only in a column called so: under "sex" somebody's 1 is a girl.
@@ -61,33 +59,9 @@ def sex_findings(
     )
 
 
-def chronological_findings(cells: Cells, column: str, months: NDArray[np.float64]) -> list[Finding]:
-    """Times since birth that are no such time; an empty cell is none.
-
-    Args:
-        cells: The table.
-        column: Where they are.
-        months: float64 (n,), NaN where a cell is no number.
-    """
-    texts = cells.table[column]
-    wrong = (texts.to_numpy() != "") & ~((months >= 0) & (months <= 2 * MOST_MONTHS))
-    return cells.row_findings(
-        "bad-chronological-age",
-        np.flatnonzero(wrong),
-        lambda row: f"{column} is {texts[row]!r}",
-        f"0 to {2 * MOST_MONTHS:g} months, or nothing",
-        "Correct it, or leave it empty.",
-    )
-
-
 def months_cells(months: Iterable[float]) -> list[str]:
     """Months as a manifest writes them; NaN is an empty cell."""
     return ["" if np.isnan(value) else f"{value:.10g}" for value in months]
-
-
-def months_column(cells: Cells, column: str | None) -> NDArray[np.float64]:
-    """float64 (n,) of a column of numbers, NaN throughout where there is no such column."""
-    return np.full(len(cells.table), np.nan) if column is None else numbers(cells, column)
 
 
 def few(names: Iterable[str]) -> str:

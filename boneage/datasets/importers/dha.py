@@ -20,17 +20,22 @@ from numpy.typing import NDArray
 
 from boneage.datasets.importers.columns import (
     SEX_WORDS,
-    chronological_findings,
     few,
     fold,
     months_cells,
-    months_column,
     radiograph_number,
 )
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
-from boneage.datasets.manifest import Manifest, assign_splits, write_manifest
+from boneage.datasets.manifest import (
+    INFANTS,
+    MAX_AGE_MONTHS,
+    YEARS_SUSPECTED_BELOW,
+    Manifest,
+    write_manifest,
+)
+from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
-from boneage.datasets.validation import INFANTS, MOST_MONTHS, YEARS_LOOK, id_findings
+from boneage.datasets.validation import chronological_findings, id_findings, numbers
 from boneage.errors import Fault, InputError
 
 SOURCE = "dha"
@@ -247,7 +252,7 @@ def _read_table(
     names = [str(found.path) if found else text for found, text in zip(joined, texts, strict=True)]
     findings = [*cells.findings, *id_findings(cells, cells.key, names)]
     months = {
-        name: months_column(cells, columns.get(name))
+        name: numbers(cells, columns.get(name) or "")
         for name in ("reading-1", "reading-2", "chronological")
     }
     table, notes = _Table(cells, columns, joined, months, findings), list[str]()
@@ -359,9 +364,9 @@ def _month_findings(table: _Table, name: str, unit: str) -> list[Finding]:
         fix="Write it with a decimal point, such as 10.5. Leave a missing reading empty.",
     ) + cells.row_findings(
         "impossible-age",
-        np.flatnonzero((months < 0) | (months > MOST_MONTHS)),
+        np.flatnonzero((months < 0) | (months > MAX_AGE_MONTHS)),
         lambda row: f"{column} is {texts[row]} {unit}",
-        expected=f"0 to {MOST_MONTHS / MONTHS_IN[unit]:g} {unit}",
+        expected=f"0 to {MAX_AGE_MONTHS / MONTHS_IN[unit]:g} {unit}",
         fix="Correct the reading, or the unit.",
     )
 
@@ -438,7 +443,7 @@ def _manifest_rows(table: _Table, used: Sequence[int], base: Path) -> pd.DataFra
     }
     rows = pd.DataFrame(columns)
     # The unit is certain: without this word the manifest would take such ages for years.
-    infants = f"{INFANTS}, " if rows["age_months"].max() <= YEARS_LOOK else ""
+    infants = f"{INFANTS}, " if rows["age_months"].max() <= YEARS_SUSPECTED_BELOW else ""
     rows["source"] = f"{SOURCE}, {infants}seeded split"
     return rows
 

@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.importers.columns import (
-    chronological_findings,
     few,
     find_column,
     fold,
@@ -37,12 +36,11 @@ from boneage.datasets.importers.columns import (
     sex_findings,
 )
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
-from boneage.datasets.manifest import Manifest, write_manifest
+from boneage.datasets.manifest import SPLITS, Manifest, Region, write_manifest
 from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
 from boneage.datasets.validation import (
-    SPLITS,
-    Region,
     age_findings,
+    chronological_findings,
     id_findings,
     numbers,
     years_findings,

@@ -18,15 +18,17 @@ from boneage.datasets.importers.ages import (
     has_decimal_commas,
 )
 from boneage.datasets.importers.image_lookup import SUFFIXES, ImageFiles, Pattern, PatternFiles
-from boneage.datasets.manifest import SPLITS, Manifest, assign_splits, write_manifest
-from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
-from boneage.datasets.validation import (
+from boneage.datasets.manifest import (
     INFANTS,
     SPLIT_OF_WORD,
-    YEARS_LOOK,
-    id_findings,
-    patient_findings,
+    SPLITS,
+    YEARS_SUSPECTED_BELOW,
+    Manifest,
+    write_manifest,
 )
+from boneage.datasets.splits import assign_splits
+from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
+from boneage.datasets.validation import id_findings, patient_findings
 from boneage.errors import Fault, InputError
 
 _NAMED = 3
@@ -146,7 +148,9 @@ def import_table(
         }
     )
     source, notes = [file.stem], _notes(cells, age, chronological, patient)
-    if months.max() <= YEARS_LOOK:  # said in the source, or the manifest would be refused
+    if (
+        months.max() <= YEARS_SUSPECTED_BELOW
+    ):  # said in the source, or the manifest would be refused
         source.append(INFANTS)
         notes.append(
             f"No age passes {months.max():.4g} months: infants all, since {age} is in {age_unit} "

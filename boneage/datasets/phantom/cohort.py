@@ -23,11 +23,12 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from boneage.datasets.manifest import Manifest, assign_splits, read_manifest, write_manifest
+from boneage.datasets.manifest import Manifest, read_manifest, write_manifest
 from boneage.datasets.phantom.exposure import draw_exposure, expose
 from boneage.datasets.phantom.ossification import CENTRES, ROUND_BONES, Sex, maturity_months
 from boneage.datasets.phantom.skeleton import Build, Pose, build_hand, hand_length_share
 from boneage.datasets.phantom.tissue import View, draw_bones, draw_flesh
+from boneage.datasets.splits import assign_splits
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import write_bytes, write_json
 from boneage.runtime.threads import threads

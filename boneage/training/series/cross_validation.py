@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.manifest import Manifest, assign_folds, write_manifest
+from boneage.datasets.manifest import Manifest, write_manifest
+from boneage.datasets.splits import assign_folds
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import score
 from boneage.evaluation.result import aggregates

@@ -275,7 +275,7 @@ def test_all_faults_of_the_readings_come_at_once(atlas: Path) -> None:
         "row 4 (number 5005): chronological_age is 'soon'",
         "row 5 (number 5009): reading_1 is 25.5 years; expected 0 to 20 years",
         "reading_2 is -1 years",
-        "number 5013 stands in row 6 already",
+        "number 5013 is already in row 6",
         "number is empty",
     ):
         assert part in text

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from boneage.datasets.importers import rhpe
 from boneage.datasets.importers.rhpe import Hand, cut, import_rhpe, read_annotations
-from boneage.datasets.manifest import Manifest, read_manifest
+from boneage.datasets.manifest import Manifest, parse_region, read_manifest
 from boneage.datasets.phantom.cohort import draw_hand
-from boneage.datasets.validation import parse_region
 from boneage.errors import InputError
 from boneage.radiographs.reader import read_radiograph
 
@@ -228,13 +227,13 @@ def test_wrong_values_come_at_once_and_are_never_mapped(release: Path) -> None:
         "row 2 (ID 1): Male is 'maybe'; expected True (boy) or False (girl)",
         "row 3 (ID 2): Boneage is 'ninety'",
         "row 4 (ID 00003.png): Boneage is 300; expected months from 0 to 240",
-        "row 5 (ID 3): ID 3 stands in row 4 already",
+        "row 5 (ID 3): ID 3 is already in row 4",
         "row 6 (ID 4): Chronological is '-1'",
         "row 7 (ID 5): Chronological is 'soon'",
         "row 8 (ID 6): Male is empty",
         "row 9 (ID 99): there is no radiograph RHPE_train/00099.png",
-        "Boneage is 8.25, the largest of all; expected months",
-        "Chronological is 8, the largest of all; expected months",
+        "Boneage is 8.25, the largest of the column",
+        "Chronological is 8, the largest of the column",
     ):
         assert part in text
     assert len(text.splitlines()) == 10

@@ -9,8 +9,8 @@ from pathlib import Path
 from boneage.datasets.importers.ages import has_decimal_commas
 from boneage.datasets.importers.dicom.files import DicomFiles
 from boneage.datasets.importers.dicom.labels import Labels, Match
+from boneage.datasets.manifest import SPLITS
 from boneage.datasets.tables import Finding
-from boneage.datasets.validation import SPLITS
 from boneage.radiographs.dicom_headers import (
     OTHER_MODALITIES,
     RADIOGRAPH_MODALITIES,

@@ -27,8 +27,8 @@ from boneage.datasets.importers.dicom.pseudonyms import (
     make_salt,
     read_salt,
 )
-from boneage.datasets.manifest import Manifest, assign_splits, write_manifest
-from boneage.datasets.validation import INFANTS, YEARS_LOOK
+from boneage.datasets.manifest import INFANTS, YEARS_SUSPECTED_BELOW, Manifest, write_manifest
+from boneage.datasets.splits import assign_splits
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import DicomHeader
 
@@ -136,7 +136,9 @@ def _manifest_table(
     if any(age is not None for age in months):
         table["chronological_age_months"] = ["" if age is None else str(age) for age in months]
     source = ["dicom"]
-    if labels.months.max() <= YEARS_LOOK:  # the unit was not months, or this would be refused
+    if (
+        labels.months.max() <= YEARS_SUSPECTED_BELOW
+    ):  # the unit was not months, or this would be refused
         source.append(INFANTS)
     if labels.splits is None:
         source.append("seeded split")

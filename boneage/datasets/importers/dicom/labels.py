@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boneage.datasets.importers.ages import UNITS, ages_in_months
+from boneage.datasets.manifest import SPLIT_OF_WORD
 from boneage.datasets.tables import Cells, Finding, read_sheet
-from boneage.datasets.validation import SPLIT_OF_WORD
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import OTHER_MODALITIES, DicomHeader
 
