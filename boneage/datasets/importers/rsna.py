@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from boneage.datasets.importers.columns import few, find_column, fold, sex_codes, sex_findings
 from boneage.datasets.importers.folder import (
@@ -43,15 +41,16 @@ TEST_IDS = range(4360, 4560)
 """The ids of the test set; no training or validation image has one of them."""
 
 _WORDS = {"train": "training", "val": "validation", "test": "test"}
-_COLUMNS = {
-    "train": ("id", "boneage", "male"),
-    "val": ("Image ID", "Bone Age (months)", "male"),
-    "test": ("Case ID", "Ground truth bone age (months)", "Sex"),
+_SPLIT_OF_COLUMNS = {  # the columns of the two documented layouts, as `fold` writes them
+    ("id", "boneage", "male"): "train",
+    ("image_id", "bone_age_months", "male"): "val",
+    ("case_id", "ground_truth_bone_age_months", "sex"): "test",
 }
-_LAYOUT = "a table with the columns " + "; or ".join(
-    f"{', '.join(columns)} ({_WORDS[split]})" for split, columns in _COLUMNS.items()
+_LAYOUT = (
+    "the columns id, boneage, male (training); Image ID, Bone Age (months), male (validation); or "
+    "Case ID, Ground truth bone age (months), Sex (test)"
 )
-_OTHER_COLUMNS = (  # id, age and sex in a table that `--labels` names
+_COLUMNS = (  # what id, age and sex may be called in a table that `--labels` names
     ("id", "image_id", "case_id", "filename"),
     ("boneage", "bone_age", "bone_age_months", "ground_truth_bone_age_months"),
     ("male", "sex", "gender"),
@@ -89,27 +88,33 @@ def import_rsna(
     """
     root = Path(folder).resolve()
     files = files_below(Path(folder), progress=progress, layout=_LAYOUT)
-    found = _read_named_tables(labels) if labels else _find_tables(files, root)
-    images = _Images.choose(files, root, found.ids())
+    tables = with_suffix(files, (*TABLE_SUFFIXES, ".xls"))
+    named = [(labels[split], split) for split in SPLITS if split in labels] if labels else []
+    # "~$" begins the name of Excel's lock files
+    unnamed = [(path, None) for path in tables if not path.name.startswith("~$")]
+    found = _read_tables(named or unnamed, root)
+    images = _Images.choose(files, root, found)
     archives = with_suffix(files, (".zip",))
-    faults = list(_packed_splits(archives, [] if labels else found.absent()))
+    faults = [] if labels else list(_packed_splits(archives, found.absent))
     for split, table in found.tables.items():
         findings = [
-            *table.findings(),
+            *table.findings,
             *_shared_id_findings(split, found.tables),
             *images.findings(table, archives),
         ]
         faults += [finding.fault for finding in findings]
     if faults:
         raise InputError(faults)
+    base = Path(out).parent.resolve()
     rows = pd.concat(
-        [_rows(split, table, images, Path(out)) for split, table in found.tables.items()],
+        [table.rows.assign(split=split) for split, table in found.tables.items()],
         ignore_index=True,
     )
+    rows["image"] = [os.path.relpath(images.paths[name], base) for name in rows["image_id"]]
     notes = [
         *found.notes,
         *_left_out_notes(found, images),
-        *(_count_note(split, len(table.ids())) for split, table in found.tables.items()),
+        *(_count_note(split, len(table.ids)) for split, table in found.tables.items()),
         *_split_notes(found, seed, own=bool(labels)),
     ]
     return write_manifest(_add_absent_splits(rows, found, seed), Path(out), notes=notes)
@@ -134,206 +139,158 @@ def parse_labels(texts: Sequence[str]) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of ids, ages and sexes.
+    """The labels of one split.
 
     Attributes:
         cells: The table; its key is the column with the ids.
-        age: Column with the bone age in months.
-        sex: Column with the sex.
-        source: What the manifest says of its rows.
+        rows: Column `image_id`, `age_months`, `sex` and `source` of the manifest.
+        findings: What is wrong with the table itself.
     """
 
     cells: Cells
-    age: str
-    sex: str
-    source: str = OFFICIAL_SOURCE
+    rows: pd.DataFrame
+    findings: tuple[Finding, ...]
 
     @property
     def path(self) -> Path:
         return Path(self.cells.where)
 
+    @property
     def ids(self) -> list[str]:
-        """Return the ids: 1377 for `1377`, `1377.png` and `1377.0`."""
-        column = self.cells.table[self.cells.key]
-        return [re.sub(r"(\.png|\.0)$", "", text, flags=re.IGNORECASE) for text in column]
+        return list(self.rows["image_id"])
 
-    def ages(self) -> NDArray[np.float64]:
-        return numbers(self.cells, self.age)
-
-    def sexes(self) -> list[str]:
-        codes, _ = sex_codes(self.sex)
-        return [codes.get(text.lower(), "") for text in self.cells.table[self.sex]]
-
-    def content(self) -> list[tuple[str, float, str]]:
-        ages = [-1.0 if np.isnan(age) else float(age) for age in self.ages()]
-        return sorted(zip(self.ids(), ages, self.sexes(), strict=True))
-
-    def findings(self) -> list[Finding]:
-        """Return everything that is wrong with the table itself."""
-        ages = self.ages()
-        return [
-            *self.cells.findings,
-            *id_findings(self.cells, self.cells.key, self.ids()),
-            *age_findings(self.cells, self.age, ages),
-            *years_findings(self.cells, self.age, ages, "Convert them to months."),
-            *sex_findings(self.cells, self.sex, *sex_codes(self.sex)),
-        ]
+    def is_copy_of(self, other: _Table) -> bool:
+        one, two = (t.rows.sort_values("image_id", ignore_index=True) for t in (self, other))
+        return one.equals(two)
 
 
 @dataclass
 class _Found:
-    """The table of each split, tables without ages, and notes on them."""
+    """The table of each split, and tables without ages."""
 
     tables: dict[str, _Table] = field(default_factory=dict)
-    unlabelled: list[str] = field(default_factory=list)
+    unlabelled: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def ids(self) -> set[str]:
-        return {name for table in self.tables.values() for name in table.ids()}
-
+    @property
     def absent(self) -> list[str]:
         return [split for split in SPLITS if split not in self.tables]
 
 
-def _read_named_tables(labels: Mapping[str, Path]) -> _Found:
-    """Read the tables that `--labels` names, whatever their id, age and sex are called."""
-    found, faults = _Found(), list[Fault]()
-    for split in (split for split in SPLITS if split in labels):
-        try:
-            cells = read_sheet(labels[split], key="id")
-        except InputError as error:
-            faults += error.faults
-            continue
-        names = [find_column(cells, known) for known in _OTHER_COLUMNS]
-        match names:
-            case [str() as key, str() as age, str() as sex]:
-                table = _Table(replace(cells, key=key), age, sex, OWN_SOURCE)
-                found.tables[split] = table
-                faults += _test_id_faults(split, table) if split != "test" else []
-            case _:
-                faults += _missing_columns(cells)
-    if faults:
-        raise InputError(faults)
-    return found
+def _read_tables(paths: Sequence[tuple[Path, str | None]], root: Path) -> _Found:
+    """Read the tables, and find which splits they label.
 
+    Args:
+        paths: Each table, and its split if `--labels` names it.
+        root: The folder of the dataset.
 
-def _find_tables(files: Sequence[Path], root: Path) -> _Found:
-    """Read every table below `root` and find the table of each split by its columns."""
+    Raises:
+        InputError: A table can't be read, a split is not clear, or there is no table.
+    """
     found, others, faults = _Found(), list[Cells](), list[Fault]()
-    candidates: dict[str, list[_Table]] = {}
-    broken: dict[Path, tuple[Fault, ...]] = {}
-    for path in with_suffix(files, (*TABLE_SUFFIXES, ".xls")):
-        if path.name.startswith("~$"):  # Excel's lock file
-            continue
+    tables: dict[str, list[_Table]] = {}
+    for path, named in paths:
         try:
-            cells = read_sheet(path)
+            cells = read_sheet(path, key="id")
         except InputError as error:
-            broken[path] = error.faults
+            away = "" if named else " Or move it out of the folder."
+            faults += [replace(fault, fix=fault.fix + away) for fault in error.faults]
             continue
-        split, table = _recognise(cells)
-        if split and table:
-            wrong = _test_id_faults(split, table) or _name_faults(split, table)
-            faults += wrong
-            if not wrong:
-                candidates.setdefault(split, []).append(table)
-            continue
-        match [find_column(cells, known) for known in _OTHER_COLUMNS]:
-            case [str(), str(), str()]:
-                faults.append(_unknown_split(cells))
-            case [str(), None, str()] if len(cells.table.columns) == 2:
-                found.unlabelled.append(str(path.relative_to(root)))
+        match [find_column(cells, known) for known in _COLUMNS]:
+            case [str() as key, str() as age, str() as sex]:
+                table = _table(cells, key, age, sex, OWN_SOURCE if named else OFFICIAL_SOURCE)
+                split = named or _split_of(table, (fold(key), fold(age), fold(sex)))
+                wrong = _split_faults(table, split, named)
+                faults += wrong
+                if split and not wrong:
+                    tables.setdefault(split, []).append(table)
+            case [str(), None, str()] if len(cells.table.columns) == 2 and not named:
+                found.unlabelled.append(path.relative_to(root))
+            case _ if named:
+                faults += _missing_columns(cells)
             case _:
                 others.append(cells)
-    faults += _choose_tables(candidates, root, found)
-    if not candidates and not faults:
-        faults = [fault for several in broken.values() for fault in several]
+    for split in (split for split in SPLITS if split in tables):
+        first, *rest = sorted(tables[split], key=lambda table: _depth(table.path))
+        found.tables[split] = first
+        copies = ", ".join(str(table.path.relative_to(root)) for table in rest)
+        if not all(table.is_copy_of(first) for table in rest):
+            names = f"{first.path.relative_to(root)}, {copies}"
+            what = f"several different tables label the {_WORDS[split]} set: {names}"
+            fix = f"Move the others away, or name the right table with --labels {split}=FILE."
+            faults.append(Fault(str(root), what, fix))
+        elif rest:
+            found.notes.append(
+                f"{copies}: a copy of {first.path.relative_to(root)}, which is used."
+            )
+    if not tables and not faults:
         faults += _missing_columns(others[0]) if len(others) == 1 else []
         what = "no table below it has an id, a bone age and a sex"
         fix = "Name the folder that the download was unpacked to, or the tables with --labels."
         faults = faults or [Fault(str(root), what, fix, expected=_LAYOUT)]
-    # A seeded split must not replace a table that is only broken.
-    needed = [path for path in broken if _split_in(path.name) in found.absent()]
-    faults += [fault for path in needed for fault in broken[path] if fault not in faults]
     if faults:
         raise InputError(faults)
-    if broken:
-        unread = ", ".join(str(path.relative_to(root)) for path in broken)
-        used = ", ".join(str(table.path.relative_to(root)) for table in found.tables.values())
-        found.notes.append(f"{unread} can't be read. The labels are from {used}.")
     return found
 
 
-def _recognise(cells: Cells) -> tuple[str, _Table] | tuple[None, None]:
-    """Return the split that a table labels, by its columns; the test ids decide for Kaggle's."""
-    folded = {fold(name): str(name) for name in cells.table.columns}
-    for split, columns in _COLUMNS.items():
-        names = [folded.get(fold(column)) for column in columns]
-        match names:
-            case [str() as key, str() as age, str() as sex]:
-                table = _Table(replace(cells, key=key), age, sex)
-                is_test = split == "train" and _test_ids(table) == len(set(table.ids()))
-                return "test" if is_test else split, table
-    return None, None
-
-
-def _test_ids(table: _Table) -> int:
-    return sum(name.isdecimal() and int(name) in TEST_IDS for name in set(table.ids()))
-
-
-def _test_id_faults(split: str, table: _Table) -> list[Fault]:
-    """Refuse test images among the others, and others in the official test table."""
-    count, total = _test_ids(table), len(set(table.ids()))
-    ids = f"{TEST_IDS[0]} to {TEST_IDS[-1]}"
-    if split == "test" and count < total:
-        what = f"{total - count:,} of its {total:,} ids are not in the official test set ({ids})"
-        fix = f"For a test set of your own, add --labels test={table.path.name}."
-        return [Fault(table.cells.where, what, fix)]
-    if split != "test" and count:
-        what = f"{count:,} of its ids are official test images ({ids})"
-        fix = "Remove these rows: a model that trains on them can't be tested."
-        return [Fault(table.cells.where, what, fix)]
-    return []
-
-
-def _name_faults(split: str, table: _Table) -> list[Fault]:
-    """Refuse a table whose file name names another split than its columns do."""
-    named = _split_in(table.path.name)
-    if named in (None, split):
-        return []
-    what = f"its columns are those of the {_WORDS[split]} set, but its name says {_WORDS[named]}"
-    fix = f"Name every table with its split: --labels {named}={table.path.name} and so on."
-    return [Fault(table.cells.where, what, fix)]
-
-
-def _unknown_split(cells: Cells) -> Fault:
-    what = f"its columns don't say which split it labels: {', '.join(cells.table.columns)}"
-    fix = "Name every table with its split: --labels train=FILE --labels val=FILE and so on."
-    return Fault(cells.where, what, fix, expected=_LAYOUT)
-
-
-def _choose_tables(
-    candidates: Mapping[str, Sequence[_Table]], root: Path, found: _Found
-) -> Iterator[Fault]:
-    for split in (split for split in SPLITS if split in candidates):
-        first, *rest = sorted(candidates[split], key=lambda t: (len(t.path.parts), t.path))
-        found.tables[split] = first
-        names = [str(table.path.relative_to(root)) for table in (first, *rest)]
-        if any(table.content() != first.content() for table in rest):
-            yield Fault(
-                str(root),
-                f"{len(names)} different tables label the {_WORDS[split]} set: {', '.join(names)}",
-                f"Move the others away, or name the right one with --labels {split}=FILE.",
-            )
-        elif rest:
-            found.notes.append(f"{', '.join(names[1:])}: a copy of {names[0]}, which is used.")
+def _table(cells: Cells, key: str, age: str, sex: str, source: str) -> _Table:
+    cells = replace(cells, key=key)
+    # 1377 for `1377`, `1377.png` and `1377.0`
+    ids = [re.sub(r"(\.png|\.0)$", "", text, flags=re.IGNORECASE) for text in cells.table[key]]
+    ages, (codes, expected) = numbers(cells, age), sex_codes(sex)
+    sexes = [codes.get(text.lower(), "") for text in cells.table[sex]]
+    findings = (
+        *cells.findings,
+        *id_findings(cells, key, ids),
+        *age_findings(cells, age, ages),
+        *years_findings(cells, age, ages, "Convert them to months."),
+        *sex_findings(cells, sex, codes, expected),
+    )
+    columns = {"image_id": ids, "age_months": ages, "sex": sexes, "source": source}
+    return _Table(cells, pd.DataFrame(columns), findings)
 
 
 def _missing_columns(cells: Cells) -> list[Fault]:
     return [
         missing_column(cells, known[0]).fault
-        for known in _OTHER_COLUMNS
+        for known in _COLUMNS
         if find_column(cells, known) is None
     ]
+
+
+def _split_of(table: _Table, columns: tuple[str, str, str]) -> str | None:
+    """Return the split that a table labels: by its columns, or by the ids of the test set."""
+    split = _SPLIT_OF_COLUMNS.get(columns)
+    is_test = split == "train" and _test_ids(table) == len(set(table.ids))
+    return "test" if is_test else split
+
+
+def _test_ids(table: _Table) -> int:
+    return sum(name.isdecimal() and int(name) in TEST_IDS for name in set(table.ids))
+
+
+def _split_faults(table: _Table, split: str | None, named: str | None) -> list[Fault]:
+    """Refuse a table whose split is not clear, or which mixes test images with others."""
+    by_name = _split_in(table.path.name)
+    test, total = _test_ids(table), len(set(table.ids))
+    ids = f"the ids {TEST_IDS[0]} to {TEST_IDS[-1]}"
+    fix = "Name every table with its split: --labels train=FILE --labels val=FILE and so on."
+    expected = ""
+    if split is None:
+        columns = ", ".join(map(str, table.cells.table.columns))
+        what, expected = f"its columns don't say which split it labels: {columns}", _LAYOUT
+    elif split != "test" and test:
+        what = f"{test:,} of its ids are official test images ({ids})"
+        fix = "Remove these rows: a model that trains on them can't be tested."
+    elif named:
+        return []
+    elif split == "test" and test < total:
+        what = f"{total - test:,} of its {total:,} ids are not in the official test set ({ids})"
+    elif by_name not in (None, split):
+        what = f"its columns are those of the {_WORDS[split]} set, but its name says {by_name}"
+    else:
+        return []
+    return [Fault(table.cells.where, what, fix, expected=expected)]
 
 
 def _split_in(name: str) -> str | None:
@@ -359,21 +316,22 @@ class _Images:
     copied: list[str]
 
     @classmethod
-    def choose(cls, files: Sequence[Path], root: Path, ids: set[str]) -> _Images:
+    def choose(cls, files: Sequence[Path], root: Path, found: _Found) -> _Images:
         """Choose one file for each id; of labelled ids with several files, compare the bytes."""
+        ids = {name for table in found.tables.values() for name in table.ids}
         stems = by_stem(with_suffix(files, IMAGE_SUFFIXES))
         paths = {name: min(found, key=_depth) for name, found in stems.items()}
         several = {name: found for name, found in stems.items() if len(found) > 1 and name in ids}
         different = {
             name: found
             for name, found in several.items()
-            if not all(filecmp.cmp(found[0], other, shallow=False) for other in found[1:])
+            if not all(_is_same(found[0], other) for other in found[1:])
         }
         return cls(root, paths, different, [name for name in several if name not in different])
 
     def findings(self, table: _Table, archives: Sequence[Path]) -> list[Finding]:
         """Return the rows that have no image, or several different ones."""
-        ids = table.ids()
+        ids = table.ids
         packed = few(str(path.relative_to(self.root)) for path in archives)
         return table.cells.row_findings(
             "missing-file",
@@ -395,6 +353,13 @@ class _Images:
         )
 
 
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
+
+
 def _depth(path: Path) -> tuple[int, Path]:
     return len(path.parts), path
 
@@ -414,9 +379,9 @@ def _shared_id_findings(split: str, tables: Mapping[str, _Table]) -> list[Findin
     """Return the ids that an earlier split has too."""
     earlier = list(tables)[: list(tables).index(split)]
     home = {
-        name: tables[other].path.name for other in reversed(earlier) for name in tables[other].ids()
+        name: tables[other].path.name for other in reversed(earlier) for name in tables[other].ids
     }
-    ids = tables[split].ids()
+    ids = tables[split].ids
     return tables[split].cells.row_findings(
         "id-in-two-splits",
         [row for row, name in enumerate(ids) if name and name in home],
@@ -426,28 +391,13 @@ def _shared_id_findings(split: str, tables: Mapping[str, _Table]) -> list[Findin
     )
 
 
-def _rows(split: str, table: _Table, images: _Images, out: Path) -> pd.DataFrame:
-    base = out.parent.resolve()
-    ids = table.ids()
-    return pd.DataFrame(
-        {
-            "image_id": ids,
-            "image": [os.path.relpath(images.paths[name], base) for name in ids],
-            "age_months": table.ages(),
-            "sex": table.sexes(),
-            "split": split,
-            "source": table.source,
-        }
-    )
-
-
 def _add_absent_splits(rows: pd.DataFrame, found: _Found, seed: int) -> pd.DataFrame:
     """Move seeded tenths of the training images to the absent splits."""
-    absent = found.absent()
+    absent = found.absent
     if not absent or "train" in absent:
         return rows
     if len(absent) == 2:
-        names = [found.tables["train"].path.name, *(Path(name).name for name in found.unlabelled)]
+        names = [found.tables["train"].path.name, *(path.name for path in found.unlabelled)]
         is_kaggle = any(name.startswith(_KAGGLE_NAMES) for name in names)
         source = KAGGLE_SOURCE if is_kaggle else SEEDED_SOURCE
         return assign_splits(rows, seed=seed).assign(source=source)
@@ -466,19 +416,19 @@ def _count_note(split: str, count: int) -> str:
 
 
 def _left_out_notes(found: _Found, images: _Images) -> Iterator[str]:
-    for table in found.unlabelled:
-        yield f"{table} has no ages. Its images are left out."
+    for path in found.unlabelled:
+        yield f"{path} has no ages. Its images are left out."
     if images.copied:
         yield (
             f"{len(images.copied):,} images have several files with the same bytes. One file of "
             f"each is used ({few(images.copied)})."
         )
-    labelled = found.ids()
+    labelled = {name for table in found.tables.values() for name in table.ids}
     rest = [name for name in images.paths if name not in labelled]
     if rest:
         tables = ", ".join(table.path.name for table in found.tables.values())
         yield f"{len(rest):,} images have no row in {tables} and are left out ({few(rest)})."
-    if "test" in found.absent() and any(n.isdecimal() and int(n) in TEST_IDS for n in rest):
+    if "test" in found.absent and any(n.isdecimal() and int(n) in TEST_IDS for n in rest):
         yield (
             f"Images {TEST_IDS[0]} to {TEST_IDS[-1]} are the official test set. To test on them, "
             "put 'Bone age ground truth.xlsx' of the challenge's test archive below the folder."
@@ -486,8 +436,8 @@ def _left_out_notes(found: _Found, images: _Images) -> Iterator[str]:
 
 
 def _split_notes(found: _Found, seed: int, *, own: bool) -> Iterator[str]:
-    absent = [_WORDS[split] for split in ("val", "test") if split in found.absent()]
-    if "train" in found.absent():
+    absent = [_WORDS[split] for split in ("val", "test") if split in found.absent]
+    if "train" in found.absent:
         yield "There is no training set: this manifest is for evaluation only."
     elif not absent and not own:
         yield "Training, validation and test are the challenge's own."
