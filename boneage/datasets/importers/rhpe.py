@@ -292,7 +292,7 @@ def _missing_column(cells: Cells, column: str) -> Fault:
         # RSNA's images, of one hand, must not be cut in halves.
         fix = "RSNA's tables have no such column. For RSNA, use: boneage data import rsna"
         return replace(fault, fix=fix)
-    return replace(fault, fix=fault.fix.replace("Add it.", "Rename or add it."))
+    return fault
 
 
 def _renamed_files(root: Path) -> Iterator[Fault]:
