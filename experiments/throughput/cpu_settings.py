@@ -1,9 +1,9 @@
-"""What the two settings are worth that `boneage train` makes on a CPU: kept memory and oneDNN.
+"""The effect of the two settings that `boneage train` makes on a CPU: kept memory and oneDNN.
 
     python experiments/throughput/cpu_settings.py RECIPE.toml --out results/cpu-settings.json
 
-The same training with both, with one and with neither, in turns; the first epoch of each also
-builds the graph, and is left out.
+The same training runs with both settings, with one and with none, in turns. The first epoch also
+builds the graph, so it does not count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from boneage.runtime.files import write_json
 from boneage.runtime.provenance import command_line, provenance
 
 VERB = [sys.executable, "-c", "from boneage.cli.main import main; main()", "train"]
-NOT_KEPT = {"MALLOC_PERTURB_": "0"}  # changes nothing but that malloc counts as tuned
+NOT_KEPT = {"MALLOC_PERTURB_": "0"}  # has no effect, except that malloc counts as tuned
 NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
 ROWS: dict[str, dict[str, str]] = {
     "both": {},
@@ -33,7 +33,7 @@ ROWS: dict[str, dict[str, str]] = {
 
 
 def main() -> None:
-    """Trains in turns and compares the epochs."""
+    """Train in turns, and compare the epochs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data", type=Path)
@@ -48,7 +48,7 @@ def main() -> None:
         for name, variables in ROWS.items():
             turns[name].append(turn(begin, variables))
             print(f"{name}: {turns[name][-1]}", flush=True)
-    ratios = {name: over(turns["both"], turns[name]) for name in ROWS if name != "both"}
+    ratios = {name: ratio(turns["both"], turns[name]) for name in ROWS if name != "both"}
     result: dict[str, Any] = {
         "command": command_line(),
         "provenance": provenance(),
@@ -61,15 +61,15 @@ def main() -> None:
         write_json(options.out, result)
 
 
-def over(ones: list[dict[str, float]], others: list[dict[str, float]]) -> dict[str, float]:
-    """How many times as long the others' epochs take, round by round."""
-    pairs = zip(ones, others, strict=True)
-    found = [other["epoch_seconds"] / one["epoch_seconds"] for one, other in pairs]
+def ratio(first: list[dict[str, float]], second: list[dict[str, float]]) -> dict[str, float]:
+    """Return how many times as long the second's epochs take, round by round."""
+    pairs = zip(first, second, strict=True)
+    found = [each["epoch_seconds"] / base["epoch_seconds"] for base, each in pairs]
     return {"median": statistics.median(found), "low": min(found), "high": max(found)}
 
 
 def turn(begin: list[str], variables: dict[str, str]) -> dict[str, float]:
-    """One training: the median of its epochs but the first, and the most memory it had."""
+    """Train once. Return the median time of an epoch without the first, and the peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         process = subprocess.Popen(

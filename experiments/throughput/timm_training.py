@@ -1,15 +1,19 @@
-"""A training step of a timm Xception in PyTorch, beside `boneage bench training`.
+r"""A training step of a timm Xception in PyTorch, to compare with the benchmark `training`.
 
-Question: does Keras, with our generator, train as fast as what others would take in its place?
+Question: does Keras with our generator train as fast as PyTorch?
 Cost: a minute or two on a GPU for each size, batch and precision.
-Expected result: none yet on a GPU; on a CPU it has only been seen to run.
-Command: python timm_training.py --size 299 --batch 32 --precision bfloat16 --out FILE
-    and, for ours: boneage bench training --backbone xception --size 299 --batch 32 \
-    --precision mixed_bfloat16 --out FILE   (KERAS_BACKEND=jax where there is no TensorFlow)
+Expected result: none yet on a GPU. On a CPU it has only been run, not measured.
+Command, in a clone:
+    python -m experiments.throughput.timm_training --size 299 --batch 32 --precision bfloat16 \
+        --out FILE
+    and for ours (with KERAS_BACKEND=jax if there is no TensorFlow):
+    python -m experiments.throughput.benchmark training --backbone xception --size 299 --batch 32 \
+        --precision mixed_bfloat16 --out FILE
 
-The same kind of model (Xception, one channel, one number out), loss (MAE), optimizer (Adam),
-images (a store of drawn hands), augmentation (our own, in DataLoader's processes) and batch.
-Rows: one constant batch on the device, and the DataLoader; images a second, median of the rounds.
+Both have the same kind of model (Xception, one channel, one number), loss (MAE), optimizer (Adam),
+images (a store of drawn hands), augmentation (ours, in the processes of the DataLoader) and batch.
+The rows are one constant batch on the device, and the DataLoader. Rates are images per second, the
+median of the rounds.
 """
 
 from __future__ import annotations
@@ -24,41 +28,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import timm
 import torch
 
-from boneage.datasets.phantom.cohort import phantom
-from experiments.throughput.benchmark.radiographs import write_store
+from experiments.throughput.benchmark.contenders import Setting
+from experiments.throughput.benchmark.radiographs import write_phantom_store
 from experiments.throughput.benchmark.result import add_ratios, document, rates_row, significant
-from experiments.throughput.benchmark.setting import Setting
 from experiments.throughput.benchmark.torch_loader import batches
 
 CONSTANT, LOADER = "timm, constant batch on the device", "timm, DataLoader"
-RADIOGRAPHS = 32
 
 
 def make_setting(folder: Path, size: int, batch: int, workers: int) -> Setting:
-    """Draws a store of hands, and says how it is to be read."""
-    radiographs = [phantom(0, index, max(64, size)).image for index in range(RADIOGRAPHS)]
-    radiographs = [cv2.resize(radiograph, (size, size)) for radiograph in radiographs]
-    write_store(folder / "store", 2_048, size, np.stack(radiographs))
-    return Setting(
-        radiographs=(),
-        pictures=(),
-        store=str(folder / "store"),
-        size=size,
-        batch=batch,
-        workers=workers,
-        count=12_611,
-        warm_seconds=0.0,
-        least_batches=1,
-    )
+    """Write a store of drawn hands, and return the conditions of reading it."""
+    write_phantom_store(folder / "store", 2_048, size)
+    return Setting((), (), str(folder / "store"), size, batch, workers, count=12_611)
 
 
 class Trainer:
-    """One model, and what a step of its training is."""
+    """A model and its training step."""
 
     def __init__(self, name: str, precision: str, compiled: bool, device: str) -> None:
         model = timm.create_model(name, in_chans=1, num_classes=1)
@@ -71,7 +59,7 @@ class Trainer:
             self.model = torch.compile(self.model)
 
     def step(self, images: Any, ages: Any) -> Any:
-        """Trains on one batch that is on the device; returns the loss, there too."""
+        """Train on a batch on the device, and return the loss, also on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
             answers = self.model(images)
@@ -81,17 +69,17 @@ class Trainer:
         return loss
 
     def seconds(self, source: Iterator[Any], steps: int) -> float:
-        """Times so many steps, from the end of the step before to the end of the last."""
-        loss = self.step(*self.placed(next(source)))
+        """Return the time of steps, from the end of the step before to the end of the last."""
+        loss = self.step(*self.to_device(next(source)))
         float(loss)
         started = time.perf_counter()
         for _ in range(steps):
-            loss = self.step(*self.placed(next(source)))
+            loss = self.step(*self.to_device(next(source)))
         float(loss)  # waits for the device
         return time.perf_counter() - started
 
-    def placed(self, images: Any) -> tuple[Any, Any]:
-        """A batch `(b, h, w, 1)` on the device as PyTorch has it, and ages."""
+    def to_device(self, images: Any) -> tuple[Any, Any]:
+        """Return a batch `(b, h, w, 1)` on the device in PyTorch's order, and ages."""
         images = images.permute(0, 3, 1, 2)  # channels last as it is
         if self.device == "cuda" and not images.is_cuda:
             images = images.pin_memory()
@@ -100,13 +88,13 @@ class Trainer:
 
 
 def forever(images: Any) -> Iterator[Any]:
-    """The same batch again and again."""
+    """Yield the same batch without end."""
     while True:
         yield images
 
 
 def main() -> None:
-    """Measures, and prints the table as JSON."""
+    """Measure, and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="legacy_xception")
     parser.add_argument("--size", type=int, default=299)
@@ -116,7 +104,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     chosen = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
@@ -129,7 +117,7 @@ def main() -> None:
         for number in range(chosen.rounds + 1):
             for name, source in sources.items():
                 taken = trainer.seconds(source, chosen.steps)
-                if number:  # the first is for warming up
+                if number:  # the first round is a warm-up
                     seconds[name].append(taken)
         loader.close()  # type: ignore[attr-defined]
     images = chosen.steps * chosen.batch

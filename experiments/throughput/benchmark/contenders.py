@@ -1,4 +1,4 @@
-"""Who runs in `boneage bench pipeline`, in the order of the table."""
+"""The contenders of the benchmark `pipeline`, in the order of its table."""
 
 from __future__ import annotations
 
@@ -8,20 +8,51 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.throughput.benchmark.setting import Setting
+_FOLDER = "experiments.throughput.benchmark"
+_PEERS = ("torch", "grain")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The conditions that all contenders get.
+
+    Attributes:
+        radiographs: Files of radiographs in full size.
+        pictures: The same radiographs, framed and resized, as 8-bit grey PNG files.
+        store: Folder of a store with the same images.
+        size: Side of a framed image in pixels.
+        batch: Images per batch.
+        workers: Number of threads or processes.
+        count: Images per epoch. Files and rows are repeated up to this number.
+        seed: Seed of order and augmentation.
+        warm_seconds: Shortest time to run before the first turn.
+        least_batches: Fewest batches of a turn.
+    """
+
+    radiographs: tuple[str, ...]
+    pictures: tuple[str, ...]
+    store: str
+    size: int
+    batch: int
+    workers: int
+    count: int
+    seed: int = 0
+    warm_seconds: float = 2.0
+    least_batches: int = 8
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way from images to float32 batches.
+    """A way from images to float32 batches.
 
     Attributes:
-        name: As on the command line.
-        title: As in the table.
-        module: Where its `batches` is.
-        arguments: For `batches`, after the setting.
-        needs: Packages; without one of them it is skipped.
-        note: What there is to know of it besides.
+        name: Name on the command line.
+        title: Name in the table.
+        module: Module of its function `batches(setting, **arguments)`.
+        arguments: Arguments of that function.
+        needs: Packages it needs. Without them it is skipped.
+        note: What else the reader must know.
+        waiting: Batches that may wait in its queues when a turn begins.
     """
 
     name: str
@@ -30,9 +61,10 @@ class Contender:
     arguments: Mapping[str, bool] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     note: str = ""
+    waiting: int = 16
 
-    def lacks(self) -> str:
-        """Why it can't run here, or nothing."""
+    def missing(self) -> str:
+        """Return why it can't run here, or nothing."""
         for package in self.needs:
             if importlib.util.find_spec(package) is None:
                 how = "pip install torch grain" if package in _PEERS else "its own package"
@@ -40,101 +72,97 @@ class Contender:
         return ""
 
     def batches(self, setting: Setting) -> Iterator[Any]:
-        """Starts it: an iterator of batches of images that does not end."""
+        """Return an endless iterator of batches of images."""
         module = importlib.import_module(self.module)
-        started: Iterator[Any] = module.batches(setting, **self.arguments)
-        return started
+        batches: Iterator[Any] = module.batches(setting, **self.arguments)
+        return batches
 
 
-_PEERS = ("torch", "grain")
-_ROOM = "experiments.throughput.benchmark"
+def _contender(name: str, title: str, module: str, note: str = "", **arguments: Any) -> Contender:
+    special = {key: arguments.pop(key) for key in ("needs", "waiting") if key in arguments}
+    return Contender(name, title, f"{_FOLDER}.{module}", arguments, note=note, **special)
+
 
 CONTENDERS = (
-    Contender(
+    _contender(
         "tutorial",
-        "tutorial generator, radiograph by film",
-        f"{_ROOM}.tutorial",
-        {"processes": False},
-        note="imread, resize, float32/255, stock albumentations; in the training's thread",
+        "tutorial generator, image by image",
+        "keras_datasets",
+        "imread, resize, float32/255, stock albumentations; in the training's thread",
+        kind="tutorial",
+        waiting=1,
     ),
-    Contender(
+    _contender(
         "tutorial-processes",
         "tutorial generator, use_multiprocessing",
-        f"{_ROOM}.tutorial",
-        {"processes": True},
-        note="the same with workers=N and Keras' own pool of processes",
+        "keras_datasets",
+        "the same with workers=N and Keras' own pool of processes",
+        kind="tutorial-processes",
     ),
-    Contender(
+    _contender(
         "tf-data",
         "tf.data, cached, Keras layers",
-        f"{_ROOM}.tensorflow_data",
+        "tensorflow_data",
+        "decoded once; no gamma and no optical distortion, which Keras has no layers for; "
+        "every other change is made to every image, without the policy's probabilities",
         needs=("tensorflow",),
-        note="decoded once; no gamma and no optical distortion, which Keras has no layers for; "
-        "every other change is made to every image, without the policy's chances",
     ),
-    Contender(
+    _contender(
         "torch-png",
         "PyTorch DataLoader, resized PNG",
-        f"{_ROOM}.torch_loader",
-        {"store": False},
+        "torch_loader",
+        "stock albumentations on uint8",
+        store=False,
         needs=("torch",),
-        note="stock albumentations on uint8",
     ),
-    Contender(
+    _contender(
         "torch-store",
         "PyTorch DataLoader, our store",
-        f"{_ROOM}.torch_loader",
-        {"store": True},
+        "torch_loader",
+        "stock albumentations on uint8",
+        store=True,
         needs=("torch",),
-        note="stock albumentations on uint8",
     ),
-    Contender(
+    _contender(
         "torch-store-fused",
         "PyTorch DataLoader, our store and policy",
-        f"{_ROOM}.torch_loader",
-        {"store": True, "fused": True},
+        "torch_loader",
+        "our fused augmentation; what remains is transport",
+        store=True,
+        fused=True,
         needs=("torch",),
-        note="our fused augmentation: what is left is transport",
     ),
-    Contender(
+    _contender(
         "grain-store",
         "grain, our store",
-        f"{_ROOM}.grain_loader",
+        "grain_loader",
+        "stock albumentations on uint8, in its worker processes",
         needs=("grain",),
-        note="stock albumentations on uint8, in its worker processes",
     ),
-    Contender(
-        "boneage-threads",
-        "boneage, threads",
-        f"{_ROOM}.ours",
-        {"processes": False},
+    _contender("boneage-threads", "boneage, threads", "keras_datasets", kind="boneage-threads"),
+    _contender(
+        "boneage-processes", "boneage, processes", "keras_datasets", kind="boneage-processes"
     ),
-    Contender(
-        "boneage-processes",
-        "boneage, processes",
-        f"{_ROOM}.ours",
-        {"processes": True},
-    ),
-    Contender(
+    _contender(
         "boneage-next",
         "boneage, processes, by next()",
-        f"{_ROOM}.ours",
-        {"processes": True, "adapter": False},
-        note="without Keras' adapter",
+        "keras_datasets",
+        "without Keras' adapter",
+        kind="boneage-next",
     ),
-    Contender(
+    _contender(
         "limit-stock",
         "limit of the stock policy",
-        f"{_ROOM}.limit",
-        {"fused": False},
-        note="albumentations alone, uint8 in memory, one process a core; nothing is delivered",
+        "limit",
+        "albumentations alone, uint8 in memory, one process per core; nothing is delivered",
+        fused=False,
     ),
-    Contender(
+    _contender(
         "limit",
         "limit",
-        f"{_ROOM}.limit",
-        {"fused": True},
-        note="our policy alone, uint8 in memory, one process a core; nothing is delivered",
+        "limit",
+        "our policy alone, uint8 in memory, one process per core; nothing is delivered",
+        fused=True,
     ),
 )
 

@@ -1,188 +1,203 @@
 """Contenders side by side: each in its own process, started once, run in turns.
 
-While one runs, all others are stopped (SIGSTOP), with everything they have started. So nobody
-fills queues in another's time, and nobody begins a turn with more in stock than it ended with.
+Between its turns, a contender waits on its pipe, and its own workers wait because their queues are
+full. The next turn begins when that is so. A turn is timed only after the full queues are emptied.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import multiprocessing
 import os
-import selectors
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from experiments.throughput.benchmark.processes import memory_mb, send
+import numpy as np
 
-CLONE = Path(__file__).parents[3]
+from experiments.throughput.benchmark.contenders import Contender, Setting
+from experiments.throughput.benchmark.processes import cpu_seconds, kill, memory_mb
+
 START_SECONDS = 300.0
-SAMPLE_SECONDS = 1.0
+_SETTLE_SECONDS = 20.0
+_IDLE_SHARE = 0.1  # of one core
 
 
 class ContenderError(Exception):
-    """A contender has ended or says nothing; the message tells why."""
+    """A contender failed, ended or gave no answer."""
 
 
-def contender_command(name: str) -> list[str]:
-    """How a contender of the list is started."""
-    return [sys.executable, "-m", "experiments.throughput.benchmark.contender", name]
+def describe(batch: Any) -> dict[str, Any] | None:
+    """Return what a first batch is, ready for JSON, or None if nothing is delivered.
+
+    Raises:
+        ValueError: The batch is not float32 in [0, 1], so the contender is not worth timing.
+    """
+    if isinstance(batch, range):  # the limit only counts
+        return None
+    array = np.asarray(batch)
+    facts: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
+    facts |= {"low": round(float(array.min()), 4), "high": round(float(array.max()), 4)}
+    if array.dtype != np.float32 or facts["low"] < 0 or not 0 < facts["high"] <= 1:
+        raise ValueError(f"it delivers {facts}; expected float32 in [0, 1]")
+    return facts
+
+
+def measure(
+    batches: Iterator[Any], seconds: float, least: int, waiting: int = 1
+) -> dict[str, float]:
+    """Count the images delivered from the end of one batch to the end of another.
+
+    Args:
+        batches: Batches whose length is their number of images.
+        seconds: Shortest time.
+        least: Fewest batches.
+        waiting: Batches that may wait in queues. So many are taken before the clock starts.
+    """
+    for _ in range(waiting):
+        next(batches)
+    used, started = cpu_seconds(os.getpid()), time.perf_counter()
+    images = delivered = 0
+    elapsed = 0.0
+    while elapsed < seconds or delivered < least:
+        images += len(next(batches))
+        delivered += 1
+        elapsed = time.perf_counter() - started
+    used = cpu_seconds(os.getpid()) - used
+    return {"images": images, "seconds": elapsed, "cpu_seconds": used}
+
+
+def serve(pipe: Connection, contender: Contender, setting: Setting) -> None:
+    """Run a contender: send what it delivers, then one measurement for each order."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.simplefilter("ignore")
+    with Path(os.devnull).open("w") as nowhere:  # libraries greet their users
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        batches = contender.batches(setting)
+        facts = describe(next(batches))
+        measure(batches, setting.warm_seconds, setting.least_batches)
+        pipe.send(facts)
+        while True:
+            seconds, least = pipe.recv()
+            pipe.send(measure(batches, seconds, least, contender.waiting))
+    except (EOFError, KeyboardInterrupt):
+        pass
+    except Exception as error:  # noqa: BLE001 - whatever it is, its row in the table says it
+        pipe.send(ContenderError(f"{type(error).__name__}: {error}"))
 
 
 class Process:
-    """A contender's process, stopped whenever it is not its turn.
+    """The process of a contender.
 
     Attributes:
-        batch: What it delivers, as it says itself.
-        peak_memory_mb: The most its tree held in what was sampled, see `memory_mb`.
+        batch: What it delivers, see `describe`.
+        peak_memory_mb: The most memory at the end of a turn, see `memory_mb`.
     """
 
-    def __init__(self, command: Sequence[str], setting: Path) -> None:
-        """Starts `command SETTING`; `wait` tells when it is ready."""
+    def __init__(self, contender: Contender, setting: Setting) -> None:
+        """Start the process. `wait` returns when it is ready."""
+        context = multiprocessing.get_context("spawn")
         self.batch: dict[str, Any] | None = None
         self.peak_memory_mb = 0.0
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "ignore", **os.environ}
-        self._process = subprocess.Popen(
-            [*command, str(setting)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment,
-            cwd=CLONE,
-        )
-        self._unread = b""
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, contender, setting))
+        self._process.start()
+        theirs.close()
 
-    def wait(self, seconds: float = START_SECONDS) -> None:
-        """Waits until it has warmed up, and stops it there.
+    def wait(self, seconds: float) -> None:
+        """Wait until the contender has warmed up.
 
         Raises:
-            ContenderError: It has ended, or takes longer.
+            ContenderError: It failed, or took longer.
         """
-        self.batch = self._answer(seconds)["batch"]
-        send(self._process.pid, signal.SIGSTOP)
+        self.batch = self._answer(seconds)
+        self._settle()
 
     def turn(self, seconds: float, least: int, patience: float) -> dict[str, float]:
-        """Lets it run for a while.
-
-        Args:
-            seconds: For how long, at least.
-            least: For how many batches, at least.
-            patience: Seconds after which it is taken to hang.
-
-        Returns:
-            `images`, `seconds` and `cpu_seconds`.
+        """Have the contender deliver batches, and return its measurement.
 
         Raises:
-            ContenderError: It has ended, or takes longer.
+            ContenderError: It failed, or gave no answer for `patience` seconds.
         """
-        send(self._process.pid, signal.SIGCONT)
-        over = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(over,), daemon=True)
-        watch.start()
-        try:
-            order = json.dumps({"seconds": seconds, "least": least}) + "\n"
-            assert self._process.stdin is not None  # it is a pipe
-            with contextlib.suppress(BrokenPipeError):  # that it has ended is told below
-                self._process.stdin.write(order.encode())
-                self._process.stdin.flush()
-            return self._answer(patience)
-        finally:
-            over.set()
-            watch.join()
-            send(self._process.pid, signal.SIGSTOP)
-
-    def close(self) -> None:
-        """Ends it and everything it has started."""
-        # Stopped first, so that nothing is started while the list is gone through.
-        send(self._process.pid, signal.SIGSTOP)
-        send(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-
-    def _watch(self, over: threading.Event) -> None:
-        while not over.wait(SAMPLE_SECONDS):
-            held = memory_mb(self._process.pid)["proportional_mb"]
-            self.peak_memory_mb = max(self.peak_memory_mb, held)
-
-    def _answer(self, patience: float) -> dict[str, Any]:
-        assert self._process.stdout is not None  # it is a pipe
-        until = time.monotonic() + patience
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._unread:
-                if not selector.select(max(0.0, until - time.monotonic())):
-                    raise ContenderError(f"it said nothing for {patience:.0f} s")
-                part = os.read(self._process.stdout.fileno(), 65_536)
-                if not part:
-                    raise ContenderError(self._last_words())
-                self._unread += part
-        line, _, self._unread = self._unread.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
+        with contextlib.suppress(BrokenPipeError):  # `_answer` says how it ended
+            self._pipe.send((seconds, least))
+        answer: dict[str, float] = self._answer(patience)
+        memory = memory_mb(self._process.pid or 0)["proportional_mb"]
+        self.peak_memory_mb = max(self.peak_memory_mb, memory)
+        self._settle()
         return answer
 
-    def _last_words(self) -> str:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)  # its standard error is complete then
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"it ended with status {self._process.returncode}"
+    def close(self) -> None:
+        """Kill the process and everything that it has started."""
+        kill(self._process.pid or 0)
+        self._process.join()
+        self._pipe.close()
+
+    def _answer(self, patience: float) -> Any:
+        if not self._pipe.poll(patience):
+            raise ContenderError(f"no answer for {patience:.0f} s")
+        try:
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self._process.join(5)
+            raise ContenderError(f"it ended with status {self._process.exitcode}") from None
+        if isinstance(answer, ContenderError):
+            raise answer
+        return answer
+
+    def _settle(self) -> None:
+        """Wait until its workers have filled their queues and are idle."""
+        deadline, pause = time.monotonic() + _SETTLE_SECONDS, 0.2
+        used = cpu_seconds(self._process.pid or 0)
+        while time.monotonic() < deadline:
+            time.sleep(pause)
+            before, used = used, cpu_seconds(self._process.pid or 0)
+            if used - before <= _IDLE_SHARE * pause:
+                return
 
 
 class Contest:
-    """Turns of several contenders, and what came of them.
+    """Turns of several contenders.
+
+    Args:
+        log: Prints a line of progress.
 
     Attributes:
-        turns: For each name, what each of its turns gave.
-        errors: For each name that fell out, why.
-        processes: For each name that is in the contest, its process.
+        turns: The measurements of each name.
+        errors: The reason for each name that dropped out.
+        processes: The process of each name that is still in the contest.
     """
 
-    def __init__(
-        self,
-        say: Callable[[str], None],
-        command: Callable[[str], Sequence[str]] = contender_command,
-    ) -> None:
-        """Takes a function that shows what is being done, and one that says how to start a name."""
+    def __init__(self, log: Callable[[str], None]) -> None:
         self.turns: dict[str, list[dict[str, float]]] = {}
         self.errors: dict[str, str] = {}
         self.processes: dict[str, Process] = {}
-        self._say = say
-        self._command = command
+        self._log = log
 
-    def enter(self, name: str, setting: Path, patience: float = START_SECONDS) -> None:
-        """Starts a contender and warms it up, while all others are stopped."""
-        self._say(f"starting {name}")
-        process = self.processes[name] = Process(self._command(name), setting)
-        self.turns[name] = []
-        try:
-            process.wait(patience)
-        except ContenderError as error:
-            self._drop(name, error)
+    def enter(
+        self, contenders: Sequence[Contender], setting: Setting, patience: float = START_SECONDS
+    ) -> None:
+        """Start contenders and warm them up, one after the other."""
+        for contender in contenders:
+            self._log(f"starting {contender.name}")
+            self.turns[contender.name] = []
+            process = self.processes[contender.name] = Process(contender, setting)
+            try:
+                process.wait(patience)
+            except ContenderError as error:
+                self._drop(contender.name, error)
 
     def play(self, rounds: int, seconds: float, least: int, patience: float | None = None) -> None:
-        """Gives everyone a turn, `rounds` times over.
-
-        Args:
-            rounds: How many.
-            seconds: Of a turn, at least.
-            least: Batches of a turn, at least.
-            patience: Seconds after which one is taken to hang; plenty if not given.
-        """
+        """Give every contender a turn of `seconds` and `least` batches, in each round."""
         for number in range(rounds):
-            self._say(f"round {number + 1} of {rounds}")
+            self._log(f"round {number + 1} of {rounds}")
             for name, process in list(self.processes.items()):
-                # A slow one may need long for the batches it has to deliver.
+                # Slow contenders may need long for the fewest batches.
                 limit = patience or max(60.0, 20 * seconds)
                 try:
                     self.turns[name].append(process.turn(seconds, least, limit))
@@ -190,7 +205,7 @@ class Contest:
                     self._drop(name, error)
 
     def close(self) -> None:
-        """Ends all of them."""
+        """End all processes."""
         for process in self.processes.values():
             process.close()
 

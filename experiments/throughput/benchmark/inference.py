@@ -1,4 +1,4 @@
-"""`boneage bench inference`: images a second in batches, and the wait for one image."""
+"""The benchmark `inference`: images per second in batches, and the wait for one image."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import keras
 import numpy as np
+import typer
 
-from boneage.models.builder import build_model
-from boneage.models.saved import load_model
-from boneage.prediction.engines import KerasEngine
-from boneage.prediction.predict import predict_images
-from boneage.prediction.shipped import open_run
-from boneage.recipe import read_recipe
-from boneage.training.distributed import accelerator
+from boneage.cli.output import JsonOption, log, refuse
 from experiments.throughput.benchmark.result import (
+    BatchOption,
+    FileOption,
+    RoundsOption,
     Row,
+    SecondsOption,
     add_ratios,
     document,
     rates_row,
+    show,
     significant,
 )
+
+if TYPE_CHECKING:
+    import keras
 
 COLUMNS = {
     "images_per_second": "images/s",
@@ -36,7 +38,7 @@ COLUMNS = {
 }
 
 DEFAULTS = (("mini_xception", 128), ("xception", 299))
-"""Backbones and sides that are measured when no run and no recipe is named."""
+"""Backbones and sides that are measured without a run or a recipe."""
 
 
 class Network(NamedTuple):
@@ -47,65 +49,39 @@ class Network(NamedTuple):
     size: int
 
 
-def networks(
-    run: Path | None = None,
-    recipe: Path | None = None,
-    defaults: Sequence[tuple[str, int]] = DEFAULTS,
-) -> list[Network]:
-    """The model of a run, a recipe's with random weights, or the default ones.
-
-    Raises:
-        InputError: Run or recipe can't be read, or no such model be built.
-    """
-    if run is not None:
-        opened = open_run(run)
-        framing = opened.read_recipe().framing
-        return [Network(str(run), load_model(opened.best_path), framing.size)]
-    if recipe is not None:
-        settings = read_recipe(recipe)
-        size = settings.framing.size
-        model = build_model(
-            image_size=size, precision=settings.training.precision, **settings.model.model_dump()
-        )
-        return [Network(settings.name, model, size)]
-    return [Network(f"{name} {size} px", build_model(name, size), size) for name, size in defaults]
-
-
 def bench_inference(
-    chosen: Sequence[Network],
-    *,
-    batch: int,
-    rounds: int,
-    seconds: float,
-    say: Callable[[str], None] = lambda _: None,
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe, whose model gets random weights.")
+    ] = None,
+    batch: BatchOption = 32,
+    rounds: RoundsOption = 5,
+    seconds: SecondsOption = 2.0,
+    as_json: JsonOption = False,
+    out: FileOption = None,
 ) -> dict[str, Any]:
-    """Measures models in turns.
+    """Predictions per second, and the wait for one."""
+    if run is not None and recipe is not None:
+        refuse("benchmark inference", "a run and a recipe were given", "Name one of them.")
+    import keras
 
-    Args:
-        chosen: As `networks` gives them.
-        batch: Images a batch.
-        rounds: Turns.
-        seconds: Of each turn, at least.
-        say: Shows what is being done.
+    from boneage.training.distributed import accelerator
 
-    Returns:
-        `machine`, `settings` and `rows`; `ratio` is ours over the row's, of the same model and
-        number of images.
-    """
+    networks = _networks(run, recipe)
     ways: dict[str, tuple[Callable[[], Any], int]] = {}
-    for network in chosen:
+    for network in networks:
         ways.update(_ways(network, batch))
-    say("warming up")
+    log("warming up")
     for way, _ in ways.values():
         way()
         way()
     times: dict[str, list[list[float]]] = {name: [] for name in ways}
     for number in range(rounds):
-        say(f"round {number + 1} of {rounds}")
+        log(f"round {number + 1} of {rounds}")
         for name, (way, _) in ways.items():
-            times[name].append(_repeated(way, seconds))
+            times[name].append(_repeat(way, seconds))
     rows = [_row(name, times[name], images) for name, (_, images) in ways.items()]
-    for network in chosen:
+    for network in networks:
         for kind in (f"{batch} images", "one image"):
             title = f"{network.name}, {kind}"
             add_ratios([row for row in rows if row["name"].startswith(title)], f"{title}: boneage")
@@ -115,48 +91,67 @@ def bench_inference(
         "rounds": rounds,
         "seconds": seconds,
         "models": [
-            {"name": one.name, "size": one.size, "parameters": one.model.count_params()}
-            for one in chosen
+            {"name": each.name, "size": each.size, "parameters": each.model.count_params()}
+            for each in networks
         ],
         "ours": "boneage",
     }
-    return document(settings, rows, device=accelerator())
+    return show(document(settings, rows, device=accelerator()), COLUMNS, as_json, out)
+
+
+def _networks(run: Path | None, recipe: Path | None) -> list[Network]:
+    """Return the model of a run, a recipe's with random weights, or the default models."""
+    from boneage.models.builder import build_model
+    from boneage.models.saved import load_model
+    from boneage.prediction.shipped import open_run
+    from boneage.recipe import read_recipe
+
+    if run is not None:
+        opened = open_run(run)
+        size = opened.read_recipe().framing.size
+        return [Network(str(run), load_model(opened.best_path), size)]
+    if recipe is not None:
+        settings = read_recipe(recipe)
+        size, precision = settings.framing.size, settings.training.precision
+        model = build_model(image_size=size, precision=precision, **settings.model.model_dump())
+        return [Network(settings.name, model, size)]
+    return [Network(f"{name} {size} px", build_model(name, size), size) for name, size in DEFAULTS]
 
 
 def _ways(network: Network, batch: int) -> dict[str, tuple[Callable[[], Any], int]]:
-    """Functions that answer for images, by the row's name, with how many images they take."""
+    """Return functions that predict, by the name of their row, with their number of images."""
+    from keras import ops
+
+    from boneage.prediction.engines import KerasEngine
+    from boneage.prediction.predict import predict_images
+
     name, model, size = network
+    engine = KerasEngine(model)
     rng = np.random.default_rng(0)
     found: dict[str, tuple[Callable[[], Any], int]] = {}
     for kind, count in ((f"{batch} images", 4 * batch), ("one image", 1)):
         pixels = rng.integers(0, 256, (count, size, size), dtype=np.uint8)
         gender = np.zeros((count, 1), np.float32)
         image = pixels[..., None].astype(np.float32) / 255
-        found[f"{name}, {kind}: boneage"] = (_boneage(model, pixels, gender, batch), count)
-        found[f"{name}, {kind}: keras predict"] = (_keras(model, image, gender, batch), count)
-    found[f"{name}, one image: call of the model"] = (_call(model, image, gender), 1)
+
+        def ours(pixels: Any = pixels, gender: Any = gender) -> Any:
+            return predict_images(engine, pixels, gender, batch_size=batch)
+
+        def keras_predict(image: Any = image, gender: Any = gender) -> Any:
+            return model.predict([image, gender], batch_size=batch, verbose=0)
+
+        def call(image: Any = image, gender: Any = gender) -> Any:
+            return ops.convert_to_numpy(model([image, gender], training=False))
+
+        found[f"{name}, {kind}: boneage"] = (ours, count)
+        found[f"{name}, {kind}: keras predict"] = (keras_predict, count)
+        if count == 1:
+            found[f"{name}, {kind}: call of the model"] = (call, count)
     return found
 
 
-def _boneage(
-    model: keras.Model, pixels: np.ndarray, gender: np.ndarray, batch: int
-) -> Callable[[], Any]:
-    engine = KerasEngine(model)
-    return lambda: predict_images(engine, pixels, gender, batch_size=batch)
-
-
-def _keras(
-    model: keras.Model, image: np.ndarray, gender: np.ndarray, batch: int
-) -> Callable[[], Any]:
-    return lambda: model.predict([image, gender], batch_size=batch, verbose=0)
-
-
-def _call(model: keras.Model, image: np.ndarray, gender: np.ndarray) -> Callable[[], Any]:
-    return lambda: np.asarray(keras.ops.convert_to_numpy(model([image, gender], training=False)))
-
-
-def _repeated(way: Callable[[], Any], seconds: float) -> list[float]:
-    """Seconds of each call, as many calls as it takes; at least three."""
+def _repeat(way: Callable[[], Any], seconds: float) -> list[float]:
+    """Return the seconds of each call, for `seconds` and at least three calls."""
     times: list[float] = []
     while sum(times) < seconds or len(times) < 3:
         started = time.perf_counter()

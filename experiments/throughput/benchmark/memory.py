@@ -1,29 +1,40 @@
-"""`boneage bench memory`: does the memory of a training grow with the number of images?
+"""The benchmark `memory`: does the memory of a training grow with the number of images?
 
-A store is mapped, not read, so 50,000 images should need no more memory of one's own than 1,000.
-Each count is measured in a process of its own: plain `fit` of a tiny model on a store of black
-images (sparse files, next to no disk), shuffled and augmented, as many images for every count.
-What is measured is resident memory of the training process and of all its workers, but for pages of
-mapped files: those are the kernel's to drop.
+Each count is measured in a process of its own: `fit` of a tiny model on a store of black images,
+shuffled and augmented, with as many images for every count. Pages of mapped files are not counted.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import psutil
+import typer
+
+from boneage.cli.output import JsonOption, log
 from boneage.errors import Fault, InputError
+from boneage.runtime.provenance import usable_cores
+from experiments.throughput.benchmark.processes import memory_mb
 from experiments.throughput.benchmark.radiographs import write_store
-from experiments.throughput.benchmark.result import Row, document
+from experiments.throughput.benchmark.result import (
+    FileOption,
+    Row,
+    SizeOption,
+    WorkersOption,
+    document,
+    show,
+)
 
-CLONE = Path(__file__).parents[3]
 MODES = ("threads", "processes")
+COUNTS = (1_000, 10_000, 50_000)
+BATCH = 32
+SAMPLE_EVERY = 16  # batches
 
 COLUMNS = {
     "images": "images",
@@ -37,102 +48,104 @@ COLUMNS = {
 
 
 def bench_memory(
-    *,
-    counts: Sequence[int],
-    size: int,
-    images: int,
-    workers: int,
-    modes: Sequence[str] = MODES,
-    batch: int = 32,
-    folder: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    count: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Images of a store. Default: 1,000, 10,000 and 50,000."),
+    ] = None,
+    size: SizeOption = 299,
+    images: Annotated[int, typer.Option(min=1, help="Images of a training.")] = 50_000,
+    workers: WorkersOption = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder on a disk, for the sparse stores.")
+    ] = None,
+    as_json: JsonOption = False,
+    out: FileOption = None,
 ) -> dict[str, Any]:
-    """Trains on stores of several sizes and says how much memory was in use at most.
-
-    Args:
-        counts: Images of each store.
-        size: Side of the pictures, pixels.
-        images: How many to train on for every count, in whole epochs: what grows with time would
-            else look like growth with the number of images.
-        workers: Threads or processes of the generator.
-        modes: Out of `MODES`.
-        batch: Images a step.
-        folder: Where the sparse stores are written; not in a file system that is memory itself.
-        say: Shows what is being done.
-
-    Returns:
-        `machine`, `settings`, `rows` and `growth_mb`: the most, over the modes, that the last
-        count took more than the first.
-
-    Raises:
-        InputError: The folder is in memory.
-    """
+    """Memory of a training against the number of images, without the page cache."""
+    counts, workers = count or COUNTS, workers or usable_cores()
+    check_folder(folder or Path(tempfile.gettempdir()))
     rows: list[Row] = []
-    _check_folder(folder or Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix="boneage-bench-", dir=folder) as temporary:
         stores = {count: Path(temporary) / str(count) for count in counts}
-        for count, store in stores.items():
-            write_store(store, count, size)
-        for mode in modes:
-            first: float | None = None
-            for count, store in stores.items():
-                say(f"{mode}, {count:,} images")
-                row = _measured(store, mode, max(1, images // count), workers, batch)
-                row = {"name": f"{mode}, {count:,} images", "images": count, **row}
-                if "error" not in row:
-                    held = row["peak_memory_mb"]
-                    first = held if first is None else first
-                    row["growth_mb"] = round(held - first, 1)
-                    row["ratio"] = round(held / first, 4)
-                rows.append(row)
+        for number, store in stores.items():
+            write_store(store, number, size)
+        for mode in MODES:
+            log(f"{mode}, {', '.join(f'{number:,}' for number in counts)} images")
+            rows += _rows(mode, stores, images, workers)
     growths = [row["growth_mb"] for row in rows if row["images"] == counts[-1] and "ratio" in row]
     settings = {
         "counts": list(counts),
         "size": size,
-        "batch": batch,
+        "batch": BATCH,
         "images": images,
         "workers": workers,
         "augmentation": "the full policy",
     }
-    return document(settings, rows, growth_mb=max(growths, default=None))
+    result = document(settings, rows, growth_mb=max(growths, default=None))
+    return show(result, COLUMNS, as_json, out)
 
 
-def _measured(store: Path, mode: str, epochs: int, workers: int, batch: int) -> Row:
-    module = "experiments.throughput.benchmark.memory_training"
-    arguments = [str(store), mode, str(epochs), str(workers), str(batch)]
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        cwd=CLONE,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"error": lines[-1] if lines else f"it ended with status {done.returncode}"}
-    measured: Row = json.loads(done.stdout.splitlines()[-1])
-    return measured
+def _rows(mode: str, stores: dict[int, Path], images: int, workers: int) -> Sequence[Row]:
+    rows: list[Row] = []
+    for count, store in stores.items():
+        row: Row = {"name": f"{mode}, {count:,} images", "images": count}
+        # Whole epochs of as many images for every count: memory that grows with time would
+        # otherwise seem to grow with the number of images.
+        epochs = max(1, images // count)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            try:
+                row |= process.submit(train, store, mode, epochs, workers, BATCH).result()
+            except Exception as error:  # noqa: BLE001 - the row of the table says it
+                row["error"] = f"{type(error).__name__}: {error}"
+        rows.append(row)
+        if "error" not in row and "error" not in rows[0]:
+            row["growth_mb"] = round(row["peak_memory_mb"] - rows[0]["peak_memory_mb"], 1)
+            row["ratio"] = round(row["peak_memory_mb"] / rows[0]["peak_memory_mb"], 4)
+    return rows
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuses a folder in a tmpfs: pages of its files would be counted as the training's own."""
-    if _file_system(folder.resolve()) in ("tmpfs", "ramfs"):
-        raise InputError(
-            Fault(
-                str(folder),
-                "it is in memory (tmpfs)",
-                "Name another one with --folder.",
-                expected="a folder on a disk",
-            )
-        )
+def train(folder: Path, mode: str, epochs: int, workers: int, batch: int) -> dict[str, float]:
+    """Train a tiny model from a store, and return the most memory in use.
+
+    Returns:
+        `anonymous_mb`, `shared_mb` and `proportional_mb` (see `memory_mb`), each at most, and
+        `peak_memory_mb`, the most that the first two were together.
+    """
+    import keras
+
+    from boneage.pipeline.store import open_store
+    from experiments.throughput.benchmark.keras_datasets import make_generator
+
+    count, size, _ = open_store(folder).shape
+    image = keras.Input((size, size, 1), name="image")
+    gender = keras.Input((1,), name="gender")
+    small = keras.layers.AveragePooling2D(min(32, size))(image)
+    joined = keras.layers.Concatenate()([keras.layers.Flatten()(small), gender])
+    model = keras.Model([image, gender], keras.layers.Dense(1, name="age_months")(joined))
+    model.compile(loss="mae")
+    most = dict.fromkeys(("peak_memory_mb", "anonymous_mb", "shared_mb", "proportional_mb"), 0.0)
+
+    def watch(step: int, logs: object = None) -> None:
+        if step % SAMPLE_EVERY:
+            return
+        held = memory_mb(os.getpid())
+        held["peak_memory_mb"] = held["anonymous_mb"] + held["shared_mb"]
+        for key, value in most.items():
+            most[key] = max(value, round(held[key], 1))
+
+    watching = keras.callbacks.LambdaCallback(on_train_batch_end=watch)
+    # A short queue: the number of waiting batches would otherwise hide the growth.
+    settings = {"workers": workers, "processes": mode == "processes", "max_queue_size": 2}
+    with make_generator(str(folder), count, batch, **settings) as generator:
+        model.fit(generator, epochs=epochs, shuffle=False, verbose=0, callbacks=[watching])
+    return most
 
 
-def _file_system(folder: Path) -> str:
-    try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:  # not Linux
-        return ""
-    kinds = {Path(fields[1]): fields[2] for fields in map(str.split, lines)}
-    return next((kinds[place] for place in (folder, *folder.parents) if place in kinds), "")
+def check_folder(folder: Path) -> None:
+    """Refuse a folder in memory, whose pages would be counted as the training's own."""
+    kinds = {Path(disk.mountpoint): disk.fstype for disk in psutil.disk_partitions(all=True)}
+    above = [folder.resolve(), *folder.resolve().parents]
+    if next((kinds[path] for path in above if path in kinds), "") in ("tmpfs", "ramfs"):
+        fix = "Name a folder on a disk with --folder."
+        raise InputError(Fault(str(folder), "this folder is in memory (tmpfs)", fix))

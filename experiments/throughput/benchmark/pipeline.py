@@ -1,42 +1,52 @@
-"""`boneage bench pipeline`: images a second into training, ours beside the peers'."""
+"""The benchmark `pipeline`: images per second into training, ours and the peers'."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from boneage.cli.output import JsonOption, log, refuse
 from boneage.recipe import Augmentation
-from experiments.throughput.benchmark.contenders import BY_NAME, CONTENDERS
-from experiments.throughput.benchmark.contest import START_SECONDS, Contest
+from boneage.runtime.provenance import usable_cores
+from experiments.throughput.benchmark.contenders import BY_NAME, CONTENDERS, Setting
+from experiments.throughput.benchmark.contest import Contest
 from experiments.throughput.benchmark.radiographs import (
-    draw_radiographs,
+    find_radiographs,
     frame_radiographs,
     write_pictures,
     write_store,
 )
 from experiments.throughput.benchmark.result import (
+    BatchOption,
+    FileOption,
+    ImagesOption,
+    RoundsOption,
     Row,
+    SecondsOption,
+    SizeOption,
+    WorkersOption,
     add_ratios,
     document,
     rates_row,
+    show,
     significant,
 )
-from experiments.throughput.benchmark.setting import Setting
 
 EPOCH = 12_611
-"""Images an epoch: as many as the RSNA 2017 training set has, so that what an epoch's turn costs is
-in the rates as often as in a training."""
+"""Images per epoch, as in the RSNA 2017 training set, so that the cost of an epoch's end counts as
+much as in a training."""
 
 STORE_ROWS = 2_048
-"""Rows of the store: at 299 pixels 183 MB, more than a processor's caches hold."""
+"""Rows of the store: at 299 pixels 183 MB, more than the caches of a processor hold."""
 
-DRAWN_RADIOGRAPHS = 32
+WARM_SECONDS = 10.0
 
 OURS = ("boneage-processes", "boneage-threads", "boneage-next")
-"""Which row the others are compared with: the first of these that ran."""
+"""The others are compared with the first of these that ran."""
 
 COLUMNS = {
     "images_per_second": "images/s",
@@ -49,108 +59,75 @@ COLUMNS = {
 
 
 def bench_pipeline(
-    *,
-    size: int,
-    batch: int,
-    workers: int,
-    rounds: int,
-    seconds: float,
-    radiographs: Sequence[Path] = (),
-    contenders: Sequence[str] = (),
-    warm_seconds: float = 10.0,
-    patience: float = START_SECONDS,
-    say: Callable[[str], None] = lambda _: None,
+    size: SizeOption = 299,
+    batch: BatchOption = 32,
+    workers: WorkersOption = None,
+    rounds: RoundsOption = 5,
+    seconds: SecondsOption = 3.0,
+    images: ImagesOption = None,
+    contender: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this contender; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+    out: FileOption = None,
 ) -> dict[str, Any]:
-    """Measures the contenders in turns.
-
-    Args:
-        size: Side of the pictures, pixels.
-        batch: Images a batch.
-        workers: Processes or threads of everyone who has some.
-        rounds: Turns that each gets.
-        seconds: Of each turn, at least.
-        radiographs: Radiographs; phantoms in the usual size are drawn if there are none.
-        contenders: Names; all if there are none.
-        warm_seconds: How long each runs before its first turn.
-        patience: Seconds that one may take to start.
-        say: Shows what is being done.
-
-    Returns:
-        `machine`, `settings` and `rows`.
-
-    Raises:
-        InputError: A radiograph can't be read.
-    """
-    chosen = [one for one in CONTENDERS if not contenders or one.name in contenders]
-    contest = Contest(say)
+    """Images per second into training: ours, tutorials', tf.data, PyTorch, grain, and the limit."""
+    unknown = [name for name in contender or () if name not in BY_NAME]
+    if unknown:
+        refuse(f"--contender {', '.join(unknown)}", "unknown", f"Name one of {', '.join(BY_NAME)}.")
+    chosen = [each for each in CONTENDERS if not contender or each.name in contender]
+    contest = Contest(log)
     with tempfile.TemporaryDirectory(prefix="boneage-bench-") as temporary:
-        folder = Path(temporary)
-        say("making radiographs and store")
-        setting = prepare_setting(folder, radiographs, size, batch, workers, warm_seconds)
-        path = folder / "setting.json"
-        setting.write(path)
+        log("making radiographs and store")
+        paths, source = find_radiographs(images, Path(temporary) / "radiographs")
+        setting = prepare_setting(Path(temporary), paths, size, batch, workers or usable_cores())
         try:
-            for one in chosen:
-                if not one.lacks():
-                    contest.enter(one.name, path, patience)
+            contest.enter([each for each in chosen if not each.missing()], setting)
             contest.play(rounds, seconds, setting.least_batches)
         finally:
             contest.close()
-        rows = [_row(contest, one.name) for one in chosen]
-        drawn = (
-            ""
-            if radiographs
-            else f"{len(setting.radiographs)} phantom radiographs drawn in full size"
-        )
-    ours = next((name for name in OURS if contest.turns.get(name)), OURS[0])
-    add_ratios(rows, BY_NAME[ours].title)
+    rows = [_row(contest, each.name) for each in chosen]
+    ours = BY_NAME[next((name for name in OURS if contest.turns.get(name)), OURS[0])].title
+    add_ratios(rows, ours)
     settings = {
         "size": size,
         "batch": batch,
-        "workers": workers,
+        "workers": setting.workers,
         "rounds": rounds,
         "seconds": seconds,
-        "films": drawn or f"{len(radiographs)} radiographs given",
+        "radiographs": source,
         "images_an_epoch": setting.count,
         "store_rows": STORE_ROWS,
         "augmentation": Augmentation().model_dump(mode="json"),
-        "ours": BY_NAME[ours].title,
+        "ours": ours,
     }
-    return document(settings, rows)
+    return show(document(settings, rows), COLUMNS, as_json, out)
 
 
 def prepare_setting(
-    folder: Path,
-    radiographs: Sequence[Path],
-    size: int,
-    batch: int,
-    workers: int,
-    warm_seconds: float,
+    folder: Path, radiographs: list[Path], size: int, batch: int, workers: int
 ) -> Setting:
-    """Makes radiographs, pictures and store in a folder, where they are not given."""
-    paths = list(radiographs) or draw_radiographs(folder / "films", DRAWN_RADIOGRAPHS)
-    framed = frame_radiographs(paths, size)
+    """Write what the contenders read into a folder."""
+    framed = frame_radiographs(radiographs, size)
     write_store(folder / "store", STORE_ROWS, size, framed)
-    pictures = write_pictures(folder / "pictures", framed)
     return Setting(
-        radiographs=tuple(map(str, paths)),
-        pictures=tuple(map(str, pictures)),
+        radiographs=tuple(map(str, radiographs)),
+        pictures=tuple(map(str, write_pictures(folder / "pictures", framed))),
         store=str(folder / "store"),
         size=size,
         batch=batch,
         workers=workers,
         count=EPOCH,
-        warm_seconds=warm_seconds,
-        least_batches=max(4, 4 * workers),  # of several workers, batches come in bunches
+        warm_seconds=WARM_SECONDS,
+        least_batches=max(4, 4 * workers),  # several workers finish their batches together
     )
 
 
 def _row(contest: Contest, name: str) -> Row:
     contender = BY_NAME[name]
     about = {"contender": name, "note": contender.note} if contender.note else {"contender": name}
-    lacking = contender.lacks()
-    if lacking:
-        return {"name": contender.title, **about, "skipped": lacking}
+    if contender.missing():
+        return {"name": contender.title, **about, "skipped": contender.missing()}
     if name in contest.errors:
         return {"name": contender.title, **about, "error": contest.errors[name]}
     turns, process = contest.turns[name], contest.processes[name]

@@ -1,8 +1,7 @@
-"""The recipe's augmentation as albumentations' own transforms have it: what peers are given.
+"""The recipe's augmentation as a chain of albumentations' own transforms, for the peers.
 
-The package makes the same changes in one fused pass (`boneage.pipeline.augmentation`). These are
-the stock transforms with the same parameters and chances, in the same order, as a user of the
-library would write them down.
+The package makes the same changes in one fused pass (`boneage.pipeline.augmentation`). This chain
+has the same parameters, probabilities and order, as a user of the library would write it.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def stock_policy(settings: Augmentation, seed: int | None = None) -> albumentations.Compose:
-    """Makes the policy for arrays `(h, w)`: uint8, or float32 in [0, 1].
+    """Return the policy for arrays `(h, w)`: uint8, or float32 in [0, 1].
 
     Args:
         settings: Extents and probabilities.
-        seed: Of the random state; None takes it from the system.
+        seed: Seed of the random state, or None for a random seed.
     """
-    # albumentations asks a server for its newest version when it is imported, unless told not to.
+    # Without this variable, importing albumentations asks a server for its newest version.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
@@ -43,5 +42,4 @@ def stock_policy(settings: Augmentation, seed: int | None = None) -> albumentati
         albumentations.RandomBrightnessContrast(p=settings.brightness_contrast),
         albumentations.Sharpen(p=settings.sharpen),
     ]
-    # A step that never happens is left out, as anybody would.
     return albumentations.Compose([step for step in steps if step.p > 0], strict=True, seed=seed)

@@ -1,4 +1,4 @@
-"""What is measured on when no radiographs are given: phantoms in full size, and stores made from them."""
+"""The images of the benchmarks: the user's, or phantoms in full size, and stores made from them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from boneage.cli.output import refuse
 from boneage.datasets.phantom.cohort import phantom
 from boneage.pipeline.store import VERSION
 from boneage.pipeline.store_builder import FRAME_COLUMNS, store_digest
@@ -22,29 +23,43 @@ from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
 FULL_SIZE = (2044, 1514)
-"""Height and width of the usual radiograph of the RSNA 2017 set, pixels."""
+"""Height and width of the usual radiograph of the RSNA 2017 set, in pixels."""
 
 NOISE_LEVELS = 2.0
-"""Standard deviation of the noise drawn onto a radiograph, grey levels: real ones are not smooth, and
-a smooth one would be a smaller file that takes less to read."""
+"""Standard deviation of the noise in grey levels. Without noise, a file would be smaller than a
+real one and take less time to read."""
 
+PHANTOMS = 32
 _DRAWN_SIDE = 1024
-_PURPOSE = 0x42454E43  # keeps the noise apart from other streams of the same seed
+_PURPOSE = 0x42454E43  # keeps the noise apart from other random streams of the same seed
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"}
+
+
+def find_radiographs(images: Sequence[Path] | None, folder: Path) -> tuple[list[Path], str]:
+    """Return the radiographs named, or phantoms drawn into a folder; and which they are."""
+    found: list[Path] = []
+    for path in images or ():
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        radiographs = [each for each in inside if each.suffix.lower() in _SUFFIXES]
+        if not radiographs:
+            refuse(f"--images {path}", "no radiograph was found", "Name a file or a folder.")
+        found += radiographs
+    if found:
+        return found, f"{len(found)} radiographs given"
+    drawn = draw_radiographs(folder, PHANTOMS)
+    return drawn, f"{len(drawn)} phantom radiographs drawn in full size"
 
 
 def draw_radiographs(
     folder: Path, count: int, shape: tuple[int, int] = FULL_SIZE, seed: int = 0
 ) -> list[Path]:
-    """Draws phantom radiographs as 8-bit grey PNG, on all cores.
+    """Draw phantom radiographs as 8-bit grey PNG files, and return their paths.
 
     Args:
-        folder: Where to; made if it is not there.
-        count: How many.
-        shape: Height and width, pixels.
-        seed: Of the children and the noise.
-
-    Returns:
-        Their paths.
+        folder: Folder of the files, made if missing.
+        count: Number of radiographs.
+        shape: Height and width in pixels.
+        seed: Seed of the children and of the noise.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -63,20 +78,15 @@ def draw_radiographs(
 
 
 def frame_radiographs(radiographs: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
-    """Returns the whole radiographs framed to one size: array `(n, size, size)`, uint8.
-
-    Raises:
-        InputError: One of them can't be read.
-    """
+    """Return the whole radiographs framed to one size: uint8 `(n, size, size)`."""
     framing = Framing(size=size, crop="film")
     with threads(usable_cores()) as pool:
-        return np.stack(
-            list(pool.map(lambda path: frame(read_radiograph(path), framing).pixels, radiographs))
-        )
+        framed = pool.map(lambda path: frame(read_radiograph(path), framing).pixels, radiographs)
+        return np.stack(list(framed))
 
 
 def write_pictures(folder: Path, rows: npt.NDArray[np.uint8]) -> list[Path]:
-    """Writes framed pictures as PNG files, one a row; returns their paths."""
+    """Write framed images as PNG files, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:06d}.png" for number in range(len(rows))]
     for path, row in zip(paths, rows, strict=True):
@@ -84,17 +94,23 @@ def write_pictures(folder: Path, rows: npt.NDArray[np.uint8]) -> list[Path]:
     return paths
 
 
+def write_phantom_store(folder: Path, count: int, size: int) -> None:
+    """Write a store of phantoms, repeated up to `count` rows."""
+    drawn = [phantom(0, index, max(64, size)).image for index in range(min(count, PHANTOMS))]
+    write_store(folder, count, size, np.stack([cv2.resize(image, (size, size)) for image in drawn]))
+
+
 def write_store(
     folder: Path, count: int, size: int, rows: npt.NDArray[np.uint8] | None = None
 ) -> None:
-    """Writes a store that `open_store` takes, without a manifest and radiographs behind it.
+    """Write a store that `open_store` opens, without a manifest or radiographs.
 
     Args:
-        folder: New.
+        folder: Folder of the store. It must not exist.
         count: Rows of the store.
-        size: Side, pixels.
-        rows: Array `(m, size, size)`, uint8, repeated until there are `count`; None makes a store
-            of black images, a sparse file that takes no room on the disk.
+        size: Side in pixels.
+        rows: uint8 `(m, size, size)`, repeated up to `count` rows. None makes black images, in a
+            sparse file that takes no space on the disk.
     """
     folder.mkdir(parents=True)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, size, size))

@@ -1,40 +1,44 @@
-"""What benchmarks print: rows of rates with their spread, as JSON and as a table."""
+"""What the benchmarks share: options, rows of rates with their spread, JSON and tables."""
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
+
+from boneage.cli.output import print_json
 from boneage.runtime.provenance import provenance
 
 Row = dict[str, Any]
 
+FileOption = Annotated[Path | None, typer.Option("--out", help="Also write the JSON to this file.")]
+RoundsOption = Annotated[int, typer.Option(min=1, help="Turns of each contender, interleaved.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+SizeOption = Annotated[int, typer.Option(min=32, max=2048, help="Side of the images in pixels.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads or processes. Default: one per core.")
+]
+ImagesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--images",
+        metavar="PATH",
+        help="A radiograph, or a folder of radiographs; may be repeated. Default: phantoms.",
+    ),
+]
+SecondsOption = Annotated[float, typer.Option(min=0.01, help="Shortest time of a turn.")]
+
 _PEERS = ("torch", "grain", "timm")
 
 
-def machine(device: str | None = None) -> dict[str, Any]:
-    """What it was measured on, JSON-ready.
-
-    Args:
-        device: An accelerator's name, where one was used; else it is the processor.
-    """
-    facts = provenance()
-    if device is not None:
-        facts["processor"], facts["device"] = facts["device"], device
-    for package in _PEERS:
-        try:
-            facts["versions"][package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    facts["load_average"] = round(os.getloadavg()[0], 2)
-    return facts
-
-
 def rates_row(name: str, rates: Sequence[float], **more: Any) -> Row:
-    """A row of images per second: the median of the rounds, the least and the most of them."""
+    """Return a row of images per second: the median, the least and the most of the rounds."""
     return {
         "name": name,
         "images_per_second": significant(statistics.median(rates)),
@@ -46,14 +50,10 @@ def rates_row(name: str, rates: Sequence[float], **more: Any) -> Row:
 
 
 def add_ratios(rows: Sequence[Row], ours: str) -> None:
-    """Adds `ratio` to every row that has rates: ours divided by it.
+    """Add `ratio` to every row with rates: the rate of the row `ours` divided by its rate.
 
-    It is the median over the rounds, each row's rate against ours of the same round, so that a
-    machine that slows down for a while slows both.
-
-    Args:
-        rows: Changed in place.
-        ours: The name of the row that is divided; if it has no rates, there are no ratios.
+    The ratio is the median of the ratios of each round, so a machine that slows down for a while
+    slows both rows. Without the row `ours`, there are no ratios.
     """
     mine: list[float] = next((row.get("rounds", []) for row in rows if row["name"] == ours), [])
     for row in rows:
@@ -62,46 +62,70 @@ def add_ratios(rows: Sequence[Row], ours: str) -> None:
             row["ratio"] = significant(statistics.median(top / below for top, below in pairs))
 
 
-def document(settings: Mapping[str, Any], rows: Sequence[Row], **more: Any) -> dict[str, Any]:
-    """The whole result, JSON-ready: machine, settings, rows and what else there is."""
-    device = more.pop("device", None)
-    return {"machine": machine(device), "settings": dict(settings), "rows": list(rows), **more}
+def document(
+    settings: Mapping[str, Any], rows: Sequence[Row], *, device: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """Return the whole result, ready for JSON: machine, settings, rows and what else there is."""
+    machine = provenance()
+    if device is not None:
+        machine["processor"], machine["device"] = machine["device"], device
+    for package in _PEERS:
+        try:
+            machine["versions"][package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    machine["load_average"] = round(os.getloadavg()[0], 2)
+    return {"machine": machine, "settings": dict(settings), "rows": list(rows), **more}
+
+
+def show(
+    result: dict[str, Any], columns: Mapping[str, str], as_json: bool, out: Path | None
+) -> dict[str, Any]:
+    """Print a result as a table or as JSON, write it to a file if asked to, and return it."""
+    if out is not None:
+        out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(result)
+    else:
+        machine = result["machine"]
+        typer.echo(f"{machine['device']}, {machine['cores']} cores\n")
+        typer.echo(table(result["rows"], columns))
+    return result
 
 
 def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
-    """Rows as text, aligned.
+    """Return rows as aligned text. A row without rates gets its reason.
 
     Args:
-        rows: What has no rates is shown with its reason.
-        columns: Titles by key.
+        rows: The rows.
+        columns: Titles of the columns by key.
     """
-    titles = ["", *columns.values()]
-    lines = []
+    lines: list[tuple[str, list[str]]] = [("", list(columns.values()))]
+    reasons = {}
     for row in rows:
-        reason = row.get("skipped") and f"skipped: {row['skipped']}"
-        reason = reason or (row.get("error") and f"failed: {row['error']}")
-        cells = [] if reason else [_cell(row.get(key)) for key in columns]
-        lines.append((row["name"], cells, reason))
-    widths = [
-        max(len(title), *(len(cells[place]) for _, cells, _ in lines if cells), 0)
-        for place, title in enumerate(titles[1:])
-    ]
-    first = max([len(name) for name, *_ in lines], default=0)
-    text = [" ".join([" " * first, *map(str.rjust, titles[1:], widths)])]
-    for name, cells, reason in lines:
-        rest = [reason] if reason else list(map(str.rjust, cells, widths))
-        text.append(" ".join([name.ljust(first), *rest]))
-    return "\n".join(line.rstrip() for line in text)
+        for key, word in (("skipped", "skipped"), ("error", "failed")):
+            if key in row:
+                reasons[row["name"]] = f"{word}: {row[key]}"
+        if row["name"] not in reasons:
+            lines.append((row["name"], [_cell(row.get(key)) for key in columns]))
+        else:
+            lines.append((row["name"], []))
+    widths = [max(map(len, column)) for column in zip(*(c for _, c in lines if c), strict=True)]
+    first = max(len(name) for name, _ in lines)
+    return "\n".join(
+        " ".join(
+            [name.ljust(first), *(map(str.rjust, cells, widths) if cells else [reasons[name]])]
+        )
+        for name, cells in lines
+    )
 
 
 def significant(value: float, digits: int = 4) -> float:
-    """A number rounded to so many digits; more would only pretend."""
+    """Return a number rounded to significant digits."""
     return float(f"{value:.{digits}g}")
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, str):
-        return value
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""tf.data: pictures decoded once and cached in memory, augmented by Keras' preprocessing layers."""
+"""tf.data: images decoded once and cached in memory, augmented by Keras' preprocessing layers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from boneage.recipe import Augmentation
-from experiments.throughput.benchmark.setting import Setting
+from experiments.throughput.benchmark.contenders import Setting
 
-DISTINCT = 2_048  # images that are cached: as many as the store has rows
+DISTINCT = 2_048  # cached images, as many as the rows of the store
 
 
 def batches(setting: Setting) -> Iterator[Any]:
-    """Yields images, float32 `(b, size, size, 1)` in [0, 1]."""
+    """Yield images, float32 `(b, size, size, 1)` in [0, 1]."""
     names = [setting.pictures[i % len(setting.pictures)] for i in range(DISTINCT)]
     policy = _layers(Augmentation(), setting.seed)
 
@@ -32,7 +32,7 @@ def batches(setting: Setting) -> Iterator[Any]:
 
     cached = tf.data.Dataset.from_tensor_slices(names)
     cached = cached.map(decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
-    for _ in cached:  # the cache stands after one whole pass
+    for _ in cached:  # one pass fills the cache
         pass
     column = np.zeros((setting.batch, 1), np.float32)
     served = (
@@ -48,7 +48,7 @@ def batches(setting: Setting) -> Iterator[Any]:
 
 
 def _layers(settings: Augmentation, seed: int) -> list[keras.layers.Layer]:
-    """As near to the policy as Keras' layers come: no gamma, no optical distortion."""
+    """Return Keras' nearest layers to the policy, without gamma and optical distortion."""
     turn = settings.rotate_degrees / 360.0
     low, high = settings.scale
     fill = {"fill_mode": "constant", "fill_value": 0.0, "interpolation": "bilinear"}

@@ -1,4 +1,4 @@
-"""`boneage bench training`: what a step of `fit` costs with the generator, and without input."""
+"""The benchmark `training`: a step of `fit` with the generator, and on a constant batch."""
 
 from __future__ import annotations
 
@@ -6,39 +6,34 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import cv2
-import keras
-import numpy as np
+import typer
 
-from boneage.datasets.phantom.cohort import phantom
-from boneage.models.builder import build_model
-from boneage.pipeline.generator import DataGenerator
-from boneage.pipeline.store import open_store
-from boneage.recipe import Augmentation
-from boneage.training.distributed import accelerator
-from experiments.throughput.benchmark.constant import constant_batches
+from boneage.cli.output import JsonOption, log
+from boneage.runtime.provenance import usable_cores
 from experiments.throughput.benchmark.processes import cpu_seconds, memory_mb
-from experiments.throughput.benchmark.radiographs import write_store
+from experiments.throughput.benchmark.radiographs import write_phantom_store
 from experiments.throughput.benchmark.result import (
+    BatchOption,
+    FileOption,
+    RoundsOption,
     Row,
+    SizeOption,
+    WorkersOption,
     add_ratios,
     document,
     rates_row,
+    show,
     significant,
 )
 
 CONSTANT = "constant batch on the device"
-MODES = {
-    "generator, in line": (1, False),
-    "generator, threads": (None, False),
-    "generator, processes": (None, True),
-}
 OURS = "generator, processes"
+MODES = ("generator, in line", "generator, threads", OURS)
 
 COLUMNS = {
     "images_per_second": "images/s",
@@ -51,89 +46,72 @@ COLUMNS = {
     "peak_memory_mb": "memory, MB",
 }
 
-_DRAWN_RADIOGRAPHS = 32
-_MOST_ROWS = 2_048
+MAX_ROWS = 2_048
 
 
 @dataclass
 class _Turns:
-    """What the rounds of one way gave: a value for each."""
+    """The measurements of a way to train, one per round."""
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     memory_mb: list[float] = field(default_factory=list)
 
 
-class _Epochs(keras.callbacks.Callback):
-    """Notes when epochs end: when their last step has been done, not only asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ends: list[tuple[float, float]] = []
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        float((logs or {})["loss"])  # waits for the device
-        self.ends.append((time.perf_counter(), cpu_seconds(os.getpid())))
-
-
 def bench_training(
-    *,
-    backbone: str,
-    size: int,
-    batch: int,
-    steps: int,
-    rounds: int,
-    workers: int,
-    precision: str,
-    modes: Sequence[str] = tuple(MODES),
-    say: Callable[[str], None] = lambda _: None,
+    backbone: Annotated[str, typer.Option(help="Backbone of the model.")] = "mini_xception",
+    size: SizeOption = 128,
+    batch: BatchOption = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per epoch; two epochs a turn.")] = 20,
+    rounds: RoundsOption = 5,
+    workers: WorkersOption = None,
+    precision: Annotated[
+        Literal["float32", "mixed_bfloat16", "mixed_float16"],
+        typer.Option(help="Precision of the model."),
+    ] = "float32",
+    mode: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this row; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+    out: FileOption = None,
 ) -> dict[str, Any]:
-    """Trains one model in turns on the generator and on one constant batch.
+    """Time of a step of fit with the generator, next to one on a constant batch."""
+    import keras
 
-    A turn is a `fit` of two epochs; the second one is timed, from the end of the first: the turn of
-    the epoch is in it, starting is not.
+    from boneage.models.builder import build_model
+    from boneage.training.distributed import accelerator
+    from experiments.throughput.benchmark.keras_datasets import make_generator
 
-    Args:
-        backbone: As in a recipe.
-        size: Side of the pictures, pixels.
-        batch: Images a step.
-        steps: An epoch's.
-        rounds: Turns.
-        workers: Threads or processes of the generator.
-        precision: As in a recipe.
-        modes: Names out of `MODES`.
-        say: Shows what is being done.
-
-    Returns:
-        `machine`, `settings` and `rows`. Of a row, `step_ratio` is its step's time over that of the
-        constant batch, and `waiting_percent` the share of its time that this is too long, with its
-        least and most over the rounds; below zero is noise.
-
-    Raises:
-        InputError: There is no such backbone, or not at this size.
-    """
-    say("building the model")
+    workers, images = workers or usable_cores(), steps * batch
+    log("building the model")
     model = build_model(backbone, size, precision=precision)
     model.compile(optimizer=keras.optimizers.Adam(1e-4), loss="mae")
-    turns = {name: _Turns() for name in (CONSTANT, *modes)}
+    turns = {name: _Turns() for name in (CONSTANT, *(mode or MODES))}
     with tempfile.TemporaryDirectory(prefix="boneage-bench-") as temporary:
-        folder = Path(temporary) / "store"
-        _draw_store(folder, min(_MOST_ROWS, steps * batch), size)
-        generators = {
-            name: _generator(folder, steps * batch, batch, MODES[name], workers) for name in modes
+        folder = str(Path(temporary) / "store")
+        write_phantom_store(Path(folder), min(MAX_ROWS, images), size)
+        ways: dict[str, Any] = {
+            name: make_generator(
+                folder,
+                images,
+                batch,
+                workers=1 if name.endswith("in line") else workers,
+                processes=name == OURS,
+            )
+            for name in turns
+            if name != CONSTANT
         }
-        ways: dict[str, Any] = {CONSTANT: None, **generators}
+        one_batch = make_generator(folder, batch, batch, workers=1, processes=False)[0]
         try:
-            plain = _generator(folder, batch, batch, (1, False), 1)
-            ways[CONSTANT] = constant_batches(plain[0], steps)
             for number in range(rounds + 1):
-                say(f"round {number} of {rounds}" if number else "warming up")
-                for name, way in ways.items():
-                    _turn(model, way, turns[name] if number else _Turns())
+                log(f"round {number} of {rounds}" if number else "warming up")
+                for name, measured in turns.items():
+                    batches = ways[name] if name in ways else constant_batches(one_batch, steps)
+                    _train(model, batches, measured if number else _Turns())
         finally:
-            for generator in generators.values():
+            for generator in ways.values():
                 generator.close()
-    rows = [_row(name, turn, turns[CONSTANT], steps * batch, steps) for name, turn in turns.items()]
+    rows = [_row(name, each, turns[CONSTANT], images, steps) for name, each in turns.items()]
     add_ratios(rows, OURS)
     settings = {
         "backend": keras.backend.backend(),
@@ -147,50 +125,58 @@ def bench_training(
         "precision": precision,
         "ours": OURS,
     }
-    return document(settings, rows, device=accelerator())
+    return show(document(settings, rows, device=accelerator()), COLUMNS, as_json, out)
 
 
-def _draw_store(folder: Path, count: int, size: int) -> None:
-    radiographs = [
-        phantom(0, index, max(64, size)).image for index in range(min(count, _DRAWN_RADIOGRAPHS))
-    ]
-    write_store(
-        folder,
-        count,
-        size,
-        np.stack([cv2.resize(radiograph, (size, size)) for radiograph in radiographs]),
-    )
+def constant_batches(batch: Any, steps: int) -> Any:
+    """Return an epoch of one batch that is already on the device.
+
+    On TensorFlow this is a `tf.data.Dataset` that repeats a tensor without Python. With a GPU, it
+    prefetches to the GPU. Otherwise it is a dataset of device arrays.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        options = tf.data.Options()
+        options.autotune.enabled = False  # its thread may delay the end of an epoch
+        repeated = tf.data.Dataset.from_tensors(batch).repeat(steps).with_options(options)
+        if tf.config.list_physical_devices("GPU"):
+            return repeated.apply(tf.data.experimental.prefetch_to_device("/GPU:0", 4))
+        return repeated
+    on_device = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+
+    class ConstantDataset(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return steps
+
+        def __getitem__(self, _: int) -> Any:
+            return on_device
+
+    return ConstantDataset()
 
 
-def _generator(
-    folder: Path, count: int, batch: int, mode: tuple[int | None, bool], workers: int
-) -> DataGenerator:
-    store = open_store(folder)
-    rows = np.arange(count) % len(store)
-    number, processes = mode
-    return DataGenerator(
-        store.select([store.image_ids[row] for row in rows]),
-        np.arange(count) % 2,
-        np.linspace(1.0, 228.0, count),
-        batch,
-        shuffle=True,
-        augmentation=Augmentation(),
-        workers=number or workers,
-        use_multiprocessing=processes,
-    )
+def _train(model: Any, batches: Any, turns: _Turns) -> None:
+    """Run `fit` for two epochs, and time the second from the end of the first."""
+    import keras
 
+    ends: list[tuple[float, float]] = []
 
-def _turn(model: keras.Model, batches: Any, turns: _Turns) -> None:
-    epochs = _Epochs()
-    model.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[epochs])
-    (started, used), (ended, spent) = epochs.ends
+    def note(_: int, logs: dict[str, Any]) -> None:
+        float(logs["loss"])  # waits for the device
+        ends.append((time.perf_counter(), cpu_seconds(os.getpid())))
+
+    noting = keras.callbacks.LambdaCallback(on_epoch_end=note)
+    model.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[noting])
+    (started, used), (ended, spent) = ends
     turns.seconds.append(ended - started)
     turns.cpu_seconds.append(spent - used)
     turns.memory_mb.append(memory_mb(os.getpid())["proportional_mb"])
 
 
 def _row(name: str, turns: _Turns, constant: _Turns, images: int, steps: int) -> Row:
-    pairs = list(zip(turns.seconds, constant.seconds, strict=True))
+    pairs: Sequence[tuple[float, float]] = list(zip(turns.seconds, constant.seconds, strict=True))
     waiting = [100 * (own - base) / own for own, base in pairs]
     return rates_row(
         name,
@@ -201,6 +187,6 @@ def _row(name: str, turns: _Turns, constant: _Turns, images: int, steps: int) ->
         waiting_percent_low=round(min(waiting), 2),
         waiting_percent_high=round(max(waiting), 2),
         cpu_seconds_per_1000=significant(1000 * statistics.median(turns.cpu_seconds) / images),
-        # Of the whole process, in which the other ways stand by.
+        # Of the whole process, with the waiting workers of the other rows.
         peak_memory_mb=round(max(turns.memory_mb)),
     )

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from experiments.throughput.benchmark.contenders import Setting
 from experiments.throughput.benchmark.radiographs import (
     draw_radiographs,
     frame_radiographs,
     write_pictures,
     write_store,
 )
-from experiments.throughput.benchmark.setting import Setting
 
 SIZE = 48
 
@@ -20,12 +20,12 @@ SIZE = 48
 @pytest.fixture(scope="session")
 def radiographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four small radiographs. Read only."""
-    return draw_radiographs(tmp_path_factory.mktemp("films"), 4, (160, 120))
+    return draw_radiographs(tmp_path_factory.mktemp("radiographs"), 4, (160, 120))
 
 
 @pytest.fixture(scope="session")
 def setting(radiographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    """What a contender is given: batches of 4, 10 images an epoch."""
+    """The conditions of a contender: batches of 4, 10 images per epoch."""
     folder = tmp_path_factory.mktemp("setting")
     rows = frame_radiographs(radiographs, SIZE)
     write_store(folder / "store", 8, SIZE, rows)
