@@ -132,7 +132,7 @@ def import_table(
     sheet: SheetOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Import a table of bone ages with any column names, units and codes."""
+    """Import any table of bone ages and its radiographs."""
     options = locals()  # they have the names of the importer's arguments
     from boneage.datasets.importers.table import import_table as run_import
 
@@ -165,7 +165,7 @@ def import_dicom(
         Path | None, typer.Option("--list", help="Text file with one path on each line.")
     ] = None,
     salt: Annotated[
-        Path | None, _help("Key file of the pseudonyms. Default: OUT.salt, made once.")
+        Path | None, _help("Key file of the pseudonyms. Default: OUT.salt, created once.")
     ] = None,
     seed: SeedOption = 0,
     ages: Annotated[str | None, renamed_option("--ages", "--labels")] = None,
@@ -173,7 +173,10 @@ def import_dicom(
         str | None, typer.Option("--films", hidden=True, callback=_refuse_films)
     ] = None,
 ) -> None:
-    """Import DICOM radiographs as PNG images under pseudonyms, with a table of labels."""
+    """Import DICOM radiographs as PNG images under pseudonyms.
+
+    A table holds their bone ages.
+    """
     from boneage.datasets.importers.dicom.importer import import_dicom as run_import
     from boneage.datasets.importers.dicom.labels import LabelTable
 
@@ -198,7 +201,10 @@ def import_rsna(
     out: OutOption = MANIFEST,
     seed: SeedOption = 0,
 ) -> None:
-    """Import the RSNA 2017 challenge set: the official archives, or Kaggle's copy."""
+    """Import the RSNA 2017 challenge set.
+
+    The official archives or Kaggle's copy, unpacked.
+    """
     from boneage.datasets.importers.rsna import import_rsna as run_import
     from boneage.datasets.importers.rsna import parse_labels
 
@@ -207,7 +213,7 @@ def import_rsna(
 
 @import_app.command("rhpe")
 def import_rhpe(folder: DirArgument, out: OutOption = MANIFEST) -> None:
-    """Import RHPE: radiographs of both hands, of which the left hand is used."""
+    """Import RHPE: the left hands of its radiographs."""
     from boneage.datasets.importers.rhpe import import_rhpe as run_import
 
     print_manifest(run_import(folder, out))
@@ -240,7 +246,7 @@ def import_dha(
     seed: SeedOption = 0,
     old: Annotated[str | None, renamed_option("--readings", "--labels")] = None,
 ) -> None:
-    """Import the Digital Hand Atlas: folders by race, sex and age, and a table of two readings."""
+    """Import the Digital Hand Atlas and a table of its readings."""
     options = locals()
     del options["old"]
     from boneage.datasets.importers.dha import import_dha as run_import

@@ -124,7 +124,7 @@ def test_a_broken_plug_in_is_listed_as_such_and_the_others_work(
     _, listed, _ = boneage("data", "import", "--help")
     assert re.search("broken +Broken: ", listed)
     assert re.search("fails +Divide by nothing", listed)
-    assert re.search("rsna +Import the RSNA 2017 challenge", listed)
+    assert re.search("rsna +Import the RSNA 2017 challenge set.", listed)
     refused(boneage("data", "import", "broken", "scans"), "(from an unknown package)", what)
 
 

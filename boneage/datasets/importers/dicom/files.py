@@ -23,19 +23,6 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 _START = 132  # the preamble and the letters DICM
 
 
-@dataclass(frozen=True)
-class FoundFiles:
-    """The files to read.
-
-    Attributes:
-        where: What messages call each file, in the order of the paths.
-        named: The files that the user named one by one, which must therefore be DICOM.
-    """
-
-    where: Mapping[Path, str]
-    named: frozenset[Path]
-
-
 @dataclass
 class DicomFiles:
     """What the files are.
@@ -67,13 +54,19 @@ class DicomFiles:
         return ""
 
 
-def find_files(paths: Sequence[Path], listing: Path | None, *, progress: bool = True) -> FoundFiles:
+def find_files(
+    paths: Sequence[Path], listing: Path | None, *, progress: bool = True
+) -> tuple[dict[Path, str], set[Path]]:
     """Find every file once: those below the folders, and those named one by one.
 
     Args:
         paths: Folders and files.
         listing: Text file with one path on each line, relative to the file; None for no list.
         progress: Show progress on standard error.
+
+    Returns:
+        What messages call each file, in the order of the paths; and the files named one by one,
+        which must be DICOM.
 
     Raises:
         InputError: A path does not exist, or a folder can't be read.
@@ -107,7 +100,7 @@ def find_files(paths: Sequence[Path], listing: Path | None, *, progress: bool = 
             faults.append(Fault(name, "the file does not exist", "Check the path."))
     if faults:
         raise InputError(faults)
-    return FoundFiles({path: where[path] for path in sorted(where)}, frozenset(named))
+    return {path: where[path] for path in sorted(where)}, named
 
 
 def _listed(listing: Path) -> list[tuple[int, Path]]:

@@ -65,8 +65,8 @@ def import_dicom(
     out = Path(out)
     _check_options(paths, listing, labels, salt, images_folder(out))
     table = read_labels(labels)
-    found = find_files(paths, listing, progress=progress)
-    files = read_headers(found.where, progress=progress)
+    where, named = find_files(paths, listing, progress=progress)
+    files = read_headers(where, progress=progress)
     matched = match(table, files.headers, labels.join, files.hint())
     headers = [header for header in matched.headers if header is not None]
     findings = [
@@ -76,9 +76,9 @@ def import_dicom(
     ]
     faults = [finding.fault for finding in findings]
     faults += [
-        Fault(found.where[path], "the file is not DICOM", "Export it from the PACS.")
+        Fault(where[path], "the file is not DICOM", "Export it from the PACS.")
         for path in files.not_dicom
-        if path in found.named
+        if path in named
     ]
     if len(headers) < len(matched.headers):  # a broken file may be the missing radiograph
         faults += files.broken
@@ -98,8 +98,8 @@ def import_dicom(
             for header in headers
         ]
         new_files += [path for path in targets if not path.exists()]
-        where = [f"{table.cells.where}: row {row}" for row in table.cells.rows]
-        write_images([header.path for header in headers], targets, where, progress=progress)
+        rows = [f"{table.cells.where}: row {row}" for row in table.cells.rows]
+        write_images([header.path for header in headers], targets, rows, progress=progress)
         return write_manifest(manifest, out, notes=notes)
     except BaseException:  # Ctrl-C leaves nothing behind, either
         for path in new_files:

@@ -18,15 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boneage.datasets.importers.ages import UNITS, ages_in_months
+from boneage.datasets.importers.columns import find_column
 from boneage.datasets.manifest import SPLIT_OF_WORD
 from boneage.datasets.tables import Cells, Finding, read_sheet
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import OTHER_MODALITIES, DicomHeader
 
 JOINS: Mapping[str, tuple[str, ...]] = {
-    "SOPInstanceUID": ("sopinstanceuid", "instanceuid", "sopuid", "uid"),
-    "AccessionNumber": ("accessionnumber", "accession", "accessionno"),
-    "file": ("file", "filename", "filepath", "path", "dicom", "image"),
+    "SOPInstanceUID": ("sopinstanceuid", "sop_instance_uid", "instance_uid", "sop_uid", "uid"),
+    "AccessionNumber": ("accessionnumber", "accession_number", "accession", "accession_no"),
+    "file": ("file", "filename", "file_name", "filepath", "file_path", "path", "dicom", "image"),
 }
 """What a row can name its radiograph by, and the usual names of such a column, folded."""
 
@@ -122,13 +123,8 @@ def read_labels(table: LabelTable) -> Labels:
         InputError: The file can't be read, or has no such column. Faults of rows are findings.
     """
     cells = read_sheet(Path(table.file), key=_NO_KEY, sheet=table.sheet)
-    key_column = table.join_column or _key_column(cells, table.join)
-    named = {
-        "join-column": key_column,
-        "age": table.age,
-        "sex": table.sex,
-        "split": table.split,
-    }
+    key_column = table.join_column or find_column(cells, JOINS[table.join])
+    named = {"join-column": key_column, "age": table.age, "sex": table.sex, "split": table.split}
     faults = [
         _missing(cells, option, name)
         for option, name in named.items()
@@ -167,11 +163,6 @@ def read_labels(table: LabelTable) -> Labels:
     ]
     keys, ages = cells.table[key_column].tolist(), cells.table[table.age].tolist()
     return Labels(cells, keys, ages, months, sexes, splits, findings)
-
-
-def _key_column(cells: Cells, join: str) -> str | None:
-    folded = {re.sub(r"[\W_]+", "", str(name)).lower(): str(name) for name in cells.table.columns}
-    return next((folded[name] for name in JOINS[join] if name in folded), None)
 
 
 def _missing(cells: Cells, option: str, name: str) -> Fault:
