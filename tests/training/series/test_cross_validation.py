@@ -18,7 +18,6 @@ from boneage.recipe import read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json
 from boneage.training.series.cross_validation import plan_folds, prepare_folds
-from boneage.training.series.planned_runs import FINISHED
 from boneage.training.stop_signals import Stop, Terminated
 from boneage.training.trainer import train
 
@@ -202,32 +201,32 @@ def test_changed_folds_are_refused(cross_validate, tmp_path, contents):
 
 
 @pytest.mark.slow
-def test_real_trainings_are_resumed(boneage, cohort, tiny_recipe, tmp_path, contents):
+def test_a_real_training_is_resumed(boneage, cohort, tiny_recipe, tmp_path, contents):
     command = (
         "cross-validate", tiny_recipe, "--data", cohort, "--folds", 2, "--out", "cv",
         "--set", "training.use_multiprocessing=false",
     )  # fmt: skip
-    code, out, err = boneage(*command, "--fold", 1)
-    assert code == 0, err
-    assert "1 of 2 runs are not finished" in out
-    first = contents(tmp_path / "cv" / "fold-1")
-    assert {"best.keras", "report.html", "result.json", "predictions-test.csv"} <= set(first)
-
-    run, stop = Run(tmp_path / "cv" / "fold-2"), Stop()
+    boneage(*command, "--table")  # writes the folds
+    run, stop = Run(tmp_path / "cv" / "fold-1"), Stop()
     stop.asked = signal.SIGTERM  # in the first batch
     recipe = read_recipe(tmp_path / "cv" / "recipe.json")
-    manifest = read_manifest(tmp_path / "cv" / "fold-2.csv")
+    manifest = read_manifest(tmp_path / "cv" / "fold-1.csv")
     with pytest.raises(Terminated):
         train(recipe, manifest, run.folder, progress=False, stop=stop)
     assert run.read_info()["stopped"] == "terminated"
 
-    code, out, err = boneage(*command)
+    code, out, err = boneage(*command, "--fold", 1)
     assert code == 0, err
-    assert "run 1 of 2: fold-1 is already finished" in err
-    assert "run 2 of 2: fold-2 continues (it was cut off)" in err
-    assert contents(tmp_path / "cv" / "fold-1") == first
+    assert "run 1 of 2: fold-1 continues (it was cut off)" in err
+    assert "1 of 2 runs are not finished" in out
     assert run.read_info()["resumed"]
     assert pd.read_csv(run.history_path)["epoch"].tolist() == [1, 2]
+    files = contents(run.folder)
+    assert {"best.keras", "report.html", "result.json", "predictions-test.csv"} <= set(files)
     result = read_json(tmp_path / "cv" / "cross-validation.json")
-    assert [row["state"] for row in result["rows"]] == [FINISHED] * 2
-    assert result["val"]["pooled"]["n"] == 54
+    assert [row["state"] for row in result["rows"]] == ["finished", "to do"]
+
+    code, _, err = boneage(*command, "--fold", 1)
+    assert code == 0, err
+    assert "run 1 of 2: fold-1 is already finished" in err
+    assert contents(run.folder) == files
