@@ -155,7 +155,7 @@ def is_possible_age(months: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def is_probably_years(months: NDArray[np.float64]) -> bool:
-    """Return whether a column of months is probably one of years: its largest value is too small."""
+    """Return whether a column of months is probably in years: its largest value is too small."""
     largest = np.where(np.isnan(months), -np.inf, months).max(initial=-np.inf)
     return bool(0 < largest <= YEARS_SUSPECTED_BELOW)
 

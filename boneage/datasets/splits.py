@@ -25,8 +25,8 @@ def assign_splits(
     goes to the split that is furthest below its fraction. So the order of the rows has no effect.
 
     Args:
-        table: `image_id`, `age_months`, `sex`, and `patient_id` if patients are known. An image with
-            an empty `patient_id` counts as a patient of its own.
+        table: `image_id`, `age_months`, `sex`, and `patient_id` if patients are known. An image
+            with an empty `patient_id` counts as a patient of its own.
         seed: Another seed gives another split.
         fractions: Fractions of train, val and test, which sum to 1.
 

@@ -279,7 +279,8 @@ def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
         "image-in-two-splits",
         sorted(first_of),
         lambda row: (
-            f"image {cells.table['image'][row]} is also in row {cells.rows[first_of[row]]}, in another split"
+            f"image {cells.table['image'][row]} is also in row {cells.rows[first_of[row]]}, "
+            "in another split"
         ),
         "",
         "Keep one of the rows.",

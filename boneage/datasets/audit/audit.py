@@ -1,4 +1,4 @@
-"""The audit: everything wrong with a manifest and its images, and what the cohort looks like."""
+"""Check a manifest and all of its images, and summarize the dataset."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boneage.datasets.audit.images import (
-    Look,
+    ImageInspection,
     duplicate_findings,
     image_parts,
-    look_at_all,
-    look_findings,
+    inspect_images,
+    inspection_findings,
 )
 from boneage.datasets.audit.split_balance import balance_findings, digit_findings
 from boneage.datasets.manifest import SEXES, SPLITS, Region, parse_region
@@ -53,7 +53,7 @@ class AuditFault:
 
     Attributes:
         severity: `error` for what training refuses or must not use, `warning` for what a person
-            should look at, `note` for what a person should know.
+            should check, `note` for what a person should know.
         code: Kind of fault, such as `unreadable-image`.
         image_ids: The images concerned; empty when it is the whole table.
         message: For people.
@@ -67,20 +67,19 @@ class AuditFault:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What one pass over a manifest found.
+    """The findings of one pass over a manifest, and a summary of the dataset.
 
     Attributes:
         manifest: The file.
-        digest: sha256 of its bytes; None where it could not be read.
+        digest: sha256 of its bytes; None when the file could not be read.
         faults: In the order of the table, then of its images.
-        images: Rows of the table.
-        decoded: Images that were read whole.
+        images: Number of rows of the table.
+        decoded: Number of images that were decoded.
         counts: For each split, `n`, `F` and `M`.
-        ages: For each split, n, mean, sd, minimum, median and maximum of age_months, of those that
-            can be ages.
+        ages: For each split, n, mean, sd, minimum, median and maximum of the possible ages.
         sizes: minimum, median and maximum of width and height in pixels, and a count of images
             for each depth in bits.
-        seconds: How long it took.
+        seconds: Duration of the pass.
     """
 
     manifest: Path
@@ -95,11 +94,11 @@ class AuditReport:
 
     @property
     def has_errors(self) -> bool:
-        """Whether anything but warnings and notes was found."""
+        """Return whether there is any error; warnings and notes do not count."""
         return any(fault.severity == "error" for fault in self.faults)
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole report as JSON-able values."""
+        """Return the report as values that JSON can hold."""
         values = asdict(self)
         values["manifest"] = str(self.manifest)
         values["faults"] = [
@@ -115,7 +114,7 @@ class AuditReport:
         }
 
     def render(self) -> str:
-        """The report as plain text: every fault, then the summary."""
+        """Return the report as plain text: every fault, then the summary."""
         return "\n".join([*self._fault_lines(), *self._summary_lines()])
 
     def _fault_lines(self) -> Iterator[str]:
@@ -151,13 +150,13 @@ class AuditReport:
 
 
 def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
-    """Checks a manifest's table and decodes every image that is there.
+    """Check a manifest's table and decode all of its images.
 
-    Broken data never ends it: whatever is wrong with table or images is in the report.
+    Nothing wrong with the table or the images raises an exception: it is in the report.
 
     Args:
-        manifest_path: The manifest; it need not be one that `read_manifest` accepts.
-        progress: Show a bar on standard error.
+        manifest_path: The manifest; `read_manifest` may refuse it.
+        progress: Show a progress bar on standard error.
     """
     path = Path(manifest_path)
     started = time.monotonic()
@@ -170,26 +169,26 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
         return AuditReport(path, None, faults, 0, 0, {}, {}, {}, time.monotonic() - started)
     cells = validation.cells
     parts = image_parts(cells, path)
-    looks = look_at_all(parts, progress=progress)
+    inspections = inspect_images(parts, progress=progress)
     found = [
         *validation.findings,
-        *look_findings(cells, parts, looks),
-        *duplicate_findings(cells, parts, looks),
+        *inspection_findings(cells, parts, inspections),
+        *duplicate_findings(cells, parts, inspections),
         *_shared_image_findings(cells, path.parent.resolve()),
         *_empty_split_findings(cells),
         *balance_findings(validation),
         *digit_findings(validation),
     ]
-    whole = [look for look in looks.values() if look.height]
+    decoded = [inspection for inspection in inspections.values() if inspection.height]
     return AuditReport(
         path,
         validation.digest,
         tuple(_audit_fault(finding) for finding in found),
         images=len(cells.table),
-        decoded=sum(1 for part in parts if part is not None and looks[part].height),
+        decoded=sum(1 for part in parts if part is not None and inspections[part].height),
         counts=_counts(cells),
         ages=_age_summaries(validation),
-        sizes=_sizes(whole),
+        sizes=_sizes(decoded),
         seconds=time.monotonic() - started,
     )
 
@@ -215,10 +214,8 @@ def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
     return cells.row_findings(
         "shared-image",
         sorted(first_of),
-        lambda row: (
-            f"image {cells.table['image'][row]} is that of row {cells.rows[first_of[row]]} too"
-        ),
-        "each image once",
+        lambda row: f"image {cells.table['image'][row]} is also in row {cells.rows[first_of[row]]}",
+        "",
         "Keep one of the rows.",
     )
 
@@ -233,8 +230,7 @@ def _empty_split_findings(cells: Cells) -> list[Finding]:
             Fault(
                 cells.where,
                 f"no row has split {split!r}",
-                "Training needs train and val, evaluation the split it is asked for.",
-                expected=f"images in all of {', '.join(SPLITS)}",
+                "Training needs train and val; evaluation needs the split that it scores.",
             ),
         )
         for split in empty
@@ -276,13 +272,13 @@ def _age_summaries(validation: ManifestValidation) -> dict[str, dict[str, float]
     return summaries
 
 
-def _sizes(looks: Sequence[Look]) -> dict[str, dict[str, float]]:
-    if not looks:
+def _sizes(inspections: Sequence[ImageInspection]) -> dict[str, dict[str, float]]:
+    if not inspections:
         return {}
-    bits = Counter(look.bits for look in looks)
+    bits = Counter(inspection.bits for inspection in inspections)
     return {
-        "width": _span(np.array([look.width for look in looks])),
-        "height": _span(np.array([look.height for look in looks])),
+        "width": _span(np.array([inspection.width for inspection in inspections])),
+        "height": _span(np.array([inspection.height for inspection in inspections])),
         "bits": {str(depth): count for depth, count in sorted(bits.items())},
     }
 

@@ -1,4 +1,4 @@
-"""Every image of a manifest decoded once and looked at, and what is wrong with each or with two."""
+"""Decode and inspect every image of a manifest, and find images that are bad or the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -24,27 +23,25 @@ from boneage.radiographs.image_quality import (
     assess_quality,
 )
 from boneage.radiographs.orientation import shrunk
-from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph, read_radiograph
+from boneage.radiographs.reader import SMALLEST_SIDE, read_radiograph
 from boneage.runtime.threads import threads
 
-_REGION_FIX = "Correct the column region, or leave it empty for the whole radiograph."
-
 Part = tuple[Path, Region | None]
-"""An image, and the part of it that is meant."""
+"""A radiograph, and the part of it that is used; None for all of it."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Look:
-    """What decoding and looking at one image told.
+class ImageInspection:
+    """What decoding and inspecting one image has shown.
 
     Attributes:
-        code: Kind of fault when there is one.
-        fault: What is wrong, when it can't be looked at or there is nothing on it.
-        height: Of the part that is meant, in pixels; 0 when it was not read.
-        width: Likewise.
-        bits: Of a pixel.
-        quality: What the radiograph looks like; None when there is nothing to look at.
-        print: To know it again; likewise.
+        code: Kind of fault; empty when there is none.
+        fault: Why the image can't be used, or that it is blank.
+        height: Height of the part that is used, in pixels; 0 when the image was not read.
+        width: Its width.
+        bits: Bits of a pixel.
+        quality: What the image shows; None when it was not read or is blank.
+        fingerprint: For finding the same image again; None likewise.
     """
 
     code: str = ""
@@ -53,68 +50,61 @@ class Look:
     width: int = 0
     bits: int = 0
     quality: Quality | None = None
-    print: Fingerprint | None = None
+    fingerprint: Fingerprint | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """A kind of fault that looking at a radiograph tells."""
+class _QualityFault:
+    """A kind of fault that is visible in an image."""
 
     code: str
-    is_so: Callable[[Quality], bool]
+    is_present: Callable[[Quality], bool]
     what: Callable[[Quality], str]
-    expected: str
     fix: str
 
 
-_KINDS = (
-    _Kind(
+_QUALITY_FAULTS = (
+    _QualityFault(
         "turned-hand",
         lambda q: q.is_turned,
-        lambda q: f"it looks {'upside down' if q.orientation.turn == 180 else 'sideways'}",
-        "an upright hand",
-        "Look at it; turn the file, or leave its row out.",
+        lambda q: f"the hand is {'upside down' if q.orientation.turn == 180 else 'sideways'}",
+        "Check the image. Rotate the file, or remove its row.",
     ),
-    _Kind(
+    _QualityFault(
         "two-hands",
         lambda q: q.has_two_hands,
-        lambda q: "it looks like a radiograph of two hands",
-        "one hand",
-        "Look at it; name the part of the left hand in the column region.",
+        lambda q: "it shows two hands",
+        "Check the image. Write the part with the left hand into the column region.",
     ),
-    _Kind(
+    _QualityFault(
         "inverted",
         lambda q: q.is_inverted,
-        lambda q: "it looks inverted, bone dark on light",
-        "bone bright on dark",
-        "Look at it; export it again, or invert the file.",
+        lambda q: "it is inverted: bone is dark",
+        "Check the image. Export it again, or invert the file.",
     ),
-    _Kind(
+    _QualityFault(
         "flat-image",
         lambda q: q.spread < FLAT_LEVELS,
-        lambda q: "next to nothing is on it: its levels hardly differ",
-        f"levels that differ by {FLAT_LEVELS:g} of 255 or more",
-        "Look at it; export it again with its full range, or leave its row out.",
+        lambda q: f"its grey levels span only {q.spread:.1f} of 255",
+        "Check the image. Export it again with its full range, or remove its row.",
     ),
-    _Kind(
+    _QualityFault(
         "saturated-image",
         lambda q: q.lightest > SATURATED_SHARE,
-        lambda q: "most of it is at its lightest level",
-        f"at most {SATURATED_SHARE:.0%} of a radiograph burnt out",
-        "Look at it; export it again with another window, or leave its row out.",
+        lambda q: f"{q.lightest:.0%} of it is saturated",
+        "Check the image. Export it again with another window, or remove its row.",
     ),
-    _Kind(
+    _QualityFault(
         "nearly-empty-image",
         lambda q: q.dark > EMPTY_SHARE and q.spread >= FLAT_LEVELS,  # else it is flat
-        lambda q: "it is nearly empty: next to all of it is as dark as its background",
-        f"a hand on more than {1 - EMPTY_SHARE:.0%} of the film",
-        "Look at it; export it again, or leave its row out.",
+        lambda q: f"{q.dark:.0%} of it is as dark as its background",
+        "Check the image. Export it again, or remove its row.",
     ),
 )
 
 
 def image_parts(cells: Cells, manifest: Path) -> list[Part | None]:
-    """Each row's image; None where there is none, which the table's findings say already."""
+    """Return the image of each row; None where it is missing, which is a finding of the table."""
     if "image" not in cells.table:
         return [None] * len(cells.table)
     folder = manifest.parent.resolve()
@@ -126,130 +116,108 @@ def image_parts(cells: Cells, manifest: Path) -> list[Part | None]:
     ]
 
 
-def look_at_all(parts: Sequence[Part | None], *, progress: bool) -> dict[Part, Look]:
-    """Decodes every image once and looks at it; what is broken is told by its look."""
+def inspect_images(parts: Sequence[Part | None], *, progress: bool) -> dict[Part, ImageInspection]:
+    """Decode and inspect every image once; an image that can't be read is no exception."""
     unique = list(dict.fromkeys(part for part in parts if part is not None))
-    # Decoding lets go of the interpreter lock; more threads than cores hide a slow disk.
+    # Decoding releases the interpreter lock; more threads than cores hide a slow disk.
     with threads(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        looks: Iterable[Look] = pool.map(_look, unique)
+        inspections: Iterable[ImageInspection] = pool.map(_inspect, unique)
         if progress:
             console = Console(stderr=True)
-            looks = track(looks, "Checking images", total=len(unique), console=console)
-        return dict(zip(unique, looks, strict=True))
+            inspections = track(inspections, "Checking images", total=len(unique), console=console)
+        return dict(zip(unique, inspections, strict=True))
 
 
-def _look(part: Part) -> Look:
+def _inspect(part: Part) -> ImageInspection:
     path, region = part
     try:
-        radiograph = read_radiograph(path)
+        image = read_radiograph(path)
     except InputError as error:
-        empty = is_file(path) and path.stat().st_size == 0
-        return Look("empty-file" if empty else "unreadable-image", error.faults[0])
-    bits = 8 * radiograph.itemsize
+        is_empty = is_file(path) and path.stat().st_size == 0
+        return ImageInspection("empty-file" if is_empty else "unreadable-image", error.faults[0])
     if region is not None:
-        height, width = radiograph.shape
         left, top, right, bottom = region
+        height, width = image.shape
+        named = f"its region {' '.join(map(str, region))}"
+        fix = "Correct the column region, or leave it empty for the whole radiograph."
         if right > width or bottom > height:
-            return Look("region-outside", _outside(path, region, width, height))
+            what = f"{named} extends beyond the image of {width} x {height} pixels"
+            return ImageInspection("region-outside", Fault(str(path), what, fix))
         if min(right - left, bottom - top) < SMALLEST_SIDE:
-            return Look("region-too-small", _too_small(path, region))
-        radiograph = radiograph[top:bottom, left:right]
-    height, width = radiograph.shape
-    if radiograph.min() == radiograph.max():
-        return Look("blank-image", _blank(path, radiograph), height, width, bits)
-    quality, print_ = assess_quality(radiograph), fingerprint(shrunk(radiograph))
-    return Look("", None, height, width, bits, quality, print_)
+            what = f"{named} has a side of less than {SMALLEST_SIDE} pixels"
+            return ImageInspection("region-too-small", Fault(str(path), what, fix))
+        image = image[top:bottom, left:right]
+    height, width = image.shape
+    bits = 8 * image.itemsize
+    if image.min() == image.max():
+        what = f"every pixel is {image.flat[0]}"
+        fault = Fault(str(path), what, "Check the image. Remove its row if it shows no hand.")
+        return ImageInspection("blank-image", fault, height, width, bits)
+    print_ = fingerprint(shrunk(image))
+    return ImageInspection("", None, height, width, bits, assess_quality(image), print_)
 
 
-def _outside(path: Path, region: Region, width: int, height: int) -> Fault:
-    return Fault(
-        str(path),
-        f"its region {' '.join(map(str, region))} reaches out of the picture",
-        _REGION_FIX,
-        expected=f"a part of {width} x {height} pixels",
-    )
-
-
-def _too_small(path: Path, region: Region) -> Fault:
-    return Fault(
-        str(path),
-        f"its region {' '.join(map(str, region))} is too small",
-        _REGION_FIX,
-        expected=f"sides of at least {SMALLEST_SIDE} pixels",
-    )
-
-
-def _blank(path: Path, radiograph: Radiograph) -> Fault:
-    return Fault(
-        str(path),
-        f"every pixel is {radiograph.flat[0]}",
-        "Look at it; leave its row out if there is no hand.",
-        expected="a picture",
-    )
-
-
-def look_findings(
-    cells: Cells, parts: Sequence[Part | None], looks: Mapping[Part, Look]
+def inspection_findings(
+    cells: Cells, parts: Sequence[Part | None], inspections: Mapping[Part, ImageInspection]
 ) -> list[Finding]:
-    """What is wrong with single images: those that can't be used, then those to look at."""
+    """Return what is wrong with single images: first the unusable, then the suspicious ones."""
     wrong: dict[tuple[str, str, str], dict[int, str]] = {}
-    for row, part in enumerate(parts):
-        look = looks[part] if part is not None else Look()
-        if look.fault is not None:
-            kind = (look.code, look.fault.expected, look.fault.fix)
-            wrong.setdefault(kind, {})[row] = look.fault.what
-    for kind_ in _KINDS:
-        for row, part in enumerate(parts):
-            quality = looks[part].quality if part is not None else None
-            if quality is not None and kind_.is_so(quality):
-                kind = (kind_.code, kind_.expected, kind_.fix)
-                wrong.setdefault(kind, {})[row] = kind_.what(quality)
-    images = cells.table["image"] if wrong else ()
+    shown = [(row, inspections[part]) for row, part in enumerate(parts) if part is not None]
+    for row, inspection in shown:
+        if (fault := inspection.fault) is not None:
+            wrong.setdefault((inspection.code, fault.expected, fault.fix), {})[row] = fault.what
+    for kind in _QUALITY_FAULTS:
+        for row, inspection in shown:
+            if inspection.quality is not None and kind.is_present(inspection.quality):
+                rows = wrong.setdefault((kind.code, "", kind.fix), {})
+                rows[row] = kind.what(inspection.quality)
     findings: list[Finding] = []
     for (code, expected, fix), rows in wrong.items():
-        what = {row: f"image {images[row]}: {text}" for row, text in rows.items()}
+        what = {row: f"image {cells.table['image'][row]}: {text}" for row, text in rows.items()}
         findings += cells.row_findings(code, what, what.__getitem__, expected, fix)
     return findings
 
 
 def duplicate_findings(
-    cells: Cells, parts: Sequence[Part | None], looks: Mapping[Part, Look]
+    cells: Cells, parts: Sequence[Part | None], inspections: Mapping[Part, ImageInspection]
 ) -> list[Finding]:
-    """Films that are the same though their files are not, within a split and across."""
+    """Return the radiographs that are the same in two files, within a split and across splits."""
     first_row: dict[Part, int] = {}
+    prints = []
     for row, part in enumerate(parts):
-        if part is not None and looks[part].print is not None:
-            first_row.setdefault(part, row)
-    radiographs, rows = [path for path, _ in first_row], list(first_row.values())
-    prints = [look.print for part in first_row if (look := looks[part]).print is not None]
+        if part is not None and part not in first_row:
+            print_ = inspections[part].fingerprint
+            if print_ is not None:
+                first_row[part] = row
+                prints.append(print_)
+    paths, rows = [path for path, _ in first_row], list(first_row.values())
     splits = cells.table["split"] if "split" in cells.table else [""] * len(cells.table)
     across: dict[int, str] = {}
     within: dict[int, str] = {}
     for pair in find_pairs(prints):
-        if (
-            radiographs[pair.second] == radiographs[pair.first]
-        ):  # two parts of one radiograph may overlap
-            continue
+        if paths[pair.second] == paths[pair.first]:
+            continue  # two parts of one radiograph may overlap
         row, other = rows[pair.second], rows[pair.first]
-        where = within if splits[row] == splits[other] else across
-        where.setdefault(row, _same(cells, row, other, pair))
-    expected, fix = "each radiograph once", "Look at both; keep one of the rows."
+        found = within if splits[row] == splits[other] else across
+        found.setdefault(row, _describe_pair(cells, row, other, pair))
+    fix = "Check both images, and keep one of the rows."
     return [
         *cells.row_findings(
             "near-duplicate-in-two-splits",
             sorted(across),
             across.__getitem__,
-            "each radiograph in one split",
-            "Look at both. Move both to one split, or keep one of them.",
+            "",
+            "Check both images. Move both to one split, or keep one of them.",
         ),
-        *cells.row_findings("near-duplicate", sorted(within), within.__getitem__, expected, fix),
+        *cells.row_findings("near-duplicate", sorted(within), within.__getitem__, "", fix),
     ]
 
 
-def _same(cells: Cells, row: int, other: int, pair: Pair) -> str:
+def _describe_pair(cells: Cells, row: int, other: int, pair: Pair) -> str:
     images = cells.table["image"]
-    mirrored = " mirrored" if pair.mirrored else ""
+    mirrored = ", mirrored" if pair.mirrored else ""
+    likeness = int(100 * pair.likeness) / 100  # never rounded up to 1.00
     return (
-        f"image {images[row]} looks the same{mirrored} as {images[other]} of row "
-        f"{cells.rows[other]} (likeness {np.floor(100 * pair.likeness) / 100:.2f})"
+        f"image {images[row]} is the same radiograph as {images[other]} in row "
+        f"{cells.rows[other]} (correlation {likeness:.2f}{mirrored})"
     )

@@ -1,8 +1,8 @@
-"""The same radiograph twice, though saved anew: as JPEG, resized, brightened, cropped a little, mirrored.
+"""Find radiographs that are the same although their files are not.
 
-A 64-bit hash of every radiograph (signs of its low cosine frequencies) finds the candidates, every
-pair compared. All hands look alike to it, so what it finds is looked at twice more: as 16 x 16
-cells, then as two small copies laid over each other, and only the last decides.
+A copy may be compressed, resized, brightened, mirrored or cropped a little. A 64-bit hash of every
+radiograph (signs of its low cosine frequencies) finds the candidates. All hands have similar
+hashes, so candidates are compared as 16 x 16 cells, then as small copies laid over each other.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy.typing as npt
 from boneage.radiographs.orientation import Floats
 
 LIKE = 0.94
-"""Correlation of the two copies' detail from which radiographs are called the same; the most alike of 64
-million pairs of different children of RSNA reach 0.93."""
+"""Correlation of two copies' detail from which they count as the same radiograph. The largest of 64
+million pairs of different children of RSNA is 0.93."""
 
 _HASH_PIXELS, _HASH_SIDE = 32, 8
 _MOST_BITS = 10
 _COARSE_PIXELS, _COARSE_LIKE = 16, 0.84
 _THUMB_PIXELS = 64
-_INNER = 50  # of one copy, laid over the other: a radiograph cropped a little still finds its place
-_FINE = 2.0  # pixels: outlines of hands are alike, their bones are not
+_INNER = 50  # of one copy, laid over the other: it still fits a radiograph cropped a little
+_FINE = 2.0  # pixels: outlines of hands are similar, their bones are not
 _SCALES = (1.0, 0.96, 0.92, 1.04, 1.08)
 _MOST_AT_ONCE = 8_000_000  # pairs of hashes; 64 MB of their differences
 _CLOSE = 0.5
@@ -33,12 +33,12 @@ _CLOSE = 0.5
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fingerprint:
-    """What is kept of a radiograph to know it again.
+    """A summary of a radiograph, by which the same radiograph is found again.
 
     Attributes:
         code: 64 bits of its low cosine frequencies.
-        mirrored: The same of its mirror image.
-        thumb: uint8 (64, 64), its detail about 128.
+        mirrored: The same bits of its mirror image.
+        thumb: uint8 (64, 64), its detail around 128.
     """
 
     code: int
@@ -51,10 +51,10 @@ class Pair:
     """Two radiographs that are the same.
 
     Attributes:
-        first: Position of the one that comes first.
-        second: Position of the other.
-        likeness: Correlation of their detail, `LIKE` to 1.
-        mirrored: Whether one is the other's mirror image.
+        first: Position of the first radiograph.
+        second: Position of the second.
+        likeness: Correlation of their detail, from `LIKE` to 1.
+        mirrored: Whether the second is the mirror image of the first.
     """
 
     first: int
@@ -64,7 +64,7 @@ class Pair:
 
 
 def fingerprint(radiograph: Floats) -> Fingerprint:
-    """Takes a radiograph's fingerprint.
+    """Return a radiograph's fingerprint.
 
     Args:
         radiograph: float32 (h, w), a small copy.
@@ -73,23 +73,21 @@ def fingerprint(radiograph: Floats) -> Fingerprint:
     thumb = np.clip(128 + 40 * detail, 0, 255).astype(np.uint8)
     low = cv2.resize(detail, (_HASH_PIXELS, _HASH_PIXELS), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(low)[: _HASH_SIDE + 1, : _HASH_SIDE + 1]
-    waves = waves[
-        :_HASH_SIDE, 1:
-    ]  # the very first column tells the radiograph's rows, not the hand
-    # Mirroring turns the sign of every odd frequency across.
+    waves = waves[:_HASH_SIDE, 1:]  # the first column is about the rows, not about the hand
+    # Mirroring changes the sign of every odd horizontal frequency.
     flipped = waves * np.where(np.arange(1, _HASH_SIDE + 1) % 2, -1, 1)
     return Fingerprint(_bits(waves), _bits(flipped), thumb)
 
 
 def find_pairs(prints: Sequence[Fingerprint]) -> list[Pair]:
-    """Finds every radiograph that is the same as an earlier one, by position.
+    """Return a pair for every radiograph that is the same as an earlier one.
 
-    A radiograph is in one pair at most as the second: with the first radiograph that it is the same
-    as. So five thousand copies of one placeholder are as many pairs, not twelve million.
+    A radiograph is the second of one pair at most: the pair with the first copy of it. So five
+    thousand copies of one placeholder give five thousand pairs, not twelve million.
     """
     pairs: list[Pair] = []
     copies = np.zeros(len(prints), bool)
-    for first, others, mirrored in _looked_at_again(prints, copies):
+    for first, others, mirrored in _similar_cells(prints, copies):
         for second in others:
             likeness = _likeness(prints[first].thumb, prints[second].thumb, mirrored)
             if likeness >= LIKE:
@@ -99,7 +97,7 @@ def find_pairs(prints: Sequence[Fingerprint]) -> list[Pair]:
 
 
 def _detail(radiograph: Floats) -> Floats:
-    """float32 (64, 64): what is lighter or darker than its neighbourhood, in its usual size."""
+    """Return local contrast, normalized by its local size: float32 (64, 64)."""
     size = (_THUMB_PIXELS, _THUMB_PIXELS)
     shrinking = min(radiograph.shape) >= _THUMB_PIXELS
     small = cv2.resize(
@@ -114,20 +112,20 @@ def _bits(waves: npt.NDArray[np.float32]) -> int:
     return int.from_bytes(np.packbits(waves.ravel() > 0).tobytes(), "big")
 
 
-def _looked_at_again(
+def _similar_cells(
     prints: Sequence[Fingerprint], copies: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[int, npt.NDArray[np.intp], bool]]:
-    """Of each radiograph the candidates whose 16 x 16 cells are alike too."""
+    """Yield for each radiograph the candidates whose 16 x 16 cells are similar too."""
     if not prints:
         return
     cells = np.stack([_coarse(each.thumb) for each in prints])
     flat = cells.reshape(len(cells), -1)
     flipped = cells[:, :, ::-1].reshape(len(cells), -1)
     for first, others, mirrored in _candidates(prints, copies):
-        looked_at = (flipped if mirrored else flat)[others]
-        alike = np.einsum("c,nc->n", flat[first], looked_at) >= _COARSE_LIKE
-        if alike.any():
-            yield first, others[alike], mirrored
+        compared = (flipped if mirrored else flat)[others]
+        is_similar = np.einsum("c,nc->n", flat[first], compared) >= _COARSE_LIKE
+        if is_similar.any():
+            yield first, others[is_similar], mirrored
 
 
 def _coarse(thumb: npt.NDArray[np.uint8]) -> Floats:
@@ -140,9 +138,9 @@ def _coarse(thumb: npt.NDArray[np.uint8]) -> Floats:
 def _candidates(
     prints: Sequence[Fingerprint], copies: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[int, npt.NDArray[np.intp], bool]]:
-    """Of each radiograph the later ones with alike hashes that are no copies yet, and if mirrored.
+    """Yield for each radiograph the later ones with similar hashes, and whether mirrored.
 
-    `copies` is read as it goes: who takes the candidates marks there those that are copies.
+    Radiographs marked in `copies` are left out; the caller marks them while it iterates.
     """
     codes = np.array([each.code for each in prints], np.uint64)
     flipped = np.array([each.mirrored for each in prints], np.uint64)
@@ -160,14 +158,14 @@ def _candidates(
                     yield start + row, others, mirrored
 
 
-def _likeness(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], mirrored: bool) -> float:
-    """The best correlation of the middle of one copy with any place of the other."""
-    still, moved = _fine(one), _fine(other)
+def _likeness(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], mirrored: bool) -> float:
+    """Return the best correlation of the middle of one copy with any position of the other."""
+    still, moved = _fine(first), _fine(second)
     if mirrored:
         moved = np.ascontiguousarray(moved[:, ::-1])
     best = -1.0
     for scale in _SCALES:
-        best = max(best, _overlaid(still, moved, scale))
+        best = max(best, _overlay(still, moved, scale))
         if best < _CLOSE or best >= LIKE:
             break
     return best
@@ -178,10 +176,10 @@ def _fine(thumb: npt.NDArray[np.uint8]) -> Floats:
     return np.asarray(thumb32 - cv2.GaussianBlur(thumb32, (0, 0), _FINE), np.float32)
 
 
-def _overlaid(one: Floats, other: Floats, scale: float) -> float:
+def _overlay(first: Floats, second: Floats, scale: float) -> float:
     edge = (_THUMB_PIXELS - _INNER) // 2
-    inner = one[edge:-edge, edge:-edge]
+    inner = first[edge:-edge, edge:-edge]
     if scale != 1:
         side = round(_INNER * scale)
         inner = cv2.resize(inner, (side, side), interpolation=cv2.INTER_LINEAR)
-    return float(cv2.matchTemplate(other, inner, cv2.TM_CCOEFF_NORMED).max())
+    return float(cv2.matchTemplate(second, inner, cv2.TM_CCOEFF_NORMED).max())

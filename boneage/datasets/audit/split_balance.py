@@ -1,4 +1,4 @@
-"""What the labels of a cohort tell as a whole: splits that differ, digits that readers prefer."""
+"""Compare the labels of the splits, and find ages that readers have rounded."""
 
 from __future__ import annotations
 
@@ -9,99 +9,89 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boneage.datasets.manifest import SEXES, SPLITS
-from boneage.datasets.tables import Cells, Finding
+from boneage.datasets.tables import Finding
 from boneage.datasets.validation import ManifestValidation
 from boneage.errors import Fault
 
 AGE_GAP = 0.2
-"""Largest distance of two age distributions (Kolmogorov-Smirnov) that a split may have."""
+"""Largest Kolmogorov-Smirnov distance of two splits' ages that is accepted."""
 SEX_GAP = 0.1
-"""Largest difference in the share of boys that a split may have."""
+"""Largest difference in the share of boys that is accepted."""
 WHOLE_YEARS = 0.25
-"""Share of ages in whole years from which readers are said to prefer them; chance gives 1/12."""
+"""Share of ages in whole years from which readers are said to round; by chance it is 1/12."""
 
-_FEWEST = 30
-_CHANCE = 0.001  # both must hold: large enough to matter, and not by chance
+_MIN_IMAGES = 30
+_CHANCE = 0.001  # a difference must be both large enough to matter and no chance
 
 
 def balance_findings(validation: ManifestValidation) -> list[Finding]:
-    """Splits whose ages or sexes differ much from the training images', beyond chance."""
+    """Return the splits whose ages or sexes differ much from train, beyond chance."""
     table = validation.cells.table
     if not {"split", "sex"} <= set(table.columns):
         return []
     splits = np.array(table["split"], dtype=str)
     sexes = np.array(table["sex"], dtype=str)
     known = validation.has_possible_age & np.isin(sexes, SEXES)
-    train = known & (splits == SPLITS[0])
+    train = known & (splits == "train")
     findings = []
     for split in SPLITS[1:]:
         other = known & (splits == split)
-        if min(train.sum(), other.sum()) < _FEWEST:
+        if min(train.sum(), other.sum()) < _MIN_IMAGES:
             continue
         for code, what in _differences(validation.ages, sexes == "M", train, other, split):
-            fault = Fault(
-                validation.cells.where,
-                what,
-                "Draw the splits anew (`boneage data import` does it by age and sex), or say with "
-                "every result whom it was measured on.",
-                expected="splits that are alike in age and sex",
+            fix = (
+                "Assign the splits again; boneage data import balances age and sex. Otherwise "
+                "report the difference with every result."
             )
-            findings.append(Finding(code, fault))
+            findings.append(Finding(code, Fault(validation.cells.where, what, fix)))
     return findings
 
 
 def digit_findings(validation: ManifestValidation) -> list[Finding]:
-    """Whether readers rounded: more whole years among the ages than chance gives."""
+    """Return whether readers have rounded: more whole years than chance gives."""
     ages = validation.ages[validation.has_possible_age]
-    if len(ages) < _FEWEST or _only_years(validation.cells, ages):
+    whole = _share_of_multiples(ages, 12)
+    # A table of whole years only has another unit: nobody has rounded.
+    if len(ages) < _MIN_IMAGES or not WHOLE_YEARS <= whole < 1:
         return []
-    whole = float((np.abs(ages / 12 - np.rint(ages / 12)) < 1e-6).mean())
-    half = float((np.abs(ages / 6 - np.rint(ages / 6)) < 1e-6).mean()) - whole
-    if whole < WHOLE_YEARS:
-        return []
+    half = _share_of_multiples(ages, 6) - whole
     fault = Fault(
         validation.cells.where,
-        f"{whole:.0%} of the ages are whole years and {half:.0%} half years",
-        "Readers round to the atlas's plates: an error below about 3 months means little.",
-        expected="8 % each by chance",
+        f"{whole:.0%} of the ages are whole years and {half:.0%} half years; by chance each is 8 %",
+        "Readers round to the plates of the atlas, so an error below about 3 months means little.",
     )
     return [Finding("digit-preference", fault)]
 
 
-def _only_years(cells: Cells, ages: NDArray[np.float64]) -> bool:
-    """Whether the whole table was given in years without months: that is a unit, not a habit."""
-    return bool((np.abs(ages / 12 - np.rint(ages / 12)) < 1e-6).all())
+def _share_of_multiples(ages: NDArray[np.float64], months: int) -> float:
+    if not len(ages):
+        return 0.0
+    return float((np.abs(ages / months - np.rint(ages / months)) < 1e-6).mean())
 
 
 def _differences(
     ages: NDArray[np.float64],
-    boys: NDArray[np.bool_],
+    is_boy: NDArray[np.bool_],
     train: NDArray[np.bool_],
     other: NDArray[np.bool_],
     split: str,
 ) -> Iterator[tuple[str, str]]:
-    n, m = int(train.sum()), int(other.sum())
-    gap = _distance(ages[train], ages[other])
-    # Two-sided bound of the Kolmogorov-Smirnov distance for two samples (Smirnov 1948).
-    if gap > max(AGE_GAP, math.sqrt(-math.log(_CHANCE / 2) / 2 * (n + m) / (n * m))):
+    from scipy.stats import ks_2samp  # its import takes a second
+
+    test = ks_2samp(ages[train], ages[other], method="asymp")
+    if test.statistic > AGE_GAP and test.pvalue < _CHANCE:
         yield (
             "age-imbalance",
-            f"ages in {split} (median {np.median(ages[other]):g} months) differ from those in "
-            f"train (median {np.median(ages[train]):g}): the distributions are "
-            f"{gap:.0%} apart (Kolmogorov-Smirnov)",
+            f"the ages in {split} (median {np.median(ages[other]):g} months) differ from those in "
+            f"train (median {np.median(ages[train]):g}): their Kolmogorov-Smirnov distance is "
+            f"{test.statistic:.2f}",
         )
-    share, pooled = boys[other].mean() - boys[train].mean(), boys[train | other].mean()
-    spread = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
-    if abs(share) > max(SEX_GAP, 3.29 * spread):  # 3.29 standard errors: 1 in 1,000
+    n, m = int(train.sum()), int(other.sum())
+    difference, pooled = is_boy[other].mean() - is_boy[train].mean(), is_boy[train | other].mean()
+    deviation = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
+    if abs(difference) > max(SEX_GAP, 3.29 * deviation):  # 3.29 standard errors: 1 in 1,000
         yield (
             "sex-imbalance",
-            f"{boys[other].mean():.0%} of {split} are boys, {boys[train].mean():.0%} of train",
+            f"{is_boy[other].mean():.0%} of {split} are boys, but in train "
+            f"{is_boy[train].mean():.0%} are",
         )
-
-
-def _distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Largest difference between the two cumulative distributions."""
-    at = np.concatenate([one, other])
-    first = np.searchsorted(np.sort(one), at, side="right") / len(one)
-    second = np.searchsorted(np.sort(other), at, side="right") / len(other)
-    return float(np.abs(first - second).max())

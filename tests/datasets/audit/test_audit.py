@@ -113,7 +113,7 @@ def test_what_is_no_table_is_a_fault_of_the_report(tmp_path: Path, content: byte
     assert "1 errors" in report.render()
 
 
-def test_what_a_person_should_look_at_is_a_warning(folder: Path) -> None:
+def test_what_a_person_should_check_is_a_warning(folder: Path) -> None:
     cv2.imwrite(str(folder / "films" / "a.png"), np.full((40, 40), 7, np.uint8))
     report = audit(manifest(folder, *GOOD[:3], "b2,films/b.png,90,M,train"), progress=False)
     assert codes(report) == {"blank-image": ("a",), "shared-image": ("b2",), "empty-split": ()}
@@ -156,7 +156,7 @@ def hands(folder: Path, count: int) -> list[str]:
     return rows
 
 
-def test_what_looking_at_radiographs_tells_is_a_warning_with_ids(tmp_path: Path) -> None:
+def test_what_an_image_shows_is_a_warning_with_ids(tmp_path: Path) -> None:
     rows = hands(tmp_path, 9)
     radiograph = phantom(5, 0, 128).image
     spoilt = {
@@ -171,12 +171,12 @@ def test_what_looking_at_radiographs_tells_is_a_warning_with_ids(tmp_path: Path)
     for name, image in spoilt.items():
         cv2.imwrite(str(tmp_path / "films" / f"{name}.png"), image.astype(np.uint8))
     report = audit(manifest(tmp_path, *rows), progress=False)
-    told = {(fault.code, *fault.image_ids) for fault in report.faults}
-    assert told >= {
+    found = {(fault.code, *fault.image_ids) for fault in report.faults}
+    assert found >= {
         ("turned-hand", "1"), ("turned-hand", "2"), ("two-hands", "3"), ("inverted", "4"),
         ("flat-image", "5"), ("saturated-image", "6"), ("nearly-empty-image", "8"),
     }  # fmt: skip
-    assert not {each for each in told if {"0", "7"} & set(each[1:])}
+    assert not {each for each in found if {"0", "7"} & set(each[1:])}
     assert not report.has_errors
     (upside_down,) = [fault for fault in report.faults if fault.image_ids == ("1",)]
     assert "upside down" in upside_down.message
@@ -193,10 +193,13 @@ def test_the_same_radiograph_across_splits_is_an_error_and_within_one_a_warning(
     report = audit(manifest(tmp_path, *rows), progress=False)
     assert codes(report) == {"near-duplicate-in-two-splits": ("b",), "near-duplicate": ("a",)}
     assert report.has_errors
-    assert "looks the same as films/1.png of row 3 (likeness 0.9" in report.faults[0].message
+    assert (
+        "is the same radiograph as films/1.png in row 3 (correlation 0.9"
+        in report.faults[0].message
+    )
 
 
-def test_a_region_is_looked_at_alone_and_one_outside_is_an_error(tmp_path: Path) -> None:
+def test_only_the_region_is_inspected_and_a_region_outside_is_an_error(tmp_path: Path) -> None:
     rows = hands(tmp_path, 3)
     both = np.hstack([phantom(5, 0, 128).image, phantom(5, 3, 128).image[:, ::-1]])
     cv2.imwrite(str(tmp_path / "films" / "0.png"), both)
@@ -205,8 +208,8 @@ def test_a_region_is_looked_at_alone_and_one_outside_is_an_error(tmp_path: Path)
     rows = [f"{row},{region}" for row, region in zip(rows, regions, strict=True)]
     report = audit(manifest(tmp_path, *rows, header=header), progress=False)
     assert codes(report) == {"region-too-small": ("1",), "region-outside": ("2",)}
-    assert "0 0 15 128 is too small; expected sides of at least 16" in report.faults[0].message
-    assert "a part of 128 x 128 pixels" in report.faults[1].message
+    assert "0 0 15 128 has a side of less than 16 pixels" in report.faults[0].message
+    assert "beyond the image of 128 x 128 pixels" in report.faults[1].message
     assert report.sizes["width"]["maximum"] == 128
 
 

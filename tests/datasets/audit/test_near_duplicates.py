@@ -33,14 +33,14 @@ def test_different_hands_are_no_duplicates() -> None:
 
 
 @pytest.mark.parametrize("name", COPIES)
-def test_a_radiograph_saved_anew_is_known_again(name: str) -> None:
+def test_a_radiograph_saved_again_is_found(name: str) -> None:
     copy = COPIES[name](RADIOGRAPHS[7])
     (pair,) = find_pairs(prints(*RADIOGRAPHS, copy))
     assert (pair.first, pair.second) == (7, len(RADIOGRAPHS))
     assert pair.mirrored == (name == "mirrored")
 
 
-def test_each_copy_is_told_once_with_the_first_of_its_kind() -> None:
+def test_each_copy_is_named_once_with_the_first_of_its_kind() -> None:
     found = find_pairs(prints(RADIOGRAPHS[0], RADIOGRAPHS[1], RADIOGRAPHS[0], RADIOGRAPHS[0]))
     assert [(pair.first, pair.second) for pair in found] == [(0, 2), (0, 3)]
     assert all(pair.likeness == pytest.approx(1, abs=1e-4) for pair in found)

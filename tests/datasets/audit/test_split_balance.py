@@ -39,7 +39,7 @@ def test_the_official_splits_harmless_difference_is_none() -> None:
     assert balance_findings(validated(drawn)) == []
 
 
-def test_other_ages_and_other_sexes_are_told_with_numbers() -> None:
+def test_other_ages_and_other_sexes_are_named_with_numbers() -> None:
     drawn = rows("train", 400) + rows("val", 100, mean=170) + rows("test", 100, boys=0.95)
     age, sex = balance_findings(validated(drawn))
     assert (age.code, sex.code) == ("age-imbalance", "sex-imbalance")
@@ -47,7 +47,7 @@ def test_other_ages_and_other_sexes_are_told_with_numbers() -> None:
     assert "of test are boys" in sex.fault.what
 
 
-def test_a_handful_of_images_tells_nothing() -> None:
+def test_a_handful_of_images_shows_nothing() -> None:
     drawn = rows("train", 400) + rows("val", 10, mean=200, boys=1)
     assert balance_findings(validated(drawn)) == []
 
