@@ -38,12 +38,12 @@ MAX_ERASED_ASPECT = 3.0  # width / height or height / width
 
 # For every image, one number in [0, 1) is drawn for each of these names, used or not. So the
 # numbers of one setting do not depend on the other settings.
-_DRAWS = (
+DRAWS = (
     *("moved", "scale", "angle", "shift_x", "shift_y", "flipped_x", "flipped_y"),
     *("distorted", "distortion", "gamma_changed", "gamma", "exposed", "contrast", "brightness"),
     *("sharpened", "sharpening", "lightness"),
 )
-_DRAWS_TO_ERASE = ("erased", "area", "aspect", "erased_x", "erased_y")  # only if erasing is on
+DRAWS_TO_ERASE = ("erased", "area", "aspect", "erased_x", "erased_y")  # only if erasing is on
 
 
 class RandomVariation(albumentations.ImageOnlyTransform):
@@ -66,7 +66,7 @@ class RandomVariation(albumentations.ImageOnlyTransform):
 
     def get_params(self) -> dict[str, Any]:
         """Draw one number in [0, 1) for each name."""
-        names = _DRAWS + (_DRAWS_TO_ERASE if self.settings.erase else ())
+        names = DRAWS + (DRAWS_TO_ERASE if self.settings.erase else ())
         return dict(zip(names, self.random_generator.random(len(names)).tolist(), strict=True))
 
     def apply(self, img: Image, **params: Any) -> Image:
