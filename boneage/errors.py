@@ -1,4 +1,4 @@
-"""What can be wrong with a user's input: `Fault` is one problem, `InputError` carries all of them."""
+"""Errors in a user's input: `Fault` is one problem, `InputError` raises one or several."""
 
 from __future__ import annotations
 

@@ -15,90 +15,104 @@ from boneage.recipe import Recipe, recipe_from_values
 from boneage.runtime.files import is_part, read_json
 
 TRAINED = ("finished", "early")
-"""What `run.json` says under `stopped` of a training that came to its end."""
+"""Values of `stopped` in `run.json` of a training that reached its end."""
 
 _LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder by its files; none of them need exist yet.
+    """A run folder. Its files may not exist yet.
+
+    | file | content | written by |
+    |---|---|---|
+    | `recipe.json` | the recipe, with every default | training |
+    | `run.json` | manifest, store, provenance, seconds, outcome | training |
+    | `history.csv` | one row per epoch | training |
+    | `best.keras` | the model of the epoch with the lowest validation MAE | training |
+    | `checkpoint.npz` | weights, optimizer, history and callbacks, to resume from | training |
+    | `tensorboard/` | TensorBoard logs, if the recipe asks for them | training |
+    | `predictions-SPLIT.csv` | one row per image of a split | evaluation |
+    | `metrics-SPLIT.json` | the metrics of a split | evaluation |
+    | `result.json` | metrics and provenance, without images or ids | evaluation |
+    | `report.html` | the report, one self-contained page, with figures beside it | report |
+
+    `run.json` says under `stopped` how the training ended: `finished`, `early` (early stopping),
+    `running`, `interrupted` (Ctrl-C), `terminated` (SIGTERM), `diverged` or `failed`.
 
     Attributes:
-        folder: The run's own folder.
+        folder: The run folder.
     """
 
     folder: Path
 
     @property
     def recipe_path(self) -> Path:
-        """The recipe as it was trained, fully resolved."""
+        """Return the path of the recipe."""
         return self.folder / "recipe.json"
 
     @property
     def info_path(self) -> Path:
-        """What made the run: manifest, store, provenance, seconds, outcome."""
+        """Return the path of `run.json`."""
         return self.folder / "run.json"
 
     @property
     def history_path(self) -> Path:
-        """One row an epoch."""
+        """Return the path of the history."""
         return self.folder / "history.csv"
 
     @property
     def best_path(self) -> Path:
-        """The model of the epoch with the lowest validation MAE."""
+        """Return the path of the best model."""
         return self.folder / "best.keras"
 
     @property
     def checkpoint_path(self) -> Path:
-        """Where the training stands, whole: weights, optimizer, history, callbacks."""
+        """Return the path of the checkpoint."""
         return self.folder / "checkpoint.npz"
 
     @property
     def tensorboard_path(self) -> Path:
-        """Folder of the TensorBoard logs, where the recipe asks for them."""
+        """Return the folder of the TensorBoard logs."""
         return self.folder / "tensorboard"
 
     @property
     def report_path(self) -> Path:
-        """The report, one self-contained page."""
+        """Return the path of the report."""
         return self.folder / "report.html"
 
     @property
     def result_path(self) -> Path:
-        """Aggregates and provenance, fit to be committed."""
+        """Return the path of the result, which may be committed."""
         return self.folder / "result.json"
 
     def predictions_path(self, split: str) -> Path:
-        """One row an image of a split."""
+        """Return the path of the predictions of a split."""
         return self.folder / f"predictions-{split}.csv"
 
     def metrics_path(self, split: str) -> Path:
-        """The scores of a split."""
+        """Return the path of the metrics of a split."""
         return self.folder / f"metrics-{split}.json"
 
     @property
-    def is_begun(self) -> bool:
-        """Whether a training has begun in the folder, so that it can be resumed."""
+    def is_started(self) -> bool:
+        """Return whether a training has started in the folder, so that it can be resumed."""
         return self.info_path.exists()
 
-    def others(self) -> list[str]:
-        """What is in the folder, but for what a training leaves that is killed before it began."""
+    def other_files(self) -> list[str]:
+        """Return the names in the folder, except those of a training killed before its start."""
         if not self.folder.is_dir():
             return []
         own = {_LOCK, self.recipe_path.name}
         names = {path.name for path in self.folder.iterdir() if not is_part(path)}
-        return sorted(names - (set() if self.is_begun else own))
+        return sorted(names - (set() if self.is_started else own))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder, which is made, against another training in it.
-
-        What one that was killed had half written is removed.
+        """Make the folder and lock it against another training. Removes half-written files.
 
         Raises:
-            InputError: Another process trains there.
+            InputError: Another process trains in the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _LOCK
@@ -109,9 +123,8 @@ class Run:
             raise InputError(
                 Fault(
                     str(self.folder),
-                    "another process is training in it",
-                    "Wait for that one, or name another --out.",
-                    expected="a folder of its own for every run",
+                    "another process is training in this folder",
+                    "Wait until it has ended, or name another --out.",
                 )
             ) from None
         try:
@@ -119,19 +132,19 @@ class Run:
                 left.unlink()
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is held, or it would be another's
+            path.unlink(missing_ok=True)  # before the release, or it may be another's lock
             lock.release()
 
     def read_recipe(self) -> Recipe:
-        """The recipe as it was trained, fully resolved.
+        """Read the recipe of the run.
 
         Raises:
-            InputError: The file is missing or no recipe.
+            InputError: The file is missing or not a recipe.
         """
         return recipe_from_run(read_json(self.recipe_path), where=str(self.recipe_path))
 
     def read_info(self) -> dict[str, Any]:
-        """What `run.json` says of the training: manifest, store, provenance, seconds, outcome.
+        """Read `run.json`.
 
         Raises:
             InputError: The file is missing or not JSON.
@@ -140,13 +153,13 @@ class Run:
 
 
 def recipe_from_run(values: dict[str, Any], *, where: str) -> Recipe:
-    """The recipe that a run recorded, JSON values, which may be from an earlier version.
+    """Return the recipe that a run recorded as JSON values, perhaps by an earlier version.
 
     Raises:
-        InputError: It is none.
+        InputError: The values are not those of a recipe.
     """
-    # Runs from before there was a choice framed the whole radiograph; the default is the hand now.
+    # Early runs framed the whole radiograph and recorded no `crop`. The default is the hand now.
     framing = values.setdefault("framing", {})
-    if isinstance(framing, dict):  # if not, the recipe's own check says so
+    if isinstance(framing, dict):  # otherwise the recipe's own check reports it
         framing.setdefault("crop", "film")
     return recipe_from_values(values, where=where)

@@ -36,16 +36,16 @@ def test_framing_that_is_no_section_is_a_fault_of_the_recipe(tmp_path, framing):
 
 def test_what_a_kill_left_before_the_training_began_is_not_in_the_way(tmp_path):
     run = Run(tmp_path / "run")
-    assert run.others() == []
+    assert run.other_files() == []
     run.folder.mkdir()
     for name in ("recipe.json", ".lock", ".run.json.a1b2c3.part"):
         (run.folder / name).write_text("{}")
-    assert (run.is_begun, run.others()) == (False, [])
+    assert (run.is_started, run.other_files()) == (False, [])
     (run.folder / "notes.txt").write_text("mine")
-    assert run.others() == ["notes.txt"]
+    assert run.other_files() == ["notes.txt"]
     run.info_path.write_text("{}")
-    assert run.is_begun
-    assert "recipe.json" in run.others()
+    assert run.is_started
+    assert "recipe.json" in run.other_files()
 
 
 def test_what_a_killed_training_had_half_written_is_removed_by_the_next(tmp_path):

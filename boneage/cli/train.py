@@ -133,7 +133,7 @@ def _recorded(
     from boneage.run import Run
 
     run = Run(folder)
-    if not run.is_begun:
+    if not run.is_started:
         refuse(
             f"--resume {folder}",
             "it holds no run.json, so it is no run folder",

@@ -1,4 +1,4 @@
-"""Small files, written whole or not at all: a reader never meets half of one."""
+"""Write small files completely or not at all, so that no reader finds half a file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from boneage.errors import Fault, InputError
 
 @contextlib.contextmanager
 def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
-    """Gives a new file to write; it then takes the name `path` in one step, or goes again.
+    """Provide a temporary file to write, which then replaces `path` in one step.
 
-    A kill leaves the old file or none; folders are made. While it is being written it is called
-    `.<name>.<random>.part`, and the suffix. It is on the disk before the old one is gone.
+    After an error or a kill the old file remains. Missing folders are made. The temporary file is
+    `.<name>.<random>.part` with the suffix. It is on the disk before it replaces the old file.
 
     Raises:
-        InputError: It can't be written there.
+        InputError: The file can't be written.
     """
     part: Path | None = None
     try:
@@ -30,7 +30,7 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         part = Path(name)
         os.close(handle)
         yield part
-        part.chmod(0o644)  # mkstemp's 0600 would hide it from a container's other user
+        part.chmod(0o644)  # mkstemp sets 0600, which other users of a container can't read
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
@@ -39,42 +39,41 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
             Fault(
                 str(path),
                 f"it can't be written ({error.strerror or error})",
-                "Name another place for it.",
-                expected="a writable place with room in it",
+                "Free some disk space, or choose another folder.",
             )
         ) from None
     finally:
         if part is not None:
-            part.unlink(missing_ok=True)  # gone already when all went well
+            part.unlink(missing_ok=True)  # already renamed if all went well
 
 
 def is_part(path: Path) -> bool:
-    """Whether that is a file of `replacing`: half written, if nobody is writing it."""
+    """Return whether a path is a temporary file of `replacing`."""
     return path.name.startswith(".") and path.name.partition(".part")[1] != ""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file in one step, as `replacing` does.
+    """Write a file in one step.
 
     Raises:
-        InputError: It can't be written there.
+        InputError: The file can't be written.
     """
     with replacing(path) as part:
         part.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text as `write_bytes` does."""
+    """Write UTF-8 text in one step."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes one JSON object as `write_bytes` does."""
+    """Write one JSON object in one step."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads one JSON object.
+    """Read one JSON object.
 
     Raises:
         InputError: The file is missing, not JSON or not an object.
@@ -85,13 +84,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(
             Fault(
                 str(path),
-                f"can't be read: {error}",
-                "Was the run interrupted?",
-                expected="a JSON file",
+                f"the file can't be read: {error}",
+                "Check the path. If it is a run folder, the training may not have started.",
             )
         ) from None
     if not isinstance(values, dict):
         raise InputError(
-            Fault(str(path), "holds no JSON object", "Was the file edited?", expected="an object")
+            Fault(str(path), "the file holds no JSON object", "Restore the original file.")
         )
     return values

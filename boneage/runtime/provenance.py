@@ -1,4 +1,4 @@
-"""Commit, versions, device and digests: what stands behind a result."""
+"""Record how a result was made: commit, versions, device and digests."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ _PACKAGES = (
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file's bytes, as hex."""
+    """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def provenance() -> dict[str, Any]:
-    """What made a result, apart from its recipe and data: JSON-ready.
+    """Return how a result is made, apart from recipe and data, as JSON values.
 
-    `commit` is None where the package does not run from a git checkout and no `BONEAGE_COMMIT` is
-    set (the Docker image sets it). `device` is the processor; training puts an accelerator's name
-    in its place.
+    `commit` is None outside a git checkout, unless `BONEAGE_COMMIT` is set, as in the Docker image.
+    `device` is the processor. A training on a GPU replaces it.
     """
     commit, dirty = _commit()
     return {
@@ -53,14 +52,14 @@ def provenance() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """How many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def lacks_bfloat16() -> bool:
-    """Whether this processor is known to have no bfloat16 arithmetic, and so has to imitate it."""
+    """Return whether this processor is known to emulate bfloat16 arithmetic, which is slow."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
@@ -70,7 +69,7 @@ def lacks_bfloat16() -> bool:
 
 
 def command_line() -> str:
-    """The command this process was started with, its program by name only."""
+    """Return the command of this process, with the name of the program without its folder."""
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
@@ -91,7 +90,7 @@ def _commit() -> tuple[str | None, bool | None]:
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):  # no git here, or a broken checkout
+    except (OSError, subprocess.CalledProcessError):  # git is missing, or the checkout is damaged
         return None, None
 
 

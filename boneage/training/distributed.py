@@ -186,9 +186,10 @@ def joined(hosts: Hosts | None, run: Path) -> Iterator[DeviceGroup]:
         if hosts is None or not str(error).lstrip().startswith(_BROKEN):
             raise
         raise InputError(_lost(hosts, error, run)) from error
-    finally:
-        if hosts is not None and not is_connected:
-            _disconnect()
+    if hosts is not None and not is_connected:
+        # After an error JAX disconnects when Python ends, once the message is printed. If the
+        # other processes do not disconnect too, it aborts this one after _SHUTDOWN_SECONDS.
+        jax.distributed.shutdown()
 
 
 def _connect(hosts: Hosts) -> None:
@@ -212,14 +213,6 @@ def _connect(hosts: Hosts) -> None:
                 "Check that every host reaches this address and has the same --hosts.",
             )
         ) from error
-
-
-def _disconnect() -> None:
-    """Leave the other processes. If they do not leave too, JAX ends them after a timeout."""
-    import jax
-
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        jax.distributed.shutdown()
 
 
 @contextlib.contextmanager

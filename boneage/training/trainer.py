@@ -157,9 +157,9 @@ def _check_out(out: Path) -> None:
         InputError: The folder is refused.
     """
     run = Run(out)
-    if run.others():
+    if run.other_files():
         fix = "Name another --out."
-        if run.is_begun:
+        if run.is_started:
             fix += f" To continue that run: boneage train --resume {out}."
         raise InputError(Fault(str(out), "the folder is not empty", fix))
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())

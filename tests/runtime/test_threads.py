@@ -7,14 +7,14 @@ import pytest
 from boneage.runtime.threads import threads
 
 
-def test_they_do_all_in_order():
+def test_results_come_in_order():
     with threads(3) as pool:
         assert list(pool.map(str, range(50))) == [str(number) for number in range(50)]
         assert list(pool.map(len, ["a", ""])) == [1, 0], "and once more"
         assert list(pool.map(str, [])) == []
 
 
-def test_an_answer_comes_as_soon_as_those_before_it_have():
+def test_a_result_comes_as_soon_as_those_before_it_have():
     waiting = []
 
     def work(number):
@@ -23,32 +23,27 @@ def test_an_answer_comes_as_soon_as_those_before_it_have():
         return number
 
     with threads(2) as pool:
-        answers = pool.map(work, range(3))
-        assert next(answers) == 0
+        results = pool.map(work, range(3))
+        assert next(results) == 0
         waiting.append("no longer")
-        assert list(answers) == [1, 2]
+        assert list(results) == [1, 2]
 
 
-def test_what_is_raised_is_raised_in_its_turn():
+def test_an_error_is_raised_in_its_turn():
     def work(number):
         if number == 2:
             raise OSError("two")
         return number
 
     got = []
-
-    def all_of_them():
-        with threads(2) as pool:
-            got.extend(pool.map(work, range(2)))
-            got.extend(pool.map(work, range(9)))
-
-    with pytest.raises(OSError, match="two"):
-        all_of_them()
-    assert got == [0, 1, 0, 1]
+    with threads(2) as pool, pytest.raises(OSError, match="two"):
+        for result in pool.map(work, range(9)):
+            got.append(result)
+    assert got == [0, 1]
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
-def test_an_exception_leaves_undone_what_is_not_begun_and_waits_for_what_is(kind):
+def test_an_exception_drops_waiting_items_and_finishes_running_ones(kind):
     begun, done = [], []
 
     def work(number):
@@ -56,13 +51,9 @@ def test_an_exception_leaves_undone_what_is_not_begun_and_waits_for_what_is(kind
         time.sleep(0.1)
         done.append(number)
 
-    def begin():
-        with threads(2) as pool:
-            for _ in pool.map(work, range(1000)):
-                raise kind
-
-    with pytest.raises(kind):
-        begin()
+    with pytest.raises(kind), threads(2) as pool:
+        for _ in pool.map(work, range(1000)):
+            raise kind
     assert len(begun) <= 6
     assert sorted(done) == sorted(begun)
 
@@ -88,7 +79,6 @@ print("through")
 
 
 def test_ctrl_c_at_any_moment_ends_them():
-    # Python's own pool hung after one to six of these.
     command = [sys.executable, "-c", INTERRUPTED, "1"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert process.stdout == "through\n", process.stderr

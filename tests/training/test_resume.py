@@ -1,4 +1,4 @@
-"""A training that was cut off goes on to the very weights, history and best model."""
+"""A training that was cut off continues to the same weights, history and best model."""
 
 from __future__ import annotations
 
@@ -44,8 +44,11 @@ OVERRIDES = (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 class Killed(BaseException):
-    """Stands for a kill: nothing in the project knows it."""
+    """Stands for a kill. Nothing in the project catches it."""
 
 
 @pytest.fixture(autouse=True)
@@ -87,9 +90,9 @@ def assert_same(one: Run, other: Run) -> None:
 
 
 def test_the_undisturbed_run_uses_all_that_has_a_memory(whole: Run) -> None:
-    place = read_checkpoint(whole.checkpoint_path).state
-    assert set(place.callbacks) == {"ReduceLROnPlateau", "EarlyStopping"}
-    assert place.ended or place.epoch == 4
+    state = read_checkpoint(whole.checkpoint_path).state
+    assert set(state.callbacks) == {"ReduceLROnPlateau", "EarlyStopping"}
+    assert state.ended or state.epoch == 4
     rates = pd.read_csv(whole.history_path)["learning_rate"]
     assert rates.iloc[-1] < rates.iloc[0]
 
@@ -147,10 +150,10 @@ def test_a_run_that_was_terminated_again_and_again_goes_on_from_the_middle_of_it
             patch.setattr(RunRecorder, moment, at(moment, epoch, number, ask))
             with pytest.raises(Terminated):
                 train(recipe, manifest, run.folder, progress=False, resume=epoch > 0, stop=stop)
-        place = read_checkpoint(run.checkpoint_path).state
+        state = read_checkpoint(run.checkpoint_path).state
         assert run.read_info()["stopped"] == "terminated"
-        assert (place.epoch, place.batch) == (epoch, batches)
-    # It may be on another machine, where the images were copied to anew.
+        assert (state.epoch, state.batch) == (epoch, batches)
+    # It may continue on another machine, with copies of the images.
     for path in manifest.image_paths():
         os.utime(path)
     other = read_recipe(tiny_recipe, [*OVERRIDES, "training.workers=3"])
@@ -205,9 +208,9 @@ def test_a_checkpoint_of_an_earlier_version_lacks_a_setting_of_this_one(
     shutil.copytree(whole.folder, run.folder)
     values = recipe.model_dump(mode="json")
     del values["augmentation"]["erase"], values["framing"]["fit"]
-    place, model = read_checkpoint(run.checkpoint_path).state, keras.Sequential()
+    state, model = read_checkpoint(run.checkpoint_path).state, keras.Sequential()
     model.compile()
-    write_checkpoint(run.checkpoint_path, model, place, values)
+    write_checkpoint(run.checkpoint_path, model, state, values)
     assert last_checkpoint(run, recipe) is not None
 
 
@@ -244,7 +247,7 @@ def test_other_images_than_it_began_with_are_refused(
 
 
 def test_a_folder_in_use_is_refused(whole: Run, recipe: Recipe, manifest: Manifest) -> None:
-    refused = pytest.raises(InputError, match="another process is training in it")
+    refused = pytest.raises(InputError, match="another process is training in this folder")
     with whole.locked(), refused, whole.locked():
         pass
 
@@ -296,14 +299,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX's")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_verb_resumes_a_training_that_a_signal_ended(
-    whole: Run,
-    manifest: Manifest,
-    tmp_path: Path,
-    tiny_recipe: Path,
-    tiny_network: str,
-    number: signal.Signals,
+def test_the_verb_resumes_a_training_that_signals_ended(
+    whole: Run, manifest: Manifest, tmp_path: Path, tiny_recipe: Path, tiny_network: str
 ) -> None:
     run = Run(tmp_path / "run")
     code = tiny_network + "from boneage.cli.main import main; main()"
@@ -311,20 +308,23 @@ def test_the_verb_resumes_a_training_that_a_signal_ended(
     settings = [part for override in OVERRIDES for part in ("--set", override)]
     settings += ["--set", "training.use_multiprocessing=true"]  # the undisturbed run has threads
     begin = [str(tiny_recipe), "--data", str(manifest.path), "--out", str(run.folder), *settings]
-    with subprocess.Popen([*verb, *begin], stdout=-3, stderr=-1, text=True) as process:
-        deadline = time.monotonic() + 300
-        while not run.checkpoint_path.exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, said = process.communicate()
-    assert process.returncode == (0 if number == signal.SIGTERM else -number), said
-    if number == signal.SIGTERM:
-        assert f"terminated; to continue: boneage train --resume {run.folder}" in said
-    again = subprocess.run(
-        [*verb, "--resume", str(run.folder)], capture_output=True, text=True, check=False
-    )
+    resume = ["--resume", str(run.folder)]
+    for command, number in ((begin, signal.SIGTERM), (resume, signal.SIGKILL)):
+        before = run.checkpoint_path.stat().st_mtime_ns if run.checkpoint_path.exists() else 0
+        with subprocess.Popen([*verb, *command], stdout=-3, stderr=-1, text=True) as process:
+            deadline = time.monotonic() + 300
+            while not (
+                run.checkpoint_path.exists() and run.checkpoint_path.stat().st_mtime_ns > before
+            ):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, said = process.communicate()
+        assert process.returncode == (0 if number == signal.SIGTERM else -number), said
+        if number == signal.SIGTERM:
+            assert f"terminated; to continue: boneage train --resume {run.folder}" in said
+    again = subprocess.run([*verb, *resume], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "test: MAE" in again.stdout
     assert_same(whole, run)

@@ -14,7 +14,10 @@ import pytest
 from boneage.datasets.manifest import Manifest
 from boneage.datasets.phantom.cohort import make_phantom_cohort
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and processes are POSIX's")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="signals and processes are POSIX's"),
+]
 
 RECIPE = """
 name = "broken-off"
@@ -125,7 +128,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch(
         os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
         said, seconds = ended(process, children)
     assert process.returncode == 130
-    assert f"interrupted; to go on: boneage train --resume {tmp_path / 'run'}" in said
+    assert f"interrupted; to continue: boneage train --resume {tmp_path / 'run'}" in said
     assert "Traceback" not in said
     assert (tmp_path / "run" / "checkpoint.npz").exists()
     assert seconds < 10

@@ -1,3 +1,5 @@
+"""One recipe, one seed, one complete run folder."""
+
 import json
 import shutil
 
@@ -12,29 +14,41 @@ from boneage.prediction.shipped import open_run
 from boneage.recipe import read_recipe
 from boneage.run import Run
 from boneage.training.checkpoint import read_checkpoint
+from boneage.training.recorder import RunRecorder
 from boneage.training.trainer import make_optimizer, train
 
-TINY = ("model.backbone=tiny",)
+pytestmark = pytest.mark.slow
+TINY = "model.backbone=tiny"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def manifest(cohort):
+    return read_manifest(cohort)
+
+
+@pytest.fixture(scope="module")
 def recipe(tiny_recipe, tiny_network):
-    """Of the smallest network, for what does not depend on it."""
-    return read_recipe(tiny_recipe, TINY)
+    return read_recipe(tiny_recipe, [TINY])
 
 
-def test_a_run_folder_holds_recipe_provenance_history_and_both_checkpoints(finished_run):
-    info = finished_run.read_info()
+@pytest.fixture(scope="module")
+def run(recipe, manifest, tmp_path_factory):
+    """A finished run. Read only."""
+    return train(recipe, manifest, tmp_path_factory.mktemp("run") / "run", progress=False)
+
+
+def test_a_run_folder_holds_recipe_provenance_history_and_both_models(run):
+    info = run.read_info()
     assert info["stopped"] == "finished"
     assert info["epochs"] == 2
     assert info["manifest"]["counts"] == {"train": 48, "val": 6, "test": 6}
-    assert info["model"]["parameters"] > 100_000
+    assert info["model"]["parameters"] > 1000
     assert set(info["seconds"]) == {"prepare", "fit"}
     assert info["provenance"]["versions"]["keras"]
-    assert finished_run.read_recipe().training.batch_size == 16
-    assert finished_run.best_path.exists()
-    assert finished_run.checkpoint_path.exists()
-    history = pd.read_csv(finished_run.history_path)
+    assert run.read_recipe().training.batch_size == 16
+    assert run.best_path.exists()
+    assert run.checkpoint_path.exists()
+    history = pd.read_csv(run.history_path)
     assert list(history["epoch"]) == [1, 2]
     columns = ["epoch", "loss", "mae", "val_loss", "val_mae", "learning_rate", "seconds"]
     assert list(history.columns) == columns
@@ -46,9 +60,9 @@ def test_validation_mae_of_fit_is_that_of_evaluation_to_a_hundredth(finished_run
     assert metrics["mae_months"]["value"] == pytest.approx(best, abs=0.01)
 
 
-@pytest.fixture(scope="module")
-def again(cohort, tiny_recipe, tmp_path_factory):
-    """The finished run's training a second time, and how often its step was called in Python."""
+def test_the_same_recipe_and_seed_give_the_same_history_and_trace_the_step_once(
+    run, recipe, manifest, tmp_path, monkeypatch
+):
     steps = []
     own = keras.Model.train_step
 
@@ -56,154 +70,125 @@ def again(cohort, tiny_recipe, tmp_path_factory):
         steps.append(arguments)
         return own(*arguments)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.Model, "train_step", counted)
-        folder = tmp_path_factory.mktemp("again") / "run"
-        run = train(read_recipe(tiny_recipe), read_manifest(cohort), folder, progress=False)
-    return run, len(steps)
-
-
-def test_the_same_recipe_and_seed_give_the_same_history(finished_run, again):
+    monkeypatch.setattr(keras.Model, "train_step", counted)
+    again = train(recipe, manifest, tmp_path / "run", progress=False)
     columns = ["loss", "val_mae", "learning_rate"]
-    first, second = (pd.read_csv(run.history_path)[columns] for run in (finished_run, again[0]))
+    first, second = (pd.read_csv(each.history_path)[columns] for each in (run, again))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
+    assert len(steps) == 1
 
 
-def test_a_training_traces_its_step_once(again):
-    assert again[1] == 1
-
-
-def test_a_taken_folder_is_refused_and_left_as_it_is(cohort, tiny_recipe, tmp_path):
+def test_a_taken_folder_is_refused_and_left_as_it_is(recipe, manifest, tmp_path):
     (tmp_path / "best.keras").write_text("precious")
     with pytest.raises(InputError, match=r"the folder is not empty.*Name another --out"):
-        train(read_recipe(tiny_recipe), read_manifest(cohort), tmp_path, progress=False)
+        train(recipe, manifest, tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["best.keras"]
 
 
-def test_a_training_killed_before_it_began_is_begun_by_the_same_command(
-    cohort, tiny_recipe, tiny_network, tmp_path
+def test_the_same_command_restarts_a_training_that_was_killed_before_it_began(
+    recipe, manifest, tmp_path
 ):
-    overrides = ["model.backbone=tiny", "training.epochs=1"]
     (tmp_path / "recipe.json").write_text("{}")
     (tmp_path / ".run.json.a1b2c3.part").write_text("{")
-    run = train(
-        read_recipe(tiny_recipe, overrides), read_manifest(cohort), tmp_path, progress=False
-    )
+    run = train(recipe, manifest, tmp_path, progress=False)
     assert run.read_recipe().model.backbone == "tiny"
     assert not list(tmp_path.glob(".*"))
 
 
-def test_tensorboard_that_is_not_installed_is_asked_for(cohort, tiny_recipe, tmp_path, monkeypatch):
+def test_a_missing_tensorboard_is_asked_for(manifest, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     recipe = read_recipe(tiny_recipe, ["training.tensorboard=true"])
     with pytest.raises(InputError, match=r"tensorboard is not installed.*pip install tensorboard"):
-        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
+        train(recipe, manifest, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unreadable_image_stops_before_a_run_folder_is_made(cohort, tiny_recipe, tmp_path):
+def test_unreadable_images_are_refused_before_a_run_folder_is_made(recipe, cohort, tmp_path):
     copy = tmp_path / "phantom"
     shutil.copytree(cohort.parent, copy, ignore=shutil.ignore_patterns("*.store"))
     manifest = read_manifest(copy / cohort.name)
     for path in manifest.image_paths()[:2]:
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError) as refused:
-        train(read_recipe(tiny_recipe), manifest, tmp_path / "run", progress=False)
+        train(recipe, manifest, tmp_path / "run", progress=False)
     assert len(refused.value.faults) == 2
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupt_keeps_the_finished_epochs_and_is_recorded(
-    cohort, recipe, tmp_path, monkeypatch
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_an_interrupt_keeps_finished_epochs_and_without_one_no_folder(
+    recipe, manifest, tmp_path, monkeypatch, epochs
 ):
-    def interrupt_in_the_second(self, epoch, logs=None):
-        if epoch == 1:
+    def interrupt(self, epoch, logs=None):
+        if epoch == epochs:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        "boneage.training.recorder.RunRecorder.on_epoch_begin", interrupt_in_the_second
-    )
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
+    monkeypatch.setattr(RunRecorder, "on_epoch_begin", interrupt)
     run = Run(tmp_path / "run")
-    info = run.read_info()
-    assert (info["stopped"], info["epochs"]) == ("interrupted", 1)
-    assert read_checkpoint(run.checkpoint_path).state.epoch == 1
-
-
-def test_an_interrupt_before_the_first_epoch_is_done_leaves_no_folder(
-    cohort, recipe, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(
-        "boneage.training.recorder.RunRecorder.on_epoch_begin",
-        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
-    )
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
-    assert not (tmp_path / "run").exists()
+        train(recipe, manifest, run.folder, progress=False)
+    assert run.folder.exists() == bool(epochs)
+    if epochs:
+        info = run.read_info()
+        assert (info["stopped"], info["epochs"]) == ("interrupted", 1)
+        assert read_checkpoint(run.checkpoint_path).state.epoch == 1
 
 
 def test_an_interrupted_save_leaves_the_checkpoint_of_the_epoch_before(
-    cohort, recipe, tmp_path, monkeypatch
+    recipe, manifest, tmp_path, monkeypatch
 ):
-    savez = np.savez
+    savez, run = np.savez, Run(tmp_path / "run")
 
-    def interrupt_in_the_second(file, **arrays):
-        if Run(tmp_path / "run").checkpoint_path.exists():
+    def interrupt_the_second(file, **arrays):
+        if run.checkpoint_path.exists():
             file.write_bytes(b"half a checkpoint")
             raise KeyboardInterrupt
         savez(file, **arrays)
 
-    monkeypatch.setattr("boneage.training.checkpoint.np.savez", interrupt_in_the_second)
+    monkeypatch.setattr("boneage.training.checkpoint.np.savez", interrupt_the_second)
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
-    run = Run(tmp_path / "run")
+        train(recipe, manifest, run.folder, progress=False)
     assert not list(run.folder.glob(".*")), "half a checkpoint was left behind"
     assert read_checkpoint(run.checkpoint_path).state.epoch == 1
     assert keras.models.load_model(run.best_path).count_params() > 0
     assert run.read_info()["stopped"] == "interrupted"
 
 
-def test_a_loss_that_is_no_number_stops_with_what_to_do(
-    cohort, tiny_recipe, tiny_network, tmp_path
+def test_a_loss_that_is_not_finite_ends_the_training_with_the_images_of_the_batch(
+    manifest, tiny_recipe, tiny_network, tmp_path
 ):
-    # With such a scale a batch sums to more than there are numbers for.
-    recipe = read_recipe(tiny_recipe, [*TINY, "model.age_scale_months=1e38"])
-    manifest = read_manifest(cohort)
+    # With such a scale the sum of a batch is larger than the largest float32.
+    recipe = read_recipe(tiny_recipe, [TINY, "model.age_scale_months=1e38"])
     with pytest.raises(InputError, match=r"training\.learning_rate=0\.0003") as refused:
         train(recipe, manifest, tmp_path / "run", progress=False)
     rows = np.random.default_rng([recipe.seed, 1, 0, 0]).permutation(48)[:16]
     ids = ", ".join(manifest.split("train").table["image_id"].iloc[rows])
-    told = f"the loss is not a finite number in epoch 1, batch 1 of 3, at a learning rate of 0.001; image_id {ids}."
-    assert told in str(refused.value)
+    text = f"not a finite number in epoch 1, batch 1 of 3, at a learning rate of 0.001; image_id {ids}."
+    assert text in str(refused.value)
     run = Run(tmp_path / "run")
     assert run.read_info()["stopped"] == "diverged"
     assert not run.best_path.exists()
-    with pytest.raises(InputError, match=r"best\.keras missing"):
+    with pytest.raises(InputError, match=r"best\.keras"):
         open_run(run.folder)
 
 
 def test_the_cosine_schedule_warms_up_and_ends_at_its_minimum(tiny_recipe):
-    settings = read_recipe(
-        tiny_recipe,
-        ["training.schedule=cosine", "training.warmup_epochs=1", "training.epochs=10"],
-    ).training
+    overrides = ["training.schedule=cosine", "training.warmup_epochs=1", "training.epochs=10"]
+    settings = read_recipe(tiny_recipe, overrides).training
     schedule = make_optimizer(settings, steps_per_epoch=100)._learning_rate
     rates = np.array([float(schedule(step)) for step in (0, 50, 100, 550, 1000)])
     top, low = settings.learning_rate, settings.minimum_learning_rate
     np.testing.assert_allclose(rates, [0, top / 2, top, (top + low) / 2, low], rtol=1e-3, atol=1e-9)
 
 
-def test_early_stopping_ends_a_run_and_says_so(cohort, tiny_recipe, tiny_network, tmp_path):
-    # With ten thousand times the scale no epoch is better than the last one for long.
+def test_early_stopping_ends_a_run_and_is_recorded(manifest, tiny_recipe, tiny_network, tmp_path):
+    # With ten thousand times the scale validation soon stops improving.
     overrides = [
-        *TINY,
-        "training.epochs=30",
-        "training.early_stop_patience=1",
+        *(TINY, "training.epochs=30", "training.early_stop_patience=1"),
         "model.age_scale_months=400000.0",
     ]
     recipe = read_recipe(tiny_recipe, overrides)
-    run = train(recipe, read_manifest(cohort), tmp_path / "run", progress=False)
+    run = train(recipe, manifest, tmp_path / "run", progress=False)
     info = run.read_info()
     history = pd.read_csv(run.history_path)
     assert info["stopped"] == "early"

@@ -69,7 +69,7 @@ class PlannedRun:
         Raises:
             InputError: The folder holds another training.
         """
-        if not self.run.is_begun:
+        if not self.run.is_started:
             return NEW
         info = self.run.read_info()
         self._check_same(info)

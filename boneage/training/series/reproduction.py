@@ -108,8 +108,8 @@ def reproduce(
         Terminated: SIGTERM came to `stop`. Everything is kept.
     """
     run = Run(out)
-    is_resumed = run.is_begun
-    if not is_resumed and (out.is_file() or run.others()):
+    is_resumed = run.is_started
+    if not is_resumed and (out.is_file() or run.other_files()):
         what = "this is a file" if out.is_file() else "the folder holds something else"
         raise InputError(Fault(str(out), what, "Name another --out."))
     assert recipe.published is not None  # read_published_recipe checks it
@@ -149,7 +149,7 @@ def _import(data: Path, folder: Path, run: Run, progress: bool) -> Manifest:
     path = folder / "manifest.csv"
     new = import_rsna(data, path.with_name("new-manifest.csv"), progress=progress)
     try:
-        if run.is_begun and path.exists() and path.read_bytes() != new.path.read_bytes():
+        if run.is_started and path.exists() and path.read_bytes() != new.path.read_bytes():
             what = f"the images or labels differ from those that {run.folder} was trained on"
             fix = "Name the folder of the first command, or another --out."
             raise InputError(Fault(str(data), what, fix))

@@ -82,7 +82,7 @@ class Trainer:
             return ExitStatus(2, f"{folder}: an image can't be read")
         run = Run(folder)
         if not resumed:
-            assert not Run(folder).others()
+            assert not Run(folder).other_files()
             sets = [b for a, b in itertools.pairwise(arguments) if a == "--set"]
             recipe = read_recipe(Path(arguments[1]), sets, seed=int(values["--seed"]))
             write_json(run.recipe_path, recipe.model_dump(mode="json"))
