@@ -28,7 +28,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_is_refused_by_its_name(tmp_path):
+def test_a_file_that_cannot_be_written_is_refused_by_its_name(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"below: it can't be written .*. Free some disk space"):
         write_bytes(tmp_path / "file" / "below", b"x")

@@ -95,9 +95,10 @@ def test_a_killed_run_needs_the_source_only_before_its_first_checkpoint(
             raise Killed
         own(self, number, logs)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(RunRecorder, "on_epoch_begin", on_epoch_begin)
-        train(recipe, manifest, out, progress=False, init=first)
+        with pytest.raises(Killed):
+            train(recipe, manifest, out, progress=False, init=first)
     if epoch:
         shutil.rmtree(first.folder)
     else:

@@ -99,7 +99,7 @@ def test_a_killed_worker_is_told_with_exit_2(
         said, seconds = ended(process, children)
     assert process.returncode == 2
     assert f"worker process {children[0]}: it was killed by signal 9 (Killed)" in said
-    assert "take fewer workers" in said
+    assert "use fewer workers" in said
     assert "Traceback" not in said
     assert seconds < 10
 
