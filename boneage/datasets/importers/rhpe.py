@@ -97,10 +97,11 @@ def import_rhpe(folder: Path, out: Path, *, progress: bool = True) -> Manifest:
             (all at once).
     """
     root = Path(folder).resolve()
-    splits, faults = _find_splits(root)
+    splits = _find_splits(root)
+    faults: list[Fault] = []
     for split in splits:
-        split.find_images(root, progress=progress)
-        faults += [finding.fault for finding in split.findings()]
+        findings = [*split.label_findings(), *split.find_images(root, progress=progress)]
+        faults += [finding.fault for finding in findings]
         faults += split.find_regions(root, progress=progress)
     if faults:
         raise InputError(faults)
@@ -127,38 +128,33 @@ class Hand:
 
 @dataclass
 class _Split:
-    """The labels of one split, and the image and region of each row once they are found."""
+    """The labels of one split (columns `_COLUMNS`), and image and region of each row."""
 
     name: str
     cells: Cells
-    columns: dict[str, str]
     paths: list[Path] = field(default_factory=list)
-    image_findings: list[Finding] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def ids(self) -> list[str]:
-        return [radiograph_number(text) for text in self.cells.table[self.columns["ID"]]]
+        return [radiograph_number(text) for text in self.cells.table["ID"]]
 
-    def findings(self) -> list[Finding]:
-        """Return everything that is wrong with the rows."""
-        cells, age = self.cells, self.columns["Boneage"]
-        male, chronological = self.columns["Male"], self.columns["Chronological"]
-        ages, months = numbers(cells, age), numbers(cells, chronological)
+    def label_findings(self) -> list[Finding]:
+        """Return everything that is wrong with the labels."""
+        ages, months = (numbers(self.cells, name) for name in ("Boneage", "Chronological"))
         return [
-            *cells.findings,
-            *id_findings(cells, cells.key, self.ids),
-            *age_findings(cells, age, ages),
-            *years_findings(cells, age, ages, _IN_MONTHS),
-            *sex_findings(cells, male, *sex_codes(male)),
-            *chronological_findings(cells, chronological, months),
-            *years_findings(cells, chronological, months, _IN_MONTHS),
-            *self.image_findings,
+            *self.cells.findings,
+            *id_findings(self.cells, "ID", self.ids),
+            *age_findings(self.cells, "Boneage", ages),
+            *years_findings(self.cells, "Boneage", ages, _IN_MONTHS),
+            *sex_findings(self.cells, "Male", *sex_codes("Male")),
+            *chronological_findings(self.cells, "Chronological", months),
+            *years_findings(self.cells, "Chronological", months, _IN_MONTHS),
         ]
 
-    def find_images(self, root: Path, *, progress: bool) -> None:
-        """Find the image of each row in the split's folder."""
+    def find_images(self, root: Path, *, progress: bool) -> list[Finding]:
+        """Find the image of each row, and return the rows that have none or several."""
         folder = root / f"RHPE_{self.name}"
         files = files_below(folder, progress=progress) if folder.is_dir() else []
         images: dict[str, list[Path]] = {}
@@ -167,7 +163,15 @@ class _Split:
         found = [images.get(number, []) for number in self.ids]
         packed = few(p.name for p in sorted(root.iterdir()) if p.suffix.lower() in _PACKED)
         names = [f"RHPE_{self.name}/{number.zfill(5)}.png" for number in self.ids]
-        self.image_findings = self.cells.row_findings(
+        self.paths = [paths[0] for paths in found if len(paths) == 1]
+        labelled = set(self.ids)
+        rest = [name for name in images if name not in labelled]
+        if rest:
+            self.notes.append(
+                f"{len(rest):,} {self.name} radiographs have no row in a table and are left out "
+                f"({few(rest)})."
+            )
+        return self.cells.row_findings(
             "missing-file",
             [row for row, paths in enumerate(found) if self.ids[row] and not paths],
             lambda row: f"there is no radiograph {names[row]}",
@@ -185,14 +189,6 @@ class _Split:
             expected="",
             fix="Move the others away.",
         )
-        self.paths = [paths[0] for paths in found if len(paths) == 1]
-        labelled = set(self.ids)
-        rest = [name for name in images if name not in labelled]
-        if rest:
-            self.notes.append(
-                f"{len(rest):,} {self.name} radiographs have no row in a table and are left out "
-                f"({few(rest)})."
-            )
 
     def find_regions(self, root: Path, *, progress: bool) -> list[Fault]:
         """Find the left hand on each image, and return the faults of images and annotations."""
@@ -238,9 +234,7 @@ class _Split:
 
     def rows(self, base: Path) -> pd.DataFrame:
         """Return the rows of the manifest, with image paths relative to `base`."""
-        table = self.cells.table
-        male, months = self.columns["Male"], numbers(self.cells, self.columns["Chronological"])
-        codes, _ = sex_codes(male)
+        months, (codes, _) = numbers(self.cells, "Chronological"), sex_codes("Male")
         if empty := int(np.isnan(months).sum()):
             self.notes.append(f"{self.name}: {empty:,} radiographs have no chronological age.")
         return pd.DataFrame(
@@ -248,8 +242,8 @@ class _Split:
                 # The split is part of the id: the splits may share numbers.
                 "image_id": [f"rhpe-{self.name}-{number.zfill(5)}" for number in self.ids],
                 "image": [os.path.relpath(path, base) for path in self.paths],
-                "age_months": numbers(self.cells, self.columns["Boneage"]),
-                "sex": [codes[text.lower()] for text in table[male]],
+                "age_months": numbers(self.cells, "Boneage"),
+                "sex": [codes[text.lower()] for text in self.cells.table["Male"]],
                 "split": self.name,
                 "chronological_age_months": months_cells(months),
                 "region": [" ".join(map(str, region)) for region in self.regions],
@@ -258,8 +252,12 @@ class _Split:
         )
 
 
-def _find_splits(root: Path) -> tuple[list[_Split], list[Fault]]:
-    """Read the table of each split; a split without table and folder is not there."""
+def _find_splits(root: Path) -> list[_Split]:
+    """Read the table of each split that has one.
+
+    Raises:
+        InputError: A table can't be read, a column is missing, or a name is not the release's.
+    """
     splits, faults = list[_Split](), list[Fault]()
     for name in SPLITS:
         path = root / _TABLES / f"RHPE_Boneage_{name}.csv"
@@ -270,10 +268,9 @@ def _find_splits(root: Path) -> tuple[list[_Split], list[Fault]]:
                 faults += error.faults
                 continue
             found = {column: find_column(cells, [fold(column)]) for column in _COLUMNS}
-            columns = {column: real for column, real in found.items() if real is not None}
-            if len(columns) == len(_COLUMNS):
-                splits.append(_Split(name, replace(cells, key=columns["ID"]), columns))
             faults += [_missing_column(cells, column) for column in found if not found[column]]
+            table = cells.table.rename(columns={real: column for column, real in found.items()})
+            splits.append(_Split(name, replace(cells, table=table, key="ID")))
         elif name != "test" and (root / f"RHPE_{name}").is_dir():
             what = f"there is a folder RHPE_{name}, but no table {_TABLES}/{path.name}"
             fix = f"Give the table its own name, or move RHPE_{name} away to import without it."
@@ -283,7 +280,9 @@ def _find_splits(root: Path) -> tuple[list[_Split], list[Fault]]:
         what = f"there is no table {_TABLES}/RHPE_Boneage_train.csv or RHPE_Boneage_val.csv"
         fix = f"Name the folder that holds {_TABLES}, RHPE_train and RHPE_val."
         faults.append(Fault(str(root), what, fix))
-    return splits, faults
+    if faults:
+        raise InputError(faults)
+    return splits
 
 
 def _missing_column(cells: Cells, column: str) -> Fault:
@@ -315,7 +314,7 @@ def _count_notes(splits: Sequence[_Split]) -> Iterator[str]:
         yield f"{split.name}: {count:,} labelled radiographs; the release has about {release:,}."
     for name in ("train", "val"):
         if name not in names:
-            yield f"There is no {name} set; the release's has about {RADIOGRAPHS[name]:,} images."
+            yield f"There is no {name} set; that of the release has about {RADIOGRAPHS[name]:,}."
 
 
 def _test_notes(root: Path) -> Iterator[str]:
