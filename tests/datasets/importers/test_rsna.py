@@ -169,6 +169,13 @@ def test_faults_of_named_tables_come_at_once(official: Path) -> None:
     assert "Did you mean 'bonage'?" in text
 
 
+def test_1_means_male_only_in_a_column_called_male(tmp_path: Path) -> None:
+    table = kaggle(tmp_path / "k", count=2) / "boneage-training-dataset.csv"
+    table.write_text("id,boneage,sex\n1377,90,1\n1378,90,F\n")
+    [text] = faults(table.parent, {"train": table})
+    assert "row 2 (id 1377): sex is '1'; expected M or F" in text
+
+
 def test_the_option_labels_is_parsed() -> None:
     assert parse_labels(["train=a=b.csv", "test=c.xlsx"]) == {
         "train": Path("a=b.csv"),
