@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from boneage.errors import Fault, InputError
 
@@ -31,19 +31,23 @@ class Phantom(_Section):
 
 
 class Framing(_Section):
-    """How a decoded radiograph becomes one square uint8 picture of `size` pixels.
+    """How a decoded radiograph becomes one square uint8 image of `size` pixels.
 
-    `crop` is what of it: the hand, found and cut out with a margin, or all of the radiograph. `fit`
-    is how that comes into the square: `pad` keeps its aspect, the rest is black; `stretch` fills
-    the square, so that radiographs whose aspect was lost on their way look like those that kept it.
-    The grey levels at the two `contrast_percentiles` become 0 and 255: the first of what is framed,
-    the second of the hand where one was found.
+    `crop` is `hand`, which finds the hand and cuts it out with a margin, or `none`. `fit` is `pad`,
+    which keeps the aspect and makes the rest black, or `stretch`, which fills the square. The grey
+    levels at the two `contrast_percentiles` become 0 and 255. The first is a percentile of the
+    crop, the second one of the hand where a hand was found.
     """
 
     size: int = Field(default=299, ge=32, le=2048)
-    crop: Literal["hand", "film"] = "hand"
+    crop: Literal["hand", "none"] = "hand"
     fit: Literal["pad", "stretch"] = "pad"
     contrast_percentiles: tuple[float, float] = (2.0, 99.5)
+
+    @field_validator("crop", mode="before")
+    @classmethod
+    def _accept_the_former_name(cls, crop: object) -> object:
+        return "none" if crop == "film" else crop  # as older recipes have it
 
     @model_validator(mode="after")
     def _percentiles_in_order(self) -> Framing:

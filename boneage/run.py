@@ -161,5 +161,5 @@ def recipe_from_run(values: dict[str, Any], *, where: str) -> Recipe:
     # Early runs framed the whole radiograph and recorded no `crop`. The default is the hand now.
     framing = values.setdefault("framing", {})
     if isinstance(framing, dict):  # otherwise the recipe's own check reports it
-        framing.setdefault("crop", "film")
+        framing.setdefault("crop", "none")
     return recipe_from_values(values, where=where)

@@ -14,7 +14,7 @@ def test_predictions_and_metrics_are_kept_apart_by_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("framing", "crop"), [(None, "film"), ({"size": 64}, "film"), ({"crop": "hand"}, "hand")]
+    ("framing", "crop"), [(None, "none"), ({"crop": "film"}, "none"), ({"crop": "hand"}, "hand")]
 )
 def test_a_recipe_from_before_there_were_crops_is_one_of_radiographs(tmp_path, framing, crop):
     values = Recipe(name="old").model_dump(mode="json")

@@ -38,7 +38,7 @@ from boneage.pipeline.store_builder import build, clear, link, locked, store_dig
 from boneage.radiographs.framing import framing_key
 from boneage.recipe import Framing
 
-VERSION = 3
+VERSION = 4
 SAMPLED_ROWS = 64
 
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.store_worker import Framer, FramerDiedError, Radiograph, Row, make_row
+from boneage.pipeline.store_worker import Framer, FramerDiedError, FramingTask, Row, make_row
 from boneage.radiographs.framing import REASONS
 from boneage.radiographs.hand_detection import Box
 from boneage.recipe import Framing
@@ -121,7 +121,7 @@ def build(
 
         def make(row: int) -> tuple[int, int, Sequence[Fault]]:
             try:
-                done = framed(Radiograph(paths[row], regions[row], framing, start + row * area))
+                done = framed(FramingTask(paths[row], regions[row], framing, start + row * area))
             except FramerDiedError:
                 raise
             except InputError as error:
@@ -174,7 +174,7 @@ def link(made: Path, folder: Path, plan: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _framers(file: int, workers: int, radiographs: int) -> Iterator[Callable[[Radiograph], Row]]:
+def _framers(file: int, workers: int, radiographs: int) -> Iterator[Callable[[FramingTask], Row]]:
     """Give the function that makes a row, in this process or, for many rows, in others."""
     has_many = workers >= _PROCESSES_FROM_WORKERS and radiographs >= _PROCESSES_FROM_RADIOGRAPHS
     if not has_many or os.name != "posix":
@@ -187,7 +187,7 @@ def _framers(file: int, workers: int, radiographs: int) -> Iterator[Callable[[Ra
             started.callback(framer.close)
             framers.put(framer)
 
-        def make(radiograph: Radiograph) -> Row:
+        def make(radiograph: FramingTask) -> Row:
             framer = framers.get()  # as many as threads, so none waits
             try:
                 return framer.make_row(radiograph)

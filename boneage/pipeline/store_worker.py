@@ -1,7 +1,7 @@
-"""One radiograph made into one row of a store's file, here or in a process that does nothing else.
+"""Frame one radiograph into one row of a store's file, in this process or in another.
 
-Framing holds the interpreter's lock for a sixth of its time: from six threads on they would wait
-for one another.
+Framing holds the interpreter's lock for a sixth of its time. With six threads or more, threads
+would wait for each other, so processes frame instead.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from boneage.radiographs.hand_detection import Box
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
 
-_AFTER_DEATH = "If memory ran out (signal 9), prepare with fewer workers; what is done is kept."
+_AFTER_DEATH = "If memory ran out (signal 9), prepare with fewer workers. Finished rows are kept."
 
 
 class FramerDiedError(InputError):
-    """A process that frames radiographs died; no radiograph is at fault, so there is no going on."""
+    """A process that frames radiographs died, through no fault of a radiograph."""
 
 
 @dataclass(frozen=True, slots=True)
-class Radiograph:
-    """What is to be framed, and where to.
+class FramingTask:
+    """One radiograph to frame.
 
     Attributes:
-        path: The picture's file.
-        region: The part of it that is meant; None for all of it.
-        framing: How it is to be framed.
-        offset: Where in the store's file its row begins, bytes.
+        path: The radiograph's file.
+        region: The part of the image to frame; None for all of it.
+        framing: How to frame it.
+        offset: The start of its row in the store's file, bytes.
     """
 
     path: Path
@@ -49,53 +49,53 @@ class Radiograph:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What was written.
+    """A row of the store, after it was written.
 
     Attributes:
         checksum: CRC-32 of the pixels.
-        crop: Left, top, right, bottom, rotation, and the place of its reason in `REASONS`.
+        crop: Left, top, right, bottom, rotation, and the index of its reason in `REASONS`.
     """
 
     checksum: int
     crop: tuple[int, ...]
 
 
-def make_row(radiograph: Radiograph, file: int) -> Row:
-    """Decodes and frames a radiograph, and writes its pixels to a file.
+def make_row(task: FramingTask, file: int) -> Row:
+    """Decode and frame a radiograph, and write its pixels to a file.
 
     Args:
-        radiograph: Which, how and where.
+        task: The radiograph, and how and where to write it.
         file: The descriptor of the store's file.
 
     Raises:
-        InputError: It can't be read, or its region is not inside it.
+        InputError: The radiograph can't be read, or its region is not inside the image.
     """
-    framed = frame(read_radiograph(radiograph.path), radiograph.framing, radiograph.region)
+    framed = frame(read_radiograph(task.path), task.framing, task.region)
     pixels, crop = framed.pixels.tobytes(), framed.crop
-    os.pwrite(file, pixels, radiograph.offset)
+    os.pwrite(file, pixels, task.offset)
     return Row(zlib.crc32(pixels), (*crop.box, crop.rotation, REASONS.index(crop.why)))
 
 
 class Framer:
-    """A process that frames one radiograph at a time; to be closed."""
+    """A process that frames one radiograph at a time. Close it after use."""
 
     def __init__(self, file: int) -> None:
-        """Starts it, and does not wait until it is ready.
+        """Start the process, and do not wait until it is ready.
 
         Args:
             file: The descriptor of the store's file.
         """
         self._child = Child("boneage.pipeline.store_worker", (file,))
 
-    def make_row(self, radiograph: Radiograph) -> Row:
-        """As the function of that name, but for the interpreter's lock.
+    def make_row(self, task: FramingTask) -> Row:
+        """Do what the function `make_row` does, in the other process.
 
         Raises:
-            FramerDiedError: The process did.
-            InputError: The radiograph can't be read, or its region is not inside it.
+            FramerDiedError: The process died.
+            InputError: The radiograph can't be read, or its region is not inside the image.
         """
         try:
-            self._child.connection.send(radiograph)
+            self._child.connection.send(task)
             answer = self._child.connection.recv()
         except (EOFError, OSError):
             raise FramerDiedError(self._child.fault(_AFTER_DEATH)) from None
@@ -105,19 +105,19 @@ class Framer:
         return row
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         close([self._child])
 
 
 def main(descriptor: int, file: int) -> None:
-    """Serves the parent until it closes the socket."""
-    cv2.setNumThreads(1)  # there are as many processes as cores
+    """Serve the parent until it closes the socket."""
+    cv2.setNumThreads(1)  # each core has a process
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            radiograph = connection.recv()
+            task = connection.recv()
             try:
-                answer: Row | bytes = make_row(radiograph, file)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the parent raises it
+                answer: Row | bytes = make_row(task, file)
+            except Exception as error:  # noqa: BLE001 - the parent raises it, whatever it is
                 answer = pickled(error)
             connection.send(answer)

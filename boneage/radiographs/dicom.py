@@ -1,25 +1,36 @@
-"""DICOM files: telling them, opening them, and making grey pixels of them.
+"""A DICOM file: recognise it, open it, and decode its pixels to one grey array.
 
-No value of a header gets into a message from here, because it may identify a person; what pydicom
-itself would say about a header's values is silenced for the same reason.
+Messages never quote a value of the header, because it may identify a person.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
-import logging
 import re
 import struct
-import threading
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
 
 from boneage.errors import Fault, InputError
-from boneage.radiographs.file_structure import LARGEST_FILE, open_regular
+from boneage.radiographs.dicom_transformations import (
+    PARSING_ERRORS,
+    PixelFormat,
+    RefusedPixelsError,
+    grey_of_colour,
+    grey_of_levels,
+)
+from boneage.radiographs.file_limits import LARGEST_FILE, check_dimensions, open_regular, quiet
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -28,10 +39,9 @@ if TYPE_CHECKING:
 _PREAMBLE = 128
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _UNDEFINED = 0xFFFFFFFF
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 
-# Files without preamble: group 2 or 8 in little endian, then a value representation and a length
-# (explicit), or a short length (implicit).
+# Files without a preamble begin with group 2 or 8 in little endian, then a value representation
+# and a length (explicit), or a short length (implicit).
 _SUFFIXES = frozenset({"", ".dcm", ".dicom", ".dic", ".ima"})
 _UID_NAME = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 _BARE_START = re.compile(
@@ -39,34 +49,33 @@ _BARE_START = re.compile(
     re.DOTALL,
 )
 
-# Whatever pydicom's parsing of a hostile header has been seen to end in.
-PARSING_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,  # includes RecursionError and NotImplementedError
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+# A radiograph's header takes some hundreds of reads, and its pixels one a fragment. A file of
+# millions of empty elements would take minutes and gigabytes.
+_MAX_READS = 200_000
+_MAX_FRAGMENTS = 10_000
+_MAX_LAYERS = 64  # of JPEG 2000: a decoder reserves memory for each
 
-# A radiograph's header takes some hundreds of reads, its pixels one a fragment or one in 8 kB; a
-# file of millions of empty elements would take minutes and gigabytes.
-_MOST_READS = 200_000
-
-_SILENCE = threading.RLock()
+_UID = "1.2.840.10008.1.2"
+_NATIVE = frozenset(f"{_UID}{end}" for end in ("", ".1", ".1.98", ".1.99", ".2"))
+_DEFLATED = f"{_UID}.1.99"
+_RLE = f"{_UID}.5"
+_JPEG = frozenset({f"{_UID}.4.50", f"{_UID}.4.51"})
+_JPEG_LOSSLESS = frozenset({f"{_UID}.4.57", f"{_UID}.4.70"})
+_JPEG_LS = frozenset({f"{_UID}.4.80", f"{_UID}.4.81"})
+_JPEG_2000 = frozenset({f"{_UID}.4.90", f"{_UID}.4.91"})
+# The marker that begins the frame header of each (ITU-T T.81, T.87).
+_FRAME_MARKERS = {0xFFC0: _JPEG, 0xFFC1: _JPEG, 0xFFC2: _JPEG, 0xFFC3: _JPEG_LOSSLESS}
+_FRAME_MARKERS[0xFFF7] = _JPEG_LS
+_SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3}
+_SAMPLES |= dict.fromkeys(("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3)
 
 
 class _CountedReads:
-    """A stream that ends with an error after so many reads."""
+    """A stream that raises an error after too many reads."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._left = _MOST_READS
+        self._left = _MAX_READS
         self.seek = stream.seek
         self.tell = stream.tell
 
@@ -79,85 +88,116 @@ class _CountedReads:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Silences pydicom's warnings and log lines, which quote values of the header.
+    """Silence pydicom's warnings and log lines, which quote values of the header.
 
-    To be held wherever a value of a dataset is read, because that is when pydicom converts it.
-    Python's warning filters belong to the whole process, so threads take turns; pydicom's
-    parsing holds the interpreter anyway.
+    Hold it wherever a value of a dataset is read, because pydicom converts values when read.
 
     Raises:
-        ValueError: What pydicom raises as errors of its own kinds, which quote values, too.
+        ValueError: In place of pydicom's own kinds of errors, which quote values too.
     """
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    logger = logging.getLogger("pydicom")
-    with _SILENCE, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before, logger.disabled = logger.disabled, True
-        try:
+    try:
+        with quiet("pydicom"):
             yield
-        except (BytesLengthException, InvalidDicomError):
-            raise ValueError("the header is damaged") from None
-        finally:
-            logger.disabled = before
+    except (BytesLengthException, InvalidDicomError):
+        raise ValueError("the header is damaged") from None
 
 
 def is_dicom(start: bytes, path: Path) -> bool:
-    """Tells a DICOM file by its first bytes; without a preamble its name must be one of DICOM's.
+    """Return whether a file is DICOM, by its first bytes.
 
     Args:
         start: The first 132 bytes of the file, or more.
-        path: Its name; only looked at when the preamble is missing.
+        path: The file. Without DICOM's preamble, its name must be typical of DICOM, too.
     """
     if start[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         return True
-    named = path.suffix.lower() in _SUFFIXES or _UID_NAME.fullmatch(path.name) is not None
-    return named and _BARE_START.match(start) is not None
+    has_name = path.suffix.lower() in _SUFFIXES or _UID_NAME.fullmatch(path.name) is not None
+    return has_name and _BARE_START.match(start) is not None
 
 
 def open_dicom(path: str | Path, *, pixels: bool = True) -> Dataset:
-    """Reads a DICOM file that holds pixels.
+    """Read a DICOM file that holds pixels.
 
     Args:
         path: The file.
-        pixels: Whether to read the pixels, too; without them a large file costs no more than its
-            header. That the file is whole is checked either way, as far as it can be.
+        pixels: Whether to read the pixels, too. Without them, only the header is read. Either way,
+            a truncated file is refused as far as the header allows.
 
     Returns:
         The dataset, with `file_meta`. Read its values within `quiet_pydicom()`.
 
     Raises:
-        InputError: The file is missing, can't be read, is not DICOM, holds no pixels (a report or
-            a DICOMDIR, say), or is truncated.
+        InputError: The file is missing, not readable, not DICOM, truncated, or holds no pixels (for
+            example a report or a DICOMDIR).
     """
     path = Path(path)
     with open_regular(path) as file:
-        start = file.read(_PREAMBLE + 4)
-        if not is_dicom(start, path):
-            raise InputError(dicom_fault(path, "it is not a DICOM file"))
+        if not is_dicom(file.read(_PREAMBLE + 4), path):
+            raise InputError(dicom_fault(path, "the file is not DICOM"))
         file.seek(0)
-        stream = file if not pixels else io.BytesIO(file.read())
-        return read_dataset(stream, path, pixels=pixels)
+        return _read_dataset(io.BytesIO(file.read()) if pixels else file, path, pixels=pixels)
 
 
-def read_dataset(stream: BinaryIO, path: Path, *, pixels: bool) -> Dataset:
-    """Does what `open_dicom` does, from an open stream that `is_dicom`.
+def decode_dicom(data: bytes, path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Decode a DICOM file of one frame to grey; dense is bright.
+
+    The order is that of PS3.4, annex N: the modality's transformation, then the first lookup table
+    or window of the values of interest, then the inversion of MONOCHROME1. A transformation that
+    can't be applied is a fault, with its reason. Presentation LUT Shape is INVERSE with MONOCHROME1
+    and never else (PS3.3, C.8.11.3), so it is not read.
 
     Args:
-        stream: The file's bytes; `read` gives what there is, however much more is asked for.
-        path: The name for the messages.
-        pixels: Whether to read the pixels, too.
+        data: The whole file, for which `is_dicom` is true.
+        path: Its name for the messages.
+
+    Returns:
+        Array `(h, w)`. It is uint8 where at most 8 bits are stored and no window is given. Else it
+        is uint16, and the window, or the range of values, is spread over 0 to 65,535.
+
+    Raises:
+        InputError: The file is truncated or damaged, holds several frames or unsupported
+            dimensions, or needs a decoder that is not installed.
     """
+    dataset = _read_dataset(io.BytesIO(data), path, pixels=True)
+    form = _read_format(dataset, path)
+    try:
+        with quiet_pydicom():
+            pixels, form = _stored_values(dataset, form, path)
+            if form.samples == 3 or form.photometric == "PALETTE COLOR":
+                return grey_of_colour(pixels, dataset, form, is_rle=form.syntax == _RLE)
+            return grey_of_levels(pixels, dataset, form)
+    except RefusedPixelsError as refused:
+        raise InputError(dicom_fault(path, *refused.args)) from None
+    except (cv2.error, SyntaxError, *PARSING_ERRORS):  # SyntaxError: Pillow, of a damaged image
+        raise InputError(
+            dicom_fault(path, "the pixels are damaged, and can't be decoded")
+        ) from None
+
+
+def read_dicom_dimensions(path: Path) -> tuple[int, int]:
+    """Read width and height from a DICOM file's header."""
+    form = _read_format(open_dicom(path, pixels=False), path)
+    return form.columns, form.rows
+
+
+def dicom_fault(path: Path, what: str, fix: str = "Download or export it again.") -> Fault:
+    """Return what is wrong with a DICOM file; `what` quotes nothing that may identify a person."""
+    return Fault(str(path), what, fix, expected="a whole DICOM file that holds one image")
+
+
+def _read_dataset(stream: BinaryIO, path: Path, *, pixels: bool) -> Dataset:
     from pydicom.filereader import read_partial
 
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    found: list[int] = []
+    lengths: list[int] = []
 
     def stop(tag: int, _vr: str | None, length: int) -> bool:
         if tag in _PIXEL_TAGS:
-            found.append(length)
-        return bool(found) and not pixels
+            lengths.append(length)
+        return bool(lengths) and not pixels
 
     try:
         with quiet_pydicom():
@@ -166,22 +206,23 @@ def read_dataset(stream: BinaryIO, path: Path, *, pixels: bool) -> Dataset:
             elements = [dataset.get_item(tag) for tag in dataset.keys()]  # noqa: SIM118
             whole = all(_is_whole(element, None if deflated else size) for element in elements)
     except PARSING_ERRORS:
-        raise InputError(dicom_fault(path, "its header can't be read")) from None
-    if not found and whole:
-        raise InputError(dicom_fault(path, "it holds no pixels (truncated, or no picture)"))
+        raise InputError(dicom_fault(path, "the header is damaged, and can't be read")) from None
+    if not lengths and whole:
+        what = "the file holds no pixels: it is truncated, or not an image"
+        raise InputError(dicom_fault(path, what))
     missing = pixels and not any(tag in dataset for tag in _PIXEL_TAGS)
-    beyond = not deflated and found and size < found[0] != _UNDEFINED
+    beyond = not deflated and lengths and size < lengths[0] != _UNDEFINED
     if missing or beyond or not whole:
         raise InputError(dicom_fault(path, f"the file is truncated ({size} bytes)"))
     return dataset
 
 
 def _is_whole(element: RawDataElement | DataElement, size: int | None) -> bool:
-    """Whether an element's value, and the delimiter behind it, lie within `size` bytes."""
+    """Return whether an element's value, and the delimiter behind it, lie within `size` bytes."""
     from pydicom.dataelem import RawDataElement
 
     if not isinstance(element, RawDataElement):
-        return True  # a sequence, already taken apart
+        return True  # a sequence, parsed already
     held = len(element.value or b"")
     if element.length != _UNDEFINED:
         return held >= element.length
@@ -189,30 +230,226 @@ def _is_whole(element: RawDataElement | DataElement, size: int | None) -> bool:
 
 
 def _is_deflated(stream: BinaryIO) -> bool:
-    """Whether the dataset is deflated; one that unfolds to more than a file may hold is an error.
-
-    Raises:
-        ValueError: It is truncated, or too large.
-    """
+    """Return whether the dataset is deflated; raise ValueError if it is truncated or too large."""
     from pydicom.filereader import _read_file_meta_info, read_preamble
 
     read_preamble(stream, force=True)
     meta = _read_file_meta_info(stream)
     deflated = str(meta.get("TransferSyntaxUID", "")) == _DEFLATED
     if deflated:
-        unfolder = zlib.decompressobj(-zlib.MAX_WBITS)
-        unfolder.decompress(stream.read(), LARGEST_FILE)
-        if not unfolder.eof:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflater.decompress(stream.read(), LARGEST_FILE)
+        if not inflater.eof:
             raise ValueError("truncated or too large")
     stream.seek(0)
     return deflated
 
 
-def dicom_fault(path: Path, what: str) -> Fault:
-    """Says what is wrong with a DICOM file; `what` quotes nothing that may tell a person."""
-    return Fault(
-        str(path),
-        what,
-        "Fetch or export it again.",
-        expected="a whole DICOM file that holds a picture",
-    )
+def _read_format(dataset: Dataset, path: Path) -> PixelFormat:
+    """Read how the pixels are stored, and refuse what is not supported before decoding."""
+    try:
+        with quiet_pydicom():
+            syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+            frames = int(dataset.get("NumberOfFrames") or 1)
+            form = PixelFormat(
+                rows=int(dataset.Rows),
+                columns=int(dataset.Columns),
+                samples=int(dataset.get("SamplesPerPixel") or 1),
+                photometric=str(dataset.PhotometricInterpretation).strip().upper(),
+                allocated=int(dataset.BitsAllocated),
+                stored=int(dataset.get("BitsStored") or dataset.BitsAllocated),
+                high=int(dataset.get("HighBit") or dataset.get("BitsStored", 1) - 1),
+                signed=int(dataset.get("PixelRepresentation") or 0) == 1,
+                syntax=str(syntax) if syntax else _UID,  # the one that needs no name
+            )
+            is_float = "PixelData" not in dataset and "FloatPixelData" in dataset
+    except PARSING_ERRORS:
+        what = "the header does not describe the pixels, or is damaged"
+        raise InputError(dicom_fault(path, what)) from None
+    if frames > 1:
+        raise InputError(
+            dicom_fault(path, f"the file holds {frames} frames (a multi-frame object)")
+        )
+    check_dimensions(path, form.columns, form.rows)
+    what = ""
+    if _SAMPLES.get(form.photometric) != form.samples:
+        what = f"the pixels have {form.samples} samples of a kind that is not supported"
+    elif is_float:
+        what = "the pixels are floating point"
+    elif (
+        form.allocated not in (1, 8, 16)
+        or not 1 <= form.stored <= form.allocated
+        or not form.stored - 1 <= form.high < form.allocated
+    ):
+        what = f"the pixels have {form.stored} of {form.allocated} bits"
+    elif form.is_shifted and (form.samples == 3 or form.photometric == "PALETTE COLOR"):
+        what = form.shift
+    if what:
+        raise InputError(dicom_fault(path, what))
+    return form
+
+
+def _stored_values(
+    dataset: Dataset, form: PixelFormat, path: Path
+) -> tuple[npt.NDArray[Any], PixelFormat]:
+    """Return the stored values, `(h, w)` or `(h, w, 3)`, and how they are stored after decoding."""
+    from pydicom.encaps import get_frame
+
+    if form.syntax in _NATIVE:
+        return _through_pydicom(dataset, form, "", masked=not form.is_shifted), form
+    if form.syntax not in _JPEG | _JPEG_2000 | _JPEG_LOSSLESS | _JPEG_LS | {_RLE}:
+        raise RefusedPixelsError(
+            f"the compression of the pixels is not supported ({_syntax_name(form)})",
+            "Export it without compression (Explicit VR Little Endian).",
+        )
+    if dataset.PixelData.count(b"\xfe\xff\x00\xe0") > _MAX_FRAGMENTS:
+        raise RefusedPixelsError("the compressed pixels are in too many fragments")
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if form.syntax == _RLE:
+        return _decode_rle(frame, form), form
+    bits = _check_frame(frame, form)
+    plugin = "pillow"
+    if form.syntax in _JPEG_LOSSLESS | _JPEG_LS:
+        plugin = "gdcm"
+        if importlib.util.find_spec("gdcm") is None:
+            raise InputError(
+                Fault(
+                    str(path),
+                    f"its pixels are compressed ({_syntax_name(form)}), and their decoder is not "
+                    "installed",
+                    "Install it: pip install 'boneage[dicom]'",
+                )
+            )
+    if form.syntax in _JPEG and bits > 8:
+        raise RefusedPixelsError(f"JPEG of {bits} bits is not supported")
+    if form.syntax in _JPEG | _JPEG_LOSSLESS:
+        _check_jpeg(frame, form, bits)
+    if form.syntax in _JPEG_LOSSLESS:  # else GDCM clears bits that the check below needs
+        dataset.BitsStored, dataset.HighBit = bits, bits - 1
+    pixels = _through_pydicom(dataset, form, plugin, masked=False)
+    if form.syntax in _JPEG_LOSSLESS and bits > 8:
+        _check_last_row(pixels, bits)
+    if plugin == "pillow" and not form.signed and int(pixels.max()) >> form.stored:
+        return pixels, form.with_stored(bits)  # BitsStored is too small
+    return pixels, form.with_stored(form.stored)
+
+
+def _syntax_name(form: PixelFormat) -> str:
+    from pydicom.uid import UID
+
+    name = UID(form.syntax).name
+    return "of an unknown name" if name == form.syntax else name  # never quote the file itself
+
+
+def _through_pydicom(
+    dataset: Dataset, form: PixelFormat, plugin: str, *, masked: bool = True
+) -> npt.NDArray[Any]:
+    """Let pydicom decode; `masked` clears all but the lowest BitsStored bits."""
+    from pydicom.pixels.utils import pixel_array
+
+    pixels = pixel_array(dataset, decoding_plugin=plugin, correct_unused_bits=masked)
+    if pixels.shape != (form.rows, form.columns, *([3] if form.samples == 3 else [])):
+        raise RefusedPixelsError("the number of pixels is not that in the header")
+    return pixels
+
+
+def _check_frame(frame: bytes, form: PixelFormat) -> int:
+    """Compare a compressed frame's header with the file's; return the bits of a sample.
+
+    A decoder reserves the memory that the frame's own header asks for.
+    """
+    try:
+        kinds, columns, rows, samples, bits = _read_frame_header(frame)
+    except struct.error:
+        raise RefusedPixelsError("the compressed pixels are truncated") from None
+    if form.syntax not in kinds:
+        raise RefusedPixelsError("the compressed pixels are of another kind than the header says")
+    if (columns, rows) != (form.columns, form.rows):
+        raise RefusedPixelsError(
+            f"the compressed pixels are {columns} x {rows}, "
+            f"and the header says {form.columns} x {form.rows}"
+        )
+    if samples != form.samples or not 1 <= bits <= form.allocated:
+        raise RefusedPixelsError(
+            f"the compressed pixels have {samples} samples of {bits} bits, "
+            f"and the header says {form.samples} of {form.allocated}"
+        )
+    if form.is_shifted and bits != form.stored:
+        raise RefusedPixelsError(form.shift)
+    # One byte makes the length even, and some programs fill up blocks. JPEG 2000 ends like JPEG.
+    if not frame[-1024:].rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise RefusedPixelsError("the compressed pixels are truncated (no end marker)")
+    return bits
+
+
+def _read_frame_header(frame: bytes) -> tuple[frozenset[str], int, int, int, int]:
+    """Return syntaxes, columns, rows, samples and bits of a JPEG, JPEG-LS or JPEG 2000 frame."""
+    damaged = RefusedPixelsError("the compressed pixels have a damaged header")
+    # Some programs wrongly put a whole JP2 file around the codestream.
+    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096) if frame[:1] in (b"\xff", b"\0") else -1
+    if start >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
+        samples, depth = struct.unpack_from(">HB", frame, start + 40)
+        coding = frame.find(b"\xff\x52", start)
+        if struct.unpack_from(">H", frame, coding + 6)[0] > _MAX_LAYERS:
+            raise damaged
+        return _JPEG_2000, right - left, bottom - top, samples, (depth & 0x7F) + 1
+    if not frame.startswith(b"\xff\xd8"):
+        raise RefusedPixelsError("the compressed pixels are of no known kind")
+    position = 2
+    for _ in range(1000):
+        marker, length = struct.unpack_from(">HH", frame, position)
+        if marker in _FRAME_MARKERS:
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, position + 4)
+            return _FRAME_MARKERS[marker], columns, rows, samples, bits
+        if marker < 0xFFC0 or marker == 0xFFDA:
+            break
+        position += 2 + length
+    raise damaged
+
+
+def _check_jpeg(frame: bytes, form: PixelFormat, bits: int) -> None:
+    """Have libjpeg-turbo decode a JPEG frame in strict mode: its warnings are errors.
+
+    Pillow and GDCM pass no warning on, and GDCM aborts the process on some damaged headers.
+    libjpeg-turbo decodes 8 bits, but reads the headers of all.
+    """
+    try:
+        simplejpeg.decode_jpeg_header(frame)
+        if bits <= 8:
+            colours = "GRAY" if form.samples == 1 or form.syntax in _JPEG else "RGB"
+            simplejpeg.decode_jpeg(frame, colorspace=colours)
+    except ValueError:
+        raise RefusedPixelsError("the compressed pixels are truncated or damaged") from None
+
+
+def _check_last_row(pixels: npt.NDArray[Any], bits: int) -> None:
+    """Refuse the value that libjpeg fills missing pixels with; GDCM passes no warning on."""
+    if ((pixels[-1].astype(np.int64) & (2**bits - 1)) == 1 << (bits - 1)).all():
+        raise RefusedPixelsError("the compressed pixels are truncated")
+
+
+def _decode_rle(frame: bytes, form: PixelFormat) -> npt.NDArray[Any]:
+    """Decode run-length coded pixels (PS3.5, annex G), one byte plane after the other.
+
+    Pillow's decoder of the same code stops at the planes' size. pydicom's would decode whatever is
+    in the file, up to 64 times its size.
+    """
+    width = form.allocated // 8
+    count, *offsets = struct.unpack_from("<16I", frame)
+    ends = [*offsets[:count], len(frame)]
+    if not width or count != form.samples * width or ends != sorted(ends) or ends[0] < 64:
+        raise RefusedPixelsError("the run-length coded pixels have a damaged header")
+    size = (form.rows * form.columns, 1)
+    try:
+        planes = [
+            np.asarray(Image.frombytes("L", size, frame[start:end], "packbits", "L"))
+            for start, end in pairwise(ends)
+        ]
+    except ValueError:
+        raise RefusedPixelsError("the run-length coded pixels are truncated") from None
+    values = np.stack(planes).reshape(form.samples, width, form.rows, form.columns)
+    # The most significant byte comes first.
+    values = values.transpose(0, 2, 3, 1).copy().view(f">u{width}")[..., 0]
+    values = values.astype(f"u{width}")
+    return values[0] if form.samples == 1 else np.moveaxis(values, 0, -1)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boneage.errors import InputError
-from boneage.radiographs.dicom import PARSING_ERRORS, dicom_fault, open_dicom, quiet_pydicom
+from boneage.radiographs.dicom import dicom_fault, open_dicom, quiet_pydicom
+from boneage.radiographs.dicom_transformations import PARSING_ERRORS
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset

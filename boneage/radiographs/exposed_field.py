@@ -1,8 +1,8 @@
-"""The exposed part of a radiograph, and what stands out in it: collimators, frames and shading go.
+"""The exposed part of a radiograph, without collimators, frames and shading.
 
-Everything here works on a small 8-bit copy, with masks of 0 and 1, by classical means: the
-radiograph is peeled from its border inwards for as long as what is left looks like a rectangle, and
-a smooth surface is fitted to the background of what is left.
+All functions work on a small 8-bit copy, with masks of 0 and 1. The radiograph is peeled from its
+border inwards as long as the rest is like a rectangle. Then a smooth surface is fitted to the
+background of the rest.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ Grey = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
 
 MOST_TRIMMED = 0.12
-"""Share of the field's sides that bands without any background may take off."""
+"""Largest share of the field's sides that is cut off as bands without any background."""
 
-_PEELINGS = 3  # cassette, collimator, radiograph border: no more than that lie in one another
+_PEELINGS = 3  # a cassette, a collimator and a border, one inside the other
 _SMALLEST_FIELD = 0.1
 _RING_SHARE = 0.5  # of the border that one grey level must cover to be an unexposed margin
-_TOLERANCE = 0.05  # of the grey levels' span: what is taken for one level
-_SAMPLES = 1500  # pixels that the background is fitted to; more change nothing but the time
-_NOISE_AT_LEAST = 0.35  # grey levels: what rounding to whole ones leaves
+_TOLERANCE = 0.05  # of the span of grey levels: within it, levels count as one
+_SAMPLES = 1500  # pixels for the fit of the background: more cost time and change nothing
+_NOISE_AT_LEAST = 0.35  # grey levels: the noise of rounding
 
 
 def disk(radius: float) -> Mask:
-    """A round structuring element of at least one pixel around the middle."""
+    """Return a round structuring element of at least one pixel around the middle."""
     side = 2 * max(1, round(radius)) + 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
 
 
 def erode(mask: Mask, radius: int) -> Mask:
-    """Takes `radius` pixels off a mask, also where it meets the border of the picture."""
+    """Erode a mask by `radius` pixels, also at the border of the image."""
     border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
     return np.asarray(cv2.erode(mask, disk(radius), **border), np.uint8)
 
 
 def opened(mask: Mask, radius: float) -> Mask:
-    """Takes away what is thinner than a disk; by distances, which cost the same at any radius."""
+    """Remove what is thinner than a disk, by distances, which cost the same at any radius."""
     inner = cv2.distanceTransform(mask, cv2.DIST_L2, 5) > radius
     if not inner.any():
         return np.zeros_like(mask)
@@ -50,7 +50,7 @@ def opened(mask: Mask, radius: float) -> Mask:
 
 
 def largest(mask: Mask) -> Mask:
-    """The largest connected part of a mask; all zero when it is empty."""
+    """Return the largest connected part of a mask; all zero if it is empty."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     if len(stats) < 2:
         return np.zeros_like(mask)
@@ -58,21 +58,21 @@ def largest(mask: Mask) -> Mask:
 
 
 def filled(mask: Mask) -> Mask:
-    """A mask without its holes."""
+    """Return a mask without its holes."""
     flooded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     cv2.floodFill(flooded, None, (0, 0), 2)
     return np.asarray(flooded[1:-1, 1:-1] != 2, np.uint8)
 
 
 def hull(mask: Mask) -> Mask:
-    """The convex hull of a mask's largest outline."""
+    """Return the convex hull of a mask's largest outline."""
     out = np.zeros_like(mask)
     cv2.fillConvexPoly(out, cv2.convexHull(_outline(mask)), 1)
     return out
 
 
 def shape(mask: Mask) -> tuple[float, float]:
-    """How much of its smallest (turned) rectangle, and of its convex hull, a mask fills."""
+    """Return which shares of its smallest rectangle, and of its convex hull, a mask fills."""
     outline = _outline(mask)
     _, (width, height), _ = cv2.minAreaRect(outline)
     area = float(mask.sum())
@@ -80,13 +80,13 @@ def shape(mask: Mask) -> tuple[float, float]:
 
 
 def exposed_field(grey: Grey) -> Mask:
-    """Finds the exposed part of a radiograph by peeling margins of one grey level from its border.
+    """Find the exposed part of a radiograph by peeling margins of one grey level from its border.
 
     Args:
         grey: Array `(h, w)`, uint8: a small copy of the radiograph.
 
     Returns:
-        Mask `(h, w)`; all ones when there is no margin.
+        Mask `(h, w)`; all ones if the radiograph has no margin.
     """
     field = np.ones_like(grey)
     for _ in range(_PEELINGS):
@@ -114,7 +114,7 @@ def exposed_field(grey: Grey) -> Mask:
 
 
 def trimmed(bright: Mask, field: Mask) -> Mask:
-    """Takes off the field's sides the lines that are bright all over: frames, edges of plates."""
+    """Cut off the field's sides the lines that are bright all over: frames, edges of plates."""
     rows, columns = np.flatnonzero(field.any(1)), np.flatnonzero(field.any(0))
     out = np.zeros_like(field)
     if not len(rows):
@@ -126,7 +126,7 @@ def trimmed(bright: Mask, field: Mask) -> Mask:
 
 
 def contact(mask: Mask, field: Mask) -> tuple[float, int]:
-    """Where a mask meets the field's edge: the share of it, and in how many long stretches."""
+    """Return the share of the field's edge that a mask meets, and the number of long stretches."""
     total = max(1, int(_edge(field).sum()))
     lengths = [len(rows) / total for rows, _ in contact_stretches(mask, field)]
     return sum(lengths), sum(length > 0.06 for length in lengths)
@@ -135,12 +135,12 @@ def contact(mask: Mask, field: Mask) -> tuple[float, int]:
 def contact_stretches(
     mask: Mask, field: Mask, *, at_least: float = 0.0
 ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Where a mask meets the field's edge: rows and columns of each stretch, the longest first.
+    """Return rows and columns of each stretch of the field's edge in a mask, the longest first.
 
     Args:
         mask: Within the field.
         field: Its edge is two pixels wide.
-        at_least: Stretches of so many pixels of length.
+        at_least: Shortest stretch, pixels.
     """
     touching = np.asarray(_edge(field) & mask, np.uint8)
     count, labels = cv2.connectedComponents(
@@ -157,11 +157,11 @@ def _edge(field: Mask) -> Mask:
 
 
 def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], float]:
-    """Subtracts the background: a quadratic surface through what is like the field's edge.
+    """Subtract the background: a quadratic surface through what is like the field's edge.
 
     Returns:
-        Array `(h, w)`, float32, grey levels above the background; and the background's noise, as a
-        standard deviation (from the median absolute deviation).
+        Array `(h, w)`, float32, grey levels above the background. And the standard deviation of
+        the background's noise, from the median absolute deviation.
     """
     height, width = grey.shape
     terms = _terms(height, width)
@@ -173,7 +173,7 @@ def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], 
     above = values - level
     most_noise = tolerance + 0.5
     noise = 1.0
-    # A little stiffness: with few samples in a corner the surface must not fly away there.
+    # A little stiffness keeps the surface flat in a corner that has few samples.
     stiffness = np.diag(np.array([0, 0, 0, 1, 1, 1]) * 7.5e-4)
     background = (ring > 0) & (np.abs(above) <= 2 * tolerance + 1)
     for _ in range(4):
@@ -194,7 +194,7 @@ def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], 
 
 
 def commonest(grey: Grey, mask: Mask, tolerance: int) -> tuple[int, float]:
-    """The grey level that most of a mask is within `tolerance` of, and the share that is."""
+    """Return the grey level within whose `tolerance` most of a mask lies, and that share."""
     counts = np.zeros(256 + 2 * tolerance + 1, np.int64)
     counts[tolerance + 1 : tolerance + 257] = _histogram(grey, mask)
     up_to = counts.cumsum()
@@ -204,13 +204,13 @@ def commonest(grey: Grey, mask: Mask, tolerance: int) -> tuple[int, float]:
 
 
 def percentiles(grey: Grey, mask: Mask, shares: Sequence[float]) -> list[float]:
-    """What `np.percentile` gives for a mask's grey levels, of which there must be some."""
+    """Return the percentiles of the grey levels in a mask that is not empty, as numpy does."""
     up_to = np.cumsum(_histogram(grey, mask))
     found = []
     for share in shares:
-        place = (int(up_to[-1]) - 1) * (share / 100)
-        before = int(place)
-        way = place - before
+        position = (int(up_to[-1]) - 1) * (share / 100)
+        before = int(position)
+        way = position - before
         low, high = (int(level) for level in up_to.searchsorted((before, before + 1), "right"))
         high = low if high > 255 else high
         found.append(high - (high - low) * (1 - way) if way >= 0.5 else low + (high - low) * way)
@@ -223,7 +223,7 @@ def _histogram(grey: Grey, mask: Mask) -> npt.NDArray[np.int64]:
 
 @functools.lru_cache(maxsize=16)
 def _terms(height: int, width: int) -> npt.NDArray[np.float32]:
-    """The terms of a quadratic surface: float32 (height * width, 6)."""
+    """Return the terms of a quadratic surface: float32 (height * width, 6)."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     x, y = (x / width - 0.5).ravel(), (y / height - 0.5).ravel()
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)

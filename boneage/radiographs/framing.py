@@ -1,4 +1,4 @@
-"""A decoded radiograph made into one square uint8 picture: hand, contrast, aspect, size."""
+"""Frame a decoded image to one square uint8 image: hand, contrast, aspect, size."""
 
 from __future__ import annotations
 
@@ -11,34 +11,31 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
-from boneage.radiographs.area_resize import Areas, Shrunk, add_up
 from boneage.radiographs.exposed_field import disk
 from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH, Box, Hand, find_hand
 from boneage.radiographs.orientation import find_orientation
 from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
 
-# Raised whenever `frame` gives other pixels for the same settings: stores are made anew then.
+# Raise it whenever `frame` gives other pixels for the same settings: stores are then rebuilt.
 VERSION = 3
 
 HAND = "hand"
-WHOLE_RADIOGRAPH_ASKED = "whole radiograph: framing.crop is film"
+WHOLE_RADIOGRAPH_ASKED = "whole radiograph: framing.crop is none"
 REASONS = (HAND, WHOLE_RADIOGRAPH, WHOLE_RADIOGRAPH_ASKED)
-"""All that a crop's `why` may be."""
-
-_FINER = 256  # steps, a shift by 8, of one 8-bit grey level while areas are averaged
+"""Every value that `Crop.why` can have."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """Which part of a radiograph was framed.
+    """Which part of an image was framed.
 
     Attributes:
-        box: Left, top, right, bottom in pixels of the radiograph; the last two are the first
-            outside.
-        rotation: Degrees by which that part was then turned, counter-clockwise, for the fingers to
+        box: Left, top, right, bottom in pixels of the image; the last two are the first outside.
+        rotation: Degrees by which that part was then turned, counter-clockwise, so that the fingers
             point up: 0, 90, 180 or 270.
-        why: How it was chosen, one of `REASONS`; begins with `whole film` where it is all of it.
+        why: Why that part was chosen, one of `REASONS`. It begins with `whole radiograph` where the
+            part is all of the image.
     """
 
     box: Box
@@ -48,11 +45,11 @@ class Crop:
 
 @dataclass(frozen=True, eq=False)
 class Framed:
-    """A framed radiograph.
+    """A framed image.
 
     Attributes:
         pixels: Array `(size, size)`, uint8.
-        crop: Where they come from.
+        crop: The part of the image that they show.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -60,25 +57,26 @@ class Framed:
 
 
 def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -> Framed:
-    """Cuts out the hand, stretches its contrast and fits it into a square.
+    """Cut out the hand, stretch its contrast and fit it into a square.
 
-    With `crop = "hand"` the hand is found and cut out with a margin, and turned upright by quarters
-    where both its forearm and the look of it say so. The unexposed surroundings in that crop are
-    made black, and the grey levels that become 0 and 255 are the lower percentile of
-    the exposed crop (the background) and the upper one of the hand itself: a bright marker has no
-    say in it. Where no hand is found, and with `crop = "film"`, it is all of the radiograph, and
-    both percentiles are those of all its pixels. What lies outside the two levels is clipped. With
-    `fit = "pad"` the aspect is kept and the picture centred in black, with `"stretch"` it fills the
-    square. Shrinking averages areas, at a 256th of a grey level; enlarging interpolates linearly.
+    With `crop = "hand"`, the hand is found and cut out with a margin. It is turned upright by
+    quarter turns where its forearm and its orientation agree. The unexposed surroundings are made
+    black. The grey level that becomes 0 is the lower percentile of the exposed part of the crop.
+    The level that becomes 255 is the upper percentile of the hand, so bright markers do not count.
+
+    Where no hand is found, and with `crop = "none"`, the whole image is kept, and both percentiles
+    are those of all its pixels. Grey levels outside the two are clipped.
+
+    `fit = "pad"` keeps the aspect and centres the crop in black. `fit = "stretch"` fills the
+    square. Shrinking averages areas, to a 256th of a grey level. Enlarging interpolates linearly.
 
     Args:
         radiograph: Array `(h, w)`, uint8 or uint16.
-        framing: What is to be cut out, the size in pixels and the two percentiles.
-        region: The part of the picture that is to be taken for the radiograph; all of it if not
-            given.
+        framing: The kind of crop, the size in pixels and the two percentiles.
+        region: The part of the image to frame; by default all of it.
 
     Raises:
-        InputError: The region is not inside the picture.
+        InputError: The region is not inside the image.
     """
     if region is not None:
         part = frame(_cut(radiograph, region), framing)
@@ -87,16 +85,15 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
         box = (left + x, top + y, right + x, bottom + y)
         return replace(part, crop=replace(part.crop, box=box))
     height, width = radiograph.shape
-    areas = add_up(radiograph)
-    if framing.crop == "film":
+    if framing.crop == "none":
         crop = Crop((0, 0, width, height), 0, WHOLE_RADIOGRAPH_ASKED)
         hand = None
     else:
-        found = find_hand(radiograph, areas)
+        found = find_hand(radiograph)
         crop = Crop(found.box, _turn(found), found.why or HAND)
-        hand = found if found.found else None
+        hand = found if found.is_found else None
     low, high = _levels(radiograph, crop.box, hand, framing.contrast_percentiles)
-    inner = _scaled(radiograph, areas, crop.box, _inner_size(crop.box, framing), (low, high))
+    inner = _scaled(radiograph, crop.box, _inner_size(crop.box, framing), (low, high))
     if hand is not None:
         _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
         inner = np.rot90(inner, crop.rotation // 90)
@@ -104,7 +101,7 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
 
 
 def framing_key(framing: Framing) -> str:
-    """Returns the hex digest that changes whenever the framed pixels may change."""
+    """Return a hex digest that changes whenever the framed pixels may change."""
     text = json.dumps({"version": VERSION, **framing.model_dump(mode="json")}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -117,29 +114,30 @@ def _cut(radiograph: Radiograph, region: Box) -> Radiograph:
         raise InputError(
             Fault(
                 "region",
-                f"it is {left} {top} {right} {bottom}, and the picture {width} x {height} pixels",
-                "Correct the column region, or leave it empty for the whole radiograph.",
-                expected=f"a part of the picture with sides of at least {SMALLEST_SIDE} pixels",
+                f"its corners are {left} {top} {right} {bottom}, "
+                f"and the image has {width} x {height} pixels",
+                "Correct the column region, or leave it empty for the whole image.",
+                expected=f"a part of the image with sides of at least {SMALLEST_SIDE} pixels",
             )
         )
     return radiograph[top:bottom, left:right]
 
 
 def _turn(hand: Hand) -> int:
-    """The quarter turns, in degrees counter-clockwise, that put the forearm below the fingers."""
+    """Return the degrees, counter-clockwise, that put the forearm below the fingers."""
     if hand.forearm is None:
         return 0
     x, y = hand.forearm
     turn = (0 if y > 0 else 180) if abs(y) >= abs(x) else (90 if x < 0 else 270)
-    # A closed hand may look like its forearm to the one, a slanting one lie between two turns for
-    # the other: only what both say is done.
+    # Of a closed hand, the silhouette may be wrong; of a slanting one, the orientation. Turn the
+    # hand only where both agree.
     return turn if turn and find_orientation(hand.copy).turn == turn else 0
 
 
 def _levels(
     radiograph: Radiograph, box: Box, hand: Hand | None, percentiles: tuple[float, float]
 ) -> tuple[float, float]:
-    """The grey levels that become 0 and 255."""
+    """Return the grey levels that become 0 and 255."""
     if hand is None:
         return _radiograph_levels(radiograph, percentiles)
     copy = hand.copy
@@ -162,15 +160,15 @@ def _radiograph_levels(
     levels = 256 if radiograph.dtype == np.uint8 else 65_536
     counts = cv2.calcHist([radiograph], [0], None, [levels], [0, levels]).ravel()
     cumulative = np.cumsum(counts, dtype=np.float64)
-    # The level at a percentile is the lowest one that so many of the pixels (at least
-    # one of them) do not exceed.
+    # The level at a percentile is the lowest that this share of the pixels, and at least one
+    # pixel, does not exceed.
     shares = np.array(percentiles) / 100
     low, high = np.searchsorted(cumulative, np.maximum(shares * cumulative[-1], 1))
     return float(low), float(high)
 
 
 def _inner_size(box: Box, framing: Framing) -> tuple[int, int]:
-    """Width and height, in pixels, of what is in the box once it is in the square."""
+    """Return the width and height that the box gets within the square, in pixels."""
     if framing.fit == "stretch":
         return framing.size, framing.size
     left, top, right, bottom = box
@@ -179,46 +177,28 @@ def _inner_size(box: Box, framing: Framing) -> tuple[int, int]:
 
 
 def _scaled(
-    radiograph: Radiograph,
-    areas: Areas | None,
-    box: Box,
-    inner: tuple[int, int],
-    levels: tuple[float, float],
+    radiograph: Radiograph, box: Box, inner: tuple[int, int], levels: tuple[float, float]
 ) -> npt.NDArray[np.uint8]:
-    """The part in the box made `inner` (width, height), its two levels made 0 and 255."""
+    """Resize the part in the box to `inner` (width, height), and stretch its contrast."""
     left, top, right, bottom = box
-    if areas is not None and areas.serve((bottom - top, right - left), inner[::-1]):
-        return _from_areas(Shrunk(areas, inner, box), levels)
     part = radiograph[top:bottom, left:right]
-    depth = 1
-    if part.dtype == np.uint8:
-        part, depth = np.left_shift(part, 8, dtype=np.uint16), _FINER
+    is_fine = (
+        part.dtype == np.uint8
+    )  # then 256ths of a grey level are kept while areas are averaged
+    if is_fine:
+        part = np.left_shift(part, 8, dtype=np.uint16)
     # One side may shrink while the other grows; OpenCV averages areas only where both shrink.
     shrunk = min(inner[0], part.shape[1]), min(inner[1], part.shape[0])
-    for size, how in ((shrunk, cv2.INTER_AREA), (inner, cv2.INTER_LINEAR)):
+    for size, interpolation in ((shrunk, cv2.INTER_AREA), (inner, cv2.INTER_LINEAR)):
         if size != part.shape[::-1]:
-            part = np.asarray(cv2.resize(part, size, interpolation=how), np.uint16)
-    return _contrasted(np.divide(part, np.float32(depth), dtype=np.float32), levels)
-
-
-def _from_areas(shrunk: Shrunk, levels: tuple[float, float]) -> npt.NDArray[np.uint8]:
-    """Does what is done to other radiographs; no mean but those that decide a pixel need be OpenCV's."""
-    fine_levels = np.arange(255 * _FINER + 1, dtype=np.float32) / np.float32(_FINER)
-    table = _contrasted(fine_levels, levels).ravel()
-    means, error = shrunk.means * _FINER, shrunk.error * _FINER
-    lowest = np.maximum(np.rint(means - error), 0)
-    highest = np.minimum(np.rint(means + error), 255 * _FINER)
-    inner = table[lowest.astype(np.intp)]
-    rows, columns = np.nonzero(inner != table[highest.astype(np.intp)])
-    fine = np.rint(shrunk.as_opencv(rows, columns) * _FINER)
-    inner[rows, columns] = table[fine.astype(np.intp)]
-    return inner
+            part = np.asarray(cv2.resize(part, size, interpolation=interpolation), np.uint16)
+    return _contrasted(np.divide(part, np.float32(256 if is_fine else 1), dtype=np.float32), levels)
 
 
 def _contrasted(
     grey: npt.NDArray[np.float32], levels: tuple[float, float]
 ) -> npt.NDArray[np.uint8]:
-    """Grey levels, fractions and all, stretched so that two of them become 0 and 255."""
+    """Stretch grey levels, with their fractions, so that two of them become 0 and 255."""
     low, high = levels
     above = np.maximum(grey - low, 0)
     return np.asarray(cv2.convertScaleAbs(above, alpha=255.0 / max(1.0, high - low)), np.uint8)
@@ -227,14 +207,14 @@ def _contrasted(
 def _blacken_unexposed(
     inner: npt.NDArray[np.uint8], radiograph: tuple[int, int], box: Box, hand: Hand
 ) -> None:
-    """Makes black, in place, what is neither in the exposed field nor near the hand."""
+    """Make black, in place, what is neither in the exposed field nor near the hand."""
     if hand.field.all():
         return
     keep = cv2.dilate(hand.field, disk(2)) | cv2.dilate(hand.mask, disk(4))
     height, width = keep.shape
     inner_height, inner_width = inner.shape
     left, top, right, bottom = box
-    # From pixels of the inner picture to those of the working copy.
+    # From pixels of the resized crop to those of the working copy.
     x, y = (
         (right - left) / inner_width * width / radiograph[1],
         (bottom - top) / inner_height * height / radiograph[0],

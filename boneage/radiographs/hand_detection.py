@@ -1,8 +1,8 @@
 """Where the hand is on a radiograph: its silhouette, its palm, its forearm, and the crop around it.
 
-Classical and deterministic. The parameters were set on 219 radiographs of the RSNA set whose joints
-Koitka et al. (2018) annotated (a box around every ossification region), so that the crop holds all
-of those boxes; `experiments/framing-100px/measure.py` measures it.
+The method is classical and deterministic. Its parameters were set on 219 radiographs of the RSNA
+set, so that the crop holds all of their annotated joints. Koitka et al. (2018) drew a box around
+every ossification region. `experiments/framing-100px/measure.py` measures the crops.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boneage.radiographs.area_resize import Areas, shrink
 from boneage.radiographs.exposed_field import (
     Grey,
     Mask,
@@ -33,10 +32,10 @@ from boneage.radiographs.exposed_field import (
 from boneage.radiographs.reader import Radiograph
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels; right and bottom are the first ones outside."""
+"""Left, top, right, bottom in pixels; right and bottom are the first outside."""
 
 WORKING_SIDE = 160
-"""Longer side of the copy that the hand is looked for on, pixels."""
+"""Longer side of the small copy on which the hand is detected, pixels."""
 
 WHOLE_RADIOGRAPH = "whole radiograph: no hand stands out from its background"
 
@@ -50,17 +49,17 @@ _SMALLEST_HAND = 0.03  # of the radiograph
 
 @dataclass(frozen=True, eq=False)
 class Hand:
-    """What was found on one radiograph.
+    """The hand on one radiograph, or the whole radiograph where no hand was found.
 
     Attributes:
-        box: The crop, in pixels of the radiograph; all of it when no hand was found.
-        why: Empty when a hand was found, else why the whole radiograph is kept.
-        copy: The small copy of the radiograph that it was looked for on.
+        box: The crop, in pixels of the radiograph; all of it where no hand was found.
+        why: Empty where a hand was found, else why the whole radiograph is kept.
+        copy: The small copy of the radiograph on which the hand was detected.
         mask: The silhouette on that copy: array `(h, w)`, uint8, 0 or 1.
-        field: The exposed part of the radiograph, likewise.
-        forearm: Unit vector (x, y) from the palm towards the forearm; None when there is none.
-        palm: Centre (x, y) and radius of the palm's inscribed circle, on the copy; None when no
-            hand was found.
+        field: The exposed part of that copy, in the same form.
+        forearm: Unit vector (x, y) from the palm towards the forearm, if there is a forearm.
+        palm: Centre (x, y) and radius of the palm's inscribed circle, on the copy, if a hand was
+            found.
     """
 
     box: Box
@@ -72,23 +71,22 @@ class Hand:
     palm: tuple[float, float, float] | None = None
 
     @property
-    def found(self) -> bool:
-        """Whether there is one."""
+    def is_found(self) -> bool:
+        """Whether a hand was found."""
         return not self.why
 
 
-def find_hand(radiograph: Radiograph, areas: Areas | None = None) -> Hand:
-    """Finds the hand on a radiograph, bright on dark; a turned or cut one too.
+def find_hand(radiograph: Radiograph) -> Hand:
+    """Find the hand on a radiograph, bright on dark; it may be turned or cut off.
 
     Args:
         radiograph: Array `(h, w)`, uint8 or uint16.
-        areas: The radiograph's, if they are known; the same hand is found without them.
 
     Returns:
         The hand, or the whole radiograph with the reason.
     """
     height, width = radiograph.shape
-    copy = working_copy(radiograph, areas)
+    copy = working_copy(radiograph)
     grey = as_grey(copy)
     mask, field = _silhouette(grey)
     if mask is None:
@@ -106,21 +104,19 @@ def find_hand(radiograph: Radiograph, areas: Areas | None = None) -> Hand:
     return Hand(box, "", copy, mask, field, forearm, palm)
 
 
-def working_copy(radiograph: Radiograph, areas: Areas | None = None) -> Radiograph:
-    """The radiograph shrunk by area to the working size; a smaller one as it is."""
+def working_copy(radiograph: Radiograph) -> Radiograph:
+    """Return the radiograph shrunk by area to the working size, or a small one unchanged."""
     height, width = radiograph.shape
     scale = WORKING_SIDE / max(height, width)
     if scale >= 1:
         return radiograph
     size = max(8, round(width * scale)), max(8, round(height * scale))
-    if areas is not None and areas.serve((height, width), size[::-1]):
-        return shrink(areas, size)
     shrunk: Radiograph = cv2.resize(radiograph, size, interpolation=cv2.INTER_AREA)
     return shrunk
 
 
 def as_grey(copy: Radiograph) -> Grey:
-    """A working copy without its specks, and with 16 bits brought down to 8."""
+    """Return a working copy without its specks, in 8 bits."""
     if copy.dtype != np.uint8:
         low, high = np.percentile(copy, [0.5, 99.5])
         scaled = (copy.astype(np.float32) - low) * (255 / max(1.0, high - low))
@@ -129,7 +125,7 @@ def as_grey(copy: Radiograph) -> Grey:
 
 
 def _silhouette(grey: Grey) -> tuple[Mask | None, Mask]:
-    """The silhouette (None when nothing is like one) and the field it was found in."""
+    """Return the silhouette, or None where nothing is like one, and the field that holds it."""
     first = field = exposed_field(grey)
     spare: tuple[Mask, Mask] | None = None
     shrunk = 0
@@ -139,7 +135,7 @@ def _silhouette(grey: Grey) -> tuple[Mask | None, Mask]:
         typical = float(np.percentile(bright, 60)) if bright.size else 0.0
         threshold = max(2.5 * noise, 0.14 * typical, 1.2)
         nested = None
-        for _ in range(4):  # a second, weaker shadow behind the hand goes as the threshold rises
+        for _ in range(4):  # a weaker shadow behind the hand disappears as the threshold rises
             hot = (above > threshold).astype(np.uint8)
             inner = trimmed(hot, field)
             unspecked = cv2.morphologyEx(np.asarray(hot & inner), cv2.MORPH_OPEN, disk(1))
@@ -160,7 +156,7 @@ def _silhouette(grey: Grey) -> tuple[Mask | None, Mask]:
             if spare is not None or shrunk == 2:
                 break
             shrunk += 1
-            nested = erode(field, 4)  # a bright border that is no whole line is left outside
+            nested = erode(field, 4)  # leave a broken bright border outside
         if nested.mean() < 0.1:
             break
         field = nested
@@ -168,7 +164,7 @@ def _silhouette(grey: Grey) -> tuple[Mask | None, Mask]:
 
 
 def _nested_field(part: Mask, mask: Mask) -> Mask | None:
-    """The inside of a bright frame, or of a rectangle that is no hand; None when it is neither."""
+    """Return the inside of a bright frame, or of a rectangle that is no hand; else None."""
     if mask.mean() <= 0.15:
         return None
     if part.sum() < 0.8 * mask.sum():
@@ -178,11 +174,11 @@ def _nested_field(part: Mask, mask: Mask) -> Mask | None:
 
 
 def _palm(mask: Mask) -> tuple[float, float, float]:
-    """Centre and radius of the largest inscribed circle that is near the fingers."""
+    """Return centre and radius of the largest inscribed circle that is near the fingers."""
     padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
     _, radius, _, (x, y) = cv2.minMaxLoc(depth)
-    # A forearm may be as wide as the palm; fingers, which an opening takes away, are not at it.
+    # A forearm may be as wide as the palm. Fingers, which an opening removes, are at the palm only.
     thin = mask & (1 - opened(mask, 0.55 * radius))
     thin = cv2.morphologyEx(np.asarray(thin, np.uint8), cv2.MORPH_OPEN, disk(1))
     rows, columns = np.nonzero(thin)
@@ -197,13 +193,13 @@ def _palm(mask: Mask) -> tuple[float, float, float]:
 def _forearm(
     mask: Mask, field: Mask, palm: tuple[float, float, float]
 ) -> tuple[float, float] | None:
-    """Where the silhouette runs on: along its thick part, to where it leaves the field."""
+    """Return the direction of the silhouette's thick part, to where it leaves the field."""
     x, y, radius = palm
     exits = [
         (columns.mean() - x, rows.mean() - y)
         for rows, columns in contact_stretches(mask, field, at_least=0.6 * radius)
     ]
-    if not exits:  # all of it is inside the field: there is nothing to be cut off
+    if not exits:  # the whole hand is inside the field: nothing has to be cut off
         return None
     rows, columns = np.nonzero(opened(mask, 0.5 * radius))
     across, down = columns - x, rows - y
@@ -223,7 +219,7 @@ def _unit(x: float, y: float) -> tuple[float, float]:
 def _crop(
     mask: Mask, palm: tuple[float, float, float], forearm: tuple[float, float] | None
 ) -> npt.NDArray[np.float64]:
-    """Left, top, right and bottom of the crop on the working copy; may reach beyond it."""
+    """Return left, top, right and bottom of the crop on the working copy, or beyond its border."""
     x, y, radius = palm
     rows, columns = np.nonzero(mask)
     outward = np.array([-1.0, -1.0, 1.0, 1.0])

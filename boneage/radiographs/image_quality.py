@@ -1,4 +1,4 @@
-"""What looking at one radiograph tells: turned, two hands, inverted, flat, burnt out, nearly empty."""
+"""The quality of one image: turned, two hands, inverted, flat, saturated or nearly empty."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from boneage.radiographs.orientation import (
 from boneage.radiographs.reader import Radiograph
 
 FLAT_LEVELS = 8.0
-"""Spread (1st to 99th percentile) of 8-bit levels below which a radiograph holds next to nothing."""
+"""Spread (1st to 99th percentile), in 8-bit levels, below which an image is nearly uniform."""
 SATURATED_SHARE = 0.6
-"""Share of the radiograph at its very lightest level above which it is burnt out."""
+"""Share of the pixels at the lightest level above which an image is saturated."""
 EMPTY_SHARE = 0.9
-"""Share of the radiograph that is no lighter than its background above which it is nearly empty; a hand
-on a black one leaves up to 0.84 (2,000 radiographs of RSNA, drawn by chance)."""
+"""Share of the pixels within the background above which an image is nearly empty. A hand on a black
+image leaves up to 0.84 (2,000 radiographs of RSNA, chosen at random)."""
 
 _PAIR_SURE, _HALVES_SURE, _INVERTED_SURE = -1.0, -0.5, -1.0
 _BANDS = ((0.7, 2.5), (1.0, 5.0), (2.5, 10.0))
@@ -38,15 +38,15 @@ _DARK = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What one radiograph looks like.
+    """The quality of one image.
 
     Attributes:
-        orientation: How the hand lies.
-        pair: How far the radiograph looks like one of two hands; above 0 for sure.
-        polarity: How far dense is bright; below 0 the radiograph is inverted for sure.
-        spread: 99th less 1st percentile of the levels, of 255 that the bits in use can tell.
-        lightest: Share of the radiograph at its highest level.
-        dark: Share of the radiograph within a 20th of its range of its lowest level.
+        orientation: The orientation of the hand.
+        pair: Score of two hands in the image; above 0, both classifiers agree.
+        polarity: Score of dense being bright; below 0, both classifiers say that it is dark.
+        spread: 99th minus 1st percentile of the levels, where the bits in use are scaled to 255.
+        lightest: Share of the pixels at the highest level.
+        dark: Share of the pixels within a 20th of the range above the lowest level.
     """
 
     orientation: Orientation
@@ -58,22 +58,22 @@ class Quality:
 
     @property
     def has_two_hands(self) -> bool:
-        """Whether there are two hands on the radiograph for sure."""
+        """Whether the image shows two hands."""
         return self.pair > 0
 
     @property
     def is_inverted(self) -> bool:
-        """Whether dense is dark for sure; of a radiograph of two hands it isn't told."""
+        """Whether dense is dark; not known for an image of two hands."""
         return self.polarity < 0 and not self.has_two_hands
 
     @property
     def is_turned(self) -> bool:
-        """Whether the hand is not upright for sure; of a radiograph of two hands it isn't told."""
+        """Whether the hand is turned; not known for an image of two hands."""
         return self.orientation.is_turned and not self.has_two_hands
 
 
 def assess_quality(radiograph: Radiograph) -> Quality:
-    """Looks at one radiograph.
+    """Assess the quality of one image.
 
     Args:
         radiograph: Array `(h, w)`, uint8 or uint16.
@@ -92,13 +92,15 @@ def assess_quality(radiograph: Radiograph) -> Quality:
 
 
 def grey_bands(radiograph: Floats) -> Floats:
-    """Where a radiograph is lighter or darker than what is around, at three sizes; inverted it is minus.
+    """Return how much lighter the image is than its surroundings, at three scales.
+
+    An inverted image gives the negative of it.
 
     Args:
         radiograph: float32 (h, w).
 
     Returns:
-        float32 (12, 12, 6): for each band of sizes the mean and the mean cube, in cells.
+        float32 (12, 12, 6): for each scale the mean and the mean cube, in cells.
     """
     square = cv2.resize(radiograph, (WINDOW_PIXELS, WINDOW_PIXELS), interpolation=cv2.INTER_AREA)
     size = (_BAND_CELLS, _BAND_CELLS)
@@ -115,16 +117,15 @@ def grey_bands(radiograph: Floats) -> Floats:
 
 
 def _levels(radiograph: Radiograph) -> tuple[float, float, float]:
-    """Spread in 8-bit levels, and the shares of the highest level and of the dark."""
-    # Every few pixels: enough for percentiles, and a full-size radiograph takes no longer than a
-    # small.
+    """Return the spread in 8-bit levels, and the shares of the highest level and of the dark."""
+    # Every few pixels are enough for percentiles, and a large image then takes no longer.
     step = max(1, max(radiograph.shape) // 512)
     levels = np.sort(radiograph[::step, ::step], axis=None)
     low, high = levels[[len(levels) // 100, len(levels) - 1 - len(levels) // 100]]
-    # A detector of 10 or 12 bits leaves the upper ones of 16 unused.
+    # A detector of 10 or 12 bits leaves the upper bits of 16 unused.
     scale = (2 ** max(8, int(levels[-1]).bit_length()) - 1) / 255
     lightest = len(levels) - int(np.searchsorted(levels, levels[-1]))
-    # A few hot pixels have no say in the range.
+    # A few hot pixels do not change the range.
     darkest, brightest = float(levels[0]), float(levels[len(levels) - 1 - len(levels) // 1000])
     limit = np.floor(darkest + _DARK * (brightest - darkest))
     dark = int(np.searchsorted(levels, levels.dtype.type(limit), side="right"))
@@ -132,39 +133,38 @@ def _levels(radiograph: Radiograph) -> tuple[float, float, float]:
 
 
 def _pair_score(radiograph: Floats) -> float:
-    """How sure two looks are of two hands, in the one that is less sure; above 0 both are.
+    """Return the lower of two classifiers' scores of two hands; above 0, both agree.
 
-    One look is at the whole radiograph. The other asks whether each half looks more like a hand
-    than the whole does, whichever way up the two of them are.
+    The first is of the whole image. The second compares each half with the whole: with two hands,
+    each half is more like a hand. All four turns are tried.
     """
-    looks = (
-        four_scores(unit(gradient_cells(radiograph, WINDOW_PIXELS))[None], "pair")[0] - _PAIR_SURE
-    )
-    if looks.max() < 0:
-        return float(looks.max())
+    cells = gradient_cells(radiograph, WINDOW_PIXELS)
+    pair_scores = four_scores(unit(cells)[None], "pair")[0] - _PAIR_SURE
+    if pair_scores.max() < 0:
+        return float(pair_scores.max())
     scores = []
     whole = _hand_scores(radiograph).max()
-    for turn, look in enumerate(looks):
-        if look < 0:
+    for turn, pair_score in enumerate(pair_scores):
+        if pair_score < 0:
             continue
         upright = np.rot90(radiograph, turn)
         middle = upright.shape[1] // 2
         halves = [_hand_scores(upright[:, :middle])[0], _hand_scores(upright[:, middle:])[0]]
-        scores.append(min(float(look), float(min(halves) - whole) - _HALVES_SURE))
+        scores.append(min(float(pair_score), float(min(halves) - whole) - _HALVES_SURE))
     return max(scores)
 
 
 def _hand_scores(radiograph: Floats) -> Floats:
-    """float32 (4,): the most that a large window looks like a hand, turned by 0 to 3 quarters."""
+    """Return float32 (4,): the best score of a large window, turned by 0 to 3 quarters."""
     windows, _ = windows_of(np.ascontiguousarray(radiograph), (1.0, 1.25))
     return np.asarray(four_scores(windows, "window").max(0))
 
 
 def _polarity_score(radiograph: Floats, orientation: Orientation) -> float:
-    """How sure one of two looks is that dense is bright; below 0 neither is, and it is inverted.
+    """Return the higher of two scores of dense being bright; below 0, the image is inverted.
 
-    One look is at the whole radiograph, the other at the window of the hand alone, so that the
-    white margin of an unexposed collimator does not pass for an inverted radiograph.
+    One score is of the whole image, the other of the window of the hand. So the white margin of an
+    unexposed collimator does not count as an inverted image.
     """
     height, width = radiograph.shape
     left, top, right, bottom = orientation.window
@@ -173,11 +173,11 @@ def _polarity_score(radiograph: Floats, orientation: Orientation) -> float:
         int(left * width) : max(int(right * width), 1),
     ]
     weights = _polarity_weights()
-    looks = []
+    scores = []
     for part in (radiograph, window if min(window.shape) > 1 else radiograph):
         upright = np.ascontiguousarray(np.rot90(part, orientation.turn // 90))
-        looks.append(float((grey_bands(upright) * weights).sum()))
-    return max(looks) - _INVERTED_SURE
+        scores.append(float((grey_bands(upright) * weights).sum()))
+    return max(scores) - _INVERTED_SURE
 
 
 @functools.cache

@@ -1,14 +1,13 @@
-"""Which way up the hand on a radiograph lies, told by gradients; any contrast, either polarity.
+"""The orientation of the hand on a radiograph, by linear classifiers on its gradients.
 
-A radiograph is cut into 8 x 8 cells and every cell told by how strong its edges are in eight
-directions (Dalal & Triggs, CVPR 2005), weighed against their neighbourhood, so that a flat
-radiograph looks like a crisp one and an inverted one like itself. Turning the radiograph by a
-quarter only permutes the cells and the directions. Two linear looks are taken in all four turns, at
-the whole radiograph and at the window that looks most like a hand; only what both say is said with
-confidence.
+A radiograph is divided into 8 x 8 cells. The features of a cell are the strengths of its edges in
+eight directions (Dalal & Triggs, CVPR 2005), relative to their neighbourhood. So contrast and
+polarity do not matter, and a quarter turn only permutes cells and directions. Two classifiers score
+all four turns: one of the whole radiograph, one of the window that is most like a hand. The
+confidence is high only where both agree.
 
-`orientation.npz` holds the looks' weights. They are fitted to drawn hands alone
-(`experiments/orientation/fit.py`): there is no radiograph in them.
+`orientation.npz` holds the weights of the classifiers. They are fitted to drawn hands only
+(`experiments/orientation/fit.py`).
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ Floats = npt.NDArray[np.float32]
 CELLS, DIRECTIONS, CELL_PIXELS = 8, 8, 6
 WINDOW_PIXELS = CELLS * CELL_PIXELS
 RATIOS = (1.0, 1.25, 1.56, 1.95, 2.44)
-"""Side of the radiograph over side of the window that is looked through."""
+"""Side of the radiograph divided by the side of each window."""
 SURE = 1.0
-"""Confidence above which a hand is told to be turned; see data/README.md for what that costs."""
+"""Confidence above which a hand counts as turned; data/README.md has the error rates."""
 
 _WORKING_PIXELS = 256
 _WINDOW_WEIGHT = 2.0  # a window's scores span about half of the whole radiograph's
@@ -38,15 +37,14 @@ _FAINTEST = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How the hand lies.
+    """The orientation of the hand.
 
     Attributes:
         turn: Degrees, counter-clockwise, by which the radiograph must be turned so that the fingers
             point up: 0, 90, 180 or 270. `np.rot90(radiograph, turn // 90)` does it.
-        confidence: How far that turn is ahead of the next best, in the look that is less sure of
-            it: about log odds; below 0 the looks disagree.
-        window: Where the hand was looked at: left, top, right and bottom as shares of the
-            radiograph.
+        confidence: The lead of that turn over the next best, about log odds, by the classifier
+            that is less sure. Below 0, the classifiers disagree.
+        window: The window with the hand: left, top, right and bottom as shares of the radiograph.
     """
 
     turn: int
@@ -55,30 +53,30 @@ class Orientation:
 
     @property
     def is_turned(self) -> bool:
-        """Whether the hand is not upright for sure."""
+        """Whether the hand is turned, with confidence."""
         return self.turn != 0 and self.confidence > SURE
 
 
 def find_orientation(radiograph: npt.NDArray[np.generic]) -> Orientation:
-    """Tells which way up the hand of a radiograph lies.
+    """Find the turn that puts the hand of a radiograph upright.
 
     Args:
         radiograph: Array `(h, w)` of any number type and size, aspect kept or not.
     """
     radiograph = shrunk(radiograph)
     whole = four_scores(unit(gradient_cells(radiograph, WINDOW_PIXELS))[None], "whole")[0]
-    windows, places = windows_of(radiograph, RATIOS)
+    windows, positions = windows_of(radiograph, RATIOS)
     scores = four_scores(windows, "window")
     best = int(scores.max(1).argmax())
     seen = scores.max(0)
     turn = int((whole + _WINDOW_WEIGHT * seen).argmax())
     confidence = min(_lead(whole, turn), _WINDOW_WEIGHT * _lead(seen, turn))
-    left, top, side = (float(value) for value in places[best])
+    left, top, side = (float(value) for value in positions[best])
     return Orientation(90 * turn, confidence, (left, top, left + side, top + side))
 
 
 def shrunk(radiograph: npt.NDArray[np.generic]) -> Floats:
-    """A radiograph as float32, its long side at most 256 pixels."""
+    """Return a radiograph as float32, its long side at most 256 pixels."""
     height, width = radiograph.shape
     scale = _WORKING_PIXELS / max(height, width)
     radiograph = (
@@ -93,11 +91,12 @@ def shrunk(radiograph: npt.NDArray[np.generic]) -> Floats:
 
 
 def gradient_cells(radiograph: Floats, side: int) -> Floats:
-    """Edges of a radiograph squeezed into a square, told by cell and direction.
+    """Return the strengths of the edges of a radiograph, by cell and direction.
 
     Args:
         radiograph: float32 (h, w).
-        side: Of the square, in pixels; a multiple of `CELL_PIXELS`.
+        side: Side in pixels of the square to which the radiograph is resized; a multiple of
+            `CELL_PIXELS`.
 
     Returns:
         float32 (side / CELL_PIXELS, side / CELL_PIXELS, DIRECTIONS), 0 and more.
@@ -124,18 +123,18 @@ def gradient_cells(radiograph: Floats, side: int) -> Floats:
 
 
 def unit(cells: Floats) -> Floats:
-    """Cells with a norm of 1."""
+    """Return cells with a norm of 1."""
     return np.asarray(cells / (np.linalg.norm(cells) + 1e-6), np.float32)
 
 
 def windows_of(radiograph: Floats, ratios: Sequence[float]) -> tuple[Floats, Floats]:
-    """Every square window of a radiograph, in steps of one cell, at several scales.
+    """Return every square window of a radiograph, in steps of one cell, at several scales.
 
     Returns:
         float32 (n, CELLS, CELLS, DIRECTIONS) of norm 1, and float32 (n, 3): left, top and side of
         each window as shares of the radiograph.
     """
-    views, places = [], []
+    views, positions = [], []
     for ratio in ratios:
         side = round(WINDOW_PIXELS * ratio / CELL_PIXELS) * CELL_PIXELS
         cells = gradient_cells(radiograph, side)
@@ -143,9 +142,9 @@ def windows_of(radiograph: Floats, ratios: Sequence[float]) -> tuple[Floats, Flo
         views.append(view.transpose(0, 1, 3, 4, 2))
         steps, count = len(view), len(cells)
         top, left = np.divmod(np.arange(steps * steps), steps)
-        place = (left / count, top / count, np.full(len(left), CELLS / count))
-        places.append(np.stack(place, 1).astype(np.float32))
-    windows = np.empty((sum(map(len, places)), CELLS, CELLS, DIRECTIONS), np.float32)
+        position = (left / count, top / count, np.full(len(left), CELLS / count))
+        positions.append(np.stack(position, 1).astype(np.float32))
+    windows = np.empty((sum(map(len, positions)), CELLS, CELLS, DIRECTIONS), np.float32)
     start = 0
     for view in views:
         stop = start + len(view) ** 2
@@ -153,19 +152,19 @@ def windows_of(radiograph: Floats, ratios: Sequence[float]) -> tuple[Floats, Flo
         start = stop
     flat = windows.reshape(len(windows), -1)
     flat /= np.sqrt(np.einsum("nf,nf->n", flat, flat))[:, None] + 1e-6
-    return windows, np.concatenate(places)
+    return windows, np.concatenate(positions)
 
 
-def four_scores(windows: Floats, look: str) -> Floats:
-    """float32 (n, 4): how well each window, turned by 0 to 3 quarters, fits the look's weights."""
-    weights, bias = _weights()[look]
-    # Not numpy's product: its threads cost more than so small a one, in as many threads again.
+def four_scores(windows: Floats, classifier: str) -> Floats:
+    """Return float32 (n, 4): a classifier's score of each window, turned by 0 to 3 quarters."""
+    weights, bias = _weights()[classifier]
+    # Not numpy's product: its threads cost more than such a small one takes.
     fit = cv2.gemm(windows.reshape(len(windows), -1), weights, 1.0, None, 0.0)
     return np.asarray(fit + np.float32(bias), np.float32)
 
 
 def turned(cells: npt.NDArray[np.float32], quarters: int) -> Floats:
-    """The cells of a radiograph turned counter-clockwise by so many quarters."""
+    """Return the cells of a radiograph that is turned counter-clockwise by quarters."""
     rotated = np.rot90(cells, quarters, (0, 1))
     return np.asarray(np.roll(rotated, DIRECTIONS // 2 * quarters, axis=2))
 
@@ -176,16 +175,16 @@ def _lead(scores: Floats, turn: int) -> float:
 
 @functools.cache
 def _weights() -> Mapping[str, tuple[Floats, float]]:
-    """For each look float32 (512, 4), one column a turn, and its bias."""
-    looks = {}
+    """Return float32 (512, 4), a column for each turn, and the bias of each classifier."""
+    weights = {}
     for name, (template, bias) in read_templates().items():
         columns = [turned(template, -quarters % 4).ravel() for quarters in range(4)]
-        looks[name] = np.ascontiguousarray(np.stack(columns, 1)), bias
-    return looks
+        weights[name] = np.ascontiguousarray(np.stack(columns, 1)), bias
+    return weights
 
 
 def read_templates() -> dict[str, tuple[Floats, float]]:
-    """The looks as fitted: float32 (CELLS, CELLS, DIRECTIONS) and a bias, by name."""
+    """Return the fitted classifiers by name: float32 (CELLS, CELLS, DIRECTIONS) and a bias."""
     file = importlib.resources.files("boneage.radiographs") / "orientation.npz"
     with file.open("rb") as stream, np.load(stream) as stored:
         return {

@@ -1,18 +1,16 @@
 """Does the crop hold every joint, is a turned hand put upright, and what does framing cost?
 
-    python experiments/framing-100px/measure.py --joints JOINTS [--turned N] FILMS...
+    python experiments/framing-100px/measure.py --joints JOINTS [--turned N] FOLDERS...
 
 JOINTS holds Pascal VOC files `<id>.xml` with a box around every ossification region (Koitka et al.
-2018); FILMS are folders with `<id>.png` at any depth, each measured by itself. Prints aggregates as
-JSON, for each folder:
+2018). FOLDERS hold `<id>.png` at any depth; each is measured separately. The result is JSON, for
+each folder:
 
-- the share of its annotated radiographs with every box inside the crop, and the crop's median area,
-as a
-  share of the radiograph and as a multiple of that of the tight rectangle around the boxes;
-- with --turned, of N radiographs (chosen by seed 0) turned by 0, 90, 180 and 270 degrees, the share
-  that was put upright;
-- milliseconds of one core to frame a radiograph to 299 pixels, beyond decoding it; radiographs of
-more than
+- the share of its annotated radiographs that have every box inside the crop, and the crop's median
+  area, as a share of the radiograph and relative to the tight rectangle around the boxes;
+- with --turned, the share of N radiographs (chosen by seed 0) that were put upright, after turns by
+  0, 90, 180 and 270 degrees;
+- the milliseconds of one core to frame a decoded radiograph to 299 pixels. Radiographs of more than
   1,300 pixels are halved first.
 """
 
@@ -39,7 +37,7 @@ FRAMING = Framing()
 
 
 def tight_rectangle(path: Path) -> tuple[float, float, float, float] | None:
-    """Left, top, right, bottom around all boxes, in shares of the radiograph; None without a box."""
+    """Return left, top, right, bottom around all boxes, as shares; None without a box."""
     root = ET.parse(path).getroot()
     size = [float(root.findtext(f"size/{name}", "nan")) for name in ("width", "height")]
     boxes = [
@@ -55,7 +53,7 @@ def tight_rectangle(path: Path) -> tuple[float, float, float, float] | None:
 
 
 def joints_inside(joints: Path, radiographs: list[Path]) -> dict[str, Any]:
-    """How the crops lie to the annotated joints."""
+    """Compare the crops with the annotated joints."""
     inside, areas, tight_areas, whole = [], [], [], 0
     for path in radiographs:
         annotation = joints / f"{path.stem}.xml"
@@ -73,19 +71,19 @@ def joints_inside(joints: Path, radiographs: list[Path]) -> dict[str, Any]:
         areas.append((right - left) * (bottom - top))
         tight_areas.append((tight[2] - tight[0]) * (tight[3] - tight[1]))
     if not inside:
-        return {"annotated_films": 0}
+        return {"annotated_radiographs": 0}
     return {
-        "annotated_films": len(inside),
+        "annotated_radiographs": len(inside),
         "all_joints_inside": float(np.mean(inside)),
         "kept_whole": whole,
-        "median_area_of_film": float(np.median(areas)),
-        "median_tight_area_of_film": float(np.median(tight_areas)),
+        "median_area": float(np.median(areas)),
+        "median_tight_area": float(np.median(tight_areas)),
         "median_area_ratio": float(np.median(areas) / np.median(tight_areas)),
     }
 
 
 def put_upright(radiographs: list[Path], count: int) -> dict[str, float]:
-    """The share of radiographs that come out upright after they were turned."""
+    """Return the share of turned radiographs that framing puts upright."""
     chosen = np.random.default_rng(0).permutation(len(radiographs))[:count]
     upright = dict.fromkeys((0, 90, 180, 270), 0)
     for index in chosen:
@@ -97,7 +95,7 @@ def put_upright(radiographs: list[Path], count: int) -> dict[str, float]:
 
 
 def milliseconds(radiographs: list[Path]) -> dict[str, Any]:
-    """Processor time that framing takes on one thread, over up to 60 radiographs."""
+    """Return the processor time of framing on one thread, over up to 60 radiographs."""
     times, sides = [], []
     for path in radiographs[:TIMED]:
         radiograph: Radiograph = read_radiograph(path)
@@ -116,24 +114,24 @@ def milliseconds(radiographs: list[Path]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures every folder named on the command line."""
+    """Measure every folder on the command line."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--joints", type=Path, required=True)
     arguments.add_argument("--turned", type=int, default=0)
-    arguments.add_argument("films", type=Path, nargs="+")
+    arguments.add_argument("folders", type=Path, nargs="+")
     given = arguments.parse_args()
     cv2.setNumThreads(1)
     rows = []
-    for folder in given.radiographs:
+    for folder in given.folders:
         radiographs = sorted(folder.rglob("*.png"))
         row = {
             "name": folder.name,
-            "films": len(radiographs),
+            "radiographs": len(radiographs),
             **joints_inside(given.joints, radiographs),
         }
         if given.turned:
             row["put_upright"] = put_upright(radiographs, given.turned)
-        row["milliseconds_a_film"] = milliseconds(radiographs)
+        row["milliseconds"] = milliseconds(radiographs)
         rows.append(row)
     print(json.dumps({"machine": provenance(), "rows": rows}, indent=2))
 

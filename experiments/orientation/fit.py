@@ -1,16 +1,16 @@
-"""Fits the looks of `boneage/radiographs/orientation.npz` to drawn hands; there is no radiograph in them.
+"""Fit the classifiers of `boneage/radiographs/orientation.npz` to drawn hands.
 
     python experiments/orientation/fit.py boneage/radiographs/orientation.npz
 
-Two minutes on two cores. Four linear models over 2,000 phantoms on all kinds of radiograph: fogged,
-turned by up to 28 degrees, small in a dark or white frame, with markers and beam edges.
+It takes two minutes on two cores. Four linear models are fitted to 2,000 phantoms, on all kinds of
+radiograph: fogged, turned by up to 28 degrees, small in a dark or white frame, with markers and
+beam edges. No real radiograph is used.
 
 - `window`: an upright hand that fills the window, or anything else (the worst mistakes are added
   four times);
 - `whole`: which of four turns of a radiograph is upright;
 - `pair`: two hands side by side, or one;
-- `polarity`: dense is bright, or dark; without a bias, so an inverted radiograph gets minus the
-score.
+- `polarity`: dense is bright, or dark. It has no bias, so inverting the image negates the score.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Array = np.ndarray
 
 
 def draw_all() -> Array:
-    """The phantoms that everything is fitted to, uint8 (n, 128, 128)."""
+    """Draw the phantoms for all fits, uint8 (n, 128, 128)."""
     with ThreadPoolExecutor() as pool:
         return np.stack(list(pool.map(lambda i: phantom(SEED, i, SIDE).image, range(PHANTOMS))))
 
 
 def radiograph(drawn: Array, rng: np.random.Generator, small: float = 0.55) -> tuple[Array, Array]:
-    """One hand on a canvas, and where its radiograph is there: left, top, width, height as shares."""
+    """Draw one hand on a canvas; return both it and the hand's left, top, width and height."""
     fills = rng.random() > small
     scale = CANVAS * (rng.uniform(0.95, 1.3) if fills else rng.uniform(0.33, 0.9))
     aspect = rng.uniform(0.72, 1.3) ** 0.5
@@ -87,7 +87,7 @@ def radiograph(drawn: Array, rng: np.random.Generator, small: float = 0.55) -> t
 
 
 def marked(h: Array, rng: np.random.Generator) -> Array:
-    """A radiograph with a letter on it."""
+    """Return a radiograph with a letter on it."""
     h = np.ascontiguousarray(h, np.float32)
     at = (int(rng.integers(0, h.shape[1] - 20)), int(rng.integers(15, h.shape[0])))
     word = str(rng.choice(["L", "R", "LA", "KM"]))
@@ -96,13 +96,13 @@ def marked(h: Array, rng: np.random.Generator) -> Array:
 
 
 def exposed(h: Array, rng: np.random.Generator) -> Array:
-    """A radiograph with its exposure and noise, float32 0 to 255."""
+    """Return a radiograph with its exposure and noise, float32 0 to 255."""
     noisy = np.clip(h, 0, 1) * rng.uniform(60, 255) + rng.normal(0, rng.uniform(0, 6), h.shape)
     return np.clip(noisy, 0, 255).astype(np.float32)
 
 
 def pair(phantoms: Array, rng: np.random.Generator) -> Array:
-    """Two hands on one radiograph, mostly of one child."""
+    """Draw two hands on one radiograph, mostly of one child."""
 
     def placed(drawn: Array) -> Array:
         turn = cv2.getRotationMatrix2D(
@@ -111,8 +111,8 @@ def pair(phantoms: Array, rng: np.random.Generator) -> Array:
         turn[:, 2] += rng.uniform(-8, 8, 2)
         return cv2.warpAffine(drawn, turn, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
 
-    one, other = phantoms[rng.integers(len(phantoms), size=2)]
-    right, left = placed(one), placed(one if rng.random() < 0.7 else other)[:, ::-1]
+    first, other = phantoms[rng.integers(len(phantoms), size=2)]
+    right, left = placed(first), placed(first if rng.random() < 0.7 else other)[:, ::-1]
     gap = int(rng.integers(-14, 40))
     between = np.full((SIDE, max(gap, 0)), min(right[:, -1].min(), left[:, 0].min()), np.uint8)
     both = np.hstack([right[:, : SIDE + min(gap, 0)], between, left])
@@ -124,7 +124,7 @@ def pair(phantoms: Array, rng: np.random.Generator) -> Array:
 
 
 def cut(canvas: Array, left: float, top: float, width: float, height: float) -> Array:
-    """A window of a canvas, which may reach over its edges, as a square."""
+    """Return a window of a canvas, which may reach over its edges, as a square."""
     side = 2 * WINDOW_PIXELS
     place = np.array(
         [[width * CANVAS / side, 0, left * CANVAS], [0, height * CANVAS / side, top * CANVAS]]
@@ -134,7 +134,7 @@ def cut(canvas: Array, left: float, top: float, width: float, height: float) -> 
 
 
 def cut_radiograph(canvas: Array, box: Array, rng: np.random.Generator, most: float) -> Array:
-    """The radiograph with up to `most` of its size of what is around it."""
+    """Return the radiograph with a margin of up to `most` of its size."""
     left, top, width, height = box
     more = rng.uniform(-0.03, most, 4) * (rng.random() < 0.6)
     x0, y0 = max(0, left - more[0] * width), max(0, top - more[1] * height)
@@ -143,31 +143,31 @@ def cut_radiograph(canvas: Array, box: Array, rng: np.random.Generator, most: fl
 
 
 def features(picture: Array) -> Array:
-    """Cells of one picture."""
+    """Return the cells of one image."""
     return unit(gradient_cells(picture, WINDOW_PIXELS))
 
 
 def mirrored(cells: Array) -> Array:
-    """The cells of the mirrored radiograph, for one radiograph or many."""
+    """Return the cells of the mirrored radiographs."""
     return cells[..., ::-1, :][..., -np.arange(DIRECTIONS) % DIRECTIONS]
 
 
 def four(cells: Array) -> Array:
-    """(n, 4, 512) of (n, 8, 8, 8)."""
+    """Return the four turns of cells: (n, 4, 512) of (n, 8, 8, 8)."""
     return np.stack([[turned(c, k).ravel() for k in range(4)] for c in cells])
 
 
 def drawn_each(
     count: int, purpose: int, make: Callable[[int, np.random.Generator], Array]
 ) -> Array:
-    """Makes so many things, each from a generator of its own."""
+    """Draw `count` examples, each with its own random generator."""
     with ThreadPoolExecutor() as pool:
         made = pool.map(lambda i: make(i, np.random.default_rng([purpose, i])), range(count))
         return np.stack(list(made))
 
 
 def logistic(x: Array, y: Array, weight: Array, decay: float, *, bias: bool = True) -> Array:
-    """Fits a logistic regression; the bias comes last."""
+    """Fit a logistic regression; the bias comes last."""
     x = np.hstack([x, np.ones((len(x), 1))]) if bias else x
     x = x.astype(np.float64)
 
@@ -184,12 +184,12 @@ def logistic(x: Array, y: Array, weight: Array, decay: float, *, bias: bool = Tr
 
 
 def fit_whole(phantoms: Array) -> Array:
-    """Which of four turns of a radiograph is upright."""
+    """Fit which of four turns of a radiograph is upright."""
 
-    def one(i: int, rng: np.random.Generator) -> Array:
+    def example(i: int, rng: np.random.Generator) -> Array:
         return features(cut_radiograph(*radiograph(phantoms[i % PHANTOMS], rng), rng, 0.35))
 
-    cells = drawn_each(8000, 9, one)
+    cells = drawn_each(8000, 9, example)
     x = four(np.concatenate([cells, mirrored(cells)])).astype(np.float64)
 
     def loss(w: Array, decay: float = 1e-4) -> tuple[float, Array]:
@@ -207,7 +207,7 @@ def fit_whole(phantoms: Array) -> Array:
 
 
 def overlap(box: Array, places: Array) -> Array:
-    """Intersection over union of a radiograph and windows."""
+    """Return the intersection over union of a radiograph and windows."""
     left, top, width, height = box
     x, y, side = places.T
     across = np.clip(np.minimum(left + width, x + side) - np.maximum(left, x), 0, None)
@@ -216,7 +216,7 @@ def overlap(box: Array, places: Array) -> Array:
 
 
 def fit_window(phantoms: Array) -> Array:
-    """An upright hand that fills the window, or anything else."""
+    """Fit an upright hand that fills the window, against anything else."""
     rng = np.random.default_rng(3)
     radiographs = [radiograph(phantoms[i % PHANTOMS], rng) for i in range(2400)]
     good = []
@@ -253,46 +253,46 @@ def fit_window(phantoms: Array) -> Array:
 
 
 def fit_pair(phantoms: Array) -> Array:
-    """Two hands side by side, or one."""
+    """Fit two hands side by side, against one."""
 
-    def one(i: int, rng: np.random.Generator) -> Array:
+    def example(i: int, rng: np.random.Generator) -> Array:
         if i % 2:
             return features(pair(phantoms, rng))
         canvas = radiograph(phantoms[i % PHANTOMS], rng, small=0.3)[0]
         turn = int(rng.choice([0, 0, 0, 0, 1, 2, 3]))
         return features(np.ascontiguousarray(np.rot90(canvas, turn)))
 
-    cells = drawn_each(8000, 11, one)
+    cells = drawn_each(8000, 11, example)
     x = np.concatenate([cells, mirrored(cells)]).reshape(2 * len(cells), -1)
     y = np.tile(np.arange(len(cells)) % 2, 2)
     return logistic(x, y, np.full(len(x), 1 / len(x)), 1e-4)
 
 
 def fit_polarity(phantoms: Array) -> Array:
-    """Dense is bright, or dark."""
+    """Fit whether dense is bright or dark."""
 
-    def one(i: int, rng: np.random.Generator) -> Array:
+    def example(i: int, rng: np.random.Generator) -> Array:
         return grey_bands(cut_radiograph(*radiograph(phantoms[i % PHANTOMS], rng), rng, 0.3))
 
-    bands = drawn_each(6000, 19, one)
+    bands = drawn_each(6000, 19, example)
     x = np.concatenate([bands, bands[:, :, ::-1]]).reshape(2 * len(bands), -1)
     return logistic(x, np.ones(len(x)), np.full(len(x), 1 / len(x)), 1e-2, bias=False)
 
 
 def main(out: str) -> None:
-    """Fits all four and writes them."""
+    """Fit all four and write them."""
     phantoms = draw_all()
-    looks = {}
+    classifiers = {}
     for name, fit in (("window", fit_window), ("whole", fit_whole), ("pair", fit_pair)):
         print(name)
         p = fit(phantoms)
         shape = gradient_cells(phantoms[0].astype(np.float32), WINDOW_PIXELS).shape
-        looks[name] = p[: np.prod(shape)].reshape(shape).astype(np.float32)
-        looks[f"{name}_bias"] = np.float32(p[-1] if len(p) > np.prod(shape) else 0)
+        classifiers[name] = p[: np.prod(shape)].reshape(shape).astype(np.float32)
+        classifiers[f"{name}_bias"] = np.float32(p[-1] if len(p) > np.prod(shape) else 0)
     print("polarity")
     shape = grey_bands(phantoms[0].astype(np.float32)).shape
-    looks["polarity"] = fit_polarity(phantoms).reshape(shape).astype(np.float32)
-    np.savez_compressed(out, **looks)
+    classifiers["polarity"] = fit_polarity(phantoms).reshape(shape).astype(np.float32)
+    np.savez_compressed(out, **classifiers)
 
 
 if __name__ == "__main__":

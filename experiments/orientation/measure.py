@@ -1,12 +1,12 @@
-"""What `data check` finds of faults that were made on purpose, on radiographs that have none.
+"""Measure which share of artificial faults `data check` finds.
 
-    python experiments/orientation/measure.py [--count N] FILMS...
+    python experiments/orientation/measure.py [--count N] FOLDERS...
 
-FILMS are folders with PNGs at any depth, each measured by itself, on N radiographs (300 unless
-said) chosen by seed 0. Radiographs that are told to be turned, paired or inverted as they are are
-left out, and counted. Prints as JSON the share of faults told: hands turned by 90, 180 and 270
-degrees, pairs of radiographs joined side by side, inverted radiographs, and copies that were saved,
-scaled, brightened, mirrored or cropped.
+FOLDERS hold PNG files at any depth. Each folder is measured separately, on N radiographs (default
+300) chosen by seed 0. Radiographs that are found turned, paired or inverted are counted and left
+out. The result is JSON: the share of faults found, for hands turned by 90, 180 and 270 degrees, for
+pairs of radiographs side by side, for inverted radiographs, and for copies that were saved, scaled,
+brightened, mirrored or cropped.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from boneage.runtime.provenance import provenance
 
 Radiograph = np.ndarray
 COPIED = 120
-"""Films whose copies are looked for: the search compares each with each."""
+"""Number of radiographs for the search of copies, which compares every pair."""
 
 
 def saved(radiograph: Radiograph) -> Radiograph:
-    """As a JPEG of quality 60."""
+    """Return the radiograph as a JPEG of quality 60."""
     _, content = cv2.imencode(".jpg", radiograph, [cv2.IMWRITE_JPEG_QUALITY, 60])
     return cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
 
 
 def cropped(share: float) -> Callable[[Radiograph], Radiograph]:
-    """Less that share of the sides, half of it on each."""
+    """Return a function that cuts this share off the sides, half of it on each."""
 
     def crop(radiograph: Radiograph) -> Radiograph:
         y, x = (round(side * share / 2) for side in radiograph.shape)
@@ -61,22 +61,23 @@ COPIES: dict[str, Callable[[Radiograph], Radiograph]] = {
 
 
 def joined(one: Radiograph, other: Radiograph) -> Radiograph:
-    """Two radiographs side by side, as high as the first."""
+    """Return two radiographs side by side, as high as the first."""
     width = round(other.shape[1] * one.shape[0] / other.shape[0])
     return np.hstack([one, cv2.resize(other, (width, one.shape[0]), interpolation=cv2.INTER_AREA)])
 
 
 def measure(folder: Path, count: int) -> dict[str, Any]:
-    """The shares told for one folder."""
+    """Return the shares of faults found for one folder."""
     paths = sorted(folder.rglob("*.png"))
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
     radiographs = [read_radiograph(paths[index]) for index in chosen]
-    looks = [assess_quality(radiograph) for radiograph in radiographs]
-    told = [look.is_turned or look.has_two_hands or look.is_inverted for look in looks]
+    qualities = [assess_quality(radiograph) for radiograph in radiographs]
+    left_out = [q.is_turned or q.has_two_hands or q.is_inverted for q in qualities]
     radiographs = [
-        radiograph for radiograph, faulty in zip(radiographs, told, strict=True) if not faulty
+        radiograph for radiograph, faulty in zip(radiographs, left_out, strict=True) if not faulty
     ]
-    row: dict[str, Any] = {"name": folder.name, "films": len(radiographs), "left_out": sum(told)}
+    row: dict[str, Any] = {"name": folder.name, "radiographs": len(radiographs)}
+    row["left_out"] = sum(left_out)
     row["turned"] = {
         str(turn): _share(
             assess_quality(np.rot90(radiograph, turn // 90).copy()).orientation.is_turned
@@ -96,7 +97,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
 
 
 def _found(radiographs: list[Radiograph], copy: Callable[[Radiograph], Radiograph]) -> float:
-    """The share of radiographs that are found to be alike with their copy."""
+    """Return the share of radiographs that are found to be duplicates of their copy."""
     both = [*radiographs, *(copy(radiograph) for radiograph in radiographs)]
     pairs = find_pairs([fingerprint(shrunk(radiograph)) for radiograph in both])
     found = {(pair.first, pair.second) for pair in pairs}
@@ -108,12 +109,12 @@ def _share(hits: Any) -> float:
 
 
 def main() -> None:
-    """Measures every folder named on the command line."""
+    """Measure every folder on the command line."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--count", type=int, default=300)
-    arguments.add_argument("films", type=Path, nargs="+")
+    arguments.add_argument("folders", type=Path, nargs="+")
     given = arguments.parse_args()
-    rows = [measure(folder, given.count) for folder in given.radiographs]
+    rows = [measure(folder, given.count) for folder in given.folders]
     print(json.dumps({"machine": provenance(), "rows": rows}, indent=2))
 
 

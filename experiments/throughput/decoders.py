@@ -1,21 +1,19 @@
-"""Which maintained decoder gives a full-size radiograph's pixels soonest, without a change to any?
+"""Which maintained decoder gives a full-size radiograph's pixels fastest, and unchanged?
 
-Question: `cv2.imdecode` is four fifths of the time that preparing a radiograph takes at least. What
-do
-    other libraries on PyPI take for the same pixels, and do they let other threads run meanwhile?
-Cost: about two minutes on one core. Of the libraries, those that are installed are measured:
-    pip install isal imagecodecs "pyvips[binary]" kornia-rs pillow pyspng-seunglab pywuffs
-    simplejpeg zlib-ng deflate PyTurboJPEG
-Expected result: nothing that keeps every check and frees the other threads beats ISA-L for
-    inflating with OpenCV for the rest, which is what `boneage` does: 1.3 to 1.5 times OpenCV alone.
-Command: python decoders.py --films FOLDER --out results/decoders.json   (here, in this folder)
+Question: how long do libraries on PyPI take for the same pixels, and do other threads run?
+Cost: about two minutes on one core. Only installed libraries are measured:
+    pip install isal imagecodecs "pyvips[binary]" kornia-rs pyspng-seunglab pywuffs zlib-ng deflate
+    PyTurboJPEG
+Expected result: `boneage` uses Pillow and simplejpeg. Some libraries are faster, but they check
+    less, hold the interpreter's lock, or accept damaged files.
+Command: python decoders.py --radiographs FOLDER --out results/decoders.json   (in this folder)
 
-Every row is one library and one kind of file: the radiographs of the folder (a drawn one if none is
-given) as 8-bit PNG as they come, as 16-bit PNG and as JPEG, made of them by OpenCV; and `inflate`,
-the packed pixels of the PNG files alone. Rounds are interleaved. `ms` is processor time a
-radiograph (median of the rounds), `ratio` is boneage's rate over the row's, `identical` compares
-the pixels with OpenCV's, `frees_threads` tells whether another thread of Python's ran meanwhile,
-and `refuses_damage` whether a file is refused whose pixels do not fit zlib's checksum.
+Each row is one library and one kind of file. The files are the radiographs of the folder, or a
+drawn one: as 8-bit PNG unchanged, and as 16-bit PNG and JPEG written by OpenCV. `inflate` is the
+compressed pixels of the PNG files alone. Rounds are interleaved. `ms` is processor time for each
+radiograph (median of the rounds). `ratio` is the row's time divided by boneage's. `identical`
+compares the pixels with OpenCV's. `frees_threads` says whether another Python thread ran meanwhile.
+`refuses_damage` says whether a PNG is refused whose pixels do not fit zlib's checksum.
 """
 
 from __future__ import annotations
@@ -38,7 +36,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boneage.radiographs import png_inflate as inflation
 from boneage.runtime.provenance import provenance
 
 Pixels = npt.NDArray[Any]
@@ -47,7 +44,7 @@ GREY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
 
 
 def packed(data: bytes) -> bytes:
-    """The deflated pixels of a PNG file."""
+    """Return the deflated pixels of a PNG file."""
     place, parts = 8, []
     while place < len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
@@ -58,13 +55,8 @@ def packed(data: bytes) -> bytes:
 
 
 def with_opencv(data: bytes, _: Pixels) -> Any:
-    """As everybody does it."""
+    """Decode with OpenCV, as most tutorials do."""
     return cv2.imdecode(np.frombuffer(data, np.uint8), GREY)
-
-
-def with_boneage(data: bytes, radiograph: Pixels) -> Any:
-    """As `boneage.radiographs.reader` does it, its checks left out."""
-    return with_opencv(inflation.inflated(data), radiograph)
 
 
 def kornia(kind: str) -> Decode:
@@ -77,7 +69,7 @@ def kornia(kind: str) -> Decode:
 
 
 def imagecodecs(name: str) -> Callable[[str], Decode]:
-    """One of imagecodecs' decoders, by its name there."""
+    """Return one of the decoders of imagecodecs, by its name."""
 
     def make(_: str) -> Decode:
         decode = getattr(import_module("imagecodecs"), name)
@@ -130,7 +122,7 @@ def turbojpeg(_: str) -> Decode:
 
 
 def inflate(module: str, name: str = "decompress") -> Callable[[str], Decode]:
-    """A library that inflates."""
+    """Return the function of a library that inflates."""
 
     def make(_: str) -> Decode:
         function = getattr(import_module(module), name)
@@ -143,8 +135,8 @@ def inflate(module: str, name: str = "decompress") -> Callable[[str], Decode]:
 
 CONTENDERS: tuple[tuple[str, str, str, Callable[[str], Decode]], ...] = (
     # Name, its package, the kinds of files, how to make the function.
-    ("boneage (ISA-L, OpenCV)", "isal", "png png16", lambda kind: with_boneage),
-    ("boneage (OpenCV)", "opencv-python-headless", "jpeg", lambda kind: with_boneage),
+    ("boneage (Pillow)", "pillow", "png png16", pillow),
+    ("boneage (simplejpeg)", "simplejpeg", "jpeg", simplejpeg),
     ("OpenCV", "opencv-python-headless", "png png16 jpeg", lambda kind: with_opencv),
     ("kornia-rs", "kornia-rs", "png png16 jpeg", kornia),
     ("Wuffs", "pywuffs", "png", wuffs),
@@ -154,8 +146,7 @@ CONTENDERS: tuple[tuple[str, str, str, Callable[[str], Decode]], ...] = (
     ("imagecodecs jpeg8", "imagecodecs", "jpeg", imagecodecs("jpeg8_decode")),
     ("pyspng", "pyspng-seunglab", "png png16", spng),
     ("libvips", "pyvips-binary", "png png16 jpeg", vips),
-    ("Pillow", "pillow", "png png16 jpeg", pillow),
-    ("simplejpeg", "simplejpeg", "jpeg", simplejpeg),
+    ("Pillow", "pillow", "jpeg", pillow),
     ("PyTurboJPEG", "PyTurboJPEG", "jpeg", turbojpeg),
     ("zlib of Python", "", "inflate", inflate("zlib")),
     ("ISA-L", "isal", "inflate", inflate("isal.isal_zlib")),
@@ -165,7 +156,7 @@ CONTENDERS: tuple[tuple[str, str, str, Callable[[str], Decode]], ...] = (
 
 
 def make_files(folder: Path | None) -> dict[str, list[tuple[bytes, Pixels]]]:
-    """Bytes and pixels of every radiograph, by the kind of file."""
+    """Return bytes and pixels of every radiograph, by the kind of file."""
     if folder is None:
         from boneage.datasets.phantom.cohort import draw_hand
 
@@ -192,10 +183,10 @@ def make_files(folder: Path | None) -> dict[str, list[tuple[bytes, Pixels]]]:
 
 
 def frees_threads(decode: Decode, data: bytes, radiograph: Pixels) -> bool:
-    """Whether this thread never waits long while another decodes, in the best of twelve times.
+    """Return whether this thread never waits long while another decodes, in the best of 12 times.
 
-    A fifth of that time is long: it was 0.17 or less with what lets go of the interpreter, on a
-    busy machine too, and 0.28 or more with what keeps it.
+    A fifth of the decoding time counts as long. Libraries that release the interpreter's lock
+    reached at most 0.17, on a busy machine too. Others took at least 0.28.
     """
 
     def longest_wait() -> float:
@@ -218,7 +209,7 @@ def frees_threads(decode: Decode, data: bytes, radiograph: Pixels) -> bool:
 
 
 def refuses_damage(decode: Decode, data: bytes, radiograph: Pixels) -> bool:
-    """Whether a PNG file is refused whose pixels do not fit their own (zlib's) checksum."""
+    """Return whether a PNG file is refused whose pixels do not fit zlib's checksum."""
     stream = packed(data)
     stream = stream[:-4] + bytes(255 - byte for byte in stream[-4:])
     chunks = [(b"IHDR", data[16:29]), (b"IDAT", stream), (b"IEND", b"")]
@@ -233,7 +224,7 @@ def refuses_damage(decode: Decode, data: bytes, radiograph: Pixels) -> bool:
 
 
 def is_identical(result: Any, radiograph: Pixels, kind: str) -> bool:
-    """Whether the pixels are OpenCV's; or the inflated bytes the right ones."""
+    """Return whether the pixels are those of OpenCV, or the inflated bytes are right."""
     if kind == "inflate":
         return len(result) == radiograph.size + len(
             radiograph
@@ -245,7 +236,7 @@ def is_identical(result: Any, radiograph: Pixels, kind: str) -> bool:
 
 
 def measure(rounds: int, files: dict[str, list[tuple[bytes, Pixels]]]) -> list[dict[str, Any]]:
-    """One row a library and kind of file, in interleaved rounds."""
+    """Measure each library and kind of file, in interleaved rounds."""
     rows: list[dict[str, Any]] = []
     running: list[tuple[dict[str, Any], Decode, list[tuple[bytes, Pixels]]]] = []
     for name, package, kinds, make in CONTENDERS:
@@ -291,18 +282,22 @@ def measure(rounds: int, files: dict[str, list[tuple[bytes, Pixels]]]) -> list[d
 
 
 def main() -> None:
-    """Measures, and prints the table as JSON."""
+    """Measure, and print the table as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--films", type=Path, help="a folder of full-size 8-bit grey PNG films")
+    parser.add_argument(
+        "--radiographs", type=Path, help="Folder of full-size 8-bit grey PNG files."
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    parser.add_argument("--out", type=Path, help="File that gets the JSON, too.")
     chosen = parser.parse_args()
     cv2.setNumThreads(1)
     files = make_files(chosen.radiographs)
     rows = measure(chosen.rounds, files)
     machine = {key: value for key, value in provenance().items() if key != "uncommitted_changes"}
     machine["zlib"] = zlib.ZLIB_RUNTIME_VERSION
-    text = json.dumps({"machine": machine, "films": len(files["png"]), "rows": rows}, indent=2)
+    text = json.dumps(
+        {"machine": machine, "radiographs": len(files["png"]), "rows": rows}, indent=2
+    )
     print(text)
     if chosen.out is not None:
         chosen.out.write_text(text + "\n")

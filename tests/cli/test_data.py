@@ -50,7 +50,7 @@ def test_frame_answers_for_the_radiographs_that_can_be_read_and_names_the_others
 
 def test_frame_takes_a_recipe_s_framing(cohort: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "film.toml"
-    recipe.write_text('name = "film"\n[framing]\ncrop = "film"\n')
+    recipe.write_text('name = "film"\n[framing]\ncrop = "none"\n')
     radiograph = read_manifest(cohort).image_paths()[0]
     result = boneage_data("frame", radiograph, "--recipe", recipe)
     assert result.stdout.startswith(f"{radiograph}: 0 0 96 96, turned by 0, whole")

@@ -18,7 +18,7 @@ from boneage.datasets.phantom.cohort import draw_hand
 from boneage.errors import InputError
 from boneage.pipeline import store_builder as preparation
 from boneage.pipeline.store_builder import build
-from boneage.pipeline.store_worker import Framer, FramerDiedError, Radiograph, make_row
+from boneage.pipeline.store_worker import Framer, FramerDiedError, FramingTask, make_row
 from boneage.recipe import Framing
 
 FRAMING = Framing(size=64)
@@ -112,7 +112,7 @@ def test_when_a_process_is_killed_it_is_told_and_what_is_done_is_kept(
         preparation, "_save_progress", lambda *given: (save(*given), framers and kill())
     )
     begun = time.monotonic()
-    with pytest.raises(InputError, match=r"killed by signal 9 .* what is done is kept"):
+    with pytest.raises(InputError, match=r"killed by signal 9 .* Finished rows are kept"):
         made(tmp_path / "store", many, 2)
     assert time.monotonic() - begun < 20
     assert all(framer._child.process.poll() is not None for framer in framers)
@@ -123,7 +123,7 @@ def test_when_a_process_is_killed_it_is_told_and_what_is_done_is_kept(
 def test_a_dead_process_is_no_fault_of_the_radiograph(
     framer: Framer, radiographs: list[Path]
 ) -> None:
-    radiograph = Radiograph(radiographs[0], None, FRAMING, 0)
+    radiograph = FramingTask(radiographs[0], None, FRAMING, 0)
     framer.make_row(radiograph)
     framer._child.process.kill()
     with pytest.raises(FramerDiedError, match="killed by signal 9"):
@@ -134,8 +134,8 @@ def test_an_unforeseen_exception_reaches_the_parent(
     framer: Framer, radiographs: list[Path], tmp_path: Path
 ) -> None:
     with pytest.raises(AttributeError, match="crop"):
-        framer.make_row(Radiograph(radiographs[0], None, "no framing", 0))  # type: ignore[arg-type]
-    radiograph = Radiograph(radiographs[0], None, FRAMING, 0)
+        framer.make_row(FramingTask(radiographs[0], None, "no framing", 0))  # type: ignore[arg-type]
+    radiograph = FramingTask(radiographs[0], None, FRAMING, 0)
     with (tmp_path / "here").open("wb") as file:
         assert framer.make_row(radiograph) == make_row(radiograph, file.fileno())  # and it goes on
 

@@ -32,7 +32,7 @@ PINNED = np.array(
 
 def whole(radiograph: np.ndarray, **settings: object) -> np.ndarray:
     """The pixels of a radiograph that is framed whole."""
-    return frame(radiograph, Framing.model_validate({"crop": "film", **settings})).pixels
+    return frame(radiograph, Framing.model_validate({"crop": "none", **settings})).pixels
 
 
 def gradient(height: int, width: int, low: int = 0, high: int = 255) -> np.ndarray:
@@ -142,7 +142,7 @@ def test_the_key_changes_with_every_setting() -> None:
     keys = {
         framing_key(Framing(size=size, crop=crop, fit=fit, contrast_percentiles=percentiles))
         for size in (64, 65)
-        for crop in ("hand", "film")
+        for crop in ("hand", "none")
         for fit in ("pad", "stretch")
         for percentiles in ((2.0, 99.5), (2.0, 99.0), (1.0, 99.5))
     }
@@ -195,13 +195,11 @@ def test_a_radiograph_without_a_hand_is_kept_whole_and_says_so() -> None:
     assert framed.crop.box == (0, 0, 150, 200)
     assert framed.crop.why == WHOLE_RADIOGRAPH
     assert np.array_equal(framed.pixels, whole(noise, size=64))
-    assert frame(noise, Framing(size=64, crop="film")).crop.why == WHOLE_RADIOGRAPH_ASKED
+    assert frame(noise, Framing(size=64, crop="none")).crop.why == WHOLE_RADIOGRAPH_ASKED
     assert {HAND, WHOLE_RADIOGRAPH, WHOLE_RADIOGRAPH_ASKED} == set(REASONS)
 
 
-def test_a_region_is_taken_for_the_radiograph_and_its_crop_told_in_the_radiograph_s_pixels() -> (
-    None
-):
+def test_a_region_is_framed_alone_and_its_crop_is_in_pixels_of_the_image() -> None:
     left, right = phantom(0, 2, 256).image, phantom(0, 5, 256).image
     both = np.hstack([left, right])
     settings = Framing(size=128)
@@ -216,7 +214,9 @@ def test_a_region_is_taken_for_the_radiograph_and_its_crop_told_in_the_radiograp
     "region", [(0, 0, 101, 50), (0, 0, 50, 101), (90, 0, 100, 100), (-1, 0, 50, 50)]
 )
 def test_a_region_outside_the_picture_is_refused(region: tuple[int, int, int, int]) -> None:
-    with pytest.raises(InputError, match="region: it is .*, and the picture 100 x 100 pixels"):
+    with pytest.raises(
+        InputError, match="region: its corners are .*, and the image has 100 x 100 pixels"
+    ):
         frame(np.zeros((100, 100), np.uint8), Framing(size=32), region)
 
 

@@ -23,7 +23,7 @@ def share(box: tuple[int, int, int, int], radiograph: np.ndarray) -> float:
 def test_the_hand_is_found_on_every_phantom() -> None:
     radiographs = [phantom(0, index, 256).image for index in range(40)]
     hands = [find_hand(radiograph) for radiograph in radiographs]
-    assert all(hand.found for hand in hands)
+    assert all(hand.is_found for hand in hands)
     shares = [
         share(hand.box, radiograph) for hand, radiograph in zip(hands, radiographs, strict=True)
     ]
@@ -74,7 +74,7 @@ def test_the_forearm_is_cut_below_the_wrist() -> None:
         radiograph[20:100, 52 + 26 * finger : 70 + 26 * finger] = 120  # fingers,
     radiograph[180:, 75:125] = 140  # and a long forearm
     hand = find_hand(radiograph)
-    assert hand.found
+    assert hand.is_found
     assert hand.box[1] <= 20
     assert 220 < hand.box[3] < 320
 
@@ -91,7 +91,7 @@ def test_the_forearm_is_cut_below_the_wrist() -> None:
 )
 def test_without_a_hand_the_whole_radiograph_is_kept(radiograph: np.ndarray) -> None:
     hand = find_hand(radiograph)
-    assert not hand.found
+    assert not hand.is_found
     assert hand.why == WHOLE_RADIOGRAPH
     assert hand.box == (0, 0, radiograph.shape[1], radiograph.shape[0])
     assert not hand.mask.any()
@@ -116,6 +116,6 @@ def test_every_joint_is_inside_the_crop_of_all_but_one_in_a_hundred_radiographs(
         check=True,
     )
     (row,) = json.loads(done.stdout)["rows"]
-    assert row["annotated_films"] == 219
+    assert row["annotated_radiographs"] == 219
     assert row["all_joints_inside"] >= 0.99
     assert row["median_area_ratio"] <= 1.5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from boneage.errors import InputError
 from boneage.radiographs.reader import (
@@ -18,17 +20,30 @@ from boneage.radiographs.reader import (
     read_radiograph,
 )
 
-SOFT = [cv2.IMWRITE_TIFF_COMPRESSION, 1]  # not compressed
+CASES = Path(__file__).parents[3] / "shared" / "cases" / "hostile"
+PNG = b"\x89PNG\r\n\x1a\n"
 FORMATS = {
     "png": (".png", []),
     "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 100]),
     "progressive jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
     "jpeg with restart markers": (".jpg", [cv2.IMWRITE_JPEG_RST_INTERVAL, 3]),
-    "tiff": (".tiff", []),
-    "uncompressed tiff": (".tif", SOFT),
+    "uncompressed tiff": (".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 1]),
+    "lzw tiff": (".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 5]),
+    "jpeg tiff": (".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 7]),
+    "deflate tiff": (".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 8]),
+    "packbits tiff": (".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 32773]),
     "bmp": (".bmp", []),
 }
 formats = pytest.mark.parametrize(("suffix", "options"), FORMATS.values(), ids=FORMATS)
+TURNS: dict[int, Any] = {
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(image, 2).T,
+    8: np.rot90,
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,45 +60,81 @@ def encode(image: npt.NDArray[np.generic], suffix: str, options: list[int]) -> b
 
 
 def write(folder: Path, data: bytes, suffix: str = ".png") -> Path:
-    path = folder / f"film{suffix}"
+    path = folder / f"radiograph{suffix}"
     path.write_bytes(data)
     return path
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, pixels: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 @formats
 def test_grey_is_read_as_it_is(
     radiograph: npt.NDArray[np.uint8], tmp_path: Path, suffix: str, options: list[int]
 ) -> None:
-    image = read_radiograph(write(tmp_path, encode(radiograph, suffix, options), suffix))
+    # The suffix is wrong on purpose: the content decides.
+    image = read_radiograph(write(tmp_path, encode(radiograph, suffix, options), ".dat"))
     assert image.dtype == np.uint8
     assert image.shape == (90, 60)
-    assert np.abs(image.astype(int) - radiograph).max() <= (8 if suffix == ".jpg" else 0)
+    is_lossy = suffix == ".jpg" or 7 in options
+    assert np.abs(image.astype(int) - radiograph).max() <= (12 if is_lossy else 0)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_16_bits_are_kept(radiograph: npt.NDArray[np.uint8], tmp_path: Path, suffix: str) -> None:
     deep = radiograph.astype(np.uint16) * 257 - radiograph
-    image = read_radiograph(write(tmp_path, encode(deep, suffix, []), suffix))
-    assert image.dtype == np.uint16
-    assert np.array_equal(image, deep)
+    for pixels in (deep, np.dstack([deep] * 3)):
+        image = read_radiograph(write(tmp_path, encode(pixels, suffix, []), suffix))
+        assert image.dtype == np.uint16
+        assert np.array_equal(image, deep)
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-def test_colour_is_turned_to_grey(
-    radiograph: npt.NDArray[np.uint8], tmp_path: Path, channels: int
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_other_modes_become_grey(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path, mode: str, kind: str
 ) -> None:
-    image = read_radiograph(write(tmp_path, encode(np.dstack([radiograph] * channels), ".png", [])))
-    assert np.array_equal(image, radiograph)
+    image = Image.fromarray(radiograph)
+    expected = radiograph if mode != "1" else np.where(radiograph > 128, 255, 0)
+    if kind == "BMP" and mode == "LA":
+        pytest.skip("BMP has no such mode")
+    made = Image.fromarray(expected.astype(np.uint8)).convert(mode)
+    if "A" in mode:
+        made.putalpha(image.point(lambda level: level // 2))
+    made.save(tmp_path / "radiograph", kind)
+    assert np.array_equal(read_radiograph(tmp_path / "radiograph"), expected)
 
 
-def test_a_photograph_is_turned_upright(radiograph: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    plain = encode(radiograph, ".jpg", [])
-    directory = struct.pack(">HHHIHH", 1, 0x0112, 3, 1, 6, 0)  # orientation: turn right
-    exif = b"Exif\0\0MM\0*\0\0\0\x08" + directory + bytes(4)
-    turned = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
-    image = read_radiograph(write(tmp_path, turned, ".jpg"))
-    expected = read_radiograph(write(tmp_path, plain, ".jpg"))
-    assert np.array_equal(image, np.rot90(expected, -1))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_radiographs_are_turned_upright(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path, kind: str, orientation: int
+) -> None:
+    exif, path = Image.Exif(), tmp_path / "radiograph"
+    image = Image.fromarray(radiograph)
+    image.save(path, kind)
+    plain = read_radiograph(path)
+    exif[0x0112] = orientation
+    image.save(path, kind, exif=exif)
+    turned = read_radiograph(path)
+    assert np.array_equal(turned, TURNS[orientation](plain))
+    assert read_dimensions(path) == turned.shape[::-1]
+
+
+def test_a_png_with_exif_behind_its_pixels_is_turned_upright(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    plain = encode(radiograph, ".png", [])
+    turn = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHH", 1, 0x0112, 3, 1, 6, 0) + bytes(4)
+    path = write(tmp_path, plain[:-12] + chunk(b"eXIf", turn) + plain[-12:])
+    assert np.array_equal(read_radiograph(path), np.rot90(radiograph, -1))
+    assert read_dimensions(path) == (90, 60)
 
 
 @formats
@@ -91,7 +142,7 @@ def test_every_truncation_is_refused(
     radiograph: npt.NDArray[np.uint8], tmp_path: Path, suffix: str, options: list[int]
 ) -> None:
     data = encode(radiograph, suffix, options)
-    for length in [*range(0, len(data), len(data) // 60), len(data) - 1]:
+    for length in [*range(0, len(data), len(data) // 25), len(data) - 1]:
         path = write(tmp_path, data[:length], suffix)
         with pytest.raises(InputError) as caught:
             read_radiograph(path)
@@ -99,55 +150,62 @@ def test_every_truncation_is_refused(
         assert fault.where == str(path)
 
 
-def test_opencv_itself_would_have_said_nothing(
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the cases, which are not in the repository")
+@pytest.mark.parametrize("case", ["02", "03", "04"])
+def test_what_a_decoder_warns_of_is_refused(case: str) -> None:
+    (folder,) = CASES.glob(f"{case}-*")
+    files = [path for path in folder.iterdir() if path.suffix != ".md"]
+    assert len(files) >= 2
+    for path in files:
+        with pytest.raises(InputError, match="truncated|damaged"):
+            read_radiograph(path)
+
+
+def test_half_a_jpeg_with_an_end_marker_is_refused(
     radiograph: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
     data = encode(radiograph, ".jpg", [])
-    path = write(tmp_path, data[: len(data) // 2], ".jpg")
-    assert cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) is not None
-    with pytest.raises(InputError, match="truncated"):
-        read_radiograph(path)
+    with pytest.raises(InputError, match="truncated or damaged"):
+        read_radiograph(write(tmp_path, data[: len(data) // 2] + b"\xff\xd9", ".jpg"))
 
 
-def test_a_thumbnail_inside_does_not_pass_for_the_end(
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_bytes_behind_the_end_do_no_harm(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path, suffix: str
+) -> None:
+    path = write(tmp_path, encode(radiograph, suffix, []) + bytes(700), suffix)
+    assert read_radiograph(path).shape == radiograph.shape
+
+
+def test_damage_to_deflated_pixels_is_seen(
     radiograph: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    plain = encode(radiograph, ".jpg", [])
-    thumbnail = b"Exif\0\0" + plain  # it has an end marker of its own
-    whole = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + plain[2:]
-    assert read_radiograph(write(tmp_path, whole, ".jpg")).shape == radiograph.shape
-    with pytest.raises(InputError, match="truncated"):
-        read_radiograph(write(tmp_path, whole[:-10], ".jpg"))
-
-
-def test_what_follows_the_end_does_no_harm(
-    radiograph: npt.NDArray[np.uint8], tmp_path: Path
-) -> None:
-    for suffix in (".png", ".jpg"):
-        path = write(tmp_path, encode(radiograph, suffix, []) + bytes(700), suffix)
-        assert read_radiograph(path).shape == radiograph.shape
-
-
-def test_a_damaged_png_is_refused(radiograph: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    data = bytearray(encode(radiograph, ".png", []))
-    data[len(data) // 2] ^= 1
-    with pytest.raises(InputError, match="damaged"):
-        read_radiograph(write(tmp_path, bytes(data)))
+    for suffix, options in (FORMATS["png"], FORMATS["deflate tiff"]):
+        data = encode(radiograph, suffix, options)
+        for position in range(100, len(data) // 2, 97):
+            damaged = bytearray(data)
+            damaged[position] ^= 4
+            with pytest.raises(InputError, match="damaged"):
+                read_radiograph(write(tmp_path, bytes(damaged), suffix))
 
 
 @pytest.mark.parametrize(
     ("data", "what"),
     [
         (b"", "empty"),
-        (b"<html>Too many requests</html>", "not a picture"),
-        (b"\x89PNG\r\n\x1a\n", "truncated"),
+        (b"<html>Too many requests</html>", "not a supported image"),
+        (PNG, "truncated"),
         (b"\xff\xd8\xff", "truncated"),
         (b"BM", "truncated"),
-        (b"II*\x00", "truncated"),
         (b"MM\x00*\xff\xff\xff\xff", "truncated"),
+        (png(LARGEST_SIDE + 1, 100, b""), f"{LARGEST_SIDE + 1} x 100 pixels"),
+        (png(100, 3, b""), "100 x 3 pixels"),
+        (png(100, 100, b"nonsense"), "damaged"),
+        (png(100, 100, zlib.compress(bytes(500))), "damaged"),
+        (PNG + chunk(b"IHDR", bytes(13)) + chunk(b"teSt", b"") * 200_001, "truncated|chunks"),
     ],
 )
-def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes, what: str) -> None:
+def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes, what: str) -> None:
     with pytest.raises(InputError, match=what):
         read_radiograph(write(tmp_path, data))
 
@@ -159,38 +217,12 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         read_radiograph(tmp_path)
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def png(width: int, height: int, pixels: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-@pytest.mark.parametrize(("width", "height"), [(LARGEST_SIDE + 1, 100), (100, 3), (0, 100)])
-def test_absurd_dimensions_are_refused_before_decoding(
-    tmp_path: Path, width: int, height: int
-) -> None:
-    with pytest.raises(InputError, match=f"{width} x {height} pixels"):
-        read_radiograph(write(tmp_path, png(width, height, b"")))
-
-
-def test_whole_chunks_with_nonsense_in_them_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="can't be decoded"):
-        read_radiograph(write(tmp_path, png(100, 100, b"nonsense")))
-
-
-def test_floating_point_pixels_are_refused(
-    radiograph: npt.NDArray[np.uint8], tmp_path: Path
-) -> None:
-    data = encode(radiograph.astype(np.float32), ".tiff", [])
-    with pytest.raises(InputError, match="floating point"):
-        read_radiograph(write(tmp_path, data, ".tiff"))
+def test_more_pixels_than_a_radiograph_has_are_refused_before_decoding(tmp_path: Path) -> None:
+    side = int(LARGEST_PIXELS**0.5) + 1
+    path = write(tmp_path, png(side, side, b""))
+    for read in (read_radiograph, read_dimensions):
+        with pytest.raises(InputError, match="30 million pixels at most"):
+            read(path)
 
 
 def tiff(
@@ -218,8 +250,8 @@ def tiff(
         kind = "I" if tag in (273, 279) else "H"
         raw = struct.pack(f"{order}{len(value)}{kind}", *value)
         if long[tag]:
-            place = struct.pack(order + "I", start + len(outside))
-            outside, raw = outside + raw, place
+            position = struct.pack(order + "I", start + len(outside))
+            outside, raw = outside + raw, position
         entries += struct.pack(order + "HHI", tag, 4 if kind == "I" else 3, len(value))
         entries += raw.ljust(4, b"\0")
     following = start + len(outside) + len(body) if after else 0
@@ -242,77 +274,30 @@ def test_tiff_radiographs_of_every_kind_are_read(
         "rgba": tiff(np.dstack([rgb, clear]), order=order, t338=2),
         "rgba applied": tiff(np.dstack([rgb, clear]), order=order, t338=1),
     }
-    if depth == np.uint8:
-        ramp = [257 * level for level in range(256)]
-        kinds["palette"] = tiff(255 - radiograph, order=order, t262=3, t320=ramp[::-1] * 3)
     for kind, data in kinds.items():
         image = read_radiograph(write(tmp_path, data, ".tif"))
         assert image.dtype == depth, kind
         assert np.array_equal(image, grey), kind
 
 
-def test_one_bit_radiographs_are_black_and_white(
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("white", [0, 1])
+def test_12_bits_are_read(tmp_path: Path, order: str, white: int) -> None:
+    levels = np.arange(64 * 64).reshape(64, 64)
+    stored = levels if white else 4095 - levels
+    first, second = stored[:, ::2], stored[:, 1::2]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 2)
+    data = tiff(packed.astype(np.uint8).reshape(64, 96), order=order, t256=64, t258=12, t262=white)
+    assert np.array_equal(read_radiograph(write(tmp_path, data, ".tif")), levels)
+
+
+def test_floating_point_and_signed_pixels_are_refused(
     radiograph: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    white = radiograph > 128
-    expected = np.where(white, 255, 0)
-    for packed, zero in ((np.packbits(white, axis=1), 1), (np.packbits(~white, axis=1), 0)):
-        data = tiff(packed, t256=radiograph.shape[1], t258=1, t262=zero)
-        assert np.array_equal(read_radiograph(write(tmp_path, data, ".tif")), expected)
-    data = encode(expected.astype(np.uint8), ".png", [cv2.IMWRITE_PNG_BILEVEL, 1])
-    assert np.array_equal(read_radiograph(write(tmp_path, data)), expected)
-
-
-@pytest.mark.parametrize(
-    ("orientation", "turn"),
-    [
-        (2, np.fliplr),
-        (3, lambda radiograph: np.rot90(radiograph, 2)),
-        (4, np.flipud),
-        (5, np.transpose),
-        (6, lambda radiograph: np.rot90(radiograph, -1)),
-        (7, lambda radiograph: np.rot90(radiograph, 2).T),
-        (8, np.rot90),
-    ],
-)
-def test_tiff_radiographs_are_turned_upright(
-    radiograph: npt.NDArray[np.uint8], tmp_path: Path, orientation: int, turn: Any
-) -> None:
-    for pixels in (radiograph, radiograph * np.uint16(257)):
-        path = write(tmp_path, tiff(pixels, t274=orientation), ".tif")
-        image = read_radiograph(path)
-        assert np.array_equal(image, turn(pixels))
-        assert read_dimensions(path) == image.shape[::-1]
-
-
-def test_a_png_with_exif_behind_its_pixels_is_turned_upright(
-    radiograph: npt.NDArray[np.uint8], tmp_path: Path
-) -> None:
-    plain = encode(radiograph, ".png", [])
-    turn = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHH", 1, 0x0112, 3, 1, 6, 0) + bytes(4)
-    path = write(tmp_path, plain[:-12] + chunk(b"eXIf", turn) + plain[-12:])
-    assert np.array_equal(read_radiograph(path), np.rot90(radiograph, -1))
-    assert read_dimensions(path) == (90, 60)
-
-
-@pytest.mark.parametrize("packing", [5, 7, 8, 32773])
-def test_compressed_tiff_radiographs_are_read(
-    radiograph: npt.NDArray[np.uint8], tmp_path: Path, packing: int
-) -> None:
-    data = encode(radiograph, ".tif", [cv2.IMWRITE_TIFF_COMPRESSION, packing])
-    image = read_radiograph(write(tmp_path, data, ".tif"))
-    assert np.abs(image.astype(int) - radiograph).max() <= (12 if packing == 7 else 0)
-
-
-def test_damage_in_a_deflated_tiff_radiograph_is_seen(
-    radiograph: npt.NDArray[np.uint8], tmp_path: Path
-) -> None:
-    data = encode(radiograph, ".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 8])
-    for place in range(100, len(data) // 2, 97):
-        damaged = bytearray(data)
-        damaged[place] ^= 4
-        with pytest.raises(InputError, match="damaged"):
-            read_radiograph(write(tmp_path, bytes(damaged), ".tif"))
+    data = encode(radiograph.astype(np.float32), ".tiff", [])
+    for content in (data, tiff(radiograph, t339=2), tiff(radiograph.astype(np.int16), t339=2)):
+        with pytest.raises(InputError, match="signed or floating point"):
+            read_radiograph(write(tmp_path, content, ".tif"))
 
 
 def test_pages_are_refused_but_a_preview_is_not_a_page(
@@ -324,33 +309,10 @@ def test_pages_are_refused_but_a_preview_is_not_a_page(
     preview = write(tmp_path, tiff(radiograph, after=second(1)), ".tif")
     assert np.array_equal(read_radiograph(preview), radiograph)
     pages = write(tmp_path, tiff(radiograph, after=second(0)), ".tif")
-    with pytest.raises(InputError, match="2 pictures .a multi-page file.; .*one picture a file"):
+    with pytest.raises(InputError, match="several pages.*Save it as a grey PNG"):
         read_radiograph(pages)
-    plain = encode(radiograph, ".png", [])
-    animation = plain[:33] + chunk(b"acTL", struct.pack(">II", 2, 0)) + plain[33:]
-    with pytest.raises(InputError, match="several pictures"):
-        read_radiograph(write(tmp_path, animation))
-
-
-def test_more_pixels_than_a_radiograph_has_are_refused(tmp_path: Path) -> None:
-    side = int(LARGEST_PIXELS**0.5) + 1
-    path = write(tmp_path, png(side, side, b""))
-    for read in (read_radiograph, read_dimensions):
-        with pytest.raises(InputError, match="30 million pixels at most"):
-            read(path)
-
-
-@pytest.mark.parametrize(
-    ("data", "what"),
-    [
-        (PNG + chunk(b"IHDR", bytes(13)) + chunk(b"teSt", b"") * 200_001, "chunks"),
-        (b"\xff\xd8" + b"\xff\xfe\0\x02" * 30_000 + b"\xff\xd9", "segments"),
-    ],
-    ids=["png", "jpeg"],
-)
-def test_files_of_countless_empty_pieces_are_refused(
-    tmp_path: Path, data: bytes, what: str
-) -> None:
-    for read in (read_radiograph, read_dimensions):
-        with pytest.raises(InputError, match=what):
-            read(write(tmp_path, data))
+    frames = io.BytesIO()
+    image = Image.fromarray(radiograph)
+    image.save(frames, "PNG", save_all=True, append_images=[image.transpose(0)])
+    with pytest.raises(InputError, match="several images"):
+        read_radiograph(write(tmp_path, frames.getvalue()))

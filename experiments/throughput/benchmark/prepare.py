@@ -64,7 +64,7 @@ def bench_prepare(
         log("making radiographs")
         paths, source = find_radiographs(images, folder / "radiographs")
         manifest = _write_manifest(folder, paths, count)
-        hand, whole = Framing(size=size, crop="hand"), Framing(size=size, crop="film")
+        hand, whole = Framing(size=size, crop="hand"), Framing(size=size, crop="none")
         ways: dict[str, Callable[[Path], object]] = {
             HAND: lambda to: prepare(manifest, hand, folder=to, workers=workers, progress=False),
             WHOLE: lambda to: prepare(manifest, whole, folder=to, workers=workers, progress=False),

@@ -79,7 +79,7 @@ def draw_radiographs(
 
 def frame_radiographs(radiographs: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
     """Return the whole radiographs framed to one size: uint8 `(n, size, size)`."""
-    framing = Framing(size=size, crop="film")
+    framing = Framing(size=size, crop="none")
     with threads(usable_cores()) as pool:
         framed = pool.map(lambda path: frame(read_radiograph(path), framing).pixels, radiographs)
         return np.stack(list(framed))
@@ -124,7 +124,7 @@ def write_store(
         checksums = checksums.astype(np.uint32)
     del images
     np.save(folder / "checksums.npy", checksums)
-    framing = Framing(size=size, crop="film")
+    framing = Framing(size=size, crop="none")
     image_ids = [f"{number:06d}" for number in range(count)]
     crops = pd.DataFrame(0, index=range(count), columns=list(FRAME_COLUMNS))
     crops[FRAME_COLUMNS[0]] = image_ids

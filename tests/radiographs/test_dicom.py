@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import io
 import logging
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ import pytest
 
 from boneage.datasets.phantom.cohort import draw_hand
 from boneage.errors import InputError
-from boneage.radiographs import dicom_pixels
-from boneage.radiographs.codestream import CodestreamError, decode_rle
+from boneage.radiographs import dicom
 from boneage.radiographs.dicom import is_dicom, open_dicom, quiet_pydicom
 from boneage.radiographs.reader import read_dimensions, read_radiograph
 
@@ -46,7 +45,7 @@ def read(make_dicom: MakeDicom, tmp_path: Path) -> Read:
     """Makes a DICOM file of an array and reads it back."""
 
     def make_and_read(pixels: npt.NDArray[Any], bits: int, **header: Any) -> npt.NDArray[Any]:
-        path = tmp_path / "film"
+        path = tmp_path / "radiograph"
         path.write_bytes(make_dicom(pixels, bits, **header))
         image = read_radiograph(path)
         assert read_dimensions(path) == (image.shape[1], image.shape[0])
@@ -86,8 +85,8 @@ def test_eight_bits_are_read_as_they_are(read: Read, hand: npt.NDArray[np.uint8]
 def test_it_is_the_same_radiograph_as_the_eight_bit_png(
     read: Read, hand: npt.NDArray[np.uint8], tmp_path: Path, bits: int, photometric: str
 ) -> None:
-    cv2.imwrite(str(tmp_path / "film.png"), hand)
-    png = read_radiograph(tmp_path / "film.png")
+    cv2.imwrite(str(tmp_path / "radiograph.png"), hand)
+    png = read_radiograph(tmp_path / "radiograph.png")
     stored = spread(255 - hand if photometric == "MONOCHROME1" else hand, bits)
     window = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
     for header in ({}, window):
@@ -162,17 +161,87 @@ def test_a_lookup_table_of_interest_is_applied_before_a_window(
     window = {"WindowCenter": 2048, "WindowWidth": 4096}
     image = read(stored, 12, VOILUTSequence=sequence(0, 16, table), **window)
     assert np.array_equal(image, table[stored])
-    shallow = read(stored, 12, VOILUTSequence=sequence(0, 12, np.rint(table / 65_535 * 4095)))
-    assert np.abs(shallow - table[stored]).max() <= 9
-    broken = read(stored, 12, VOILUTSequence=sequence(0, 16, table[:7]), **window)
-    assert np.array_equal(broken, read(stored, 12, **window))
+    useless = read(stored, 12, VOILUTSequence=sequence(0, 16, table[:7]), **window)
+    assert np.array_equal(useless, read(stored, 12, **window))
 
 
-def test_a_modality_lookup_table_is_applied_first(read: Read, hand: npt.NDArray[np.uint8]) -> None:
-    stored = spread(hand, 12)
-    turned = np.arange(4095, -1, -1)
-    image = read(stored, 12, ModalityLUTSequence=sequence(0, 16, turned))
-    assert steps_apart(image, 255 - hand) <= 0.04
+# The same falling curve, stored in the unusual ways of real files (shared/cases/voi-lut).
+CURVE = 1 / (1 + np.exp((np.arange(4096) - 1800) / 350))
+TABLES = {
+    "12 bits": (0, 12, 4095, "US"),
+    "12 bits said to be 16": (0, 16, 4095, "US"),
+    "8 bits": (0, 8, 255, "US"),
+    "8 bits, two in a word": (0, 8, 255, "packed"),
+    "16 bits as bytes": (0, 16, 65_535, "UN"),
+    "a negative first value": (-1024, 12, 4095, "US"),
+    "a negative first value as unsigned": (65_536 - 1024, 12, 4095, "US"),
+}
+
+
+@pytest.mark.parametrize(("first", "bits", "top", "form"), TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("keyword", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_tables_are_applied_however_they_are_stored(
+    read: Read,
+    hand: npt.NDArray[np.uint8],
+    keyword: str,
+    first: int,
+    bits: int,
+    top: int,
+    form: str,
+) -> None:
+    from pydicom.dataset import Dataset
+
+    entries = np.rint(CURVE * top).astype(int)
+    item, stored = Dataset(), spread(hand, 12)
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [4096, first, bits])
+    kind = {"packed": "u1", "UN": "<u2"}.get(form)
+    data = entries.astype(kind).tobytes() if kind else entries.tolist()
+    item.add_new("LUTData", {"packed": "OW", "UN": "UN"}.get(form, "US"), data)
+    item.add_new("ModalityLUTType", "LO", "US")
+    header: dict[str, Any] = {keyword: [item]}
+    if first and keyword == "VOILUTSequence":
+        header |= {"RescaleSlope": "1", "RescaleIntercept": "-1024"}
+    elif first:  # of a modality's table the stored values are signed themselves
+        stored = (stored.astype(np.int32) - 1024).astype(np.int16)
+    image = read(stored, 16 if stored.dtype == np.int16 else 12, **header)
+    expected = CURVE[spread(hand, 12)]
+    assert np.corrcoef(image.ravel(), expected.ravel())[0, 1] > 0.9995
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [
+        ({"VOILUTSequence": "short"}, "VOILUTSequence has 7 values of 16 bits.*says 4096"),
+        ({"ModalityLUTSequence": "empty"}, "ModalityLUTSequence can't be read"),
+        ({"RescaleSlope": "0"}, "RescaleSlope is 0"),
+        ({"WindowCenter": "nan", "WindowWidth": "7"}, "WindowCenter is not a number"),
+        ({"RescaleIntercept": "1,5"}, "RescaleIntercept is not a number"),
+        ({"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "OTHER"}, "VOILUTFunction"),
+    ],
+)
+def test_a_transformation_that_cannot_be_applied_is_refused(
+    make_dicom: MakeDicom,
+    hand: npt.NDArray[np.uint8],
+    tmp_path: Path,
+    header: dict[str, Any],
+    what: str,
+) -> None:
+    from pydicom.dataset import Dataset
+
+    header = dict(header)
+    for keyword, kind in header.items():
+        if kind in ("short", "empty"):
+            header[keyword] = sequence(0, 16, np.arange(7)) if kind == "short" else [Dataset()]
+    text = {key: value for key, value in header.items() if value in ("nan", "1,5")}
+    data = make_dicom(spread(hand, 12), 12, **{**header, **dict.fromkeys(text, "3.0")})
+    for value in text.values():  # pydicom would not write them
+        data = data.replace(b"3.0 ", value.encode().ljust(4))
+    if header.get("VOILUTSequence") is not None:
+        data = data.replace(struct.pack("<3H", 7, 0, 16), struct.pack("<3H", 4096, 0, 16))
+    path = tmp_path / "radiograph.dcm"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=what):
+        read_radiograph(path)
 
 
 def test_padding_is_black_and_does_not_count(read: Read, hand: npt.NDArray[np.uint8]) -> None:
@@ -204,7 +273,7 @@ def test_bits_that_end_higher_up_are_moved_down(
     noise = np.random.default_rng(3).integers(2 ** (high - 11), size=values.shape)
     words = ((raw << (high - 11)) | noise).astype(np.int64) & 0xFFFF
     pixels = words.astype("<u2").view(kind)
-    path = tmp_path / "film"
+    path = tmp_path / "radiograph"
     for syntax in ("", LOSSLESS["RLE"]):
         path.write_bytes(with_high_bit(make_dicom(pixels, 16, syntax=syntax), high))
         assert np.array_equal(read_radiograph(path), expected)
@@ -214,7 +283,7 @@ def test_bits_that_end_higher_up_are_moved_down(
     for syntax in (LOSSLESS["JPEG lossless SV1"], LOSSLESS["JPEG 2000 lossless"]):
         path.write_bytes(with_high_bit(make_dicom(pixels, 16, syntax=syntax), high))
         if high > 11:
-            with pytest.raises(InputError, match=f"its 12 bits end at bit {high} of 16"):
+            with pytest.raises(InputError, match=f"12 bits end at bit {high} of 16"):
                 read_radiograph(path)
 
 
@@ -282,6 +351,25 @@ def test_baseline_jpeg_is_read_and_twelve_bit_jpeg_refused(
         read(spread(hand, 12), 12, syntax=JPEG_12)
 
 
+@pytest.mark.parametrize(
+    ("syntax", "bits"), [(JPEG, 8), *((LOSSLESS["JPEG lossless"], b) for b in (8, 12, 16))]
+)
+def test_half_a_frame_with_an_end_marker_is_refused(
+    make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path, syntax: str, bits: int
+) -> None:
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate, get_frame
+
+    stored = hand if bits == 8 else spread(hand, bits)
+    dataset = dcmread(io.BytesIO(make_dicom(stored, bits, syntax=syntax)))
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    half = frame[: len(frame) // 4 * 2] + b"\xff\xd9"
+    dataset.PixelData = encapsulate([half])
+    dataset.save_as(tmp_path / "radiograph.dcm")
+    with pytest.raises(InputError, match="truncated"):
+        read_radiograph(tmp_path / "radiograph.dcm")
+
+
 def test_compressed_colour_is_read(read: Read, hand: npt.NDArray[np.uint8]) -> None:
     colour = np.dstack([hand] * 3)
     for syntax in (LOSSLESS["RLE"], LOSSLESS["JPEG 2000 lossless"], LOSSLESS["JPEG lossless SV1"]):
@@ -291,9 +379,9 @@ def test_compressed_colour_is_read(read: Read, hand: npt.NDArray[np.uint8]) -> N
 def test_a_missing_decoder_is_named(
     read: Read, hand: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dicom_pixels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(dicom.importlib.util, "find_spec", lambda name: None)
     for name in ("JPEG lossless", "JPEG-LS"):
-        with pytest.raises(InputError, match="pip install python-gdcm"):
+        with pytest.raises(InputError, match=r"not installed.*pip install 'boneage\[dicom\]'"):
             read(hand, 8, syntax=LOSSLESS[name])
     for name in ("JPEG 2000", "RLE"):
         assert np.array_equal(read(hand, 8, syntax=LOSSLESS[name]), hand)
@@ -306,10 +394,11 @@ def test_a_missing_decoder_is_named(
         ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels"),
         ({"Rows": 0}, "96 x 0 pixels"),
         ({"Rows": 500}, "can't be decoded"),
+        ({"Rows": 40}, "number of pixels is not that in the header"),
         ({"BitsStored": 30}, "30 of 8 bits"),
         ({"BitsStored": 6, "PhotometricInterpretation": "PALETTE COLOR"}, "end at bit 7 of 8"),
-        ({"PhotometricInterpretation": "Doe^Jane"}, "of a kind not read"),
-        ({"PhotometricInterpretation": "RGB"}, "of a kind not read"),
+        ({"PhotometricInterpretation": "Doe^Jane"}, "of a kind that is not supported"),
+        ({"PhotometricInterpretation": "RGB"}, "of a kind that is not supported"),
         ({"BitsAllocated": 32}, "32 bits"),
     ],
 )
@@ -321,7 +410,7 @@ def test_hostile_headers_are_refused_without_telling_a_person(
     header: dict[str, Any],
     what: str,
 ) -> None:
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "radiograph.dcm"
     path.write_bytes(make_dicom(hand, 8, **header))
     with caplog.at_level(logging.DEBUG), pytest.raises(InputError, match=what) as caught:
         read_radiograph(path)
@@ -333,7 +422,7 @@ def test_hostile_headers_are_refused_without_telling_a_person(
 def test_headers_alone_are_opened_and_pixels_left(
     make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "radiograph.dcm"
     data = make_dicom(hand, 8)
     path.write_bytes(data)
     with quiet_pydicom():
@@ -341,10 +430,10 @@ def test_headers_alone_are_opened_and_pixels_left(
         assert open_dicom(path).PixelData == hand.tobytes()
     for length in (140, len(data) // 8, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
-        with pytest.raises(InputError, match="film.dcm: .*(truncated|header)"):
+        with pytest.raises(InputError, match="radiograph.dcm: .*(truncated|header|damaged)"):
             open_dicom(path)
     path.write_text("no DICOM" * 100)
-    with pytest.raises(InputError, match="not a DICOM file"):
+    with pytest.raises(InputError, match="is not DICOM"):
         open_dicom(path, pixels=False)
 
 
@@ -361,8 +450,8 @@ def test_files_without_a_preamble_are_told_by_name_and_content(
     for path in (tmp_path / "bare.dcm", tmp_path / "1.2.840.113.9", bare):
         path.write_bytes(data)
         assert np.array_equal(read_radiograph(path), hand)
-    assert not is_dicom(data, Path("film.png"))
-    assert not is_dicom(b"no DICOM" * 40, Path("film.dcm"))
+    assert not is_dicom(data, Path("radiograph.png"))
+    assert not is_dicom(b"no DICOM" * 40, Path("radiograph.dcm"))
 
 
 def test_a_deflated_bomb_is_not_unfolded(
@@ -374,14 +463,14 @@ def test_a_deflated_bomb_is_not_unfolded(
     from pydicom import dcmread
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "radiograph.dcm"
     path.write_bytes(make_dicom(hand, 8))
     dataset = dcmread(path)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.save_as(path)
     assert np.array_equal(read_radiograph(path), hand)
     monkeypatch.setattr("boneage.radiographs.dicom.LARGEST_FILE", 1000)
-    with pytest.raises(InputError, match="film.dcm"):
+    with pytest.raises(InputError, match="radiograph.dcm"):
         read_radiograph(path)
 
 
@@ -395,21 +484,3 @@ def test_the_real_radiograph_shows_bright_bone() -> None:
     assert read_dimensions(REAL) == (1760, 1760)
     air, bone = radiograph[1000:1200, 500:650].mean(), radiograph[1500:1600, 750:900].mean()
     assert bone > 3 * air
-
-
-@pytest.mark.parametrize(
-    ("segment", "size"),
-    [
-        (bytes([0, 7]) * 30_000_000, 30_000_000),
-        (b"\x80" * 60_000_000, 30_000_000),
-        (b"\x80" * 100_000, 4096),
-        (b"\x80" * 9000, 4096),
-    ],
-    ids=["short runs", "empty runs", "a long segment", "few empty runs"],
-)
-def test_run_lengths_that_would_take_minutes_are_refused(segment: bytes, size: int) -> None:
-    frame = struct.pack("<16I", 1, 64, *[0] * 14) + segment
-    start = time.process_time()
-    with pytest.raises(CodestreamError, match="run-length coded pixels are (in too many|longer)"):
-        decode_rle(frame, size, 1)
-    assert time.process_time() - start < 5
