@@ -133,10 +133,22 @@ def import_table(
     seed: SeedOption = 0,
 ) -> None:
     """Import any table of bone ages and its radiographs."""
-    options = locals()  # they have the names of the importer's arguments
+    from boneage.datasets.importers.table import TableColumns
     from boneage.datasets.importers.table import import_table as run_import
 
-    print_manifest(run_import(**options))
+    columns = TableColumns(
+        image,
+        age,
+        age_unit,
+        sex,
+        female,
+        male,
+        patient=patient,
+        chronological=chronological,
+        chronological_unit=chronological_unit,
+        split=split,
+    )
+    print_manifest(run_import(file, out, columns, image_root=image_root, sheet=sheet, seed=seed))
 
 
 @import_app.command("dicom")

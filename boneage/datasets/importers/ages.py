@@ -1,4 +1,4 @@
-"""Ages as people write them (months, years, days, 10y6m) to months, doubtful ones refused."""
+"""Convert ages as people write them (months, years, days, 10y6m) to months."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from boneage.datasets.manifest import MAX_AGE_MONTHS
 from boneage.datasets.tables import Cells, Finding
-from boneage.datasets.validation import age_findings, numbers, years_findings
+from boneage.datasets.validation import age_findings, describe_cell, numbers, years_findings
 
 MONTHS_IN = {"months": 1.0, "years": 12.0, "days": 12 / 365.25}
 """Months in one of each unit that is a plain number; a year is 365.25 days."""
 UNITS = (*MONTHS_IN, "years-months")
-"""What `--age-unit` may be; `years-months` is text such as 10y6m, 10-06 or 10;6."""
+"""Values of `--age-unit`; `years-months` is text such as 10y6m, 10-06 or 10;6."""
 
 _YEARS_AND_MONTHS = re.compile(
     r"""(?: (?P<years>[0-9]{1,2}) \s* (?:y|yr|yrs|year|years|j|jahr|jahre)\.? )?
@@ -31,20 +31,20 @@ _EXAMPLE = {
     "months": "Write months with a decimal point",
     "years": "Write years with a decimal point, such as 10.5 for 10 years and 6 months",
     "days": "Write whole days",
-    "years-months": "Write 10y6m or 10-06; in Excel, format the column as text first",
+    "years-months": "Write 10y6m or 10-06. In Excel, format the column as text first",
 }
 
 
 def ages_in_months(
     cells: Cells, column: str, unit: str, option: str
 ) -> tuple[NDArray[np.float64], list[Finding]]:
-    """A column of bone ages in months, and every cell that is none or can't be in that unit.
+    """Return a column of bone ages in months, and the cells that are no age in that unit.
 
     Args:
         cells: The table, which has the column.
-        column: Where the ages are.
+        column: The column of the ages.
         unit: One of `UNITS`.
-        option: What sets the unit, as messages say it.
+        option: The option for the unit, as messages say it.
 
     Returns:
         float64 (n,), NaN where there is a finding, and the findings.
@@ -57,9 +57,9 @@ def ages_in_months(
     findings = cells.row_findings(
         "bad-age",
         np.flatnonzero(np.isnan(months)),
-        lambda row: f"{column} is {texts[row]!r}" if texts[row] else f"{column} is empty",
+        lambda row: describe_cell(column, texts[row]),
         _expected(unit),
-        f"{_EXAMPLE[unit]}; an image without an age can't be used.",
+        f"{_EXAMPLE[unit]}. An image without an age can't be used.",
     )
     code = "months-as-years" if unit == "years" else "impossible-age"
     return months, findings + _outside(cells, column, unit, option, months, MAX_AGE_MONTHS, code)
@@ -68,7 +68,7 @@ def ages_in_months(
 def chronological_in_months(
     cells: Cells, column: str, unit: str, option: str
 ) -> tuple[NDArray[np.float64], list[Finding]]:
-    """As `ages_in_months`, for times since birth: they may be empty, and be twice as long."""
+    """Do the same for chronological ages, which may be empty and twice as great."""
     months, texts = _months(cells, column, unit), cells.table[column]
     findings = cells.row_findings(
         "bad-chronological-age",
@@ -87,7 +87,7 @@ def chronological_in_months(
 
 
 def has_decimal_commas(texts: Sequence[str]) -> bool:
-    """Whether a column writes 10,5 for 10.5 beyond doubt: no point in it, never three digits."""
+    """Return whether a column has decimal commas: no point anywhere, never three decimals."""
     return any(map(_COMMA.fullmatch, texts)) and not any(
         "." in text or ("," in text and not _COMMA.fullmatch(text)) for text in texts
     )
@@ -110,7 +110,7 @@ def _years_and_months(text: str) -> float:
     years, months = found["years"] or found["y"], found["months"] or found["m"]
     if years is None and months is None:
         return np.nan
-    if years is not None and int(months or 0) > 11:  # 10-12 is a slip, or a date
+    if years is not None and int(months or 0) > 11:  # 10-12 is a mistake, or a date
         return np.nan
     return 12.0 * int(years or 0) + int(months or 0)
 
@@ -130,7 +130,7 @@ def _outside(
     most: float,
     code: str,
 ) -> list[Finding]:
-    """Ages below zero or too great, and a column of days that look like months."""
+    """Return ages below zero or too great, and a column of days that are probably months."""
     texts = cells.table[column]
     outside = (months < 0) | (months > most)
     if unit == "years-months":
@@ -138,9 +138,9 @@ def _outside(
     else:
         size = MONTHS_IN[unit]
         median = "unknown" if np.isnan(months).all() else f"{np.nanmedian(months / size):.4g}"
-        expected = f"{unit} from 0 to {most / size:g}, and this column's median is {median}"
+        expected = f"{unit} from 0 to {most / size:g}; the median of the column is {median}"
         other = "years" if unit == "months" else "months"
-        fix = f"Is it in {other}? Pass {option} {other}; else correct the label."
+        fix = f"Are the ages in {other}? Pass {option} {other}. Otherwise correct the label."
         known = months[~np.isnan(months)]
         if 2 * np.count_nonzero(outside) <= known.size:  # the others are in that unit
             fix = "Correct the label."
@@ -156,8 +156,8 @@ def _outside(
         findings += cells.row_findings(
             "months-as-days",
             [int(np.nanargmax(months))],
-            lambda row: f"{column} is {texts[row]}, the largest of all",
+            lambda row: f"{column} is {texts[row]}, the largest of the column",
             expected,
-            f"Is it in months or years? Pass {option} months or years; newborns' ages too.",
+            f"Are the ages in months or years? Pass {option} months or {option} years.",
         )
     return findings

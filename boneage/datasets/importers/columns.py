@@ -1,4 +1,4 @@
-"""What tables of hand radiographs have in common: headers, radiograph numbers, sexes, ages."""
+"""Read what tables of hand radiographs have in common: headers, numbers, sexes, ages."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ import numpy as np
 
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES
 from boneage.datasets.tables import Cells, Finding
+from boneage.datasets.validation import describe_cell
 
 SEX_WORDS = {"m": "M", "male": "M", "boy": "M", "f": "F", "female": "F", "girl": "F"}
-# 1 is male only in a column called so: under "sex" somebody's 1 is a girl.
+# 1 means male only in a column called "male": in a column "sex" it may be a girl.
 MALE_FLAGS = {"true": "M", "1": "M", "false": "F", "0": "F"}
 
-_FIRST_FEW = 5
+_FEW = 5
 
 
 def fold(name: object) -> str:
-    """A header without case, blanks and signs: `Bone age (months)` is `bone_age_months`."""
+    """Return a header without case, blanks and signs: `Bone age (months)` is `bone_age_months`."""
     return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
 
 
 def find_column(cells: Cells, known: Sequence[str]) -> str | None:
-    """The column that is called by the first of these folded names that there is."""
+    """Return the column with the first of these folded names that the table has."""
     folded = {fold(name): str(name) for name in cells.table.columns}
     return next((folded[name] for name in known if name in folded), None)
 
 
 def radiograph_number(text: str) -> str:
-    """5131 for `5131`, `05131`, `5131.0`, `5131.jpg` and `ASIF/ASIF02/5131.jpg`."""
+    """Return 5131 for `5131`, `05131`, `5131.0`, `5131.jpg` and `ASIF/ASIF02/5131.jpg`."""
     name = PurePosixPath(text.replace("\\", "/")).name
     stem, dot, suffix = name.rpartition(".")
     if dot and f".{suffix.lower()}" in (*IMAGE_SUFFIXES, ".0"):
@@ -48,23 +49,23 @@ def sex_codes(column: str) -> tuple[dict[str, str], str]:
 def sex_findings(
     cells: Cells, column: str, codes: Mapping[str, str], expected: str
 ) -> list[Finding]:
-    """Cells of a column that hold none of the codes for a sex."""
+    """Return the cells of a column that hold none of the codes for a sex."""
     texts = cells.table[column]
     return cells.row_findings(
         "unknown-sex",
         [row for row, text in enumerate(texts) if text.lower() not in codes],
-        lambda row: f"{column} is {texts[row]!r}" if texts[row] else f"{column} is empty",
+        lambda row: describe_cell(column, texts[row]),
         expected,
-        "Correct it; a sex is never guessed.",
+        "Correct it. A sex is never guessed.",
     )
 
 
 def months_cells(months: Iterable[float]) -> list[str]:
-    """Months as a manifest writes them; NaN is an empty cell."""
+    """Return months as a manifest writes them; NaN is an empty cell."""
     return ["" if np.isnan(value) else f"{value:.10g}" for value in months]
 
 
 def few(names: Iterable[str]) -> str:
-    """The first few of the names, and whether there are more."""
+    """Return the first few names, and an ellipsis if there are more."""
     listed = list(names)
-    return ", ".join(listed[:_FIRST_FEW]) + (", …" if len(listed) > _FIRST_FEW else "")
+    return ", ".join(listed[:_FEW]) + (", …" if len(listed) > _FEW else "")

@@ -1,4 +1,4 @@
-"""What lies below a folder that somebody unpacked, renamed or merged: found at any depth."""
+"""List the files below a folder that somebody unpacked, renamed or merged."""
 
 from __future__ import annotations
 
@@ -17,42 +17,40 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".parquet")
 
 
 def files_below(root: Path, *, progress: bool = True, layout: str = "a folder") -> list[Path]:
-    """Every file below a folder, sorted; links are followed, each folder once.
+    """Return every file below a folder, sorted; links are followed, each folder once.
 
-    What archivers and systems leave lying about (`__MACOSX`, names that begin with a dot) is
-    passed over, and so are pipes, sockets and devices: reading one may never end. A link that
-    leads nowhere is named, for who needs it to say so.
+    Leftovers of archivers and systems (`__MACOSX`, names that begin with a dot) are left out, and
+    so are pipes, sockets and devices, since reading one may never end. A broken link is included,
+    so that whoever opens it reports it.
 
     Args:
-        root: Where to begin.
+        root: The folder.
         progress: Show progress on standard error.
-        layout: What should be there, as messages say it.
+        layout: What the folder should be, as messages say it.
 
     Returns:
-        Absolute paths. A link inside keeps its own name; `root`'s own links are resolved, so that
-        paths relative to it can be told.
+        Absolute paths. The links of `root` are resolved; a link inside keeps its own name.
 
     Raises:
-        InputError: There is no such folder, or one inside can't be looked into.
+        InputError: There is no such folder, or a folder inside can't be listed.
     """
-    here = Path(root).resolve()
-    if not here.is_dir():
-        what = "it is not a folder" if here.exists() else "there is no such folder"
+    folder = Path(root).resolve()
+    if not folder.is_dir():
+        what = "it is not a folder" if folder.exists() else "there is no such folder"
         raise InputError(Fault(str(root), what, "Check the path.", expected=layout))
     closed: list[OSError] = []
-    found = _walk(here, closed)
+    found = _walk(folder, closed)
     if progress:
         console = Console(stderr=True)
-        found = iter(track(found, description=f"Looking through {here.name}", console=console))
+        found = iter(track(found, description=f"Listing {folder.name}", console=console))
     paths = sorted(found)
-    if closed:  # what can't be seen would be missing without a word
+    if closed:  # otherwise files would be missing silently
         raise InputError(
             [
                 Fault(
                     str(error.filename),
-                    f"it can't be looked into ({error.strerror})",
+                    f"the folder can't be listed ({error.strerror})",
                     "Change its permissions, or move it away.",
-                    expected="a folder that may be read",
                 )
                 for error in closed
             ]
@@ -61,17 +59,17 @@ def files_below(root: Path, *, progress: bool = True, layout: str = "a folder") 
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of that name is left over from archivers or hidden."""
+    """Return whether a file or folder of that name is hidden or left over from an archiver."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def with_suffix(paths: Iterable[Path], suffixes: tuple[str, ...]) -> list[Path]:
-    """Those of the paths that end in one of these suffixes (lower case), however written."""
+    """Return the paths that end in one of these suffixes (lower case), in any case."""
     return [path for path in paths if path.suffix.lower() in suffixes]
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """The paths of each file name without its suffix."""
+    """Return the paths of each file name without its suffix."""
     stems: dict[str, list[Path]] = {}
     for path in paths:
         stems.setdefault(path.stem, []).append(path)
@@ -80,19 +78,19 @@ def by_stem(paths: Iterable[Path]) -> dict[str, list[Path]]:
 
 def _walk(root: Path, closed: list[OSError]) -> Iterator[Path]:
     seen = set()
-    for here, folders, names in os.walk(root, followlinks=True, onerror=closed.append):
-        real = os.path.realpath(here)
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=closed.append):
+        real = os.path.realpath(folder)
         if real in seen:  # a link back up would never end
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_litter(name))
-        paths = (Path(here, name) for name in names if not is_litter(name))
+        paths = (Path(folder, name) for name in names if not is_litter(name))
         yield from (path for path in paths if _may_be_read(path))
 
 
 def _may_be_read(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # opening it fails with the same reason, aloud
+    except OSError:  # opening the file fails too, and says why
         return True

@@ -1,4 +1,4 @@
-"""Anybody's table of radiographs, with its own column names, unit and codes, to a manifest."""
+"""Import any table of radiographs, with its own column names, units and codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from boneage.datasets.importers.ages import (
     UNITS,
@@ -22,27 +24,88 @@ from boneage.datasets.manifest import (
     INFANTS,
     SPLIT_OF_WORD,
     SPLITS,
-    YEARS_SUSPECTED_BELOW,
     Manifest,
+    is_probably_years,
     write_manifest,
 )
 from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
-from boneage.datasets.validation import id_findings, patient_findings
+from boneage.datasets.validation import describe_cell, id_findings, patient_findings
 from boneage.errors import Fault, InputError
 
-_NAMED = 3
+_FEW = 3
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """The columns of a table, and what their cells hold.
+
+    Attributes:
+        image: Column with each image's path, whose suffix may be left out where only one image
+            fits; or a pattern such as `images/{id}_*.tif` that fits one file a row.
+        age: Column with the bone age.
+        age_unit: `months`, `years`, `days` or `years-months` (10y6m, 10-06).
+        sex: Column with the sex.
+        female: What that column holds for a girl, exactly; one or more codes.
+        male: What it holds for a boy.
+        patient: Column that distinguishes patients, if any.
+        chronological: Column with the chronological age, if any; its cells may be empty.
+        chronological_unit: Its unit; if None, that of the bone age.
+        split: Column with train, val (or validation) and test; if None, a seeded 80/10/10 split is
+            made, grouped by patient and stratified by age and sex.
+    """
+
+    image: str
+    age: str
+    age_unit: str
+    sex: str
+    female: Sequence[str]
+    male: Sequence[str]
+    patient: str | None = None
+    chronological: str | None = None
+    chronological_unit: str | None = None
+    split: str | None = None
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong with units and codes, before the table is read."""
+        faults = []
+        units = {"--age-unit": self.age_unit, "--chronological-unit": self.chronological_unit}
+        for option, unit in units.items():
+            if unit is not None and unit not in UNITS:
+                close = difflib.get_close_matches(unit, UNITS, n=1, cutoff=0.3)
+                fix = f"Did you mean {close[0]!r}?" if close else "Use one of these."
+                expected = f"{', '.join(UNITS[:-1])} or {UNITS[-1]}"
+                faults.append(Fault(option, f"unknown unit {unit!r}", fix, expected))
+        both = [code for code in self.female if code in self.male]
+        if both or not (self.female and self.male and all((*self.female, *self.male))):
+            what = f"both are {both[0]!r}" if both else "one of them is empty"
+            fix = "Give two different values. An empty cell is an unknown sex."
+            faults.append(Fault("--female and --male", what, fix))
+        return faults
+
+    def sexes(self, cells: Cells) -> list[str]:
+        """Return F or M for each row, or an empty text where the cell holds none of the codes."""
+        codes = {code.strip(): "F" for code in self.female} | {
+            code.strip(): "M" for code in self.male
+        }
+        return [codes.get(text, "") for text in cells.table[self.sex]]
+
+    def splits(self, cells: Cells) -> list[str]:
+        """Return the split of each row, empty where it is unknown; no list without a column."""
+        if self.split is None:
+            return []
+        return [SPLIT_OF_WORD.get(text.lower(), "") for text in cells.table[self.split]]
 
 
 @dataclass(frozen=True)
 class _Images:
-    """What the rows say of their images.
+    """The images that the rows name.
 
     Attributes:
         column: The column that names a row: that of the paths, or the pattern's first.
         names: The path, or the filled pattern, of each row; empty where a cell is.
         found: Every file that each row may mean.
-        ids: What could name each image, the shortest first.
+        ids: Possible names of each image, the shortest first.
     """
 
     column: str
@@ -54,87 +117,48 @@ class _Images:
 def import_table(
     file: Path,
     out: Path,
+    columns: TableColumns,
     *,
-    image: str,
-    age: str,
-    age_unit: str,
-    sex: str,
-    female: str | Sequence[str],
-    male: str | Sequence[str],
     image_root: Path | None = None,
-    patient: str | None = None,
-    chronological: str | None = None,
-    chronological_unit: str | None = None,
-    split: str | None = None,
     sheet: str | None = None,
     seed: int = 0,
 ) -> Manifest:
-    """Makes a manifest of a table; the images stay where they are.
+    """Make a manifest of a table; the images stay where they are.
 
     Args:
-        file: CSV, TSV, semicolons, Excel (.xlsx) or Parquet, told by content.
-        out: The manifest to write; refers to the images by relative path.
-        image: Column with each image's path, whose suffix may be left out where only one image
-            is meant; or a pattern such as `films/{id}_*.tif` that fits one file a row.
-        age: Column with the bone age.
-        age_unit: `months`, `years`, `days` or `years-months` (10y6m, 10-06).
-        sex: Column with the sex.
-        female: What that column holds for a girl, to the letter; several if it holds several.
-        male: What it holds for a boy.
-        image_root: Folder that the image paths start from; the table's own if None.
-        patient: Column that tells patients apart, if there is one.
-        chronological: Column with the time since birth, if there is one; cells may be empty.
-        chronological_unit: Its unit; that of the bone age if None.
-        split: Column with train, val (or validation) and test; if None, a seeded 80/10/10 split
-            is made, by patient, alike in age and sex.
+        file: CSV, TSV, semicolon-separated text, Excel (.xlsx) or Parquet.
+        out: The manifest to write; it refers to the images by relative path.
+        columns: The columns of the table.
+        image_root: Folder that the image paths start from; if None, the table's own.
         sheet: Worksheet of a workbook that has several.
-        seed: Of that split.
+        seed: Seed of the split, when the table has none.
 
     Raises:
         InputError: An option, the table or the images are wrong (all faults at once).
     """
     file, out = Path(file), Path(out)
-    units = age_unit, chronological_unit or age_unit
-    codes = _codes(female), _codes(male)
-    _check_options(units, codes, image_root)
-    cells = read_sheet(file, key=image, sheet=sheet)
-    pattern = _pattern(cells, image)
-    _check_columns(
-        cells,
-        [
-            *(("image", name) for name in (pattern.columns if pattern else [image])),
-            ("age", age),
-            ("sex", sex),
-            ("patient", patient),
-            ("chronological", chronological),
-            ("split", split),
-        ],
-    )
-    root = Path(image_root or file.parent).resolve()
-    files = ImageFiles(root)
-    images = _images(cells, files, image, pattern)
+    option_faults = columns.faults()
+    if image_root is not None and not Path(image_root).is_dir():
+        what = f"there is no folder {image_root}"
+        option_faults.append(Fault("--image-root", what, "Check the path."))
+    if option_faults:
+        raise InputError(option_faults)
+    cells = read_sheet(file, key=columns.image, sheet=sheet)
+    pattern = _parse_pattern(cells, columns.image)
+    _check_columns(cells, columns, pattern)
+    files = ImageFiles(Path(image_root or file.parent).resolve())
+    images = _find_images(cells, files, columns.image, pattern)
     cells = replace(cells, key=images.column)
-    months, faults = ages_in_months(cells, age, units[0], "--age-unit")
-    sexes = _sexes(cells, sex, *codes)
-    splits = [] if split is None else [SPLIT_OF_WORD.get(t.lower(), "") for t in cells.table[split]]
+    months, optional, age_findings = _read_ages(cells, columns)
+    sexes, splits = columns.sexes(cells), columns.splits(cells)
     findings = [
         *cells.findings,
         *_image_findings(cells, images, files),
-        *faults,
-        *_sex_findings(cells, sex, sexes, codes),
-        *_split_findings(cells, split, splits),
-        *_shared_patient_findings(cells, patient, splits),
-        *_unprintable_findings(cells, images, patient),
+        *age_findings,
+        *_sex_findings(cells, columns, sexes),
+        *_split_findings(cells, columns, splits),
+        *_control_character_findings(cells, images, columns.patient),
     ]
-    optional: dict[str, object] = {}
-    if patient is not None:
-        optional["patient_id"] = cells.table[patient].tolist()
-    if chronological is not None:
-        birth, faults = chronological_in_months(
-            cells, chronological, units[1], "--chronological-unit"
-        )
-        findings += faults
-        optional["chronological_age_months"] = birth
     if findings:
         raise InputError([finding.fault for finding in findings])
     base = out.parent.resolve()
@@ -147,16 +171,16 @@ def import_table(
             **optional,
         }
     )
-    source, notes = [file.stem], _notes(cells, age, chronological, patient)
-    if (
-        months.max() <= YEARS_SUSPECTED_BELOW
-    ):  # said in the source, or the manifest would be refused
+    if columns.patient is not None:
+        table["patient_id"] = cells.table[columns.patient].tolist()
+    source, notes = [file.stem], _notes(cells, columns)
+    if is_probably_years(months):  # the source says so, or the manifest would be refused
         source.append(INFANTS)
         notes.append(
-            f"No age passes {months.max():.4g} months: infants all, since {age} is in {age_unit} "
-            "as --age-unit says."
+            f"All children are infants: the largest age is {months.max():.4g} months, since "
+            f"{columns.age} is in {columns.age_unit}."
         )
-    if split is None:  # said in the source, so that a report can say it
+    if columns.split is None:  # the source says so, for the report
         source.append("seeded split")
         table = assign_splits(table, seed=seed)
     else:
@@ -164,67 +188,53 @@ def import_table(
     return write_manifest(table.assign(source=", ".join(source)), out, notes=notes)
 
 
-def _codes(given: str | Sequence[str]) -> list[str]:
-    return [code.strip() for code in ([given] if isinstance(given, str) else given)]
+def _read_ages(
+    cells: Cells, columns: TableColumns
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]], list[Finding]]:
+    """Return bone ages in months, the column of chronological ages if any, and findings."""
+    months, findings = ages_in_months(cells, columns.age, columns.age_unit, "--age-unit")
+    if columns.chronological is None:
+        return months, {}, findings
+    unit = columns.chronological_unit or columns.age_unit
+    born, more = chronological_in_months(cells, columns.chronological, unit, "--chronological-unit")
+    return months, {"chronological_age_months": born}, findings + more
 
 
-def _check_options(
-    units: tuple[str, str], codes: tuple[list[str], list[str]], image_root: Path | None
-) -> None:
-    faults = []
-    for option, unit in zip(("--age-unit", "--chronological-unit"), units, strict=True):
-        if unit not in UNITS and (option == "--age-unit" or unit != units[0]):
-            close = difflib.get_close_matches(unit, UNITS, n=1, cutoff=0.3)
-            fix = f"Did you mean {close[0]!r}?" if close else "Say which of them the ages are in."
-            expected = f"{', '.join(UNITS[:-1])} or {UNITS[-1]}"
-            faults.append(Fault(option, f"unknown unit {unit!r}", fix, expected=expected))
-    both = [code for code in codes[0] if code in codes[1]]
-    if both or not all((*codes[0], *codes[1])) or not all(codes):
-        faults.append(
-            Fault(
-                "--female and --male",
-                f"both are {both[0]!r}" if both else "one of them is empty",
-                "Give two different values; an empty cell is an unknown sex.",
-                expected="what the table holds for girls, and what for boys",
-            )
-        )
-    if image_root is not None and not Path(image_root).is_dir():
-        what = f"there is no folder {image_root}"
-        faults.append(Fault("--image-root", what, "Check the path.", expected="the images' folder"))
-    if faults:
-        raise InputError(faults)
+def _check_columns(cells: Cells, columns: TableColumns, pattern: Pattern | None) -> None:
+    """Refuse a table without the columns: the faults of its rows would be incomplete."""
+    wanted = [
+        *(("image", name) for name in (pattern.columns if pattern else [columns.image])),
+        ("age", columns.age),
+        ("sex", columns.sex),
+        ("patient", columns.patient),
+        ("chronological", columns.chronological),
+        ("split", columns.split),
+    ]
+    missing = [
+        replace(missing_column(cells, name).fault, where=f"{cells.where} (--{option} {name})")
+        for option, name in wanted
+        if name is not None and name not in cells.table
+    ]
+    if missing:
+        raise InputError([*(finding.fault for finding in cells.findings), *missing])
 
 
-def _check_columns(cells: Cells, wanted: Sequence[tuple[str, str | None]]) -> None:
-    """Without the columns, faults of the rows would be half the story."""
-    absent = []
-    for option, name in wanted:
-        if name is not None and name not in cells.table:
-            finding = missing_column(cells, name)
-            where = f"{cells.where} (--{option} {name})"
-            absent.append(replace(finding.fault, where=where))
-    if absent:
-        raise InputError([*(finding.fault for finding in cells.findings), *absent])
-
-
-def _pattern(cells: Cells, image: str) -> Pattern | None:
-    """The pattern that `image` is, unless it is a column."""
+def _parse_pattern(cells: Cells, image: str) -> Pattern | None:
+    """Return the pattern that `image` is, unless it is a column."""
     if image in cells.table or not any(sign in image for sign in "*{"):
         return None
     pattern = Pattern.parse(image, [str(column) for column in cells.table.columns])
     if not pattern.columns:
-        raise InputError(
-            Fault(
-                f"--image {image}",
-                "the pattern names no column, so that every row would have the same image",
-                f"The columns are {', '.join(map(str, cells.table.columns))}.",
-                expected="a column in braces, such as films/{id}_*.tif",
-            )
+        what = "the pattern names no column, so every row would have the same image"
+        fix = (
+            "Write a column in braces, such as {id}_*.tif. "
+            f"The columns are {', '.join(map(str, cells.table.columns))}."
         )
+        raise InputError(Fault(f"--image {image}", what, fix))
     return pattern
 
 
-def _images(cells: Cells, files: ImageFiles, image: str, pattern: Pattern | None) -> _Images:
+def _find_images(cells: Cells, files: ImageFiles, image: str, pattern: Pattern | None) -> _Images:
     if pattern is None:
         names = cells.table[image].tolist()
         found = [files.named(name) if name else [] for name in names]
@@ -233,9 +243,9 @@ def _images(cells: Cells, files: ImageFiles, image: str, pattern: Pattern | None
             for name, paths in zip(names, found, strict=True)
         ]
         return _Images(image, names, found, ids)
-    columns = [cells.table[column].tolist() for column in pattern.columns]
     rows = [
-        dict(zip(pattern.columns, values, strict=True)) for values in zip(*columns, strict=True)
+        dict(zip(pattern.columns, values, strict=True))
+        for values in cells.table[pattern.columns].itertuples(index=False, name=None)
     ]
     names = [pattern.filled(row) if all(row.values()) else "" for row in rows]
     fitting = PatternFiles(files.root, pattern) if pattern.has_wildcards else None
@@ -250,14 +260,14 @@ def _images(cells: Cells, files: ImageFiles, image: str, pattern: Pattern | None
 
 
 def _names_of(name: str) -> list[str]:
-    """File stem, path without suffix, and path; `film.1` has no suffix that counts."""
+    """Return file stem, path without suffix, and path; `hand.1` has no suffix that counts."""
     suffix = PurePath(name).suffix
     bare = name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
     return [PurePath(bare).name.strip(), bare, name]
 
 
 def _image_ids(candidates: Sequence[Sequence[str]]) -> list[str]:
-    """The shortest kind of name that tells all images apart; each row offers the same kinds."""
+    """Return the shortest kind of name that is unique; each row offers the same kinds."""
     for ids in zip(*candidates, strict=True):
         if len(set(ids)) == len(ids) and all(ids):
             return list(ids)
@@ -271,102 +281,88 @@ def _image_findings(cells: Cells, images: _Images, files: ImageFiles) -> list[Fi
         str(paths[0]) if len(paths) == 1 else name for paths, name in zip(found, names, strict=True)
     ]
 
-    def some(row: int) -> str:
-        more = ", …" if len(found[row]) > _NAMED else ""
-        return ", ".join(os.path.relpath(path, files.root) for path in found[row][:_NAMED]) + more
+    def describe_several(row: int) -> str:
+        some = ", ".join(os.path.relpath(path, files.root) for path in found[row][:_FEW])
+        more = ", …" if len(found[row]) > _FEW else ""
+        return f"{names[row]} fits {len(found[row])} files: {some}{more}"
 
-    absent = [row for row, paths in enumerate(found) if names[row] and not paths]
+    missing = [row for row, paths in enumerate(found) if names[row] and not paths]
     several = [row for row, paths in enumerate(found) if len(paths) > 1]
-    fix = "Is it below another folder? Name that with --image-root."
-    if absent and (folder := files.below(names[absent[0]])):
+    fix = f"Paths start from {files.root}. Name another folder with --image-root."
+    if missing and (folder := files.find_folder(names[missing[0]])):
         fix = f"Images of such names are in {folder}: pass --image-root {folder}."
     return [
         *id_findings(cells, images.column, identities),
         *cells.row_findings(
-            "missing-file",
-            absent,
-            lambda row: f"there is no image {names[row]}",
-            f"one image of that path below {files.root}",
-            fix,
+            "missing-file", missing, lambda row: f"there is no image {names[row]}", "", fix
         ),
         *cells.row_findings(
             "ambiguous-file",
             several,
-            lambda row: f"{len(found[row])} files may be meant by {names[row]}: {some(row)}",
-            "one image a row",
+            describe_several,
+            "",
             "Write the whole name, or a pattern that fits only one of them.",
         ),
     ]
 
 
-def _sexes(cells: Cells, column: str, female: Sequence[str], male: Sequence[str]) -> list[str]:
-    """F or M by the codes, empty where a cell is none of them."""
-    known = {**dict.fromkeys(female, "F"), **dict.fromkeys(male, "M")}
-    return [known.get(text, "") for text in cells.table[column]]
-
-
-def _sex_findings(
-    cells: Cells, column: str, sexes: Sequence[str], codes: tuple[list[str], list[str]]
-) -> list[Finding]:
-    texts = cells.table[column]
-    female, male = (" or ".join(map(repr, several)) for several in codes)
+def _sex_findings(cells: Cells, columns: TableColumns, sexes: Sequence[str]) -> list[Finding]:
+    texts = cells.table[columns.sex]
+    female, male = (" or ".join(map(repr, codes)) for codes in (columns.female, columns.male))
     return cells.row_findings(
         "unknown-sex",
-        [row for row, value in enumerate(sexes) if not value],
-        lambda row: f"{column} is {texts[row]!r}" if texts[row] else f"{column} is empty",
+        [row for row, sex in enumerate(sexes) if not sex],
+        lambda row: describe_cell(columns.sex, texts[row]),
         f"{female} (--female) or {male} (--male)",
-        "Correct it, or those two options; a sex is never guessed.",
+        "Correct the cell or these options. A sex is never guessed.",
     )
 
 
-def _split_findings(cells: Cells, column: str | None, splits: Sequence[str]) -> list[Finding]:
-    if column is None:
+def _split_findings(cells: Cells, columns: TableColumns, splits: Sequence[str]) -> list[Finding]:
+    """Return unknown splits, and patients in two splits."""
+    if columns.split is None:
         return []
-    texts = cells.table[column]
-    return cells.row_findings(
+    column, texts = columns.split, cells.table[columns.split]
+    findings = cells.row_findings(
         "unknown-split",
         [row for row, name in enumerate(splits) if not name],
-        lambda row: f"{column} is {texts[row]!r}" if texts[row] else f"{column} is empty",
+        lambda row: describe_cell(column, texts[row]),
         f"{', '.join(SPLITS[:-1])} or {SPLITS[-1]}",
         "Correct it, or leave --split out for a seeded split.",
     )
+    if columns.patient is None:
+        return findings
+    table = cells.table.assign(patient_id=cells.table[columns.patient], split=list(splits))
+    return findings + patient_findings(replace(cells, table=table[table.columns.unique()]))
 
 
-def _shared_patient_findings(
-    cells: Cells, column: str | None, splits: Sequence[str]
+def _control_character_findings(
+    cells: Cells, images: _Images, patient: str | None
 ) -> list[Finding]:
-    if column is None or not splits:
-        return []
-    table = cells.table.assign(patient_id=cells.table[column], split=list(splits))
-    return patient_findings(replace(cells, table=table[table.columns.unique()]))
-
-
-def _unprintable_findings(cells: Cells, images: _Images, patient: str | None) -> list[Finding]:
-    """Names with NULs, line ends and the like, which a manifest could not hand on as they are."""
-    findings = []
+    """Return names with line ends, NULs and the like, which a manifest can't hold as they are."""
     texts = {images.column: images.names}
     if patient is not None:
         texts[patient] = cells.table[patient].tolist()
+    findings = []
     for column, values in texts.items():
-        findings += cells.row_findings(
-            "control-character",
-            [row for row, text in enumerate(values) if _has_control(text)],
-            lambda row, column=column, values=values: f"{column} is {values[row]!r}",  # type: ignore[misc]
-            "text without control characters",
-            "Take them out of the cell.",
-        )
+        what = {
+            row: f"{column} is {text!r}, with control characters"
+            for row, text in enumerate(values)
+            if not text.isprintable() and any(unicodedata.category(c) == "Cc" for c in text)
+        }
+        fix = "Remove these characters from the cell."
+        findings += cells.row_findings("control-character", what, what.__getitem__, "", fix)
     return findings
 
 
-def _has_control(text: str) -> bool:
-    return not text.isprintable() and any(unicodedata.category(c) == "Cc" for c in text)
-
-
-def _notes(cells: Cells, age: str, chronological: str | None, patient: str | None) -> list[str]:
-    notes = []
-    for column in filter(None, (age, chronological)):
-        if has_decimal_commas(cells.table[column].tolist()):
-            notes.append(f"{column} was read with decimal commas: 10,5 is 10.5.")
-    if patient is not None and (empty := int((cells.table[patient] == "").sum())):
-        notes.append(f"{empty:,} images have no {patient}: each counts as a patient of its own.")
+def _notes(cells: Cells, columns: TableColumns) -> list[str]:
+    notes = [
+        f"{column} was read with decimal commas: 10,5 is 10.5."
+        for column in (columns.age, columns.chronological)
+        if column is not None and has_decimal_commas(cells.table[column].tolist())
+    ]
+    if columns.patient is not None and (empty := int((cells.table[columns.patient] == "").sum())):
+        notes.append(
+            f"{empty:,} images have no {columns.patient}: each counts as a patient of its own."
+        )
     return notes

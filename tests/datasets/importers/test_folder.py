@@ -71,7 +71,9 @@ def test_a_folder_that_cannot_be_looked_into_is_a_fault(
         return scandir(path)
 
     monkeypatch.setattr(folder.os, "scandir", refusing)
-    with pytest.raises(InputError, match=r"closed: it can't be looked into \(Permission denied\)"):
+    with pytest.raises(
+        InputError, match=r"closed: the folder can't be listed \(Permission denied\)"
+    ):
         files_below(tmp_path, progress=False)
 
 

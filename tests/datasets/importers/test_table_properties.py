@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from boneage.datasets.importers.table import import_table
+from boneage.datasets.importers.table import TableColumns, import_table
 from boneage.datasets.manifest import Manifest
 from boneage.errors import InputError
 
@@ -273,9 +273,7 @@ def imported(table: Table, hospital: Path) -> Manifest:
     out.unlink(missing_ok=True)
     write(table, path)
     options = {role: table.columns.get(role) for role in ("patient", "chronological", "split")}
-    return import_table(
-        path,
-        out,
+    columns = TableColumns(
         image=table.columns["image"],
         age=table.columns["age"],
         age_unit=table.unit,
@@ -284,6 +282,7 @@ def imported(table: Table, hospital: Path) -> Manifest:
         male=["m", "1"],
         **options,
     )
+    return import_table(path, out, columns)
 
 
 @settings(max_examples=160, suppress_health_check=list(HealthCheck))
@@ -331,10 +330,5 @@ def test_any_bytes_are_refused_or_read(hospital: Path, content: bytes) -> None:
         import_table(
             hospital / "bytes",
             hospital / "out" / "bytes.csv",
-            image="film",
-            age="age",
-            age_unit="years",
-            sex="sex",
-            female="f",
-            male="m",
+            TableColumns("film", "age", "years", "sex", ["f"], ["m"]),
         )
