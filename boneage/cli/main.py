@@ -8,13 +8,11 @@ import sys
 import typer
 
 from boneage.cli.data import data_app
-from boneage.cli.evaluate import evaluate, report
+from boneage.cli.evaluate import evaluate, release, report
 from boneage.cli.output import verb_group
 from boneage.cli.predict import predict
-from boneage.cli.release import release
-from boneage.cli.reproduce import reproduce
 from boneage.cli.series import cross_validate, sweep
-from boneage.cli.train import train
+from boneage.cli.train import reproduce, train
 from boneage.errors import InputError
 
 # In the order of `boneage --help`: the most used first.

@@ -1,4 +1,4 @@
-"""`boneage train`: train a recipe, evaluate it and write its report."""
+"""`boneage train` and `reproduce`: train and evaluate a recipe, or compare it with others."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import typer
 from boneage.cli.output import (
     DeterministicOption,
     GpuOption,
+    JsonOption,
     RecipeSeedOption,
     SetOption,
+    format_table,
     log,
+    print_json,
     refuse,
     verdict,
 )
@@ -109,6 +112,57 @@ def train(
             raise  # Typer exits with 130
         except Terminated:
             _log_how_to_continue("terminated", folder, deterministic)
+
+
+def reproduce(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Recipe: a path, or a name in experiments/.")
+    ],
+    data: Annotated[
+        Path, typer.Option(help="Unpacked RSNA set (official or Kaggle's), or a manifest.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Run folder. Name it again to continue.")] = None,
+    seed: RecipeSeedOption = None,
+    overrides: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the data and the estimated cost, then stop.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Reproduce a published number: import, check, train, evaluate and compare.
+
+    Hours and disk space are estimated first. To continue after an interruption, repeat the
+    command.
+    """
+    from boneage.evaluation.published import TITLES, explain_rows, table_cells
+    from boneage.runtime.cpu_settings import keep_freed_memory
+    from boneage.training.series import reproduction
+    from boneage.training.stop_signals import Stop, Terminated
+
+    keep_freed_memory()
+    path = reproduction.find_recipe(recipe)
+    resolved = reproduction.read_published_recipe(path, overrides or (), seed=seed)
+    folder = out or _runs_folder() / f"{resolved.name}-seed{resolved.seed}"
+    stop = Stop()
+    options = {"progress": not as_json, "dry_run": dry_run}
+    with stop.listening():
+        try:
+            document = reproduction.reproduce(
+                resolved, path, data, folder, log=log, stop=stop, **options
+            )
+        except KeyboardInterrupt:
+            log("interrupted. Repeat the command to continue.")
+            raise  # Typer exits with 130
+        except Terminated:
+            log("terminated. Repeat the command to continue.")
+            return
+    if as_json:
+        print_json(document)
+        return
+    rows = document["rows"]
+    typer.echo("\n".join([format_table(TITLES, table_cells(rows)), *explain_rows(rows)]))
+    for name, file in document.get("files", {}).items():
+        typer.echo(f"{name}: {file}")
 
 
 def _requested(
@@ -223,5 +277,8 @@ def _phantom_manifest(path: Path, recipe: Recipe) -> Manifest:
 
 def _new_run_folder(recipe: Recipe) -> Path:
     started = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    runs = Path(os.environ.get("BONEAGE_RUNS") or "runs")
-    return runs / f"{recipe.name}-seed{recipe.seed}-{started}"
+    return _runs_folder() / f"{recipe.name}-seed{recipe.seed}-{started}"
+
+
+def _runs_folder() -> Path:
+    return Path(os.environ.get("BONEAGE_RUNS") or "runs")
