@@ -103,9 +103,7 @@ class Workplace:
             "XLA_FLAGS": QUICKLY,
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-            "PYTHONPATH": os.pathsep.join([str(folder / "without"), os.environ["PYTHONPATH"]])
-            if "PYTHONPATH" in os.environ
-            else str(folder / "without"),
+            "PYTHONPATH": f"{folder / 'without'}:{os.environ.get('PYTHONPATH', '')}",
         }
 
     def start(self, run: str, *options: str, **variables: str) -> subprocess.Popen[str]:

@@ -10,18 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.datasets.manifest import Manifest, read_manifest
+from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
-from boneage.recipe import Recipe, read_recipe
+from boneage.recipe import read_recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
 from boneage.training.checkpoint import read_checkpoint, write_checkpoint
@@ -30,7 +27,7 @@ from boneage.training.resume import last_checkpoint
 from boneage.training.stop_signals import Stop, Terminated
 from boneage.training.trainer import train
 
-# All that has a memory: averaged weights, dropout, a plateau that is reached, early stopping.
+# Everything with a state: averaged weights, dropout, a plateau that is reached, early stopping.
 OVERRIDES = (
     "model.backbone=tiny",
     "training.epochs=4",
@@ -42,8 +39,6 @@ OVERRIDES = (
     "model.age_scale_months=4000.0",
     "model.dropout=0.3",
 )
-
-
 pytestmark = pytest.mark.slow
 
 
@@ -52,27 +47,27 @@ class Killed(BaseException):
 
 
 @pytest.fixture(autouse=True)
-def a_checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def a_checkpoint_each_epoch(monkeypatch):
     monkeypatch.setattr("boneage.training.recorder.WRITING_SHARE", 1e9)
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_recipe: Path, tiny_network: str) -> Recipe:
+def recipe(tiny_recipe, tiny_network):
     return read_recipe(tiny_recipe, OVERRIDES)
 
 
 @pytest.fixture(scope="module")
-def manifest(cohort: Path) -> Manifest:
+def manifest(cohort):
     return read_manifest(cohort)
 
 
 @pytest.fixture(scope="module")
-def whole(recipe: Recipe, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(recipe, manifest, tmp_path_factory):
     """The run that nobody disturbs. Read only."""
     return train(recipe, manifest, tmp_path_factory.mktemp("whole") / "run", progress=False)
 
 
-def assert_same(one: Run, other: Run) -> None:
+def assert_same(one, other):
     histories = [pd.read_csv(run.history_path).drop(columns="seconds") for run in (one, other)]
     pd.testing.assert_frame_equal(*histories, check_exact=True)
     checkpoints = [read_checkpoint(run.checkpoint_path) for run in (one, other)]
@@ -89,7 +84,7 @@ def assert_same(one: Run, other: Run) -> None:
         assert infos[0][key] == infos[1][key]
 
 
-def test_the_undisturbed_run_uses_all_that_has_a_memory(whole: Run) -> None:
+def test_the_undisturbed_run_uses_everything_with_a_state(whole):
     state = read_checkpoint(whole.checkpoint_path).state
     assert set(state.callbacks) == {"ReduceLROnPlateau", "EarlyStopping"}
     assert state.ended or state.epoch == 4
@@ -97,11 +92,11 @@ def test_the_undisturbed_run_uses_all_that_has_a_memory(whole: Run) -> None:
     assert rates.iloc[-1] < rates.iloc[0]
 
 
-def at(moment: str, epoch: int, number: int, then: Callable[[], None]) -> Any:
-    """The method of `RunRecorder` by that name, which first does this when its moment has come."""
+def at(moment, epoch, number, then):
+    """A method of `RunRecorder` that first calls `then` at this epoch and batch."""
     own = getattr(RunRecorder, moment)
 
-    def method(self: RunRecorder, batch_or_epoch: int, logs: Any = None) -> None:
+    def method(self, batch_or_epoch, logs=None):
         if (self.state.epoch, batch_or_epoch) == (epoch, number):
             then()
         own(self, batch_or_epoch, logs)
@@ -109,13 +104,11 @@ def at(moment: str, epoch: int, number: int, then: Callable[[], None]) -> Any:
     return method
 
 
-def kill() -> None:
+def kill():
     raise Killed
 
 
-def test_a_run_that_was_killed_again_and_again_goes_on_to_the_same_result(
-    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_continues_to_the_same_result(whole, recipe, manifest, tmp_path, monkeypatch):
     out = tmp_path / "run"
     for moment, epoch, number in (
         ("on_train_batch_end", 0, 1),  # before there is any checkpoint
@@ -130,14 +123,9 @@ def test_a_run_that_was_killed_again_and_again_goes_on_to_the_same_result(
     assert_same(whole, train(recipe, manifest, out, progress=False, resume=True))
 
 
-def test_a_run_that_was_terminated_again_and_again_goes_on_from_the_middle_of_its_epoch(
-    whole: Run,
-    recipe: Recipe,
-    manifest: Manifest,
-    tiny_recipe: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_terminated_run_continues_in_the_middle_of_its_epoch(
+    whole, recipe, manifest, tiny_recipe, tmp_path, monkeypatch
+):
     run = Run(tmp_path / "run")
     for moment, epoch, number, batches in (
         ("on_train_batch_end", 0, 0, 1),
@@ -163,10 +151,10 @@ def test_a_run_that_was_terminated_again_and_again_goes_on_from_the_middle_of_it
     assert [one["backend"] for one in resumed] == ["tensorflow"] * 3
 
 
-def test_after_short_epochs_not_every_checkpoint_is_written_and_nothing_is_lost(
-    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kill(self: RunRecorder, epoch: int, logs: Any = None) -> None:
+def test_after_short_epochs_some_checkpoints_are_skipped(
+    whole, recipe, manifest, tmp_path, monkeypatch
+):
+    def kill(self, epoch, logs=None):
         if epoch == 2:
             raise Killed
         return own(self, epoch, logs)
@@ -183,17 +171,13 @@ def test_after_short_epochs_not_every_checkpoint_is_written_and_nothing_is_lost(
     assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
 
 
-def test_a_finished_run_is_given_back_as_it_is(
-    whole: Run, recipe: Recipe, manifest: Manifest
-) -> None:
+def test_a_finished_run_is_returned_unchanged(whole, recipe, manifest):
     before = {path: path.stat().st_mtime_ns for path in whole.folder.iterdir()}
     train(recipe, manifest, whole.folder, progress=False, resume=True)
     assert {path: path.stat().st_mtime_ns for path in whole.folder.iterdir()} == before
 
 
-def test_a_changed_recipe_is_refused_by_what_changed(
-    whole: Run, recipe: Recipe, manifest: Manifest, tiny_recipe: Path
-) -> None:
+def test_a_changed_recipe_is_refused_by_what_changed(whole, recipe, manifest, tiny_recipe):
     other = read_recipe(tiny_recipe, [*OVERRIDES, "training.batch_size=8", "framing.size=96"])
     with pytest.raises(
         InputError, match=r"framing.size is 96, was 64; training.batch_size is 8, was 16"
@@ -201,9 +185,7 @@ def test_a_changed_recipe_is_refused_by_what_changed(
         train(other, manifest, whole.folder, progress=False, resume=True)
 
 
-def test_a_checkpoint_of_an_earlier_version_lacks_a_setting_of_this_one(
-    whole: Run, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_an_earlier_version_without_a_setting_is_read(whole, recipe, tmp_path):
     run = Run(tmp_path / "run")
     shutil.copytree(whole.folder, run.folder)
     values = recipe.model_dump(mode="json")
@@ -214,9 +196,7 @@ def test_a_checkpoint_of_an_earlier_version_lacks_a_setting_of_this_one(
     assert last_checkpoint(run, recipe) is not None
 
 
-def test_another_manifest_is_refused(
-    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_another_manifest_is_refused(whole, recipe, manifest, tmp_path):
     copy = manifest.path.with_name("other.csv")
     copy.write_bytes(manifest.path.read_bytes() + b"\n")
     try:
@@ -228,9 +208,7 @@ def test_another_manifest_is_refused(
         copy.unlink()
 
 
-def test_other_images_than_it_began_with_are_refused(
-    whole: Run, recipe: Recipe, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_other_images_than_it_began_with_are_refused(whole, recipe, manifest, tmp_path):
     run = Run(tmp_path / "run")
     shutil.copytree(whole.folder, run.folder)
     write_json(run.info_path, {**run.read_info(), "stopped": "terminated"})
@@ -246,13 +224,13 @@ def test_other_images_than_it_began_with_are_refused(
         radiograph.write_bytes(own)
 
 
-def test_a_folder_in_use_is_refused(whole: Run, recipe: Recipe, manifest: Manifest) -> None:
+def test_a_folder_in_use_is_refused(whole, recipe, manifest):
     refused = pytest.raises(InputError, match="another process is training in this folder")
     with whole.locked(), refused, whole.locked():
         pass
 
 
-def test_a_damaged_checkpoint_is_refused(whole: Run, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(whole, tmp_path):
     content = bytearray(whole.checkpoint_path.read_bytes())
     largest = max(read_checkpoint(whole.checkpoint_path).variables, key=np.size)
     content[content.index(largest.tobytes()) + largest.nbytes // 2] ^= 1
@@ -266,19 +244,14 @@ def test_a_damaged_checkpoint_is_refused(whole: Run, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX's")
 @pytest.mark.parametrize("room", [0.5, 0.0])  # of a checkpoint; with none, nothing can be written
-def test_a_full_disk_keeps_the_last_good_checkpoint(
-    whole: Run,
-    recipe: Recipe,
-    manifest: Manifest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    room: float,
-) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint(
+    whole, recipe, manifest, tmp_path, monkeypatch, room
+):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     length = int(room * whole.checkpoint_path.stat().st_size)
     own = RunRecorder.on_epoch_end
 
-    def fill_up(self: RunRecorder, epoch: int, logs: Any = None) -> None:
+    def fill_up(self, epoch, logs=None):
         if epoch == 1:  # files may no longer be longer than that
             resource.setrlimit(resource.RLIMIT_FSIZE, (length, before[1]))
         own(self, epoch, logs)
@@ -299,9 +272,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX's")
-def test_the_verb_resumes_a_training_that_signals_ended(
-    whole: Run, manifest: Manifest, tmp_path: Path, tiny_recipe: Path, tiny_network: str
-) -> None:
+def test_the_verb_resumes_after_signals(whole, manifest, tmp_path, tiny_recipe, tiny_network):
     run = Run(tmp_path / "run")
     code = tiny_network + "from boneage.cli.main import main; main()"
     verb = [sys.executable, "-c", code, "train"]

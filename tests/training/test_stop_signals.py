@@ -1,4 +1,4 @@
-"""Asked to stop: after the batch in hand; at once where nobody looks; in time in any case."""
+"""A request to stop: after the batch, or at once where nothing heeds it, and always in time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's"
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
 )
-def test_where_nobody_heeds_it_a_signal_is_raised(number, error):
+def test_a_signal_that_is_not_heeded_is_raised(number, error):
     stop = Stop()
     with stop.listening(), pytest.raises(error):
         signal.raise_signal(number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_where_it_is_heeded_the_first_is_noted_and_a_second_ctrl_c_raised(number, capsys):
+def test_a_heeded_signal_is_recorded_and_a_second_ctrl_c_raised(number, capsys):
     stop = Stop()
     with stop.listening(), stop.heeded():
         signal.raise_signal(number)
@@ -48,7 +48,7 @@ def test_sigterm_may_come_twice_as_slurm_sends_it(capsys):
         stop.raise_it()
 
 
-def test_what_was_there_before_is_there_again():
+def test_the_former_handlers_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     threads = threading.active_count()
     with Stop().listening():
@@ -58,7 +58,7 @@ def test_what_was_there_before_is_there_again():
     assert threading.active_count() == threads
 
 
-def test_outside_the_main_thread_nothing_is_taken_over():
+def test_outside_the_main_thread_no_handler_is_set():
     taken = []
 
     def listen():
@@ -72,7 +72,7 @@ def test_outside_the_main_thread_nothing_is_taken_over():
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_batch_that_takes_too_long_is_not_waited_for(number, status):
+def test_a_batch_that_takes_too_long_is_broken_off(number, status):
     # One long call holds the main thread, as a batch does: Python's own handlers have to wait.
     code = """
 import hashlib, sys
