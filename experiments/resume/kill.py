@@ -1,10 +1,10 @@
-"""Kills a training again and again, and holds what comes of it against one that nobody disturbed.
+"""Kill trainings at random moments, resume them, and compare them with an uninterrupted one.
 
-Each trial begins the recipe anew, kills it (SIGKILL) at a moment of its own, resumes it, perhaps
-kills it again, and lets it end. Then weights, optimizer, history and best model must be those of
-the undisturbed run to the bit. Moments are drawn over the whole run: most fall into training
-steps; `--aimed` of the trials wait for the folder to be begun, the checkpoint or the best model to
-be half written, or for the evaluation after the training.
+Each trial starts the recipe, kills the training (SIGKILL), resumes it, perhaps kills it again, and
+lets it finish. Then weights, optimizer, history and best model must equal those of the
+uninterrupted run, bit for bit. Most random moments fall into training steps. `--aimed` trials wait
+for a rare moment: the new folder, a half-written checkpoint or best model, the evaluation, the
+report.
 
     python experiments/resume/kill.py RECIPE.toml --data MANIFEST --out results/kills.json
 """
@@ -38,11 +38,11 @@ from boneage.training.checkpoint import read_checkpoint
 VERB = [sys.executable, "-c", "from boneage.cli.main import main; main()", "train"]
 POLL_SECONDS = 0.002
 
-Moment = Callable[[set[str], float], bool]  # of the files made since, and the seconds since
+Moment = Callable[[set[str], float], bool]  # arguments: new files, and seconds since the start
 
 
 def main() -> None:
-    """Runs the trials and writes what came of them; fails if one differs."""
+    """Run the trials and write the result. The exit code is 1 if a trial differs."""
     options = arguments()
     begin = [str(options.recipe), *(["--data", str(options.data)] if options.data else [])]
     begin += ["--deterministic", *(part for pair in options.set for part in ("--set", pair))]
@@ -53,7 +53,7 @@ def main() -> None:
         finish([*begin, "--out", str(whole.folder)])
         seconds = whole.read_info()["seconds"]["fit"]
         print(
-            f"undisturbed: {seconds:.0f} s of {time.monotonic() - started:.0f} in fit", flush=True
+            f"uninterrupted: {seconds:.0f} s of {time.monotonic() - started:.0f} in fit", flush=True
         )
         trials = [
             trial(number, begin, whole, seconds, draws, options.aimed, Path(folder) / "trial")
@@ -76,16 +76,16 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What is asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--data", type=Path, help="the manifest, if the recipe has no phantom")
+    parser.add_argument("--data", type=Path, help="manifest, if the recipe has no phantom")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--aimed", type=int, default=10, help="trials that wait for such a moment")
+    parser.add_argument("--aimed", type=int, default=10, help="trials that wait for a rare moment")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="where the runs are made (a temporary one)")
-    parser.add_argument("--out", type=Path, help="the result, JSON")
+    parser.add_argument("--folder", type=Path, help="folder of the runs (default: a temporary one)")
+    parser.add_argument("--out", type=Path, help="result to write, JSON")
     return parser.parse_args()
 
 
@@ -98,7 +98,7 @@ def trial(
     aimed: int,
     folder: Path,
 ) -> dict[str, Any]:
-    """One run that is killed once or twice, and its end."""
+    """Kill one run once or twice, let it finish, and compare it."""
     run, kills = Run(folder), list[str]()
     for _ in range(draws.choice((1, 1, 2))):
         if not kills:
@@ -106,11 +106,11 @@ def trial(
             command = [*begin, "--out", str(folder)]
         name, moment = choose(number, seconds, draws, aimed)
         when = kill(command, run, name, moment)
-        if when is None:  # it had ended: it was no kill
+        if when is None:  # the run had finished before the kill
             continue
         kills.append(when)
         command = ["--resume", str(folder), "--deterministic"]
-        if not run.info_path.exists():  # it was killed before there was anything
+        if not run.info_path.exists():  # killed before the first file
             command = [*begin, "--out", str(folder)]
     if not kills:
         return trial(number + aimed, begin, whole, seconds, draws, aimed, folder)
@@ -121,22 +121,22 @@ def trial(
 
 
 def choose(number: int, seconds: float, draws: random.Random, aimed: int) -> tuple[str, Moment]:
-    """A moment in time, or for the first trials one that seldom comes by chance."""
+    """Return a random moment, or a rare one for the first trials."""
     kinds: list[tuple[str, Moment]] = [
-        ("as it begins", lambda made, passed: True),
+        ("at the start", lambda made, passed: True),
         ("while a checkpoint is written", partly_written("checkpoint.npz", draws.randint(1, 3))),
         ("while the best model is written", partly_written("best.keras", 1)),
-        ("during the evaluation", evaluation_begun),
-        ("while the report is written", report_begun),
+        ("during the evaluation", is_evaluating),
+        ("while the report is written", is_reporting),
     ]
     if number < aimed:
         return kinds[number % len(kinds)]
     after = draws.uniform(0, seconds)
-    return f"{after:.2f} s after it began", lambda _, passed: passed >= after
+    return f"{after:.2f} s after the start", lambda _, passed: passed >= after
 
 
 def partly_written(name: str, times: int) -> Moment:
-    """The so-manieth time that a file of this name is being written."""
+    """Return the moment when a file of this name is written for the n-th time."""
     seen: set[str] = set()
 
     def moment(made: set[str], passed: float) -> bool:
@@ -146,29 +146,29 @@ def partly_written(name: str, times: int) -> Moment:
     return moment
 
 
-def evaluation_begun(made: set[str], passed: float) -> bool:
-    """Training is over, and the validation images have been answered for."""
+def is_evaluating(made: set[str], passed: float) -> bool:
+    """Return whether the training and the predictions on validation are finished."""
     return "predictions-val.csv" in made
 
 
-def report_begun(made: set[str], passed: float) -> bool:
-    """Only the report is missing."""
+def is_reporting(made: set[str], passed: float) -> bool:
+    """Return whether only the report is missing."""
     return "result.json" in made
 
 
 def files_of(run: Run) -> dict[str, int]:
-    """Every file of the folder, and when it was written."""
+    """Return every file of the folder with its modification time."""
     found = {}
     if run.folder.exists():
         for entry in os.scandir(run.folder):
-            with contextlib.suppress(FileNotFoundError):  # it has taken its name just now
+            with contextlib.suppress(FileNotFoundError):  # renamed just now
                 found[entry.name] = entry.stat().st_mtime_ns
     return found
 
 
 def kill(command: list[str], run: Run, name: str, moment: Moment) -> str | None:
-    """Begins, waits for the moment, kills; says when that was, None if it had ended before."""
-    before = files_of(run)  # what an earlier kill has left is no sign of this one's moment
+    """Start a run, wait for the moment and kill. Return the moment, or None if the run finished."""
+    before = files_of(run)  # files of an earlier kill do not count
     with start(command) as process:
         since = None
         while process.poll() is None:
@@ -179,7 +179,7 @@ def kill(command: list[str], run: Run, name: str, moment: Moment) -> str | None:
                 break
             time.sleep(POLL_SECONDS)
         late = process.poll() is not None
-        with contextlib.suppress(ProcessLookupError):  # it may end just now
+        with contextlib.suppress(ProcessLookupError):  # the process may end just now
             os.killpg(process.pid, signal.SIGKILL)
     if late:
         return None
@@ -189,7 +189,7 @@ def kill(command: list[str], run: Run, name: str, moment: Moment) -> str | None:
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
-    """The verb in a process group of its own."""
+    """Start the command in its own process group."""
     return subprocess.Popen(
         [*VERB, *command],
         stdout=subprocess.DEVNULL,
@@ -200,7 +200,7 @@ def start(command: list[str]) -> subprocess.Popen[str]:
 
 
 def finish(command: list[str]) -> None:
-    """Lets the verb come to its end."""
+    """Run the command to its end."""
     with start(command) as process:
         _, said = process.communicate()
     if process.returncode:
@@ -208,7 +208,7 @@ def finish(command: list[str]) -> None:
 
 
 def is_same(one: Run, other: Run) -> bool:
-    """Whether all that was learned, and how, is the same to the bit."""
+    """Return whether weights, optimizer, history and predictions are equal, bit for bit."""
     histories = [pd.read_csv(run.history_path).drop(columns="seconds") for run in (one, other)]
     checkpoints = [read_checkpoint(run.checkpoint_path) for run in (one, other)]
     models = [keras.models.load_model(run.best_path).get_weights() for run in (one, other)]
@@ -223,7 +223,7 @@ def is_same(one: Run, other: Run) -> bool:
 
 
 def equal(ones: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    """Whether all arrays are the same to the bit."""
+    """Return whether all arrays are equal, bit for bit."""
     return len(ones) == len(others) and all(
         np.array_equal(one, other) for one, other in zip(ones, others, strict=True)
     )

@@ -1,4 +1,4 @@
-"""What checkpoints cost: the time that a training spends on writing down, as a share of its epochs.
+"""Measure the cost of checkpoints: the time that a training spends on writing its state.
 
 python experiments/resume/overhead.py RECIPE.toml --data MANIFEST --out results/NAME.json
 """
@@ -24,7 +24,7 @@ from boneage.training.trainer import train
 
 
 def main() -> None:
-    """Trains, and times the end of each epoch from when Keras' own work is done."""
+    """Train, and time what the recorder does at the end of each epoch."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data", type=Path, required=True)
@@ -36,9 +36,9 @@ def main() -> None:
     own = RunRecorder.on_epoch_end
 
     def timed(self: RunRecorder, epoch: int, logs: Any = None) -> None:
-        began = time.perf_counter()
+        started = time.perf_counter()
         own(self, epoch, logs)
-        spent.append(time.perf_counter() - began)
+        spent.append(time.perf_counter() - started)
 
     RunRecorder.on_epoch_end = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
