@@ -15,7 +15,7 @@ beam edges. No real radiograph is used.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -279,8 +279,11 @@ def fit_polarity(phantoms: Array) -> Array:
     return logistic(x, np.ones(len(x)), np.full(len(x), 1 / len(x)), 1e-2, bias=False)
 
 
-def main(out: str) -> None:
-    """Fit all four and write them."""
+def main() -> None:
+    """Fit all four classifiers and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", help="file to write, npz")
+    out = parser.parse_args().out
     phantoms = draw_all()
     classifiers = {}
     for name, fit in (("window", fit_window), ("whole", fit_whole), ("pair", fit_pair)):
@@ -296,4 +299,4 @@ def main(out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
