@@ -18,10 +18,10 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -388,18 +388,13 @@ def cell_text(value: object) -> str:
     return str(value)
 
 
-@dataclass
-class _Worksheet:
+class _Worksheet(NamedTuple):
     """A worksheet's rows from the first on, empty ones too, all of one width."""
 
     name: str
     is_hidden: bool
     rows: list[list[str]]
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def is_table(self) -> bool:
-        return sum(_count_filled(row) > 1 for row in self.rows) > 1
+    findings: list[Finding]
 
 
 def _read_excel(content: bytes, where: str, key: str, sheet: str | None) -> Cells:
@@ -425,12 +420,9 @@ def _read_excel(content: bytes, where: str, key: str, sheet: str | None) -> Cell
         what = f"it can't be read as an Excel workbook ({reason})"
         raise InputError(Fault(where, what, _SAVE_AS)) from None
     chosen = _choose_worksheet(sheets, names, where, sheet)
-    cells = _build_cells(chosen.rows, _name_sheet(where, chosen.name, names), key)
-    return Cells(cells.where, cells.table, cells.rows, (*cells.findings, *chosen.findings), key)
-
-
-def _name_sheet(where: str, name: str, names: Sequence[str]) -> str:
-    return where if len(names) == 1 else f"{where}, sheet {name!r}"
+    place = where if len(names) == 1 else f"{where}, sheet {chosen.name!r}"
+    cells = _build_cells(chosen.rows, place, key)
+    return replace(cells, findings=(*cells.findings, *chosen.findings))
 
 
 def _check_archive(archive: zipfile.ZipFile, where: str) -> None:
@@ -450,18 +442,11 @@ def _read_worksheet(page: Any, archive: zipfile.ZipFile, where: str) -> _Workshe
 
     page.reset_dimensions()  # the size that the file announces may be wrong
     rows: list[list[str]] = []
-    errors: dict[str, list[str]] = {}
-    count = 0
+    width = 0
     for values in page.iter_rows(values_only=True):
-        texts = [str(v).upper() if isinstance(v, bool) else cell_text(v) for v in values]
-        rows.append(texts)
-        count += len(texts)
-        _check_size(where, len(rows), count)
-        for column, text in enumerate(texts, start=1):
-            if text in _EXCEL_ERRORS:
-                errors.setdefault(text, []).append(f"{get_column_letter(column)}{len(rows)}")
-    width = max(map(len, rows), default=0)
-    _check_size(where, len(rows), len(rows) * width)
+        rows.append([str(v).upper() if isinstance(v, bool) else cell_text(v) for v in values])
+        width = max(width, len(values))
+        _check_size(where, len(rows), len(rows) * width)
     rows = [row + [""] * (width - len(row)) for row in rows]
     place = f"{where}: sheet {page.title!r}"
     xml = archive.read(page._worksheet_path)  # there is no public name for it
@@ -472,31 +457,35 @@ def _read_worksheet(page: Any, archive: zipfile.ZipFile, where: str) -> _Workshe
     top = _find_header(rows) or 0
     merged = [name.decode() for name, last in _MERGED.findall(xml) if int(last) > top + 1]
     formulas = [name.decode() for name in _FORMULA_WITHOUT_RESULT.findall(xml)]
-    found = _Worksheet(page.title, page.sheet_state != "visible", rows)
-    for code, names, what, fix in (
-        (
-            "merged-cells",
-            merged,
-            "merged, so that all but the first of them are empty",
-            "Unmerge them and fill in each.",
-        ),
+    errors = [
+        f"{get_column_letter(column)}{number} ({text})"
+        for number, row in enumerate(rows, start=1)
+        for column, text in enumerate(row, start=1)
+        if text in _EXCEL_ERRORS
+    ]
+    unusable = (
+        ("merged-cells", merged, "merged", "Unmerge them and fill in each: all but one are empty."),
         (
             "formula-without-result",
             formulas,
-            "formulas whose results were never stored",
+            "formulas without a stored result",
             "Open the file in Excel or LibreOffice and save it once.",
         ),
-        *(
-            ("error-value", names, f"errors ({error})", "Correct or empty them.")
-            for error, names in errors.items()
-        ),
-    ):
-        if names:
-            listed = ", ".join(names[:_FEW]) + (", …" if len(names) > _FEW else "")
-            found.findings.append(
-                Finding(code, Fault(place, f"the cells {listed} are {what}", fix))
-            )
-    return found
+        ("error-value", errors, "errors", "Correct the formulas, or empty the cells."),
+    )
+    findings = [
+        Finding(
+            code,
+            Fault(
+                place,
+                f"cells are {what}: {', '.join(names[:_FEW])}{', …' if names[_FEW:] else ''}",
+                fix,
+            ),
+        )
+        for code, names, what, fix in unusable
+        if names
+    ]
+    return _Worksheet(page.title, page.sheet_state != "visible", rows, findings)
 
 
 def _choose_worksheet(
@@ -510,7 +499,7 @@ def _choose_worksheet(
         return sheets[0]
     filled = [sheet for sheet in sheets if any(map(any, sheet.rows))]
     visible = [sheet for sheet in filled if not sheet.is_hidden] or filled
-    tables = [sheet for sheet in visible if sheet.is_table]
+    tables = [sheet for sheet in visible if sum(_count_filled(row) > 1 for row in sheet.rows) > 1]
     if len(tables) > 1:
         what = f"it has {len(tables)} worksheets with data"
         fix = f"Name one with --sheet: {', '.join(repr(sheet.name) for sheet in tables)}."
