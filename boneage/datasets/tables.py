@@ -356,7 +356,9 @@ def _build_cells(
             Fault(
                 f"{where}: row {row}",
                 f"it has {len(record)} fields{more}",
-                "Quote a value that contains the separator itself.",
+                "Add the missing fields."
+                if len(record) < len(header)
+                else "Quote a value that contains the separator itself.",
                 f"{len(header)} fields separated by {separators}, like the header",
             ),
         )
@@ -420,8 +422,8 @@ def _read_excel(content: bytes, where: str, key: str, sheet: str | None) -> Cell
         what = f"it can't be read as an Excel workbook ({reason})"
         raise InputError(Fault(where, what, _SAVE_AS)) from None
     chosen = _choose_worksheet(sheets, names, where, sheet)
-    place = where if len(names) == 1 else f"{where}, sheet {chosen.name!r}"
-    cells = _build_cells(chosen.rows, place, key)
+    sheet_name = where if len(names) == 1 else f"{where}, sheet {chosen.name!r}"
+    cells = _build_cells(chosen.rows, sheet_name, key)
     return replace(cells, findings=(*cells.findings, *chosen.findings))
 
 
@@ -448,12 +450,12 @@ def _read_worksheet(page: Any, archive: zipfile.ZipFile, where: str) -> _Workshe
         width = max(width, len(values))
         _check_size(where, len(rows), len(rows) * width)
     rows = [row + [""] * (width - len(row)) for row in rows]
-    place = f"{where}: sheet {page.title!r}"
+    sheet_name = f"{where}: sheet {page.title!r}"
     xml = archive.read(page._worksheet_path)  # there is no public name for it
     cells = [(int(row), len(column), column) for column, row in _REFERENCE.findall(xml)]
     if any(cell >= following for cell, following in itertools.pairwise(cells)):
         what = "its cells are out of order, so that openpyxl would drop some"
-        raise InputError(Fault(place, what, _SAVE_AS))
+        raise InputError(Fault(sheet_name, what, _SAVE_AS))
     top = _find_header(rows) or 0
     merged = [name.decode() for name, last in _MERGED.findall(xml) if int(last) > top + 1]
     formulas = [name.decode() for name in _FORMULA_WITHOUT_RESULT.findall(xml)]
@@ -477,7 +479,7 @@ def _read_worksheet(page: Any, archive: zipfile.ZipFile, where: str) -> _Workshe
         Finding(
             code,
             Fault(
-                place,
+                sheet_name,
                 f"cells are {what}: {', '.join(names[:_FEW])}{', …' if names[_FEW:] else ''}",
                 fix,
             ),

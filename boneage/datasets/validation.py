@@ -198,7 +198,7 @@ def _column_findings(cells: Cells) -> list[Finding]:
         if name in _PATIENT_NAMES and "patient_id" not in cells.table:
             close = ["patient_id"]
         if close and column not in OPTIONAL_COLUMNS:  # a misspelt patient_id would go unchecked
-            fix = f"Rename it to something different. Did you mean {close[0]!r}?"
+            fix = f"Did you mean {close[0]!r}? Otherwise give it a less similar name."
             fault = Fault(cells.where, f"unknown column {column!r}", fix)
             findings.append(Finding("unknown-column", fault))
     return findings

@@ -67,19 +67,21 @@ _QUALITY_FAULTS = (
     _QualityFault(
         "turned-hand",
         lambda q: q.is_turned,
-        lambda q: f"the hand is {'upside down' if q.orientation.turn == 180 else 'sideways'}",
+        lambda q: (
+            f"the hand is probably {'upside down' if q.orientation.turn == 180 else 'sideways'}"
+        ),
         "Check the image. Rotate the file, or remove its row.",
     ),
     _QualityFault(
         "two-hands",
         lambda q: q.has_two_hands,
-        lambda q: "it shows two hands",
+        lambda q: "it probably shows two hands",
         "Check the image. Write the part with the left hand into the column region.",
     ),
     _QualityFault(
         "inverted",
         lambda q: q.is_inverted,
-        lambda q: "it is inverted: bone is dark",
+        lambda q: "it is probably inverted: bone is dark",
         "Check the image. Export it again, or invert the file.",
     ),
     _QualityFault(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from boneage.datasets.importers.table import TableColumns, import_table
@@ -59,18 +58,6 @@ def test_years_and_codes_become_months_and_f_or_m(radiographs: Path) -> None:
     assert read_manifest(manifest.path).table.equals(manifest.table)
 
 
-def test_years_leave_no_digits_of_binary_arithmetic(radiographs: Path) -> None:
-    manifest = imported(table(radiographs, "films/0.tif,10.6,f", "films/1.tif,3,m"))
-    assert ",127.2,F," in manifest.path.read_text()
-
-
-@pytest.mark.parametrize("separator", [",", "\t", ";"])
-def test_commas_tabs_and_semicolons(radiographs: Path, separator: str) -> None:
-    rows = [row.replace(",", separator) for row in YEARS]
-    header = separator.join(COLUMNS.values())
-    assert len(imported(table(radiographs, *rows, header=header))) == 30
-
-
 def test_months_are_taken_as_they_are(radiographs: Path) -> None:
     rows = ["films/0.tif,127.25,f", "films/1.tif,30,m"]
     ages = imported(table(radiographs, *rows), age_unit="months").age_months()
@@ -82,13 +69,6 @@ def test_a_column_of_years_imported_as_months(radiographs: Path) -> None:
     (fault,) = faults(table(radiographs, *rows), age_unit="months")
     assert "row 3 (film films/1.tif): bone age is 14.1, the largest of the column" in fault
     assert fault.endswith("Are the ages in years? Pass --age-unit years.")
-
-
-def test_a_column_of_whole_years_imported_as_months(radiographs: Path) -> None:
-    (fault,) = faults(
-        table(radiographs, *(f"films/{i}.tif,{i},m" for i in range(18))), age_unit="months"
-    )
-    assert "bone age is 17, the largest of the column" in fault
 
 
 def test_infants_are_imported_when_the_unit_leaves_no_doubt(radiographs: Path) -> None:
@@ -139,11 +119,6 @@ def test_one_wrong_age_among_many_casts_no_doubt_on_the_unit(radiographs: Path) 
     rows = [f"films/{i % 30}.tif,{5 + i % 12},f" for i in range(59)]
     (fault,) = [f for f in faults(table(radiographs, *rows, "films/5.tif,-3,f")) if "is -3" in f]
     assert fault.endswith("the median of the column is 10. Correct the label.")
-
-
-def test_all_faults_come_at_once(radiographs: Path) -> None:
-    found = faults(table(radiographs, "films/0.tif,8,x", "films/77.tif,126,f", "films/2.tif,old,m"))
-    assert len(found) == 4
 
 
 def test_columns_that_are_not_there_are_named_with_their_options(radiographs: Path) -> None:
@@ -205,11 +180,6 @@ def test_a_patient_in_two_splits_and_an_unknown_split(radiographs: Path) -> None
     assert "row 2 (film films/0.tif): patient ann is in test and train" in found[1]
 
 
-def test_an_empty_table_and_one_that_is_not_there(radiographs: Path) -> None:
-    assert "it has a header and no rows" in faults(table(radiographs))[0]
-    assert "there is no such file" in faults(radiographs / "none.csv")[0]
-
-
 def test_the_first_import_of_a_newcomer(tmp_path: Path) -> None:
     """A CSV of years and codes beside a folder of scans; the ids have no folder and no suffix."""
     folder = tmp_path / "clinic"
@@ -224,31 +194,6 @@ def test_the_first_import_of_a_newcomer(tmp_path: Path) -> None:
     manifest = imported(file, image_root=root)
     assert manifest.image_paths()[11] == root / "011.TIF"
     assert manifest.table["image_id"].tolist()[:2] == ["000", "001"]
-
-
-def test_excel_parquet_and_csv_give_the_same_manifest(radiographs: Path) -> None:
-    frame = pd.DataFrame(
-        {
-            "film": [f"films/{i}" for i in range(30)],
-            "bone age": [1.5 + i / 2 for i in range(30)],
-            "Geschlecht": ["f", "m"] * 15,
-        }
-    )
-    frame.to_excel(radiographs / "readings.xlsx", index=False)
-    frame.to_parquet(radiographs / "readings.parquet")
-    frame.to_csv(radiographs / "readings.csv", index=False, sep=";", encoding="utf-16")
-    expected = imported(table(radiographs, *YEARS)).path.read_text()
-    for suffix in ("xlsx", "parquet", "csv"):
-        assert imported(radiographs / f"readings.{suffix}").path.read_text() == expected
-
-
-def test_a_worksheet_is_named(radiographs: Path) -> None:
-    frame = pd.DataFrame({"film": ["films/0"], "bone age": [8], "Geschlecht": ["f"]})
-    with pd.ExcelWriter(radiographs / "a.xlsx") as writer:
-        frame.to_excel(writer, sheet_name="2023", index=False)
-        frame.assign(film="films/1").to_excel(writer, sheet_name="2024", index=False)
-    assert "Name one with --sheet: '2023', '2024'." in faults(radiographs / "a.xlsx")[0]
-    assert imported(radiographs / "a.xlsx", sheet="2024").table["image_id"].tolist() == ["1"]
 
 
 def test_decimal_commas_are_read_where_they_leave_no_doubt(radiographs: Path) -> None:
@@ -293,11 +238,6 @@ def test_years_and_months_that_could_be_something_else(radiographs: Path, text: 
     assert f"bone age is {text!r}; expected years and months such as 10y6m or 10-06" in fault
 
 
-def test_years_and_months_beyond_twenty_years(radiographs: Path) -> None:
-    (fault,) = faults(table(radiographs, "films/0.tif,25y1m,f"), age_unit="years-months")
-    assert "bone age is 25y1m; expected from 0 to 20 years. Correct the label." in fault
-
-
 def test_days_are_months_of_a_twelfth_of_a_year(radiographs: Path) -> None:
     manifest = imported(table(radiographs, "films/0,3652.5,f", "films/1,30,m"), age_unit="days")
     np.testing.assert_allclose(manifest.table["age_months"], [120, 30 / 30.4375], rtol=1e-9)
@@ -305,15 +245,6 @@ def test_days_are_months_of_a_twelfth_of_a_year(radiographs: Path) -> None:
     assert "bone age is 126, the largest of the column; expected days from 0 to 7305" in fault
     (fault,) = faults_of_new(table(radiographs, "films/0,7306,f"), age_unit="days")
     assert "expected days from 0 to 7305" in fault
-
-
-def test_several_codes_for_a_sex(radiographs: Path) -> None:
-    rows = ["films/0,8,f", "films/1,8,Female", "films/2,8,M", "films/3,8,x"]
-    codes: dict[str, Any] = {"female": ["f", "Female"], "male": ["m", "M"]}
-    (fault,) = faults(table(radiographs, *rows), **codes)
-    assert "Geschlecht is 'x'; expected 'f' or 'Female' (--female) or 'm' or 'M' (--male)" in fault
-    sexes = imported(table(radiographs, *rows[:3]), **codes).table["sex"].tolist()
-    assert sexes == ["F", "F", "M"]
 
 
 @pytest.mark.parametrize(
@@ -345,15 +276,6 @@ def test_chronological_age_has_its_own_unit_and_may_be_empty(radiographs: Path) 
     found = faults_of_new(file, **options)
     assert "lived is 'old'; expected a number of months, or nothing" in found[0]
     assert "Are the ages in years? Pass --chronological-unit years." in found[1]
-
-
-def test_patients_who_are_not_named_are_counted(radiographs: Path) -> None:
-    file = table(
-        radiographs, "films/0,8,f,p1", "films/1,9,m,", header="film,bone age,Geschlecht,pid"
-    )
-    assert imported(file, patient="pid").notes == (
-        "1 images have no pid: each counts as a patient of its own.",
-    )
 
 
 def patterned(radiographs: Path, *ids: str, **options: Any) -> Any:
@@ -423,12 +345,6 @@ def test_a_pattern_with_no_column_and_a_column_that_is_not_there(radiographs: Pa
     ):
         with pytest.raises(InputError, match=re.escape(what)):
             patterned(radiographs, "1", image=pattern)
-
-
-def test_two_rows_of_one_image_by_a_pattern(radiographs: Path) -> None:
-    make(radiographs, "xs/1_a.png")
-    with pytest.raises(InputError, match="id 1_ is already in row 2"):
-        patterned(radiographs, "1", "1_", image="xs/{id}*.png")
 
 
 @pytest.mark.parametrize(
