@@ -20,7 +20,7 @@ from boneage.datasets.tables import read_bytes
 from boneage.datasets.validation import ManifestValidation, validate_manifest
 from boneage.errors import InputError
 from boneage.evaluation import figures
-from boneage.evaluation.html import duration, fact_blocks, render, share
+from boneage.evaluation.html import duration, fact_blocks, render
 from boneage.runtime.files import write_text
 from boneage.runtime.provenance import provenance
 
@@ -55,7 +55,6 @@ FAULT_WORDS = {
     "unreadable-image": "Unreadable files",
     "years-as-months": "Ages in years, not months",
 }
-_MAX_KINDS_NAMED = 3
 _SEVERITIES = ("error", "warning", "note")
 _ABSOLUTE = re.compile(r"""(?<![\w.:/~])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\"']+[/\\])+""")
 _TERMS = {
@@ -128,19 +127,26 @@ def card(report: AuditReport, validation: ManifestValidation | None) -> str:
         for split in (*SPLITS, "unknown")
         if split in report.counts
     ]
+    affected = {i for fault in report.faults if fault.severity == "error" for i in fault.image_ids}
     return render(
         "data_card.html",
         kind="Bone age data card",
         title=report.manifest.name,
-        subtitle=", ".join(sources) or "source not named",
-        verdict=_verdict(report, kinds),
-        tiles=_tiles(report, validation, kinds),
-        notes=_terms(sources),
-        ages=_age_figure(validation),
+        images=report.images,
+        decoded=report.decoded,
+        girls=sum(counts["F"] for _, counts, _ in splits),
+        boys=sum(counts["M"] for _, counts, _ in splits),
+        ages=_summarize_years(validation),
+        age_figure=_draw_ages(validation),
+        sources=sources,
+        terms=_terms(sources),
         splits=splits,
         kinds=kinds,
+        errors=[kind for kind in kinds if kind.severity == "error"],
+        warnings=[kind for kind in kinds if kind.severity == "warning"],
+        affected=len(affected),
         sizes=report.sizes,
-        facts=fact_blocks("", _facts(report, sources)),
+        blocks=fact_blocks("", _facts(report, sources)),
         version=__version__,
     )
 
@@ -163,54 +169,12 @@ def _kinds(report: AuditReport, validation: ManifestValidation | None) -> list[_
     return sorted(kinds, key=lambda kind: _SEVERITIES.index(kind.severity))
 
 
-def _verdict(report: AuditReport, kinds: Sequence[_Kind]) -> str:
-    if not report.images:
-        return "This manifest could not be read as a table of images."
-    read = f"{report.decoded:,} of {report.images:,} images were read"
-    if report.decoded == report.images:
-        read = f"All {report.images:,} images were read"
-    if not kinds:
-        return f"{read}. No problems were found in the images or labels."
-    if kinds[0].severity == "error":
-        return f"{read}. Correct these errors before use: {_named(kinds, 'error')}."
-    warnings = _named(kinds, "warning")
-    return f"{read}. There are no errors." + (
-        f" Check these warnings: {warnings}." if warnings else ""
-    )
-
-
-def _named(kinds: Sequence[_Kind], severity: str) -> str:
-    names = [
-        f"{kind.words[0].lower()}{kind.words[1:]}"
-        + (f" ({len(kind.image_ids):,})" if kind.image_ids else "")
-        for kind in kinds
-        if kind.severity == severity
-    ]
-    more = len(names) - _MAX_KINDS_NAMED
-    return "; ".join(names[:_MAX_KINDS_NAMED]) + (f"; and {more} more kinds" if more > 0 else "")
-
-
-def _tiles(
-    report: AuditReport, validation: ManifestValidation | None, kinds: Sequence[_Kind]
-) -> list[tuple[str, str, str]]:
-    girls = sum(counts["F"] for counts in report.counts.values())
-    boys = sum(counts["M"] for counts in report.counts.values())
-    known = np.empty(0) if validation is None else validation.ages[validation.has_possible_age]
-    boys_share = share(boys, girls + boys)
-    tiles = [
-        ("Images", f"{report.images:,}", f"{report.decoded:,} read"),
-        ("Girls and boys", f"{girls:,} and {boys:,}", f"{boys_share} boys" if boys_share else ""),
-    ]
-    if len(known):
-        span = f"{known.min() / 12:.1f} to {known.max() / 12:.1f} years"
-        tiles.append(("Bone age, median", f"{np.median(known) / 12:.1f} years", span))
-    counted = Counter(kind.severity for kind in kinds)
-    affected = {i for fault in report.faults if fault.severity == "error" for i in fault.image_ids}
-    remark = (
-        f"images affected: {len(affected):,}; kinds of warnings: {counted['warning']}, "
-        f"of notes: {counted['note']}"
-    )
-    return [*tiles, ("Kinds of errors", str(counted["error"]), remark)]
+def _summarize_years(validation: ManifestValidation | None) -> dict[str, float]:
+    """Return median, minimum and maximum of the possible ages, in years; {} without any."""
+    if validation is None or not validation.has_possible_age.any():
+        return {}
+    years = validation.ages[validation.has_possible_age] / 12
+    return {"median": np.median(years), "minimum": years.min(), "maximum": years.max()}
 
 
 def _sources(validation: ManifestValidation | None) -> list[str]:
@@ -225,7 +189,7 @@ def _terms(sources: Sequence[str]) -> list[tuple[str, str]]:
     return [terms for source, terms in _TERMS.items() if source in named] or [_UNKNOWN_TERMS]
 
 
-def _age_figure(validation: ManifestValidation | None) -> Markup:
+def _draw_ages(validation: ManifestValidation | None) -> Markup:
     if validation is None or "sex" not in validation.cells.table:
         return Markup()
     sexes: NDArray[np.str_] = np.array(validation.cells.table["sex"], dtype=str)

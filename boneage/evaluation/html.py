@@ -36,6 +36,7 @@ def _environment() -> jinja2.Environment:
         "value_and_interval": value_and_interval,
         "count": lambda number: f"{number:,}",
         "share": share,
+        "duration": duration,
     }
     return environment
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
-from boneage.evaluation.html import duration, fact_blocks, interval, render, signed
-from boneage.evaluation.metrics import format_interval
+from boneage.evaluation.html import fact_blocks, render
 from boneage.evaluation.scoring import read_predictions
 from boneage.pipeline.store import open_store
 from boneage.recipe import Recipe
@@ -27,7 +26,7 @@ from boneage.runtime.files import read_json, write_text
 
 WORST_CASES = 10
 READER_MAE_MONTHS = 7.3  # 0.61 years, one reader against the mean of the others, Larson 2018
-SPLIT_WORDS = {"test": "test", "val": "validation", "train": "training"}
+SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 ALT_TEXT = {
     "predicted-vs-true": "Predicted against labelled bone age, one point for each image",
     "bland-altman": "Difference against mean of predicted and labelled age (Bland-Altman)",
@@ -35,7 +34,10 @@ ALT_TEXT = {
     "learning-curves": "Training and validation error by epoch, and the learning rate",
 }
 _THUMBNAIL_PIXELS = 256
-_FEW_IMAGES = 100
+_SHOWN_INFO = (
+    *("started", "stopped", "model", "seconds", "provenance"),
+    *("best_epoch", "best_val_mae_months"),
+)
 _BAND_WORDS = {
     "0-60": "children under 5 years",
     "60-120": "children of 5 to 10 years",
@@ -80,6 +82,17 @@ class Evaluation:
         value = self.metrics.get("baseline", {}).get("median_by_sex", {}).get("mae_months")
         return value.get("value") if isinstance(value, Mapping) else value
 
+    def overlap(self) -> tuple[str, int, Mapping[str, int] | None] | None:
+        """Return name, n and the number of images that the model was trained or selected on.
+
+        The numbers are None if they are unknown. Without any such image, the answer is None.
+        """
+        tested_on = self.metrics.get("manifest", {})
+        if self.is_external and tested_on.get("overlap", {}) is None:
+            return self.name, self.metrics["n"], None
+        counts = {"train": 0, "val": 0} | (tested_on.get("overlap") or {})
+        return (self.name, self.metrics["n"], counts) if any(counts.values()) else None
+
 
 def write_report(run: Run) -> Path:
     """Write `report.html` and its four figures as PNG into a run folder.
@@ -98,22 +111,30 @@ def write_report(run: Run) -> Path:
     """
     info, recipe = run.read_info(), run.read_recipe()
     evaluations = read_evaluations(run)
-    shown, others = evaluations[0], evaluations[1:]
+    shown = evaluations[0]
     worst = _largest_errors(shown)
     images, missing = _case_images(shown, info.get("store") or {}, worst["image_id"].tolist())
     groups = [group for kind in shown.metrics["groups"].values() for group in kind.values()]
+    manifest, made_by = info.get("manifest") or {}, info.get("provenance") or {}
+    others = {evaluation.name: evaluation.metrics for evaluation in evaluations[1:]}
     html = render(
         "report.html",
         kind="Bone age model report",
         title=str(info.get("name") or recipe.name),
-        subtitle=_subtitle(info, recipe),
-        verdict=_verdict(shown),
-        tiles=_tiles(evaluations, info),
-        notes=_notes(evaluations, info),
+        info=dict.fromkeys(_SHOWN_INFO) | info,
+        recipe=recipe,
+        counts=manifest.get("counts") or {},
+        source=str(manifest.get("source") or "").lower(),
+        device=re.sub(r"\((R|TM)\)", "", str(made_by.get("device") or "")),
+        split_words=SPLIT_WORDS,
         shown=shown,
-        others=others,
+        others=evaluations[1:],
         counted=f"{shown.metrics['n']:,} {shown.words}",
-        bars=_bars(shown, recipe, info),
+        baseline=shown.baseline_months,
+        validation=others.get("val", {}).get("mae_months"),
+        overlaps=[found for evaluation in evaluations if (found := evaluation.overlap())],
+        biased_bands=_biased_bands(shown.metrics),
+        bars=_bars(shown, recipe, is_phantom=manifest.get("source") == "phantom"),
         svgs=_write_figures(run, shown, info.get("best_epoch")),
         few=figures.FEW if any(0 < group["n"] < figures.FEW for group in groups) else None,
         worst=worst.to_dict("records"),
@@ -121,7 +142,6 @@ def write_report(run: Run) -> Path:
         missing=missing,
         recipe_facts=fact_blocks("Recipe", recipe.model_dump(mode="json", exclude_none=True)),
         run_facts=fact_blocks("Run", info),
-        version=(info.get("provenance") or {}).get("boneage"),
     )
     write_text(run.report_path, html)
     return run.report_path
@@ -232,30 +252,7 @@ def _png(image: NDArray[np.uint8]) -> str:
     return base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def _verdict(shown: Evaluation) -> str:
-    mae, baseline = shown.metrics["mae_months"], shown.baseline_months
-    interval_text = format_interval(mae, ".1f").replace(" ", "\N{NO-BREAK SPACE}")
-    within = f" (95 % confidence interval {interval_text})" if interval_text else ""
-    sentences = [
-        f"On {shown.metrics['n']:,} {shown.words}, the mean absolute error is "
-        f"{mae['value']:.1f} months{within}.",
-        f"{100 * shown.metrics['within_12_months']['value']:.0f} % of the predictions are within "
-        "a year of the label.",
-    ]
-    if baseline is not None and mae["value"] >= baseline:
-        sentences.append(
-            "This is no better than predicting the median age of each sex without the image "
-            f"({baseline:.1f} months)."
-        )
-    elif baseline is not None:
-        sentences.append(
-            "Predicting the median age of each sex without the image has an error of "
-            f"{baseline:.1f} months, {baseline / mae['value']:.1f} times as much."
-        )
-    return " ".join(sentences)
-
-
-def _bars(shown: Evaluation, recipe: Recipe, info: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _bars(shown: Evaluation, recipe: Recipe, *, is_phantom: bool) -> list[dict[str, Any]]:
     """Return the bars of the headline: the model, then the errors to compare with it.
 
     Each has `name`, `remark`, `months`, and `width`, `low` and `high` in percent of the largest.
@@ -267,7 +264,7 @@ def _bars(shown: Evaluation, recipe: Recipe, info: Mapping[str, Any]) -> list[di
         values = {"test": published.test_mae_months, "val": published.val_mae_months}
         if (value := values.get(shown.split)) is not None:
             rows.append(("Published", published.source, value))
-    if not _is_phantom(info):
+    if not is_phantom:
         remark = "one reader against the mean of the others, on other images; Larson 2018"
         rows.append(("Radiologists", remark, READER_MAE_MONTHS))
     if shown.baseline_months is not None:
@@ -284,104 +281,14 @@ def _bars(shown: Evaluation, recipe: Recipe, info: Mapping[str, Any]) -> list[di
     return bars
 
 
-def _tiles(evaluations: list[Evaluation], info: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    shown = evaluations[0]
-    metrics = shown.metrics
-    limits, bias = metrics["limits_of_agreement_months"], metrics["bias_months"]
-    shares = [f"{100 * metrics[f'within_{m}_months']['value']:.0f} %" for m in (6, 12, 24)]
-    rmse, median = metrics["rmse_months"], metrics["median_absolute_error_months"]
-    tiles = [
-        ("Bias", f"{signed(bias['value'])} mo", interval(bias, "+.1f")),
-        ("Within 6 / 12 / 24 months", " / ".join(shares), "share of images"),
-        ("RMSE", f"{rmse['value']:.1f} mo", interval(rmse)),
-        ("Median absolute error", f"{median['value']:.1f} mo", interval(median)),
-    ]
-    if limits["low"] is not None:
-        span = f"{signed(limits['low'])} to {signed(limits['high'])}"
-        tiles.insert(1, ("95 % limits of agreement", span, "months, Bland & Altman 1986"))
-    validation = next((e.metrics["mae_months"] for e in evaluations if e.name == "val"), None)
-    if shown.name != "val" and validation is not None:
-        tiles.append(("Validation MAE", f"{validation['value']:.2f} mo", interval(validation)))
-    elif shown.name != "val" and info.get("best_val_mae_months") is not None:
-        value = f"{info['best_val_mae_months']:.2f} mo"
-        tiles.append(("Validation MAE", value, f"epoch {info.get('best_epoch')}"))
-    if parameters := (info.get("model") or {}).get("parameters"):
-        tiles.append(("Model size", f"{parameters / 1e6:.2f} million", "parameters"))
-    if seconds := (info.get("seconds") or {}).get("fit"):
-        device = re.sub(r"\((R|TM)\)", "", str((info.get("provenance") or {}).get("device") or ""))
-        tiles.append(("Training time", duration(seconds), f"on {device}" if device else ""))
-    return tiles
-
-
-def _notes(evaluations: list[Evaluation], info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    shown = evaluations[0]
-    notes = [note for evaluation in evaluations for note in _overlap_notes(evaluation)]
-    if _is_phantom(info):
-        text = "The run shows that the software works. It says nothing about patients."
-        notes.append(("Drawn hands, not radiographs.", text))
-    elif _is_seeded(info):
-        text = "Published errors on the official split are not directly comparable."
-        notes.append(("Seeded split, not the official one.", text))
-    if shown.split == "val":
-        text = "These images also selected the epoch. Expect a slightly higher error on new images."
-        notes.append(("Validation, not test.", text))
-    elif shown.split == "train":
-        notes.append(("Training images.", "The model was trained on them, so this is not a test."))
-    if shown.metrics["n"] < _FEW_IMAGES:
-        notes.append(("Few images.", f"n = {shown.metrics['n']}: the interval is wide."))
-    if biased := _biased_bands(shown.metrics):
-        notes.append(("Bias by age.", biased))
-    if info.get("stopped") == "interrupted":
-        text = "The user stopped the training. The best epoch until then was kept."
-        notes.append(("Interrupted.", text))
-    return notes
-
-
-def _overlap_notes(evaluation: Evaluation) -> list[tuple[str, str]]:
-    tested_on = evaluation.metrics.get("manifest", {})
-    if evaluation.is_external and tested_on.get("overlap", {}) is None:
-        text = "The model's training images are unknown. Some of them may be among the images of "
-        return [("Possibly not independent.", f"{text}{evaluation.name}.")]
-    overlap = tested_on.get("overlap") or {}
-    trained, selected = overlap.get("train", 0), overlap.get("val", 0)
-    if not trained + selected:
-        return []
-    text = (
-        f"Of the {evaluation.metrics['n']:,} images of {evaluation.name}, {trained:,} were used "
-        f"to train the model and {selected:,} to select its epoch. Its error on them is too low."
-    )
-    return [("Not independent.", text)]
-
-
-def _biased_bands(metrics: Mapping[str, Any]) -> str:
-    """Return a sentence on the age bands with a bias of two months that is not chance, or ""."""
-    parts = []
+def _biased_bands(metrics: Mapping[str, Any]) -> list[str]:
+    """Return phrases on the age bands with a bias of two months or more that is not chance."""
+    phrases = []
     for band, label in _BAND_WORDS.items():
         group = metrics["groups"]["age_band"][band]
         bias = group["bias_months"]
         is_sure = group["n"] >= figures.FEW and (bias["low"] > 0 or bias["high"] < 0)
         if is_sure and abs(bias["value"]) >= 2:
             direction = "high" if bias["value"] > 0 else "low"
-            parts.append(f"{abs(bias['value']):.1f} months too {direction} for {label}")
-    return f"Predictions are on average {', '.join(parts)}." if parts else ""
-
-
-def _is_phantom(info: Mapping[str, Any]) -> bool:
-    return (info.get("manifest") or {}).get("source") == "phantom"
-
-
-def _is_seeded(info: Mapping[str, Any]) -> bool:
-    source = str((info.get("manifest") or {}).get("source") or "").lower()
-    return "seeded" in source or "kaggle" in source  # Kaggle has the training images only
-
-
-def _subtitle(info: Mapping[str, Any], recipe: Recipe) -> str:
-    counts = (info.get("manifest") or {}).get("counts") or {}
-    parts = [f"{recipe.model.backbone} at {recipe.framing.size} px"]
-    parts.append("image and sex" if recipe.model.gender else "image only, without sex")
-    if counts:
-        split = [f"{int(counts[k]):,} {SPLIT_WORDS[k]}" for k in SPLIT_WORDS if k in counts]
-        parts.append(" / ".join(reversed(split)) + " images")
-    if started := info.get("started"):
-        parts.append(str(started)[:10])
-    return " · ".join(parts)
+            phrases.append(f"{abs(bias['value']):.1f} months too {direction} for {label}")
+    return phrases

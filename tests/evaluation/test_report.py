@@ -76,7 +76,7 @@ def make_run(folder: Path, *, history: int = 5, **info: Any) -> Run:
 
 
 class Page(HTMLParser):
-    """Collects what a browser would load, and whether the tags close."""
+    """What a browser would load and show."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -85,6 +85,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.text = ""
         self.feed(html)
+        self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
