@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from experiments.throughput.benchmark.contenders import Contender, Setting
-from experiments.throughput.benchmark.processes import cpu_seconds, kill, memory_mb
+from experiments.throughput.benchmark.processes import cpu_seconds, kill, memory_mb, tree
 
 START_SECONDS = 300.0
 _SETTLE_SECONDS = 20.0
@@ -77,6 +77,7 @@ def serve(pipe: Connection, contender: Contender, setting: Setting) -> None:
     with Path(os.devnull).open("w") as nowhere:  # libraries greet their users
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
+    batches: Any = None
     try:
         batches = contender.batches(setting)
         facts = describe(next(batches))
@@ -86,7 +87,8 @@ def serve(pipe: Connection, contender: Contender, setting: Setting) -> None:
             seconds, least = pipe.recv()
             pipe.send(measure(batches, seconds, least, contender.waiting))
     except (EOFError, KeyboardInterrupt):
-        pass
+        if batches is not None:
+            batches.close()  # ends its workers
     except Exception as error:  # noqa: BLE001 - whatever it is, its row in the table says it
         pipe.send(ContenderError(f"{type(error).__name__}: {error}"))
 
@@ -132,11 +134,13 @@ class Process:
         self._settle()
         return answer
 
-    def close(self) -> None:
-        """Kill the process and everything that it has started."""
-        kill(self._process.pid or 0)
+    def close(self, patience: float = 5.0) -> None:
+        """End the process and everything that it has started, by force after some time."""
+        started = tree(self._process.pid or 0)
+        self._pipe.close()  # ends `serve`
+        self._process.join(patience)
+        kill(started)
         self._process.join()
-        self._pipe.close()
 
     def _answer(self, patience: float) -> Any:
         if not self._pipe.poll(patience):
@@ -211,4 +215,4 @@ class Contest:
 
     def _drop(self, name: str, error: ContenderError) -> None:
         self.errors[name] = str(error)
-        self.processes.pop(name).close()
+        self.processes.pop(name).close(patience=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import psutil
 
@@ -46,8 +47,8 @@ def memory_mb(process_id: int) -> dict[str, float]:
     return {name: part / 2**20 for name, part in parts.items()}
 
 
-def kill(process_id: int) -> None:
-    """Kill a process and all its descendants."""
-    for process in tree(process_id):
+def kill(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes that still live."""
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

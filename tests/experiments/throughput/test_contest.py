@@ -29,7 +29,9 @@ def batches(setting, *, kind):
     if kind == "mute":
         time.sleep(600)
     if kind == "parent":
-        multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)).start()
+        multiprocessing.get_context("fork").Process(
+            target=time.sleep, args=(600,), daemon=True
+        ).start()
     number = 0
     while True:
         number += 1
@@ -125,7 +127,7 @@ def test_a_tree_is_measured_and_killed_as_one():
     assert held["anonymous_mb"] > 38
     assert 38 < held["proportional_mb"] <= held["anonymous_mb"] + held["shared_mb"] + 1
     assert {each.pid for each in tree(child.pid)} <= {each.pid for each in tree(os.getpid())}
-    kill(child.pid)
+    kill(tree(child.pid))
     child.wait(10)
     assert memory_mb(child.pid) == {"anonymous_mb": 0, "shared_mb": 0, "proportional_mb": 0}
     assert cpu_seconds(child.pid) == 0
