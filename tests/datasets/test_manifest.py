@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +263,11 @@ def test_images_are_found_from_a_folder_that_is_still_to_be_made(folder: Path) -
     manifest = write_manifest(table, folder / "a" / "b" / "manifest.csv")
     assert manifest.image_paths()[0] == (folder / "films" / "1377.png").resolve()
     assert len(read_manifest(folder / "a" / "b" / "manifest.csv")) == 40
+
+
+def test_knowing_what_a_sex_is_imports_no_pandas() -> None:
+    script = "import sys, boneage.datasets.manifest; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 @settings(max_examples=60, deadline=None)

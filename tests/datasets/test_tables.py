@@ -172,17 +172,6 @@ def test_parquet_values_are_as_a_person_would_write_them(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
-def test_parquet_of_many_pages_is_read(tmp_path: Path, compression: str) -> None:
-    table = pa.table({"id": [f"{i}" for i in range(500)], "age": [0.5, None] * 250})
-    sizes = {"row_group_size": 200, "data_page_size": 128}
-    pq.write_table(table, tmp_path / "a", compression=compression, **sizes)
-    assert cells_of(tmp_path / "a") == {
-        "id": [f"{i}" for i in range(500)],
-        "age": ["0.5", ""] * 250,
-    }
-
-
 def test_rows_keep_the_numbers_that_the_spreadsheet_shows(tmp_path: Path) -> None:
     rows = [["", "Readings"], [], ["", "id", "", "age"], ["", 7, "", 1], [], ["", 8, "", 2]]
     text = 'Readings, of the year\n\n"id";age\n7;1\n\n8;2\n'

@@ -29,8 +29,8 @@ from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_
 from boneage.datasets.manifest import (
     INFANTS,
     MAX_AGE_MONTHS,
-    YEARS_SUSPECTED_BELOW,
     Manifest,
+    is_probably_years,
     write_manifest,
 )
 from boneage.datasets.splits import assign_splits
@@ -397,7 +397,7 @@ def _manifest_rows(table: pd.DataFrame, columns: Mapping[str, str], base: Path) 
     rows["reading_2_months"] = months_cells(table["reading-2"])
     rows["race"] = [group[:3] for group in table["group"]]
     # The unit is certain: without this word the manifest would take such ages for years.
-    infants = f"{INFANTS}, " if rows["age_months"].max() <= YEARS_SUSPECTED_BELOW else ""
+    infants = f"{INFANTS}, " if is_probably_years(rows["age_months"].to_numpy()) else ""
     return rows.assign(source=f"{SOURCE}, {infants}seeded split")
 
 

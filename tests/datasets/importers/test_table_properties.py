@@ -317,18 +317,3 @@ def test_a_table_comes_out_as_its_rows_say_or_every_wrong_row_is_named(
             math.isnan(birth) and math.isnan(row.birth or 0)
         )
     assert manifest.table["image_id"].is_unique
-
-
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
-@given(
-    content=st.binary(max_size=200)
-    | st.text(alphabet='film,age;sex"\n\r\t \x00.019fmü\ufeff', max_size=200).map(str.encode)
-)
-def test_any_bytes_are_refused_or_read(hospital: Path, content: bytes) -> None:
-    (hospital / "bytes").write_bytes(content)
-    with pytest.raises(InputError):
-        import_table(
-            hospital / "bytes",
-            hospital / "out" / "bytes.csv",
-            TableColumns("film", "age", "years", "sex", ["f"], ["m"]),
-        )

@@ -9,7 +9,7 @@ from pathlib import Path
 from boneage.datasets.importers.ages import has_decimal_commas
 from boneage.datasets.importers.dicom.files import DicomFiles
 from boneage.datasets.importers.dicom.labels import Labels, Match
-from boneage.datasets.manifest import SPLITS
+from boneage.datasets.manifest import SEXES, SPLITS
 from boneage.datasets.tables import Finding
 from boneage.radiographs.dicom_headers import (
     OTHER_MODALITIES,
@@ -62,7 +62,7 @@ def radiograph_findings(labels: Labels, matched: Sequence[DicomHeader | None]) -
         ),
         *cells.row_findings(
             "unknown-sex",
-            rows(lambda header: labels.sexes is None and header.sex not in ("F", "M")),
+            rows(lambda header: labels.sexes is None and header.sex not in SEXES),
             lambda row: f"the PatientSex of its radiograph is {headers[row].sex or 'empty'}",
             "F or M",
             "If the table has a column with the sex, name it with --sex. A sex is never guessed.",
@@ -177,7 +177,7 @@ def _about_children(labels: Labels, headers: Sequence[DicomHeader]) -> Iterator[
         yield "The bone ages were read with decimal commas: 10,5 is 10.5."
     if labels.sexes is not None:
         pairs = enumerate(zip(labels.sexes, headers, strict=True))
-        differing = [r for r, (sex, h) in pairs if h.sex in ("F", "M") and h.sex != sex]
+        differing = [r for r, (sex, h) in pairs if h.sex in SEXES and h.sex != sex]
         if differing:
             named = ", ".join(f"{labels.cells.rows[row]}" for row in differing[:_FIRST_FEW])
             more = ", …" if len(differing) > _FIRST_FEW else ""

@@ -27,7 +27,7 @@ from boneage.datasets.importers.dicom.pseudonyms import (
     make_salt,
     read_salt,
 )
-from boneage.datasets.manifest import INFANTS, YEARS_SUSPECTED_BELOW, Manifest, write_manifest
+from boneage.datasets.manifest import INFANTS, Manifest, is_probably_years, write_manifest
 from boneage.datasets.splits import assign_splits
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import DicomHeader
@@ -136,9 +136,7 @@ def _manifest_table(
     if any(age is not None for age in months):
         table["chronological_age_months"] = ["" if age is None else str(age) for age in months]
     source = ["dicom"]
-    if (
-        labels.months.max() <= YEARS_SUSPECTED_BELOW
-    ):  # the unit was not months, or this would be refused
+    if is_probably_years(labels.months):  # the unit was not months, or this would be refused
         source.append(INFANTS)
     if labels.splits is None:
         source.append("seeded split")
