@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.manifest import SEXES, Manifest, image_path, read_manifest
-from boneage.datasets.tables import Cells, read_bytes, read_cells
+from boneage.datasets.tables import missing_column, read_bytes, read_cells
 from boneage.datasets.validation import (
     age_findings,
     choice_findings,
@@ -51,12 +50,15 @@ def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
         InputError: The table is faulty; all faults are reported.
     """
     cells = read_cells(read_bytes(csv), csv.name)
-    found = [finding.fault for finding in cells.findings]
-    if missing := _missing_columns(cells):
-        raise InputError([*found, *missing])
+    missing = [
+        missing_column(cells, name) for name in PREDICTION_COLUMNS if name not in cells.table
+    ]
+    if missing:
+        raise InputError([finding.fault for finding in (*cells.findings, *missing)])
     ages = {name: numbers(cells, name) for name in ("age_months", "predicted_age_months")}
     answers = cells.table["predicted_age_months"]
     findings = [
+        *cells.findings,
         *id_findings(cells, "image_id"),
         *age_findings(cells, "age_months", ages["age_months"]),
         *choice_findings(cells, "sex", SEXES, "unknown-sex", "Write girls as F, boys as M."),
@@ -71,8 +73,8 @@ def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
     if not own:
         fix = "Is it in years? Multiply age_months and predicted_age_months by 12."
         findings += years_findings(cells, "age_months", ages["age_months"], fix)
-    if found or findings:
-        raise InputError([*found, *(finding.fault for finding in findings)])
+    if findings:
+        raise InputError([finding.fault for finding in findings])
     return cells.table[list(PREDICTION_COLUMNS)].assign(**ages)
 
 
@@ -280,21 +282,3 @@ def _count_overlap(training: pd.DataFrame | None, images: Manifest) -> dict[str,
         split: int(tested.isin(training["file"][training["split"] == split]).sum())
         for split in ("train", "val")
     }
-
-
-def _missing_columns(cells: Cells) -> list[Fault]:
-    present = list(cells.table.columns)
-    faults = []
-    for name in PREDICTION_COLUMNS:
-        if name not in present:
-            spare = [column for column in present if column not in PREDICTION_COLUMNS]
-            close = difflib.get_close_matches(name, spare, n=1, cutoff=0.4)
-            faults.append(
-                Fault(
-                    cells.where,
-                    f"column {name!r} is missing; there are {', '.join(present)}",
-                    f"Did you mean {close[0]!r}? Rename it to {name}." if close else "Add it.",
-                    expected=", ".join(PREDICTION_COLUMNS),
-                )
-            )
-    return faults

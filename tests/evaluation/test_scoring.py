@@ -64,47 +64,16 @@ def test_every_fault_of_a_table_is_expected_at_once(tmp_path: Path) -> None:
     assert len(message.splitlines()) == 8
 
 
-def test_many_faults_of_a_kind_are_counted_not_listed(tmp_path: Path) -> None:
-    rows = "".join(f"i{row},100,?,100\n" for row in range(40))
-    message = faults(tmp_path, HEADER + rows)
-    assert len(message.splitlines()) == 1
-    assert "40 rows (2, 3, 4, 5, 6, …)" in message
-
-
 def test_missing_columns_are_named_with_what_was_meant(tmp_path: Path) -> None:
     message = faults(tmp_path, "id,age_month,sex,predicted\na,100,F,100\n")
-    assert "'image_id' is missing" in message
-    assert "Did you mean 'age_month'? Rename it to age_months." in message
-    assert "Did you mean 'predicted'? Rename it to predicted_age_months." in message
+    for words in ("no column 'image_id'", "mean 'age_month'?", "mean 'predicted'?"):
+        assert words in message
 
 
 def test_years_are_not_taken_for_months(tmp_path: Path) -> None:
     text = HEADER + "a,10.5,F,11\nb,14.1,M,13\n"
     assert "Is it in years? Multiply age_months" in faults(tmp_path, text)
     assert len(read_predictions(write(tmp_path, text), own=True)) == 2  # a run's own: infants
-
-
-def test_no_cell_shifts_into_another_column(tmp_path: Path) -> None:
-    assert "row 2: it has 5 fields; expected 4" in faults(tmp_path, HEADER + "a,100,F,106,\n")
-    message = faults(tmp_path, HEADER + "a,100,F,106\n\nb,140,M\nc,1,X,1\n")
-    assert "row 4: it has 3 fields; expected 4" in message
-    assert "row 5 (image_id c): sex is 'X'" in message
-    twice = HEADER.replace("sex", "sex,sex")
-    assert "2 columns called 'sex'" in faults(tmp_path, twice + "a,100,F,F,106\n")
-
-
-@pytest.mark.parametrize(("text", "expected"), [("", "it is empty"), (HEADER, "no rows")])
-def test_nothing_in_it(tmp_path: Path, text: str, expected: str) -> None:
-    assert expected in faults(tmp_path, text)
-
-
-def test_no_such_file_and_not_a_csv(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no such file"):
-        read_predictions(tmp_path / "none.csv")
-    binary = tmp_path / "model.csv"
-    binary.write_bytes(bytes(range(256)))
-    with pytest.raises(InputError, match="not UTF-8 text"):
-        read_predictions(binary)
 
 
 # --- a run; the network is stood in for by a rule, because only the bookkeeping is tested here ---
