@@ -65,7 +65,7 @@ def tiny_network() -> str:
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of 60 small phantom radiographs. Read only: a test that spoils one copies it first."""
+    """A manifest of 60 small phantoms. Read only: a test that changes one copies it first."""
     from boneage.datasets.phantom.cohort import make_phantom_cohort
 
     folder = tmp_path_factory.mktemp("cohort") / "phantom"

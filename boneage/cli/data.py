@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from boneage.recipe import Framing
 
 SizeOption = Annotated[
-    int | None, typer.Option(min=32, max=2048, help="Side of the images, pixels (default 299).")
+    int | None, typer.Option(min=32, max=2048, help="Side of the images in pixels. Default: 299.")
 ]
 RecipeOption = Annotated[
     Path | None, typer.Option(help="Recipe with the framing settings, in place of --size.")

@@ -32,7 +32,7 @@ def evaluate(
         Path | None, typer.Option(help="Manifest of an external test. Default: the run's own.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split to score: train, val or test (default test).")
+        str | None, typer.Option(help="Split to score: train, val or test. Default: test.")
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -94,7 +94,7 @@ def release(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="Folder to make; its name is the model's name.")],
     storage: Annotated[
-        str, typer.Option(help="Type of the stored weights: float16 (default) or float32.")
+        str, typer.Option(help="Type of the stored weights: float16 or float32.")
     ] = STORAGES[0],
     views: ViewsOption = None,
     note: Annotated[
@@ -102,16 +102,17 @@ def release(
     ] = "",
     max_megabytes: Annotated[
         float,
-        typer.Option(
-            "--max-megabytes", min=0, help="Largest total size of the files (default 12)."
-        ),
+        typer.Option("--max-megabytes", min=0, help="Largest total size of the files."),
     ] = 12.0,
     most_megabytes: Annotated[
         str | None, renamed_option("--most-megabytes", "--max-megabytes")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a small released model of a run, with its card, scores and checksums."""
+    """Make a small model to share from a finished run.
+
+    It comes with its model card, scores and checksums.
+    """
     if storage not in STORAGES:
         refuse(f"--storage {storage}", f"it is neither {' nor '.join(STORAGES)}", "See --help.")
     from boneage.evaluation.release import release as make_release

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # The same option has the same name, help and meaning in every verb.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Manifest to write.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split (default 0).")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split.")]
 ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest, CSV.")]
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, TOML.")]
 RUN_HELP = "Run folder, or the name of a shipped model."

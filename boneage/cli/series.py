@@ -49,10 +49,11 @@ def cross_validate(
     deterministic: DeterministicOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recipe on every fold of train and val, and score all predictions.
+    """Train a recipe on every fold and score all predictions.
 
-    Patients stay together, and folds are alike in age and sex. The test split is never trained
-    on. To continue after an interruption, repeat the command. Finished folds are kept.
+    The folds are parts of train and val. Patients stay together, and folds are alike in age and
+    sex. The test split is never trained on. To continue after an interruption, repeat the command.
+    Finished folds are kept.
     """
     from boneage.datasets.manifest import read_manifest
     from boneage.recipe import read_recipe
@@ -103,9 +104,10 @@ def sweep(
     deterministic: DeterministicOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recipe with several seeds and settings, and compare them by validation MAE.
+    """Train a recipe with several seeds and settings.
 
-    To continue after an interruption, repeat the command. Finished runs are kept.
+    The settings are compared by validation MAE. To continue after an interruption, repeat the
+    command. Finished runs are kept.
     """
     from boneage.datasets.manifest import read_manifest
     from boneage.training.series import sweep as series

@@ -129,10 +129,10 @@ def reproduce(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Reproduce a published number: import, check, train, evaluate and compare.
+    """Reproduce a published number and compare the errors.
 
-    Hours and disk space are estimated first. To continue after an interruption, repeat the
-    command.
+    The steps are import, check, train, evaluate and compare. Hours and disk space are estimated
+    first. To continue after an interruption, repeat the command.
     """
     from boneage.evaluation.published import TITLES, explain_rows, table_cells
     from boneage.runtime.cpu_settings import keep_freed_memory

@@ -106,7 +106,8 @@ def resumed_run_info(
             Fault(
                 str(store.folder),
                 f"the images have changed since the run began: their digest is "
-                f"{store.digest[:12]}…, and {run.info_path} records {info['store']['digest'][:12]}…",
+                f"{store.digest[:12]}…, and {run.info_path} records "
+                f"{info['store']['digest'][:12]}…",
                 "Restore the images, or train in a new folder.",
             )
         )

@@ -58,7 +58,7 @@ def test_report_is_written_again_from_the_files_of_the_run(boneage, finished_run
 def test_a_run_folder_without_a_model_is_refused(boneage, refused, tmp_path):
     (tmp_path / "run").mkdir()
     for verb in (["evaluate", "run"], ["report", "run"], ["predict", "run", "x.png", "--sex", "F"]):
-        refused(boneage(*verb), "best.keras")
+        refused(boneage(*verb), "run")
 
 
 @pytest.mark.slow

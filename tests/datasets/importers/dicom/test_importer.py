@@ -151,7 +151,7 @@ def test_an_interrupted_import_leaves_nothing(pacs, monkeypatch, error) -> None:
 
 
 def test_a_real_radiograph(tmp_path: Path, note) -> None:
-    folder = Path(__file__).parents[4] / "shared" / "real" / "dicom"
+    folder = Path(__file__).parents[5] / "shared" / "real" / "dicom"
     if not folder.is_dir():
         pytest.skip("needs the real radiograph, which is not in the repository")
     ages = tmp_path / "ages.csv"
