@@ -1,4 +1,4 @@
-"""Stores made by processes: the same ones, the same faults, and nothing left of those that die."""
+"""Stores made by processes: the same stores and faults, and nothing left of a dead process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from boneage.datasets.phantom.cohort import draw_hand
 from boneage.errors import InputError
-from boneage.pipeline import store_builder as preparation
+from boneage.pipeline import store_builder
 from boneage.pipeline.store_builder import build
 from boneage.pipeline.store_worker import Framer, FramerDiedError, FramingTask, make_row
 from boneage.recipe import Framing
@@ -38,8 +38,8 @@ def radiographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", 2)
-    monkeypatch.setattr(preparation, "_PROCESSES_FROM_RADIOGRAPHS", 1)
+    monkeypatch.setattr(store_builder, "_PROCESSES_FROM_WORKERS", 2)
+    monkeypatch.setattr(store_builder, "_PROCESSES_FROM_RADIOGRAPHS", 1)
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def test_processes_make_the_store_that_threads_make(
     radiographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_threads = made(tmp_path / "threads", radiographs, 2)
-    monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", 2)
-    monkeypatch.setattr(preparation, "_PROCESSES_FROM_RADIOGRAPHS", COUNT)
+    monkeypatch.setattr(store_builder, "_PROCESSES_FROM_WORKERS", 2)
+    monkeypatch.setattr(store_builder, "_PROCESSES_FROM_RADIOGRAPHS", COUNT)
     started: list[int] = []
-    monkeypatch.setattr(preparation, "Framer", lambda file: started.append(file) or Framer(file))
+    monkeypatch.setattr(store_builder, "Framer", lambda file: started.append(file) or Framer(file))
     assert made(tmp_path / "processes", radiographs, 2) == with_threads
     assert len(started) == 2
     made(tmp_path / "few films", radiographs[1:], 2)
@@ -75,41 +75,41 @@ def test_processes_make_the_store_that_threads_make(
     assert len(started) == 2
 
 
-def test_what_is_wrong_with_radiographs_is_told_as_by_threads(
+def test_processes_find_the_faults_that_threads_find(
     radiographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(radiographs[0].read_bytes()[:-20])
     wanted = [*radiographs, broken, tmp_path / "missing.png"]
-    told = []
+    found = []
     for least in (10**9, 1):
-        monkeypatch.setattr(preparation, "_PROCESSES_FROM_WORKERS", least)
-        monkeypatch.setattr(preparation, "_PROCESSES_FROM_RADIOGRAPHS", 1)
+        monkeypatch.setattr(store_builder, "_PROCESSES_FROM_WORKERS", least)
+        monkeypatch.setattr(store_builder, "_PROCESSES_FROM_RADIOGRAPHS", 1)
         with pytest.raises(InputError) as raised:
             made(tmp_path / "store", wanted, 2)
-        told.append(raised.value.faults)
+        found.append(raised.value.faults)
         assert not list(tmp_path.glob("store*"))
-    assert told[0] == told[1]
-    assert len(told[0]) == 2
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
 
 
 @pytest.mark.usefixtures("processes")
-def test_when_a_process_is_killed_it_is_told_and_what_is_done_is_kept(
+def test_a_killed_process_is_reported_and_the_finished_rows_are_kept(
     radiographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     framers: list[Framer] = []
     monkeypatch.setattr(
-        preparation, "Framer", lambda file: framers.append(Framer(file)) or framers[-1]
+        store_builder, "Framer", lambda file: framers.append(Framer(file)) or framers[-1]
     )
     many = radiographs * 200
 
     def kill(*_: object) -> None:
         framers[0]._child.process.send_signal(signal.SIGKILL)
 
-    monkeypatch.setattr(preparation, "JOURNAL_SECONDS", 0.2)
-    save = preparation._save_progress
+    monkeypatch.setattr(store_builder, "JOURNAL_SECONDS", 0.2)
+    save = store_builder._save_progress
     monkeypatch.setattr(
-        preparation, "_save_progress", lambda *given: (save(*given), framers and kill())
+        store_builder, "_save_progress", lambda *given: (save(*given), framers and kill())
     )
     begun = time.monotonic()
     with pytest.raises(InputError, match=r"killed by signal 9 .* Finished rows are kept"):
