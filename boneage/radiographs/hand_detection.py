@@ -8,6 +8,7 @@ every ossification region. `experiments/framing-100px/measure.py` measures the c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -111,8 +112,12 @@ def working_copy(radiograph: Radiograph) -> Radiograph:
     if scale >= 1:
         return radiograph
     size = max(8, round(width * scale)), max(8, round(height * scale))
-    shrunk: Radiograph = cv2.resize(radiograph, size, interpolation=cv2.INTER_AREA)
-    return shrunk
+    # By halves first: OpenCV averages 2 x 2 pixels ten times as fast as it averages other areas.
+    while width >= 4 * size[0] and height >= 4 * size[1]:
+        width, height = width // 2, height // 2
+        even = radiograph[: 2 * height, : 2 * width]
+        radiograph = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+    return cast(Radiograph, cv2.resize(radiograph, size, interpolation=cv2.INTER_AREA))
 
 
 def as_grey(copy: Radiograph) -> Grey:

@@ -7,7 +7,6 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -20,6 +19,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from boneage.errors import InputError
 from boneage.radiographs.dicom import decode_dicom, is_dicom, read_dicom_dimensions
+from boneage.radiographs.dicom_transformations import PARSING_ERRORS
 from boneage.radiographs.file_limits import (
     LARGEST_FILE,
     LARGEST_PIXELS,
@@ -52,24 +52,15 @@ _GREY_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "YCbCr"
 _DEEP_MODES = frozenset({"I;16", "I;16B", "I;16L"})
 _JPEG_STRIPS, _DEFLATE_STRIPS = 7, (8, 32946)  # values of TIFF's tag Compression
 
-# What Pillow was seen to raise on damaged files: besides OSError, which means a truncated or
-# undecodable file, the errors of its parsers on values that make no sense.
+# What Pillow was seen to raise on damaged files, besides the errors of parsing: SyntaxError of bad
+# headers, UserWarning of lost TIFF tags (`_open` makes it an error), DecompressionBombError.
 _PILLOW_ERRORS = (
-    OSError,
+    *PARSING_ERRORS,
     SyntaxError,
-    ValueError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
     MemoryError,
-    RuntimeError,
-    TypeError,
     UserWarning,
-    struct.error,
-    zlib.error,
     Image.DecompressionBombError,
+    cv2.error,
 )
 
 # TIFF files of more than 8 bits in which white is zero, and big-endian ones of 12 bits: Pillow
@@ -246,12 +237,13 @@ def _check_scans(data: bytes) -> None:
 
 def _decode(image: ImageFile.ImageFile, data: bytes) -> Radiograph:
     """Decode a PNG, TIFF or BMP file to grey."""
-    inverted = False
+    if image.format == "PNG":
+        _check_png(data)
+        return _decode_with_opencv(image, data)  # in a fifth less time than Pillow
+    is_inverted = False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image, data)
-        inverted = image.mode in _DEEP_MODES and image.tag_v2.get(262) == 0
-    elif image.format == "PNG":
-        _check_png(data)
+        is_inverted = image.mode in _DEEP_MODES and image.tag_v2.get(262) == 0
     elif image.info.get("compression") in (1, 2):
         raise _RefusedError("run-length coded BMP files are not supported", SAVE_AS_PNG)
     if image.mode not in _GREY_MODES | _DEEP_MODES:
@@ -259,30 +251,34 @@ def _decode(image: ImageFile.ImageFile, data: bytes) -> Radiograph:
         raise _RefusedError(what, SAVE_AS_PNG)
     arguments = image.tile[0].args if image.tile else ""
     stored = str(arguments if isinstance(arguments, str) else (arguments or "")[:1])
-    with quiet("PIL") if image.format == "TIFF" else nullcontext():
+    with quiet("PIL"):
         image.load()
     if image.mode in _DEEP_MODES:
         deep = np.asarray(image).astype(np.uint16)
-        if inverted:
+        if is_inverted:
             deep = np.uint16(2 ** image.tag_v2[258][0] - 1) - deep  # type: ignore[attr-defined]
         return deep
     if "16" in stored or "a" in stored:
         # Pillow would cut colour to 8 bits, and divide premultiplied colour by its opacity.
-        flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
-        if image.format != "TIFF":  # of the others, `_upright` turns the pixels
-            flags |= cv2.IMREAD_IGNORE_ORIENTATION
-        colour = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        if colour is None or colour.shape != image.size[::-1]:
-            raise _RefusedError("the file is damaged: its colour can't be decoded")
-        return cast(Radiograph, colour)
-    opaque = image.getchannel(0) if image.mode in ("LA", "La") else image
-    if image.mode in ("P", "PA", "RGBA"):
-        opaque = image.convert("RGB")
+        return _decode_with_opencv(image, data)
+    if image.mode in ("LA", "La"):
+        return np.asarray(image.getchannel(0), np.uint8)
+    opaque = image.convert("RGB") if image.mode in ("P", "PA", "RGBA") else image
     return np.asarray(opaque.convert("L"), np.uint8)
 
 
+def _decode_with_opencv(image: ImageFile.ImageFile, data: bytes) -> Radiograph:
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+    if image.format == "PNG":
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION  # `_upright` turns the pixels
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None or pixels.shape != image.size[::-1]:
+        raise _RefusedError("the file is damaged: its pixels can't be decoded")
+    return cast(Radiograph, pixels)
+
+
 def _check_png(data: bytes) -> None:
-    """Check that all chunks are whole: Pillow leaves the checksums of the pixels unread."""
+    """Check that all chunks are whole; decoders do not all read every checksum."""
     file = io.BytesIO(data)
     for kind, length in _png_chunks(file):
         file.seek(-4, io.SEEK_CUR)
