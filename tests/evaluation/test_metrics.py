@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boneage.errors import InputError
-from boneage.evaluation.metrics import score
+from boneage.evaluation.metrics import baseline_median_by_sex, format_interval, score
 
 AGE = np.array([30.0, 60.0, 119.9, 120.0, 180.0, 200.0])
 PREDICTED = np.array([36.0, 48.0, 119.9, 108.0, 204.0, 201.0])
@@ -106,3 +107,45 @@ def test_not_finite_and_unknown_sex_are_refused_together() -> None:
     assert len(caught.value.faults) == 2
     assert "1 of 2 values are not finite" in str(caught.value)
     assert "'x'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("age", "predicted", "sex", "bootstrap"),
+    [([1.0], [1.0, 2.0], ["F"], 10), ([], [], [], 10), ([1.0], [1.0], ["F"], 0)],
+)
+def test_misuse_is_a_value_error(
+    age: list[float], predicted: list[float], sex: list[str], bootstrap: int
+) -> None:
+    with pytest.raises(ValueError, match="score:"):
+        score(age, predicted, sex, bootstrap=bootstrap)
+
+
+def test_baseline_is_the_training_median_of_the_sex() -> None:
+    answers = baseline_median_by_sex(
+        [10.0, 20.0, 90.0, 100.0], ["F", "F", "F", "M"], [1.0, 2.0, 3.0], ["M", "F", "M"]
+    )
+    assert answers.tolist() == [100.0, 20.0, 100.0]
+
+
+def test_baseline_answers_a_sex_that_training_never_saw() -> None:
+    answers = baseline_median_by_sex([10.0, 30.0], ["F", "F"], [5.0], ["M"])
+    assert answers.tolist() == [20.0]
+
+
+def test_an_interval_as_text() -> None:
+    assert format_interval({"low": 4.456, "high": 5.551}) == "[4.46, 5.55]"
+    assert format_interval({"low": -0.1, "high": 0.25}, "+.0f", factor=100) == "[-10, +25]"
+    assert format_interval({"low": None, "high": None}) == ""
+
+
+@pytest.mark.skipif(not KOSIK.exists(), reason="the published predictions are not at hand")
+def test_published_predictions_give_the_published_number() -> None:
+    table = pd.read_csv(KOSIK)
+    metrics = score(table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
+    mae = metrics["mae_months"]
+    assert round(mae["value"], 2) == 6.09
+    assert mae["low"] == pytest.approx(5.78, abs=0.02)
+    assert mae["high"] == pytest.approx(6.41, abs=0.02)
+    shares = [round(100 * metrics[f"within_{m}_months"]["value"], 1) for m in (6, 12, 24)]
+    assert shares == [60.8, 85.8, 98.0]
+    assert round(metrics["rmse_months"]["value"], 2) == 8.59
