@@ -80,37 +80,13 @@ def bench_training(
 
     from boneage.models.builder import build_model
     from boneage.training.distributed import accelerator
-    from experiments.throughput.benchmark.keras_datasets import make_generator
 
-    workers, images = workers or usable_cores(), steps * batch
+    workers = workers or usable_cores()
     log("building the model")
     model = build_model(backbone, size, precision=precision)
     model.compile(optimizer=keras.optimizers.Adam(1e-4), loss="mae")
-    turns = {name: _Turns() for name in (CONSTANT, *(mode or MODES))}
-    with tempfile.TemporaryDirectory(prefix="boneage-bench-") as temporary:
-        folder = str(Path(temporary) / "store")
-        write_phantom_store(Path(folder), min(MAX_ROWS, images), size)
-        ways: dict[str, Any] = {
-            name: make_generator(
-                folder,
-                images,
-                batch,
-                workers=1 if name.endswith("in line") else workers,
-                processes=name == OURS,
-            )
-            for name in turns
-            if name != CONSTANT
-        }
-        one_batch = make_generator(folder, batch, batch, workers=1, processes=False)[0]
-        try:
-            for number in range(rounds + 1):
-                log(f"round {number} of {rounds}" if number else "warming up")
-                for name, measured in turns.items():
-                    batches = ways[name] if name in ways else constant_batches(one_batch, steps)
-                    _train(model, batches, measured if number else _Turns())
-        finally:
-            for generator in ways.values():
-                generator.close()
+    turns = _play(model, mode or MODES, rounds, size, batch, steps, workers)
+    images = steps * batch
     rows = [_row(name, each, turns[CONSTANT], images, steps) for name, each in turns.items()]
     add_ratios(rows, OURS)
     settings = {
@@ -126,6 +102,39 @@ def bench_training(
         "ours": OURS,
     }
     return show(document(settings, rows, device=accelerator()), COLUMNS, as_json, out)
+
+
+def _play(
+    model: Any, modes: Sequence[str], rounds: int, size: int, batch: int, steps: int, workers: int
+) -> dict[str, _Turns]:
+    """Train in turns on a constant batch and with each generator."""
+    from experiments.throughput.benchmark.keras_datasets import make_generator
+
+    turns = {name: _Turns() for name in (CONSTANT, *modes)}
+    with tempfile.TemporaryDirectory(prefix="boneage-bench-") as temporary:
+        folder = Path(temporary) / "store"
+        write_phantom_store(folder, min(MAX_ROWS, steps * batch), size)
+        generators = {
+            name: make_generator(
+                str(folder),
+                steps * batch,
+                batch,
+                workers=1 if name.endswith("in line") else workers,
+                processes=name == OURS,
+            )
+            for name in modes
+        }
+        one_batch = make_generator(str(folder), batch, batch, workers=1, processes=False)[0]
+        ways = {CONSTANT: constant_batches(one_batch, steps), **generators}
+        try:
+            for number in range(rounds + 1):
+                log(f"round {number} of {rounds}" if number else "warming up")
+                for name, measured in turns.items():
+                    _train(model, ways[name], measured if number else _Turns())
+        finally:
+            for generator in generators.values():
+                generator.close()
+    return turns
 
 
 def constant_batches(batch: Any, steps: int) -> Any:
