@@ -126,6 +126,10 @@ def test_page_holds_every_section_and_the_figures_stand_beside_it(run: Run) -> N
     ):
         assert title in page.text
     assert "On 60 test images, the mean absolute error is" in page.text
+    table = pd.read_csv(run.predictions_path("test"))
+    error = table["predicted_age_months"] - table["age_months"]
+    assert f"{error.abs().mean():.2f} months" in page.text
+    assert f"test{error.abs().argmax()}," in page.text
     assert "32.6 months" in page.text
     assert "0.38 million" in page.text
     assert "67 min" in page.text
