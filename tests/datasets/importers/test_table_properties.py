@@ -36,7 +36,8 @@ SPELLINGS = (
 NAMES = ("film", "bone age", "Geschlecht", "pid", "fold", "Alter, Jahre", 'say "x"', "größe", "x;y")
 ODD = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 WRONG_AGES = (
-    "", "nan", "inf", "-inf", "1e400", "-1", "-0.5", "1,250", "10.5.2", "ten", "0x10", "\uff11\uff12",
+    "", "nan", "inf", "-inf", "1e400", "-1", "-0.5", "1,250", "10.5.2", "ten", "0x10",
+    "\uff11\uff12",
 )  # fmt: skip
 SEXES = {"f": "F", "girl": "F", "2": "F", "m": "M", "1": "M"}
 WRONG_SEXES = ("", "F", "M", "male", "0", "f m", "None")
