@@ -108,30 +108,30 @@ def test_signed_values_start_below_zero(read: Read, hand: npt.NDArray[np.uint8],
 
 @pytest.mark.parametrize(
     ("function", "centre", "width"),
-    [("LINEAR", 1500.5, 1001), ("LINEAR_EXACT", 1500, 1000), (None, 1500.5, 1001)],
+    [
+        ("LINEAR", 1500.5, 1001),
+        ("LINEAR_EXACT", 1500, 1000),
+        (None, [1500.5, 3], [1001, 7]),  # the first of several
+        ("SIGMOID", 1500, 1000),
+    ],
 )
 def test_a_window_is_spread_over_the_whole_range(
-    read: Read, hand: npt.NDArray[np.uint8], function: str | None, centre: float, width: float
+    read: Read, hand: npt.NDArray[np.uint8], function: str | None, centre: Any, width: Any
 ) -> None:
     stored = spread(hand, 12)
     header = {"VOILUTFunction": function} if function else {}
     image = read(stored, 12, WindowCenter=centre, WindowWidth=width, **header)
     expected = np.clip((stored.astype(float) - 1000) / 1000, 0, 1) * 65_535
+    if function == "SIGMOID":
+        expected = 65_535 / (1 + np.exp(-4 * (stored.astype(float) - 1500) / 1000))
     assert np.abs(image - expected).max() <= 0.5
-
-
-def test_a_sigmoid_window_and_the_first_of_several(read: Read, hand: npt.NDArray[np.uint8]) -> None:
-    stored = spread(hand, 12)
-    header = {"WindowCenter": [1500, 3], "WindowWidth": [1000, 7], "VOILUTFunction": "SIGMOID"}
-    expected = 65_535 / (1 + np.exp(-4 * (stored.astype(float) - 1500) / 1000))
-    assert np.abs(read(stored, 12, **header) - expected).max() <= 0.5
 
 
 @pytest.mark.parametrize(
     ("centre", "width"),
     [(2000, 1), (2000, 0), (2000, -5), (90_000, 100), (-5000, 100), ("", ""), (2000.2, 1.5)],
 )
-def test_a_window_that_shows_nothing_is_passed_over(
+def test_a_window_that_shows_nothing_is_left_out(
     read: Read, hand: npt.NDArray[np.uint8], centre: float, width: float
 ) -> None:
     stored = spread(hand, 12)
@@ -402,7 +402,7 @@ def test_a_missing_decoder_is_named(
         ({"BitsAllocated": 32}, "32 bits"),
     ],
 )
-def test_hostile_headers_are_refused_without_telling_a_person(
+def test_hostile_headers_are_refused_without_naming_a_person(
     make_dicom: MakeDicom,
     hand: npt.NDArray[np.uint8],
     tmp_path: Path,
@@ -437,7 +437,7 @@ def test_headers_alone_are_opened_and_pixels_left(
         open_dicom(path, pixels=False)
 
 
-def test_files_without_a_preamble_are_told_by_name_and_content(
+def test_files_without_a_preamble_are_recognised_by_name_and_content(
     make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
     from pydicom import dcmread

@@ -15,14 +15,14 @@ def framed(radiograph: np.ndarray, level: int) -> np.ndarray:
     return cv2.copyMakeBorder(radiograph, 20, 20, 24, 24, cv2.BORDER_CONSTANT, value=level)
 
 
-def test_an_upright_hand_has_nothing_to_be_said_of() -> None:
+def test_an_upright_hand_has_no_fault() -> None:
     for radiograph in RADIOGRAPHS:
         quality = assess_quality(radiograph)
         assert quality.orientation.turn == 0
         assert not any([quality.is_turned, quality.has_two_hands, quality.is_inverted])
 
 
-def test_an_inverted_radiograph_is_told_whatever_its_margins() -> None:
+def test_an_inverted_radiograph_is_found_whatever_its_margins() -> None:
     assert (
         sum(assess_quality(255 - radiograph).is_inverted for radiograph in RADIOGRAPHS)
         >= len(RADIOGRAPHS) - 1
@@ -32,7 +32,7 @@ def test_an_inverted_radiograph_is_told_whatever_its_margins() -> None:
     )
 
 
-def test_two_hands_are_told_in_either_polarity() -> None:
+def test_two_hands_are_found_in_either_polarity() -> None:
     pairs = [np.hstack([radiograph, radiograph[:, ::-1]]) for radiograph in RADIOGRAPHS]
     assert sum(assess_quality(pair).has_two_hands for pair in pairs) >= len(RADIOGRAPHS) - 1
     assert sum(assess_quality(255 - pair).has_two_hands for pair in pairs) >= len(RADIOGRAPHS) - 1
@@ -40,13 +40,13 @@ def test_two_hands_are_told_in_either_polarity() -> None:
     assert sum(assess_quality(pair).has_two_hands for pair in upside_down) >= len(RADIOGRAPHS) - 1
 
 
-def test_of_two_hands_neither_turn_nor_polarity_is_told() -> None:
+def test_of_two_hands_neither_turn_nor_polarity_is_known() -> None:
     quality = assess_quality(255 - np.hstack([RADIOGRAPHS[0], RADIOGRAPHS[0][:, ::-1]])[::-1])
     assert not any([quality.is_turned, quality.is_inverted])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_levels_are_told_in_eight_bits_of_any_depth(dtype: type) -> None:
+def test_levels_are_scaled_to_eight_bits(dtype: type) -> None:
     radiograph = np.zeros((64, 64), dtype)
     radiograph[:32] = np.iinfo(dtype).max
     quality = assess_quality(radiograph)
@@ -60,7 +60,7 @@ def test_a_flat_radiograph_spans_few_levels() -> None:
 
 
 def empty_radiographs() -> dict[str, np.ndarray]:
-    """Films that hold next to nothing, by what they hold."""
+    """Return nearly empty radiographs, by name."""
     rng = np.random.default_rng(0)
     specks = np.where(rng.random((400, 300)) < 0.02, 200, 0)
     corner = np.zeros((400, 300), np.uint16)
@@ -71,7 +71,7 @@ def empty_radiographs() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["specks", "corner", "noise"])
-def test_a_radiograph_with_next_to_nothing_on_it_is_dark(name: str) -> None:
+def test_a_nearly_empty_radiograph_is_dark(name: str) -> None:
     assert assess_quality(empty_radiographs()[name]).dark > EMPTY_SHARE
 
 
