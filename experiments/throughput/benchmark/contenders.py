@@ -52,7 +52,8 @@ class Contender:
         arguments: Arguments of that function.
         needs: Packages it needs. Without them it is skipped.
         note: What else the reader must know.
-        waiting: Batches that may wait in its queues when a turn begins.
+        waiting: Batches that may wait in its queues when a turn begins. Keras' adapter on
+            TensorFlow fills a queue even for a dataset without workers.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Contender:
 
 
 def _contender(name: str, title: str, module: str, note: str = "", **arguments: Any) -> Contender:
-    special = {key: arguments.pop(key) for key in ("needs", "waiting") if key in arguments}
+    special = {key: arguments.pop(key) for key in ("needs",) if key in arguments}
     return Contender(name, title, f"{_FOLDER}.{module}", arguments, note=note, **special)
 
 
@@ -90,7 +91,6 @@ CONTENDERS = (
         "keras_datasets",
         "imread, resize, float32/255, stock albumentations; in the training's thread",
         kind="tutorial",
-        waiting=1,
     ),
     _contender(
         "tutorial-processes",
