@@ -59,8 +59,8 @@ def files_below(root: Path, *, progress: bool = True, layout: str = "a folder") 
 
 
 def is_litter(name: str) -> bool:
-    """Return whether a file or folder of that name is hidden or left over from an archiver."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Return whether that is the name of a hidden file, or one left by an archiver or Excel."""
+    return name.startswith((".", "~$")) or name == "__MACOSX"
 
 
 def with_suffix(paths: Iterable[Path], suffixes: tuple[str, ...]) -> list[Path]:

@@ -188,18 +188,15 @@ def test_the_option_labels_is_parsed() -> None:
 
 def test_ids_of_the_test_set_are_kept_apart(official: Path) -> None:
     (official / TEST).unlink()
-    rows = [(name, 90.5, "True") for name in TEST_IDS]
-    write_rows(official / "some.csv", ("id", "boneage", "male"), *rows)
-    assert counts(run(official)) == {"train": 30, "val": 12, "test": 6}
-    shutil.rmtree(official.parent / "out")
     header = ("Case ID", "Sex", "Ground truth bone age (months)")
     write_rows(official / "some.csv", header, (1300, "M", 90.5), (4360, "F", 90.5))
     with (official / TRAIN).open("a") as file:
         file.write("4361,100,True\n")
     text = "\n".join(faults(official))
-    assert "train.csv: 1 of its ids are official test images" in text
-    assert "some.csv: 1 of its 2 ids are not in the official test set" in text
-    assert "1 of its ids are official" in faults(official, {"train": official / TRAIN})[0]
+    assert "train.csv: row 32 (id 4361): id 4361 is in the official test set" in text
+    assert "id 1300 is not in the official test set" in text
+    [named] = faults(official, {"train": official / TRAIN})
+    assert "id 4361 is in the official" in named
 
 
 def test_splits_of_which_only_some_are_there(official: Path) -> None:
@@ -214,12 +211,6 @@ def test_splits_of_which_only_some_are_there(official: Path) -> None:
     assert counts(manifest) == {"train": 24, "val": 3, "test": 3}
     assert set(manifest.table["source"]) == {"rsna-seeded"}
     assert manifest.digest == again.digest != other.digest
-
-
-@pytest.mark.parametrize("name", ["my_val.csv", "test.csv"])
-def test_a_name_that_contradicts_the_columns_is_refused(official: Path, name: str) -> None:
-    (official / TRAIN).rename(official / name)
-    assert "but its name says" in faults(official)[0]
 
 
 @pytest.mark.parametrize(
@@ -249,48 +240,26 @@ def test_kaggles_test_images_are_tested_on_once_their_ages_are_there(official: P
     manifest = run(official)
     assert set(manifest.table["source"]) == {"rsna-kaggle"}
     text = "\n".join(manifest.notes)
-    assert "boneage-test-dataset.csv has no ages" in text
     assert "6 images have no row" in text
     assert "4360 to 4559 are the official test set" in text
 
 
 @pytest.mark.parametrize("path", [VAL, TEST])
-def test_a_seeded_split_does_not_replace_a_packed_or_broken_table(
-    official: Path, path: str
-) -> None:
-    archive = official / Path(path).parent.with_suffix(".zip")
-    archive.touch()
-    assert counts(run(official)) == {"train": 30, "val": 12, "test": 6}
-    shutil.rmtree(official.parent / "out")
+def test_a_seeded_split_does_not_replace_a_broken_table(official: Path, path: str) -> None:
     content = (official / path).read_bytes()
     (official / path).write_bytes(content[:30] + b"\xff")
     assert Path(path).name in faults(official)[0]
-    (official / path).unlink()
-    assert f"{archive}: it is still packed" in faults(official)[0]
 
 
-def test_missing_and_different_images_are_faults(tmp_path: Path) -> None:
+def test_missing_images_and_copies_are_faults(tmp_path: Path) -> None:
     folder = kaggle(tmp_path / "k")
     (folder / "resized").mkdir()
-    (folder / "resized" / "1377.png").write_bytes(b"smaller")
+    (folder / "resized" / "1377.png").touch()
     next(folder.rglob("1380.png")).unlink()
-    (folder / "images.zip").touch()
-    missing, different = faults(folder)
+    missing, several = faults(folder)
     assert "row 5 (id 1380): there is no image 1380.png" in missing
-    assert "Unpack images.zip first." in missing
-    assert "row 2 (id 1377): several different files have this id" in different
-    assert "resized/1377.png" in different
-
-
-def test_equal_copies_are_used_once_and_noted(tmp_path: Path) -> None:
-    folder = kaggle(tmp_path / "kaggle")
-    shutil.copytree(folder, folder / "Copy of it")
-    manifest = run(folder)
-    assert len(manifest) == 40
-    assert not any("Copy" in image for image in manifest.table["image"])
-    text = "\n".join(manifest.notes)
-    assert "40 images have several files with the same bytes" in text
-    assert "Copy of it/boneage-training-dataset.csv: a copy of boneage-training" in text
+    assert "row 2 (id 1377): several files have this id" in several
+    assert "resized/1377.png" in several
 
 
 def test_all_faults_of_all_tables_come_at_once(official: Path) -> None:
@@ -310,7 +279,7 @@ def test_all_faults_of_all_tables_come_at_once(official: Path) -> None:
         "there is no image 1401x.png",
         "the largest of the column",
         "there is no image 4362.png",
-        "row 2 (Image ID 1386): id 1386 is in train.csv too",
+        "(Image ID 1386): id 1386 is in train.csv too",
     ):
         assert part in found
 
@@ -318,14 +287,13 @@ def test_all_faults_of_all_tables_come_at_once(official: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "no table below it has an id, a bone age and a sex"),
-        ({"a.csv": "id,bonage,male\n1,9,True\n"}, "no column 'boneage'.*Did you mean 'bonage'"),
+        ({}, "no table below it has the columns of the challenge"),
+        ({"a.csv": "id,bonage,male\n1,9,True\n"}, "no table below it"),
         ({"a.csv": ""}, "it is empty"),
         (
             {f"{n}.csv": f"id,boneage,male\n1,{n},True\n" for n in (90, 91)},
-            "several different tables",
+            "several tables",
         ),
-        ({"a.csv": "id,boneage,male\n1,90,maybe\n"}, "male is 'maybe'"),
     ],
 )
 def test_a_folder_of_another_layout_is_refused(
