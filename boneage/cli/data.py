@@ -15,6 +15,7 @@ from boneage.cli.output import (
     make_app,
     print_json,
     print_manifest,
+    refuse,
     verb_group,
 )
 from boneage.errors import Fault, InputError
@@ -55,15 +56,16 @@ def data_phantom(
     print_manifest(make_phantom_cohort(out, count=count, seed=seed, size=size))
 
 
+def _refuse_kaggle(value: str) -> None:
+    if value != "rsna":
+        page = "https://www.kaggle.com/datasets/kmader/rsna-bone-age"
+        fix = f"Download {page} with a browser, unpack it, and run: boneage data import rsna DIR"
+        refuse(f"--source {value}", "only the official archives are downloaded", fix)
+
+
 @download_app.command("rsna")
 def download_rsna(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to download into.")],
-    source: Annotated[
-        str,
-        typer.Option(
-            help="rsna: the official archives (default); kaggle: the training images only."
-        ),
-    ] = "rsna",
     accept_terms: Annotated[
         bool, typer.Option("--accept-terms", help="Accept the terms of the dataset.")
     ] = False,
@@ -71,6 +73,7 @@ def download_rsna(
         bool, typer.Option("--keep-archives", help="Keep the archives after unpacking.")
     ] = False,
     seed: SeedOption = 0,
+    source: Annotated[str, typer.Option("--source", hidden=True, callback=_refuse_kaggle)] = "rsna",
 ) -> None:
     """Download and import the RSNA 2017 challenge set (about 11 GB).
 
@@ -79,9 +82,7 @@ def download_rsna(
     from boneage.datasets.importers.rsna_download import download_rsna as run_download
 
     print_manifest(
-        run_download(
-            out, source=source, accept_terms=accept_terms, seed=seed, keep_archives=keep_archives
-        )
+        run_download(out, accept_terms=accept_terms, seed=seed, keep_archives=keep_archives)
     )
 
 
@@ -197,7 +198,6 @@ def data_prepare(
 
 
 def _framing(size: int | None, recipe: Path | None) -> Framing:
-    from boneage.cli.output import refuse
     from boneage.recipe import Framing, read_recipe
 
     if recipe and size:

@@ -2,22 +2,22 @@ from __future__ import annotations
 
 import io
 import random
-import stat
+import shutil
 import zipfile
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from boneage.datasets.importers import archives
 from boneage.datasets.importers.archives import DamagedArchiveError, unpack, unpacked_bytes
 from boneage.errors import InputError
 
 NOISE = random.Random(0).randbytes(5000)
 
 
-def packed(members: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def packed(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as file:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in members.items():
             file.writestr(name, content)
     return buffer.getvalue()
@@ -44,86 +44,56 @@ def refusal(archive: Path) -> str:
     return str(caught.value)
 
 
-def test_files_come_out_as_they_went_in(tmp_path: Path) -> None:
-    members = {"a/1.png": b"one" * 999, "a/b/2.png": b"", "train.csv": b"id\n"}
-    litter = {"a/empty/": b"", "__MACOSX/._1.png": b"", "a/.DS_Store": b"", "a\\3.png": b""}
-    archive = write(tmp_path, packed(members | litter))
+def test_files_and_archives_inside_are_unpacked(tmp_path: Path) -> None:
+    plain = {"V/1.png": b"one" * 999, "V/b/2.png": b"", "t.csv": b"id\n"}
+    inner = {"set-1/3.png": b"3", "set-1/4.png": b"4"}
+    archive = write(tmp_path, packed(plain | {"V/set-1.zip": packed(inner)}))
     counted: list[int] = []
     unpack(archive, tmp_path / "new" / "out", advance=counted.append)
-    assert files(tmp_path / "new" / "out") == members | {"a/3.png": b""}
-    assert sum(counted) == unpacked_bytes(archive) == sum(map(len, members.values()))
+    expected = plain | {f"V/{name}": content for name, content in inner.items()}
+    assert files(tmp_path / "new" / "out") == expected
+    assert sum(counted) <= unpacked_bytes(archive)
     assert archive.exists()
 
 
-def test_archives_inside_are_unpacked_one_level_deep(tmp_path: Path) -> None:
-    first = packed({"set-1/1.png": b"1", "set-1/2.png": b"2"})
-    second = packed({"3.png": b"3", "deep.zip": packed({"4.png": b"4"})}, method=0)
-    members = {"V/set-1.zip": first, "V/set-2.zip": second, "V/t.csv": b"t", "V/set-2/5.png": b"5"}
-    unpack(write(tmp_path, packed(members)), tmp_path / "V")
-    found = files(tmp_path / "V")
-    assert found.pop("set-2.zip/deep.zip").startswith(b"PK")
-    assert found == {
-        "set-1/1.png": b"1",
-        "set-1/2.png": b"2",
-        "set-2.zip/3.png": b"3",  # a folder set-2 is there already
-        "set-2/5.png": b"5",
-        "t.csv": b"t",
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("../1.png", "leaves the folder"),
-        ("a/../../1.png", "leaves the folder"),
-        ("..\\1.png", "leaves the folder"),
-        ("/etc/1.png", "starts at a root"),
-        ("C:\\1.png", "starts at a root"),
-        ("C:1.png", "starts at a root"),
-        ("\\\\host\\share\\1.png", "starts at a root"),
-        ("OK.png", "its name is there twice"),
-    ],
-)
+@pytest.mark.parametrize("name", ["../1.png", "a/../../1.png", "/etc/1.png"])
 @pytest.mark.parametrize("is_inside", [False, True])
-def test_nothing_is_written_outside(
-    tmp_path: Path, name: str, reason: str, is_inside: bool
-) -> None:
+def test_nothing_is_written_outside(tmp_path: Path, name: str, is_inside: bool) -> None:
     (tmp_path / "in").mkdir()
     content = packed({"ok.png": b"1", name: b"2"})
-    text = refusal(write(tmp_path / "in", packed({"V.zip": content}) if is_inside else content))
-    assert "can't be unpacked safely" in text
-    assert reason in text
-    assert ("x.zip: V.zip:" in text) == is_inside
+    # An archive in a folder must not leave that folder either.
+    text = refusal(write(tmp_path / "in", packed({"V/V.zip": content}) if is_inside else content))
+    assert f"{name!r} leads outside the folder" in text
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.parametrize(("mode", "reason"), [(stat.S_IFLNK, "a link"), (stat.S_IFIFO, "no file")])
-def test_links_and_devices_are_refused(tmp_path: Path, mode: int, reason: str) -> None:
+def test_a_link_is_unpacked_as_a_file(tmp_path: Path) -> None:
     info = zipfile.ZipInfo("link.png")
-    info.external_attr = (mode | 0o777) << 16
+    info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         file.writestr(info, "/etc/passwd")
-    assert reason in refusal(tmp_path / "x.zip")
+    unpack(tmp_path / "x.zip", tmp_path / "out")
+    assert not (tmp_path / "out" / "link.png").is_symlink()
 
 
-def test_a_bomb_is_refused_before_it_is_written(
+def test_what_does_not_fit_the_disk_is_refused_before_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "SPARE_BYTES", 1000)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 500_000))
     bomb = packed({f"{i}.png": bytes(100_000) for i in range(9)})
-    assert "would unpack to 9 files of 900.0 kB" in refusal(write(tmp_path, bomb))
-    assert "x.zip: a.zip: it would" in refusal(write(tmp_path, packed({"a.zip": bomb}, method=0)))
-    monkeypatch.setattr(archives, "MOST_MEMBERS", 3)
-    assert "4 files" in refusal(write(tmp_path, packed(dict.fromkeys("abcd", b""))))
+    for content in (bomb, packed({"a.zip": bomb})):
+        assert "but 900.0 kB are needed" in refusal(write(tmp_path, content))
 
 
 def damaged(kind: str) -> bytes:
     content = bytearray(packed({"1.png": NOISE, "2.png": b"2"}))
     match kind:
-        case "lying size":
-            for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
-                at = content.index(signature) + offset
-                content[at : at + 4] = (10).to_bytes(4, "little")
+        case "lying size" | "encrypted":
+            change, offset = ((10).to_bytes(4, "little"), 22) if kind != "encrypted" else (b"1", 6)
+            for signature, at in ((b"PK\x03\x04", offset), (b"PK\x01\x02", offset + 2)):
+                start = content.index(signature) + at
+                content[start : start + len(change)] = change
         case "flipped bit":
             content[200] ^= 16
         case "page":
@@ -133,22 +103,12 @@ def damaged(kind: str) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["lying size", "flipped bit", "page", "0", "100", "4000", "-1"])
+@pytest.mark.parametrize("kind", ["lying size", "encrypted", "flipped bit", "page", "0", "4000"])
 def test_a_damaged_archive_is_refused(tmp_path: Path, kind: str) -> None:
     archive = write(tmp_path, damaged(kind))
-    with pytest.raises(DamagedArchiveError, match="damaged or cut off"):
+    with pytest.raises(DamagedArchiveError, match="damaged"):
         unpack(archive, tmp_path / "out")
     assert "Remove it and download it again" in refusal(archive)
-
-
-def test_other_compression_and_encryption_are_refused(tmp_path: Path) -> None:
-    text = refusal(write(tmp_path, packed({"1.png": b"1" * 99}, method=zipfile.ZIP_BZIP2)))
-    assert "1.png: method 12" in text
-    assert "Unpack it with another program" in text
-    content = bytearray(packed({"1.png": b"1"}))
-    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        content[content.index(signature) + offset] |= 1
-    assert "encrypted" in refusal(write(tmp_path, bytes(content)))
 
 
 def test_ctrl_c_leaves_no_half_folder_and_what_a_kill_left_is_replaced(tmp_path: Path) -> None:
