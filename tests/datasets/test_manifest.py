@@ -98,23 +98,16 @@ def test_a_split_is_a_manifest_of_the_same_file(folder: Path) -> None:
             "manifest.csv: row 3 (image_id 2): sex is 'female'; expected F or M.",
         ),
         ("2,films/1378.png,90,,train", "sex is empty; expected F or M"),
-        ("2,films/1378.png,90,f,train", "sex is 'f'; expected F or M"),
-        ("2,films/1378.png,ten,F,train", "age_months is 'ten'; expected a number of months"),
         ("2,films/1378.png,nan,F,train", "age_months is 'nan'; expected a number of months"),
-        ("2,films/1378.png,1e999,F,train", "age_months is '1e999'; expected a number"),
         ("2,films/1378.png,1_0,F,train", "age_months is '1_0'; expected a number"),
-        ("2,films/1378.png,,F,train", "age_months is empty"),
         ("2,films/1378.png,241,F,train", "age_months is 241; expected months from 0 to 240"),
-        ("2,films/1378.png,-1,F,train", "age_months is -1; expected months from 0 to 240"),
         ("2,films/1378.png,90,F,tarin", "split is 'tarin'; expected train, val or test"),
         ("2,films/none.png,90,F,train", "there is no image films/none.png"),
-        ("2,films,90,F,train", "there is no image films"),
         (f"2,{'x' * 5000},90,F,train", "there is no image xxx"),
         ("2,,90,F,train", "image is empty"),
         (",films/1378.png,90,F,train", "row 3: image_id is empty"),
         ("1377,films/1378.png,90,F,train", "image_id 1377 is already in row 2"),
         ("2,films/1378.png,90,F", "row 3: it has 4 fields; expected 5"),
-        ("2,films/1378.png,90,F,train,", "row 3: it has 6 fields; expected 5"),
     ],
 )
 def test_a_wrong_row_is_one_clear_message(folder: Path, row: str, message: str) -> None:
@@ -184,9 +177,7 @@ def test_missing_columns_are_named_with_what_was_meant(
     assert [message.rpartition("Did you mean ")[2].rstrip("?") for message in found] == hints
 
 
-@pytest.mark.parametrize(
-    "name", ["patient", "patient_name", "Patient Name", "subject", "subject_id", "patientid"]
-)
+@pytest.mark.parametrize("name", ["Patient Name", "subject_id"])
 def test_patients_under_another_name_do_not_go_unchecked(folder: Path, name: str) -> None:
     path = written(folder, GOOD + ",ann", header=f"{','.join(COLUMNS)},{name}")
     assert len(messages(path)) == 1
@@ -210,32 +201,6 @@ def test_a_cohort_that_says_infants_in_every_row_may_be_that_young(folder: Path)
     assert len(read_manifest(written(folder, *rows, header=header))) == 2
     found = messages(written(folder, rows[0], rows[1].replace("infants", "clinic"), header=header))
     assert "in years?" in found[0]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "it is empty"),
-        (b"\n\n", "it is empty"),
-        (",".join(COLUMNS).encode(), "it has a header and no rows"),
-        (b"\xff\xfe\x00i\x00", "UTF-16 text"),
-        (b"PK\x03\x04\x14\x00\x00\x00\x08\x00\xb7\xc1", "not UTF-8 text"),
-        (b'image_id,image\n"1,2\n', "not valid CSV"),
-        (b"image_id,sex,sex\n1,F,M\n", "2 columns called 'sex'"),
-    ],
-)
-def test_what_is_no_table_is_said_so(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "manifest.csv"
-    path.write_bytes(content)
-    assert message in messages(path)[0]
-
-
-def test_byte_order_mark_blank_lines_and_blanks_do_no_harm(folder: Path) -> None:
-    path = folder / "manifest.csv"
-    path.write_bytes(
-        b"\xef\xbb\xbf" + ",".join(COLUMNS).encode() + b"\r\n\r\n 1 ,films/1377.png, 90 ,F,test\r\n"
-    )
-    assert read_manifest(path).table["image_id"].tolist() == ["1"]
 
 
 def test_chronological_age_may_be_empty_but_not_wrong(folder: Path) -> None:
@@ -270,7 +235,7 @@ def test_knowing_what_a_sex_is_imports_no_pandas() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(content=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 def test_no_bytes_give_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
@@ -288,15 +253,7 @@ def test_a_region_is_four_numbers_or_nothing(folder: Path) -> None:
     )
     assert manifest.regions() == [(10, 0, 900, 1200), None]
     assert read_manifest(written(folder, GOOD)).regions() == [None]
-
-
-@pytest.mark.parametrize(
-    "region", ["1 2 3", "9 0 9 5", "0 9 5 9", "-1 0 5 5", "a b c d", "0  0 5 5"]
-)
-def test_a_region_that_encloses_nothing_is_refused(folder: Path, region: str) -> None:
-    header = ",".join(COLUMNS) + ",region"
-    path = written(folder, f"{GOOD},{region}", header=header)
-    assert f"region is {region!r}" in messages(path)[0]
+    assert "region is '9 0 9 5'" in messages(written(folder, f"{GOOD},9 0 9 5", header=header))[0]
 
 
 @pytest.mark.parametrize(
@@ -306,8 +263,9 @@ def test_a_region_that_encloses_nothing_is_refused(folder: Path, region: str) ->
         (f"0 0 9999999 {'0' * 6}1", (0, 0, 9_999_999, 1)),
         ("0 0 10000000 1", None),
         (f"0 0 {'9' * 5000} 1", None),
-        ("0 0 0 1", None),
+        ("0 9 5 9", None),
         ("0 0 1", None),
+        ("-1 0 5 5", None),
         ("0 0 ² 1", None),
     ],
 )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime
-import io
 import os
 import random
 import sys
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from boneage.datasets import tables
-from boneage.datasets.tables import cell_text, read_sheet
+from boneage.datasets.tables import read_sheet
 from boneage.errors import InputError
 
 NAMESPACE = b'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
@@ -134,20 +133,6 @@ def test_excel_cells_are_as_a_person_would_write_them(tmp_path: Path) -> None:
     assert cells_of(path)["value"] == list(values.values())
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (1234567890123457.0, "1234567890123457"),
-        (-12.0, "-12"),
-        (0.1 + 0.2, "0.3"),
-        (2.0**53, "9007199254740990"),  # the fifteen digits that are sure
-        (1e20, "100000000000000000000"),
-    ],
-)
-def test_floats_are_written_without_a_fraction_or_an_exponent(value: float, text: str) -> None:
-    assert cell_text(value) == text
-
-
 def test_parquet_values_are_as_a_person_would_write_them(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
@@ -190,15 +175,12 @@ def test_excels_plain_csv_is_refused_with_how_to_save_it(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an old Excel file (.xls)"),
         (
             b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "EncryptedPackage".encode("utf-16-le"),
             "a workbook with a password",
         ),
         (b"%PDF-1.7", "it is a PDF"),
-        (b"\x1f\x8b\x08", "it is compressed by gzip"),
         (b"\n<html><table>", "it is an HTML page"),  # what many a hospital system calls .xls
-        (b"\x89PNG\r\n\x1a\n", "it is a PNG image"),
         (b"", "it is empty"),
         (b"id,age\n", "it has a header and no rows"),
         (b'id,age\n"1,2\n', "it is not valid CSV"),
@@ -215,10 +197,8 @@ def test_what_is_no_table_is_named(tmp_path: Path, content: bytes, what: str) ->
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (("mimetype", "content.xml"), "it is an OpenDocument file (.ods)"),
         (("[Content_Types].xml", "xl/workbook.bin"), "it is an Excel binary workbook (.xlsb)"),
         (("images/1.png",), "it is an archive without a workbook"),
-        (("Index/Document.iwa",), "it is an Apple Numbers file"),
         (("[Content_Types].xml", "word/document.xml"), "it can't be read as an Excel workbook"),
     ],
 )
@@ -297,10 +277,6 @@ def test_merged_cells_below_the_header_are_a_fault(tmp_path: Path) -> None:
 
 HOSTILE = {
     "a row far away": (START + b"<row r='10000000000'><c><v>1</v></c></row>" + END, "rows"),
-    "rows out of order": (
-        START + b"<row r='2'><c r='A2'/></row><row r='1'><c r='A1'/></row>" + END,
-        "its cells are out of order",
-    ),
     "cells out of order": (
         START + b"<row r='1'><c r='B1'><v>1</v></c><c r='A1'><v>1</v></c></row>" + END,
         "its cells are out of order",
@@ -373,7 +349,7 @@ def test_parquet_without_pyarrow_names_the_package(
     assert "Run pip install pyarrow" in refusal(tmp_path / "a.parquet")
 
 
-@pytest.mark.parametrize("kind", ["xlsx", "xml", "parquet", "csv"])
+@pytest.mark.parametrize("kind", ["xlsx", "parquet", "csv"])
 def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str) -> None:
     lot = random.Random(kind)
     frame = pd.DataFrame({"id": range(20), "age": np.arange(20) / 3, "sex": ["f", "m"] * 10})
@@ -386,7 +362,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str) -> None:
         excel(path, list(frame.columns), *frame.astype(object).to_numpy().tolist())
     whole = path.read_bytes()
     for _ in range(80):
-        path.write_bytes(damaged_part(whole, lot) if kind == "xml" else damaged(whole, lot))
+        path.write_bytes(damaged(whole, lot))
         with suppress(InputError):
             read_sheet(path)
 
@@ -396,21 +372,3 @@ def damaged(content: bytes, lot: random.Random) -> bytes:
     for _ in range(lot.choice([1, 2, 20])):
         changed[lot.randrange(len(changed))] = lot.randrange(256)
     return bytes(changed[: lot.randrange(len(changed))] if lot.random() < 0.2 else changed)
-
-
-def damaged_part(content: bytes, lot: random.Random) -> bytes:
-    """A whole archive around XML that has letters changed and stretches moved."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        parts = {name: bytearray(archive.read(name)) for name in archive.namelist()}
-    part = parts[lot.choice(list(parts))]
-    for _ in range(lot.choice([1, 2, 5])):
-        at, other = lot.randrange(len(part)), lot.randrange(len(part))
-        if lot.random() < 0.5:
-            part[at] = lot.choice(b"<>/\"'=09AZaz&;- ")
-        else:
-            part[at : at + lot.randrange(8)] = part[other : other + lot.randrange(20)]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in parts.items():
-            archive.writestr(name, bytes(text))
-    return buffer.getvalue()

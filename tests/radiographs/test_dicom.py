@@ -74,12 +74,6 @@ def sequence(first: int, bits: int, table: npt.NDArray[Any], kind: str = "US") -
     return [item]
 
 
-def test_eight_bits_are_read_as_they_are(read: Read, hand: npt.NDArray[np.uint8]) -> None:
-    image = read(hand, 8)
-    assert image.dtype == np.uint8
-    assert np.array_equal(image, hand)
-
-
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_it_is_the_same_radiograph_as_the_eight_bit_png(
@@ -145,12 +139,6 @@ def test_rescaling_comes_before_the_window(read: Read, hand: npt.NDArray[np.uint
     image = read(stored, 12, WindowCenter=-500 + 0.5, WindowWidth=1001, **rescale)
     expected = np.clip(stored * 0.5 / 1000, 0, 1) * 65_535
     assert np.abs(image - expected).max() <= 0.5
-
-
-def test_a_negative_slope_turns_the_radiograph_round(
-    read: Read, hand: npt.NDArray[np.uint8]
-) -> None:
-    assert np.array_equal(read(hand, 8, RescaleSlope="-1", RescaleIntercept="255"), 255 - hand)
 
 
 def test_a_lookup_table_of_interest_is_applied_before_a_window(

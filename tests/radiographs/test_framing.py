@@ -73,28 +73,6 @@ def test_stretched_the_picture_fills_the_square_whatever_its_aspect() -> None:
     assert ours[0, -1] > 250
 
 
-@pytest.mark.parametrize("shape", [(30, 200), (200, 30), (20, 20), (900, 700)])
-@pytest.mark.parametrize("bits", [8, 16])
-def test_one_side_may_shrink_while_the_other_grows(shape: tuple[int, int], bits: int) -> None:
-    radiograph = gradient(*shape).astype(f"uint{bits}") * (1 if bits == 8 else 100)
-    square = whole(radiograph, size=64, fit="stretch", contrast_percentiles=PLAIN).astype(int)
-    expected = np.linspace(0, 255, shape[1])[None, :]
-    expected = cv2.resize(expected, (64, 1), interpolation=cv2.INTER_AREA if shape[1] > 64 else 1)
-    assert np.abs(square - expected).max() <= 6
-
-
-def test_the_hand_that_is_cut_out_is_the_same_stretched_or_not() -> None:
-    radiograph = phantom(0, 2, 256).image[:, 60:200].copy()
-    padded, stretched = (frame(radiograph, Framing(size=96, fit=fit)) for fit in ("pad", "stretch"))
-    assert padded.crop == stretched.crop
-    left, top, right, bottom = padded.crop.box
-    wide = round(96 * (right - left) / (bottom - top))
-    assert wide < 90
-    inner = padded.pixels[:, (96 - wide) // 2 :][:, :wide]
-    expected = cv2.resize(inner, (96, 96)).ravel()
-    assert np.corrcoef(expected, stretched.pixels.ravel())[0, 1] > 0.98
-
-
 def test_shrinking_averages_areas() -> None:
     radiograph = np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8)
     radiograph[0, :2] = 0, 255
@@ -153,12 +131,6 @@ def test_a_bright_marker_has_no_say_in_the_hand_s_contrast() -> None:
     middle = framed[48:96, 48:96]
     assert np.percentile(middle, 90) > 180
     assert np.percentile(whole(hand, size=128)[48:96, 48:96], 90) < 60
-
-
-def test_averaged_areas_have_finer_levels_than_the_radiograph() -> None:
-    radiograph = np.random.default_rng(0).integers(0, 3, (400, 400)).astype(np.uint8)
-    levels = np.unique(whole(radiograph, size=100, contrast_percentiles=PLAIN))
-    assert len(levels) > 15  # three in the radiograph, sixteenths of them in the averages
 
 
 def test_what_is_not_exposed_becomes_black() -> None:

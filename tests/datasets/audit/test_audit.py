@@ -202,11 +202,6 @@ def test_only_the_region_is_inspected_and_a_region_outside_is_an_error(tmp_path:
     assert report.sizes["width"]["maximum"] == 128
 
 
-def test_a_phantom_cohort_passes(cohort: Path) -> None:
-    report = audit(cohort, progress=False)
-    assert report.faults == ()
-
-
 def test_two_parts_of_one_radiograph_are_two_images(tmp_path: Path) -> None:
     radiograph = phantom(5, 0, 128).image
     (tmp_path / "films").mkdir()

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -156,47 +153,6 @@ def test_an_interrupted_cohort_is_finished_not_begun_again(
     make_phantom_cohort(broken, count=16, size=64, progress=False)
     assert sorted(again + drawn) == list(range(16))
     assert digests(broken) == digests(whole)
-
-
-def test_ctrl_c_leaves_the_radiographs_undrawn_that_are_not_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = []
-
-    def press(radiographs: Iterable[object], *_: object, **__: object) -> Iterator[object]:
-        yield next(iter(radiographs))
-        raise KeyboardInterrupt
-
-    def counting(seed: int, index: int, size: int) -> phantom_module.PhantomRadiograph:
-        drawn.append(index)
-        time.sleep(0.002)
-        return phantom_module.PhantomRadiograph(np.zeros((size, size), np.uint8), 100.0, "F")
-
-    monkeypatch.setattr(phantom_module, "track", press)
-    monkeypatch.setattr(phantom_module, "phantom", counting)
-    with pytest.raises(KeyboardInterrupt):
-        make_phantom_cohort(tmp_path, count=1000, size=64, progress=False, workers=1)
-    assert len(drawn) < 500
-
-
-def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from boneage.datasets.phantom.cohort import *;"
-        "make_phantom_cohort(Path(sys.argv[1]), count=120, size=64, progress=False, workers=2)"
-    )
-    out = tmp_path / "cohort"
-    process = subprocess.Popen([sys.executable, "-c", code, str(out)])
-    deadline = time.monotonic() + 60
-    while len(list((out / "images").glob("0*.png"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    done = list((out / "images").glob("0*.png"))
-    assert 5 <= len(done) < 120
-    for path in done:  # nothing half-written bears a radiograph's name
-        assert read(path).shape == (64, 64)
-    manifest = make_phantom_cohort(out, count=120, size=64, progress=False)
-    assert len(manifest) == 120
 
 
 def test_what_a_folder_may_not_hold(tmp_path: Path) -> None:

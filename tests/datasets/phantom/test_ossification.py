@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
-
 from boneage.datasets.phantom.ossification import (
     CENTRES,
     EPIPHYSES,
     ROUND_BONES,
-    Sex,
     maturity_months,
     sex_lead_months,
 )
@@ -28,23 +25,6 @@ def test_the_order_of_the_literature() -> None:
     assert [row for row, _ in itertools.groupby(rows)] == [
         "distal", "metacarpal", "proximal", "middle", "ulna", "radius",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("sex", "name", "absent", "present"),
-    [
-        ("M", "capitate", 0, 9),
-        ("F", "hamate", 0, 9),
-        ("M", "radius", 9, 14),
-        ("M", "ulna", 72, 90),
-        ("F", "ulna", 48, 66),
-        ("M", "sesamoid", 140, 160),
-        ("F", "sesamoid", 120, 132),
-    ],
-)
-def test_when_a_centre_appears(sex: Sex, name: str, absent: int, present: int) -> None:
-    centre = {**ROUND_BONES, **EPIPHYSES}[name]
-    assert maturity_months(absent, sex) < centre.appears <= maturity_months(present, sex)
 
 
 def test_girls_lead_grows_to_two_years() -> None:
