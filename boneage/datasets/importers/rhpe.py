@@ -4,7 +4,7 @@ Files and folders must have the names of the release:
 
     RHPE_train/00001.png …                              both hands, the left one on the left
     RHPE_Annotations/RHPE_Boneage_train.csv             ID,Male,Boneage,Chronological
-    RHPE_Annotations/RHPE_anatomical_ROIs_train.json    COCO: box and 17 keypoints of the left hand
+    RHPE_Annotations/RHPE_anatomical_ROIs_train.json    COCO: the box of the left hand
 
 The same with `val`, and with `test` for those who have its hidden labels.
 Source: Escobar et al., MICCAI 2019, doi:10.1007/978-3-030-32226-7_59.
@@ -15,14 +15,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
@@ -51,30 +50,23 @@ from boneage.radiographs.reader import read_dimensions
 SOURCE = "rhpe"
 RADIOGRAPHS = {"train": 5_496, "val": 716, "test": 80}
 """About so many: the paper counts 6,288, and the release has been cleaned since."""
-MOST_BYTES = 32 << 20
-"""Largest annotation file read; the release's own have some megabytes."""
 
 _TABLES = "RHPE_Annotations"
 _COLUMNS = ("ID", "Male", "Boneage", "Chronological")
 _IN_MONTHS = "RHPE's ages are in months: multiply by 12."
 _HALF_FIX = "Or move the file away: then the left half of each radiograph is used."
-_PACKED = (".zip", ".rar", ".7z", ".tar", ".gz")
 
-_POINTS = 17
-_FEWEST_POINTS = 9  # fewer keypoints don't span a hand
 _MARGIN = 0.05  # of the hand's longer side, added on every side: the box is drawn tight
-_BARE_MARGIN = 0.15  # the same without a box: fingertips lie beyond the keypoints
 _SLACK = 0.02  # of the radiograph's longer side, for boxes rounded or drawn over its edge
 _SMALLEST_SHARE = 0.1  # of the radiograph's longer side; no hand is smaller
 _WIDE_SHARE = 0.75  # of the width of a radiograph of two hands
-_MISFITS_ALLOWED = (3, 0.05)  # this many, or this share of the annotations
+_MOST_MISFITS = 0.05  # of the annotations of a split
 
 _HALVED = "are cut to the left half of their width: "
 _MISFIT = _HALVED + "their annotation is outside the image or has not the shape of a hand"
 _TALL = "are cut in halves though taller than wide: check that they show two hands"
 _WIDE = "have a region of most of their width: check that it holds one hand"
 
-Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
 
@@ -111,19 +103,11 @@ def import_rhpe(folder: Path, out: Path, *, progress: bool = True) -> Manifest:
     return write_manifest(table, Path(out), notes=notes)
 
 
-@dataclass(frozen=True)
-class Hand:
-    """One annotated hand.
+class Hand(NamedTuple):
+    """One annotated hand: left, top, right, bottom, and the size of the image if it is known."""
 
-    Attributes:
-        extent: Left, top, right, bottom of box and keypoints; None where both are missing.
-        has_box: Whether it has a box.
-        size: Width and height of the annotated image, where the file names them.
-    """
-
-    extent: Box | None
-    has_box: bool
-    size: tuple[float, float] | None = None
+    box: tuple[float, float, float, float]
+    size: Size | None = None
 
 
 @dataclass
@@ -161,7 +145,6 @@ class _Split:
         for path in with_suffix(files, IMAGE_SUFFIXES):
             images.setdefault(radiograph_number(path.name), []).append(path)
         found = [images.get(number, []) for number in self.ids]
-        packed = few(p.name for p in sorted(root.iterdir()) if p.suffix.lower() in _PACKED)
         names = [f"RHPE_{self.name}/{number.zfill(5)}.png" for number in self.ids]
         self.paths = [paths[0] for paths in found if len(paths) == 1]
         labelled = set(self.ids)
@@ -176,9 +159,7 @@ class _Split:
             [row for row, paths in enumerate(found) if self.ids[row] and not paths],
             lambda row: f"there is no radiograph {names[row]}",
             expected="",
-            fix=f"Unpack {packed} first."
-            if packed
-            else "Is the download complete? If the radiograph does not exist, remove the row.",
+            fix="Is the download complete? If the radiograph does not exist, remove the row.",
         ) + self.cells.row_findings(
             "ambiguous-image",
             [row for row, paths in enumerate(found) if len(paths) > 1],
@@ -213,11 +194,11 @@ class _Split:
             self.regions.append(region)
             for note in notes:
                 by_note.setdefault(note, []).append(number)
-        halved = {note: found for note, found in by_note.items() if note.startswith(_HALVED)}
-        count = len(self.regions) - sum(map(len, halved.values()))
-        misfits = halved.get(_MISFIT, [])
-        allowed, share = _MISFITS_ALLOWED
-        if len(misfits) > max(allowed, share * (count + len(misfits))):
+        count = len(self.regions) - sum(
+            len(found) for note, found in by_note.items() if note.startswith(_HALVED)
+        )
+        misfits = by_note.get(_MISFIT, [])
+        if len(misfits) > _MOST_MISFITS * (count + len(misfits)):
             what = (
                 f"{len(misfits):,} of {count + len(misfits):,} annotations don't fit their "
                 f"radiographs ({few(misfits)})"
@@ -268,14 +249,13 @@ def _find_splits(root: Path) -> list[_Split]:
                 faults += error.faults
                 continue
             found = {column: find_column(cells, [fold(column)]) for column in _COLUMNS}
-            faults += [_missing_column(cells, column) for column in found if not found[column]]
+            faults += [missing_column(cells, name).fault for name in found if not found[name]]
             table = cells.table.rename(columns={real: column for column, real in found.items()})
             splits.append(_Split(name, replace(cells, table=table, key="ID")))
         elif name != "test" and (root / f"RHPE_{name}").is_dir():
             what = f"there is a folder RHPE_{name}, but no table {_TABLES}/{path.name}"
             fix = f"Give the table its own name, or move RHPE_{name} away to import without it."
             faults.append(Fault(str(root), what, fix))
-    faults += _renamed_files(root)
     if not splits and not faults:
         what = f"there is no table {_TABLES}/RHPE_Boneage_train.csv or RHPE_Boneage_val.csv"
         fix = f"Name the folder that holds {_TABLES}, RHPE_train and RHPE_val."
@@ -283,28 +263,6 @@ def _find_splits(root: Path) -> list[_Split]:
     if faults:
         raise InputError(faults)
     return splits
-
-
-def _missing_column(cells: Cells, column: str) -> Fault:
-    fault = missing_column(cells, column).fault
-    if column == "Chronological" and len(cells.table.columns) == 3:
-        # RSNA's images, of one hand, must not be cut in halves.
-        fix = "RSNA's tables have no such column. For RSNA, use: boneage data import rsna"
-        return replace(fault, fix=fix)
-    return fault
-
-
-def _renamed_files(root: Path) -> Iterator[Fault]:
-    """Yield the tables and annotations that have no name of the release."""
-    known = {f"RHPE_{what}_{name}" for what in ("Boneage", "anatomical_ROIs") for name in SPLITS}
-    known.add("RHPE_Gender_Chronological_test")
-    for path in with_suffix(sorted((root / _TABLES).glob("[!.]*")), (".csv", ".xlsx", ".json")):
-        if path.stem not in known or path.suffix == ".xlsx":
-            what = "no file of the release has this name"
-            fix = (
-                "Give it a name such as RHPE_Boneage_train.csv or RHPE_anatomical_ROIs_train.json,"
-            )
-            yield Fault(str(path), what, f"{fix} or move it away.")
 
 
 def _count_notes(splits: Sequence[_Split]) -> Iterator[str]:
@@ -334,66 +292,28 @@ def read_annotations(path: Path) -> dict[str, list[Hand]]:
         InputError: The file can't be read, or it is no such file.
     """
     fix = f"Download the file again. {_HALF_FIX}"
+    numbers: dict[str, str] = {}
+    sizes: dict[str, Size | None] = {}
+    hands: dict[str, list[Hand]] = {}
     try:
-        if (count := path.stat().st_size) > MOST_BYTES:
-            raise InputError(Fault(str(path), f"it has {count:,} bytes, too many for a JSON", fix))
         document = json.loads(path.read_bytes())
-        images = [
-            (str(entry["id"]), radiograph_number(str(entry["file_name"])), _size(entry))
-            for entry in document["images"]
-        ]
-        annotations = [(str(entry["image_id"]), entry) for entry in document["annotations"]]
-    except (OSError, ValueError, RecursionError) as error:
+        for image in document["images"]:
+            key, number = str(image["id"]), radiograph_number(str(image["file_name"]))
+            numbers[key] = number
+            sizes[key] = (image["width"], image["height"]) if "width" in image else None
+            hands[number] = []
+        for annotation in document["annotations"]:
+            key = str(annotation["image_id"])
+            left, top, width, height = map(float, annotation["bbox"])
+            if width > 0 and height > 0:  # else the annotation is blank
+                hand = Hand((left, top, left + width, top + height), sizes[key])
+                hands[numbers[key]].append(hand)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(Fault(str(path), f"it can't be read as JSON ({error})", fix)) from None
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"it is not a COCO file of keypoints ({type(error).__name__}: {error})"
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        what = f"it is not a COCO file of hands ({type(error).__name__}: {error})"
         raise InputError(Fault(str(path), what, fix)) from None
-    known = {identity: (number, size) for identity, number, size in images}
-    hands: dict[str, dict[Hand, None]] = {number: {} for number, _ in known.values()}
-    strangers = [identity for identity, _ in annotations if identity not in known]
-    faults = []
-    if len(hands) < len(images):
-        what = f"it lists {len(images) - len(hands):,} images twice"
-        faults.append(Fault(str(path), what, fix))
-    if strangers:
-        what = f"{len(strangers):,} annotations are of unlisted images ({few(strangers)})"
-        faults.append(Fault(str(path), what, fix))
-    if faults:
-        raise InputError(faults)
-    for identity, entry in annotations:
-        number, size = known[identity]
-        hands[number][_hand(entry, size)] = None  # the same hand twice is one hand
-    return {number: list(several) for number, several in hands.items()}
-
-
-def _size(entry: Mapping[str, Any]) -> tuple[float, float] | None:
-    sides = _numbers([entry.get("width"), entry.get("height")], 2)
-    return None if sides is None or sides.min() <= 0 else (float(sides[0]), float(sides[1]))
-
-
-def _hand(entry: Mapping[str, Any], size: tuple[float, float] | None) -> Hand:
-    corners: list[tuple[float, float]] = []
-    box = _numbers(entry.get("bbox"), 4)
-    has_box = box is not None and box[2] > 0 and box[3] > 0
-    if box is not None and has_box:
-        corners = [(box[0], box[1]), (box[0] + box[2], box[1] + box[3])]
-    flat = _numbers(entry.get("keypoints"), 3 * _POINTS)
-    triples = np.zeros((0, 3)) if flat is None else flat.reshape(_POINTS, 3)
-    # Visibility 0 is "not labelled", and such a point is at the origin.
-    points = [(x, y) for x, y, visible in triples if visible > 0 and (x, y) != (0, 0)]
-    if not has_box and len(points) < _FEWEST_POINTS:
-        return Hand(None, has_box, size)
-    xs, ys = zip(*corners, *points, strict=True)
-    return Hand((min(xs), min(ys), max(xs), max(ys)), has_box, size)
-
-
-def _numbers(values: object, count: int) -> NDArray[np.float64] | None:
-    """Return the numbers of a JSON list of that length; None when it is none."""
-    try:
-        array = np.asarray(values, np.float64).ravel()
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return array if array.size == count and np.isfinite(array).all() else None
+    return hands
 
 
 def cut(hands: Sequence[Hand] | None, size: Size) -> tuple[Region, list[str]]:
@@ -404,46 +324,31 @@ def cut(hands: Sequence[Hand] | None, size: Size) -> tuple[Region, list[str]]:
         size: Width and height of the radiograph, pixels.
     """
     width, height = size
-    extent = None
     if hands is None:
-        note = _HALVED + "there is no annotation file"
-    elif not hands:
-        note = _HALVED + "they have no annotation"
-    elif len(hands) > 1:
-        note = _HALVED + "they have several different annotations"
-    elif hands[0].extent is None:
-        note = _HALVED + "their annotation is blank"
+        reason = _HALVED + "there is no annotation file"
+    elif len(hands) != 1:
+        reason = _HALVED + "they have no annotation, or several"
+    elif not _is_hand(hands[0], size):
+        reason = _MISFIT
     else:
-        extent, note = _fit(hands[0], size), _MISFIT
-    if extent is None or hands is None:
-        half = (0, 0, max(1, width // 2), height)
-        return half, [note, *([_TALL] if height > width else [])]
-    left, top, right, bottom = extent
-    margin = (_MARGIN if hands[0].has_box else _BARE_MARGIN) * max(right - left, bottom - top)
-    region = (
-        max(0, math.floor(left - margin)),
-        max(0, math.floor(top - margin)),
-        min(width, math.ceil(right + margin)),
-        min(height, math.ceil(bottom + margin)),
-    )
-    is_wide = width > height and region[2] - region[0] > _WIDE_SHARE * width
-    return region, [_WIDE] if is_wide else []
+        left, top, right, bottom = hands[0].box
+        margin = _MARGIN * max(right - left, bottom - top)
+        region = (
+            max(0, math.floor(left - margin)),
+            max(0, math.floor(top - margin)),
+            min(width, math.ceil(right + margin)),
+            min(height, math.ceil(bottom + margin)),
+        )
+        is_wide = width > height and region[2] - region[0] > _WIDE_SHARE * width
+        return region, [_WIDE] if is_wide else []
+    return (0, 0, max(1, width // 2), height), [reason, *([_TALL] if height > width else [])]
 
 
-def _fit(hand: Hand, size: Size) -> Box | None:
-    """Return the hand's extent in pixels of the radiograph; None if it can't be on it."""
-    if hand.extent is None:
-        return None
-    width, height = size
-    annotated = hand.size or size
-    across, down = width / annotated[0], height / annotated[1]
-    if abs(across / down - 1) > _SLACK:  # annotated on an image of another shape
-        return None
-    left, top, right, bottom = (across * value for value in hand.extent)
+def _is_hand(hand: Hand, size: Size) -> bool:
+    """Return whether a box has the shape of a hand and is on a radiograph of this size."""
+    left, top, right, bottom = hand.box
     slack = _SLACK * max(size)
-    if left < -slack or top < -slack or right > width + slack or bottom > height + slack:
-        return None
-    sides = sorted((min(right, width) - max(left, 0), min(bottom, height) - max(top, 0)))
-    if sides[1] < _SMALLEST_SHARE * max(size) or 3 * sides[0] < sides[1]:
-        return None
-    return left, top, right, bottom
+    is_inside = min(left, top) >= -slack and right <= size[0] + slack and bottom <= size[1] + slack
+    shorter, longer = sorted((right - left, bottom - top))
+    is_large = longer >= _SMALLEST_SHARE * max(size) and 3 * shorter >= longer
+    return hand.size in (None, size) and is_inside and is_large
