@@ -183,6 +183,7 @@ def import_rhpe(folder: DirArgument, out: OutOption = MANIFEST) -> None:
 def import_dha(
     folder: DirArgument,
     readings: LabelsOption,
+    readings_unit: Annotated[str, _help("Unit of the readings: months or years.")],
     out: OutOption = MANIFEST,
     number: Annotated[
         str | None, _help("Column with the radiograph's number. Default: found.")
@@ -196,9 +197,6 @@ def import_dha(
     chronological: ChronologicalOption = None,
     sex: Annotated[str | None, _help("Column with the sex, compared with the folder's.")] = None,
     patient: PatientOption = None,
-    readings_unit: Annotated[
-        str | None, _help("Unit of the readings: months or years. Default: the header's.")
-    ] = None,
     chronological_unit: Annotated[
         str | None, _help("Unit of the chronological age. Default: the header's.")
     ] = None,

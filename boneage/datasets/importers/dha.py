@@ -11,28 +11,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from boneage.datasets.importers.columns import (
     SEX_WORDS,
     few,
-    fold,
+    find_column,
     months_cells,
     radiograph_number,
 )
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
-from boneage.datasets.manifest import (
-    INFANTS,
-    MAX_AGE_MONTHS,
-    Manifest,
-    is_probably_years,
-    write_manifest,
-)
+from boneage.datasets.manifest import MAX_AGE_MONTHS, Manifest, write_manifest
 from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
 from boneage.datasets.validation import chronological_findings, id_findings, numbers
@@ -47,24 +40,19 @@ MONTHS_IN = {"months": 1.0, "years": 12.0}
 
 _LAYOUT = "ASIF/ASIF02/5131.jpg: race (ASI, BLK, CAU, HIS) and sex, the same with years, number"
 _GROUP = re.compile(r"(ASI|BLK|CAU|HIS)([FM])(0[0-9]|1[0-8])", re.IGNORECASE)
-_NAMES = ("reading{}", "reader{}", "bone_age{}", "ba{}", "radiologist{}", "rater{}", "observer{}")
-_COLUMNS = {  # what each column is usually called, without its unit
-    "number": ("number", "image", "image_id", "id", "film", "film_number", "file", "filename"),
-    "reading-1": (*(name.format(end) for end in ("_1", "1") for name in _NAMES), "first_reading"),
-    "reading-2": (*(name.format(end) for end in ("_2", "2") for name in _NAMES), "second_reading"),
-    "chronological": ("chronological_age", "chronological", "chron_age", "age"),
+_COLUMNS = {  # the name of each column, unless an option gives another
+    "number": ("number", "image", "image_id", "id"),
+    "reading-1": ("reading_1", "reading1"),
+    "reading-2": ("reading_2", "reading2"),
+    "chronological": ("chronological_age", "chronological", "age"),
     "sex": ("sex", "gender"),
     "patient": ("patient_id", "patient", "subject_id", "subject"),
 }
-_AGES = ("reading-1", "reading-2", "chronological")
+_READINGS = ("reading-1", "reading-2")
+_REQUIRED = ("number", *_READINGS)
 _FOLDER_COLUMNS = ("path", "group", "sex", "year")
-_REQUIRED = ("number", "reading-1", "reading-2")
-_UNITS = {"years": ("years", "year", "yrs", "yr", "y"), "months": ("months", "month", "mo", "m")}
 _FOLDER_SLACK_YEARS = 1.0  # a few ages are filed by the nearest year
-# Healthy children: their bone age is within two years of their age, and a wrong unit is far off.
-_MOST_YEARS_OFF = 2.0
-_CLEARLY = 2.0
-_FEWEST_FOR_UNIT = 3
+_MOST_YEARS_OFF = 2.0  # healthy children: the median reading is nearer to the age
 
 
 def import_dha(
@@ -72,6 +60,7 @@ def import_dha(
     out: Path,
     *,
     readings: Path,
+    readings_unit: str,
     seed: int = 0,
     progress: bool = True,
     number: str | None = None,
@@ -80,7 +69,6 @@ def import_dha(
     chronological: str | None = None,
     sex: str | None = None,
     patient: str | None = None,
-    readings_unit: str | None = None,
     chronological_unit: str | None = None,
     sheet: str | None = None,
 ) -> Manifest:
@@ -93,6 +81,7 @@ def import_dha(
         folder: Holds the radiographs in the atlas's folders of race, sex and age.
         out: The manifest to write. It refers to the images by relative path.
         readings: The table: CSV, TSV, Excel or Parquet.
+        readings_unit: `months` or `years`.
         seed: Seed of the split.
         progress: Show progress on standard error.
         number: Column with the radiograph's number or path. None finds a column by its usual name.
@@ -101,9 +90,7 @@ def import_dha(
         chronological: Column with the time since birth; may be absent.
         sex: Column with the sex, compared with the folders; may be absent.
         patient: Column with the patient; may be absent, then every radiograph is one patient.
-        readings_unit: `months` or `years`; None takes the unit in the header, else the only unit
-            that agrees with the age folders.
-        chronological_unit: The same for the time since birth.
+        chronological_unit: The unit of the time since birth; None is that of the readings.
         sheet: Worksheet of a workbook.
 
     Returns:
@@ -126,16 +113,17 @@ def import_dha(
     if wrong:
         raise InputError([*faults, *(finding.fault for finding in cells.findings), *wrong])
     cells = replace(cells, key=columns["number"])
-    table, notes = _join(cells, atlas), list[str]()
+    table = _join(cells, atlas)
     findings = [*cells.findings, *_id_findings(cells, table)]
-    for name in _AGES:
-        option = "chronological-unit" if name == "chronological" else "readings-unit"
-        table[name] = numbers(cells, columns.get(name, ""))
-        if name in columns:
-            column = _Column(cells, columns[name], option, units[option])
-            findings += _convert(column, table, name, faults, notes)
-    findings += _age_findings(cells, columns, table)
-    findings += _sex_findings(cells, columns, table, notes)
+    for name in _READINGS:
+        table[name] = numbers(cells, columns[name]) * MONTHS_IN[readings_unit]
+        faults += _unit_faults(cells, columns[name], readings_unit, table, name)
+        findings += _reading_findings(cells, columns[name], readings_unit, table[name])
+    born = columns.get("chronological", "")
+    size = MONTHS_IN[chronological_unit or readings_unit]
+    table["chronological"] = numbers(cells, born) * size
+    findings += chronological_findings(cells, born, table["chronological"].to_numpy())
+    findings += [*_age_findings(cells, born, table), *_sex_findings(cells, columns, table)]
     faults += [finding.fault for finding in findings]
     is_used = table[["path", "reading-1", "reading-2"]].notna().all(axis=1)
     if not is_used.any() and not faults:
@@ -147,7 +135,7 @@ def import_dha(
     if "patient" in columns:
         table["patient_id"] = cells.table[columns["patient"]]
     rows = _manifest_rows(table[is_used], columns, Path(out).parent.resolve())
-    notes = [*notes, *_notes(cells, table, atlas, others), *_split_notes(columns, seed)]
+    notes = [*_notes(cells, table, atlas, others), *_split_notes(columns, seed)]
     return write_manifest(assign_splits(rows, seed=seed), Path(out), notes=notes)
 
 
@@ -186,12 +174,11 @@ def _find_columns(
     cells: Cells, given: Mapping[str, str | None]
 ) -> tuple[dict[str, str], list[Fault]]:
     """Return the table's own name of each column: as the option says, or by a usual name."""
-    bare = {_split_unit(name)[0]: str(name) for name in reversed(list(cells.table.columns))}
     columns: dict[str, str] = {}
     faults: list[Fault] = []
     for option, known in _COLUMNS.items():
         name = given[option]
-        usual = next((bare[name] for name in known if name in bare), None)
+        usual = find_column(cells, known)
         column = usual if name is None else name if name in cells.table else None
         if column is not None:
             columns[option] = column
@@ -207,13 +194,6 @@ def _find_columns(
             what = f"column {column!r} is used for {' and '.join(shared)}"
             faults.append(Fault(cells.where, what, "Name a column of its own for each."))
     return columns, faults
-
-
-def _split_unit(header: object) -> tuple[str, str | None]:
-    """Return a header without the unit it ends in, and that unit: `Reading 1 (yrs)` is in years."""
-    stem, _, end = fold(header).rpartition("_")
-    unit = next((unit for unit, written in _UNITS.items() if end in written), None)
-    return (stem, unit) if stem and unit else (fold(header), None)
 
 
 def _join(cells: Cells, atlas: pd.DataFrame) -> pd.DataFrame:
@@ -237,138 +217,72 @@ def _id_findings(cells: Cells, table: pd.DataFrame) -> list[Finding]:
     return id_findings(cells, cells.key, table["path"].fillna(cells.table[cells.key]).tolist())
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of ages: its table, its name, and the option and unit that the user gave."""
+def _unit_faults(
+    cells: Cells, column: str, unit: str, table: pd.DataFrame, name: str
+) -> Iterator[Fault]:
+    """Refuse a unit that puts the readings far from the age folders."""
+    off = (table[name] / 12 - table["year"] - 0.5).abs().median()
+    if off > _MOST_YEARS_OFF:
+        what = (
+            f"column {column!r} is {off:.1f} years from the age folders in the median, if it is in "
+            f"{unit}"
+        )
+        yield Fault(cells.where, what, "Pass the other unit with --readings-unit.")
 
-    cells: Cells
-    name: str
-    option: str
-    given: str | None
 
-
-def _convert(
-    column: _Column, table: pd.DataFrame, name: str, faults: list[Fault], notes: list[str]
-) -> list[Finding]:
-    """Convert the ages `table[name]` to months, and return what is wrong with them."""
-    unit = _unit(column, table[name].to_numpy() / 12, table["year"].to_numpy(np.float64), notes)
-    if isinstance(unit, Fault):
-        faults.append(unit)
-        table[name] = np.nan
-        return []
-    table[name] *= MONTHS_IN[unit]
-    months, cells, header = table[name].to_numpy(), column.cells, column.name
-    if name == "chronological":
-        return chronological_findings(cells, header, months)
-    texts = cells.table[header]
+def _reading_findings(cells: Cells, column: str, unit: str, months: pd.Series) -> list[Finding]:
+    texts = cells.table[column]
     return cells.row_findings(
         "bad-reading",
         np.flatnonzero(np.isnan(months) & (texts != "").to_numpy()),
-        lambda row: f"{header} is {texts[row]!r}",
+        lambda row: f"{column} is {texts[row]!r}",
         expected=f"a number of {unit}, or nothing",
         fix="Write it with a decimal point, such as 10.5. Leave a missing reading empty.",
     ) + cells.row_findings(
         "impossible-age",
         np.flatnonzero((months < 0) | (months > MAX_AGE_MONTHS)),
-        lambda row: f"{header} is {texts[row]} {unit}",
+        lambda row: f"{column} is {texts[row]} {unit}",
         expected=f"0 to {MAX_AGE_MONTHS / MONTHS_IN[unit]:g} {unit}",
         fix="Correct the reading, or the unit.",
     )
-
-
-def _unit(
-    column: _Column, values: NDArray[np.float64], year: NDArray[np.float64], notes: list[str]
-) -> str | Fault:
-    """Return the unit of a column: by option, by header, or as the age folders have it.
-
-    Args:
-        column: The column.
-        values: float64 (n,), a twelfth of its numbers.
-        year: float64 (n,), the year of each row's age folder.
-        notes: Gets a note if the folders decide.
-    """
-    where, given, option = column.cells.where, column.given, f"--{column.option}"
-    pass_it = f"Pass {option} months or {option} years."
-    header = _split_unit(column.name)[1]
-    if given and header and given != header:
-        what = f"column {column.name!r} is in {header} by its header, and in {given} by {option}"
-        return Fault(where, what, f"Omit {option}, or correct the header.")
-    claimed = given or header
-    distances = {unit: np.abs(values * size - year - 0.5) for unit, size in MONTHS_IN.items()}
-    if np.count_nonzero(~np.isnan(distances["years"])) < _FEWEST_FOR_UNIT:
-        if claimed or np.isnan(values).all() or np.isnan(year).all():
-            return claimed or "months"
-        what = f"too few rows have a radiograph to find the unit of column {column.name!r}"
-        return Fault(where, what, pass_it)
-    off = {unit: float(np.nanmedian(distance)) for unit, distance in distances.items()}
-    best = min(off, key=lambda unit: off[unit])
-    is_clear = off[best] < _MOST_YEARS_OFF and _CLEARLY * off[best] < max(off.values())
-    measured = (
-        f"its median distance from the age folders is {off['years']:.1f} years if it is in years, "
-        f"and {off['months']:.1f} years if it is in months"
-    )
-    if claimed and is_clear and claimed != best:
-        what = f"column {column.name!r} is in {claimed} by {option if given else 'its header'}, but"
-        return Fault(
-            where,
-            f"{what} {measured}",
-            f"Pass {option} {best}." if given else "Correct the header.",
-        )
-    if claimed is None and not is_clear:
-        what = f"the unit of column {column.name!r} is not clear: {measured}"
-        return Fault(where, what, pass_it)
-    if claimed is None:
-        notes.append(f"Column {column.name!r} is read in {best}: {measured}.")
-    return claimed or best
-
-
-def _years_outside_folder(table: pd.DataFrame) -> NDArray[np.float64]:
-    """float64 (n,): how far each age is outside its folder's year; NaN where it isn't known."""
-    born, year = table["chronological"].to_numpy() / 12, table["year"].to_numpy(np.float64)
-    outside: NDArray[np.float64] = np.maximum(year - born, born - (year + 1))
-    return np.maximum(outside, 0.0)
 
 
 def _radiograph_name(table: pd.DataFrame, row: int) -> str:
     return f"{table['group'][row]}/{Path(table['path'][row]).name}"
 
 
-def _age_findings(cells: Cells, columns: Mapping[str, str], table: pd.DataFrame) -> list[Finding]:
+def _age_findings(cells: Cells, column: str, table: pd.DataFrame) -> list[Finding]:
     """Return the ages that can't be of the child in that folder.
 
     A fault and not a note: the row is most likely another child's, and so are its readings.
     """
-    column = columns.get("chronological", "")
+    years = table["chronological"] / 12
+    outside = np.maximum(table["year"] - years, years - (table["year"] + 1))
     return cells.row_findings(
         "age-not-of-folder",
-        np.flatnonzero(_years_outside_folder(table) > _FOLDER_SLACK_YEARS),
+        np.flatnonzero(outside > _FOLDER_SLACK_YEARS),
         lambda row: (
-            f"{column} is {cells.table[column][row]} ({table['chronological'][row] / 12:.1f} "
-            f"years), but the radiograph is {_radiograph_name(table, row)}"
+            f"{column} is {cells.table[column][row]} ({years[row]:.1f} years), but "
+            f"the radiograph is {_radiograph_name(table, row)}"
         ),
         expected="the age of the folder, to within a year",
         fix="Correct the row, or move the radiograph to the right folder.",
     )
 
 
-def _sex_findings(
-    cells: Cells, columns: Mapping[str, str], table: pd.DataFrame, notes: list[str]
-) -> list[Finding]:
-    """Return the sexes that are unlike the folder's; codes other than words are only noted."""
+def _sex_findings(cells: Cells, columns: Mapping[str, str], table: pd.DataFrame) -> list[Finding]:
+    """Return the sexes that are unlike the folder's."""
     column = columns.get("sex")
     if column is None:
         return []
     texts = cells.table[column]
     sexes = texts.str.lower().map(SEX_WORDS)
-    if sexes.isna().all():
-        notes.append(f"Column {column!r} is not compared with the folders: it has no M or F.")
-        return []
     return cells.row_findings(
         "unknown-sex",
         np.flatnonzero(sexes.isna() & (texts != "")),
         lambda row: f"{column} is {texts[row]!r}",
         expected="M or F, or nothing",
-        fix="Correct it; a sex is never guessed.",
+        fix="Correct it, or rename the column to leave it out. A sex is never guessed.",
     ) + cells.row_findings(
         "sex-not-of-folder",
         np.flatnonzero(sexes.notna() & table["sex"].notna() & (sexes != table["sex"])),
@@ -396,9 +310,7 @@ def _manifest_rows(table: pd.DataFrame, columns: Mapping[str, str], base: Path) 
     rows["reading_1_months"] = months_cells(table["reading-1"])
     rows["reading_2_months"] = months_cells(table["reading-2"])
     rows["race"] = [group[:3] for group in table["group"]]
-    # The unit is certain: without this word the manifest would take such ages for years.
-    infants = f"{INFANTS}, " if is_probably_years(rows["age_months"].to_numpy()) else ""
-    return rows.assign(source=f"{SOURCE}, {infants}seeded split")
+    return rows.assign(source=f"{SOURCE}, seeded split")
 
 
 def _notes(
@@ -423,8 +335,6 @@ def _notes(
             f"{len(names):,} radiographs have readings more than {APART_MONTHS:g} months apart. "
             f"Check them for typing errors ({few(names)})."
         )
-    if len(names := keys[is_used & (_years_outside_folder(table) > 0)]):
-        yield f"{len(names):,} ages are up to a year outside that of their folder ({few(names)})."
 
 
 def _split_notes(columns: Mapping[str, str], seed: int) -> Iterator[str]:
