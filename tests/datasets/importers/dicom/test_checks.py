@@ -7,9 +7,7 @@ import pytest
     ("values", "message"),
     [
         ({"PatientSex": "O"}, "row 7: the PatientSex of its radiograph is O; expected F or M"),
-        ({"PatientSex": None}, "the PatientSex of its radiograph is empty; expected F"),
         ({"PatientSex": "WEIBLICH"}, "the PatientSex of its radiograph is another value"),
-        ({"NumberOfFrames": "12"}, "the NumberOfFrames of its radiograph is 12; expected 1"),
         ({"NumberOfFrames": "many"}, "the NumberOfFrames of its radiograph is not a number"),
         ({"Modality": "CT"}, "the Modality of its radiograph is CT; expected CR"),
     ],

@@ -59,14 +59,9 @@ def planted(number: int) -> Dataset:
 
 
 def rows(count: int) -> list[list[str]]:
+    accession = f"KANARI{ACCESSION:08X}N"
     return [
-        [
-            f"{UID}.{INSTANCE}.{n}",
-            f"KANARI{ACCESSION:08X}N{n}",
-            f"Kanari, {n}",
-            f"{90 + n}",
-            "train",
-        ]
+        [f"{UID}.{INSTANCE}.{n}", f"{accession}{n}", f"Kanari, {n}", f"{90 + n}", "train"]
         for n in range(count)
     ]
 
@@ -120,36 +115,25 @@ def test_no_canary_gets_out(aviary: Path, tmp_path: Path, said) -> None:
 
 
 FAILURES: dict[str, dict[str, Any]] = {
-    "no sex": {"tags": {"PatientSex": ""}},
     "a sex in words": {"tags": {"PatientSex": "KANARI GIRL"}},
-    "several frames": {"tags": {"NumberOfFrames": "3"}},
     "frames in words": {"tags": {"NumberOfFrames": "KANARI"}},
-    "a CT": {"tags": {"Modality": "CT"}},
     "no uid": {"tags": {"SOPInstanceUID": ""}, "join": "AccessionNumber"},
     "an accession number twice": {
         "tags": {"AccessionNumber": f"KANARI{ACCESSION:08X}N1"},
         "join": "AccessionNumber",
     },
     "an unknown accession number": {"cell": (1, "KANARI-NONE"), "join": "AccessionNumber"},
-    "an unknown uid": {"cell": (0, f"{UID}.404")},
     "a uid in two rows": {"cell": (0, f"{UID}.{INSTANCE}.1")},
     "different radiographs of a uid": {"tags": {"SOPInstanceUID": f"{UID}.{INSTANCE}.1"}},
     "an unknown file": {"join": "file", "join_column": "name"},
     "an age in words": {"cell": (3, "KANARI")},
     "ages in another column": {"age": "name"},
-    "ages that are ids": {"age": "accession"},
-    "no such column": {"age": "boneage months"},
     "no header": {"header": rows(5)[4]},
     "sex in another column": {"sex": "name"},
-    "split in another column": {"split": "name"},
     "a patient in two splits": {
         "cell": (4, "test"),
         "split": "set",
         "tags": {"PatientID": "KANARI7", "IssuerOfPatientID": ""},
-        "tags of 1": {"PatientID": "KANARI7"},
-    },
-    "a patient of two sexes": {
-        "tags": {"PatientID": "KANARI7", "IssuerOfPatientID": "", "PatientSex": "F"},
         "tags of 1": {"PatientID": "KANARI7"},
     },
     "pixels that can't be decoded": {"tags": {"BitsAllocated": 40}},
