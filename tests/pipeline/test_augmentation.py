@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import albumentations as A
@@ -62,13 +60,6 @@ def test_importing_albumentations_asks_no_server() -> None:
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
-def test_what_comes_in_from_beyond_the_border_is_black() -> None:
-    white = np.full((64, 64), 255, np.uint8)
-    for settings in (only(shift=0.3), only(scale=(0.5, 0.6)), only(rotate_degrees=45)):
-        augment = Augment(settings).seeded(0, 1)
-        assert min(int(augment(white).min()) for _ in range(5)) == 0
-
-
 def test_the_same_words_give_the_same_images(image: npt.NDArray[np.uint8]) -> None:
     augment = Augment(Augmentation())
 
@@ -90,25 +81,6 @@ def test_steps_do_not_share_their_draws(image: npt.NDArray[np.uint8]) -> None:
         original = image[:, ::-1] if flipped else image
         seen.add((flipped, bool(np.array_equal(result, original))))
     assert len(seen) == 4
-
-
-def test_threads_do_not_disturb_each_other(image: npt.NDArray[np.uint8]) -> None:
-    augment = Augment(Augmentation())
-
-    def batch(index: int) -> bytes:
-        apply = augment.seeded(0, index)
-        return b"".join(apply(image).tobytes() for _ in range(8))
-
-    alone = [batch(index) for index in range(24)]
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(batch, range(24))) == alone
-
-
-def test_a_pickled_copy_does_the_same(image: npt.NDArray[np.uint8]) -> None:
-    augment = Augment(Augmentation())
-    expected = augment.seeded(0, 7)(image)
-    copied = pickle.loads(pickle.dumps(augment))
-    assert np.array_equal(copied.seeded(0, 7)(image), expected)
 
 
 def test_a_users_transform_is_copied_and_seeded(image: npt.NDArray[np.uint8]) -> None:

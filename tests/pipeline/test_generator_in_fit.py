@@ -144,13 +144,6 @@ def test_an_epoch_that_was_broken_off_is_not_repeated() -> None:
     assert model.trained == expected(range(1))[:3] + expected(range(1, 2))
 
 
-def test_one_generator_for_training_and_validation() -> None:
-    model, train = recorder(), make()
-    model.fit(train, validation_data=train, epochs=2, shuffle=False, verbose=0)
-    assert model.trained + model.tested  # each pass over it is an epoch of its own
-    assert train.epoch == 4
-
-
 @pytest.mark.parametrize(("inputs", "named"), [("list", False), ("list", True), ("dict", True)])
 def test_plain_fit_evaluate_and_predict(inputs: str, named: bool) -> None:
     model = network()
@@ -163,23 +156,6 @@ def test_plain_fit_evaluate_and_predict(inputs: str, named: bool) -> None:
     assert model.predict(make(7, named=named), verbose=0).shape == (7, 1)
     without_ages = DataGenerator(np.full((7, SIZE, SIZE), 9, np.uint8), ["M"] * 7, named=named)
     assert model.predict(without_ages, verbose=0).shape == (7, 1)
-
-
-def test_named_ages_would_be_refused_by_keras() -> None:
-    """Why `named` leaves the ages unnamed; when this fails, Keras has learned it."""
-
-    class Named(keras.utils.PyDataset):
-        def __len__(self) -> int:
-            return 1
-
-        def __getitem__(self, _: int) -> Any:
-            inputs, age_months = make(named=True)[0]
-            return inputs, {"age_months": age_months}
-
-    model = network()
-    model.compile(loss="mae")
-    with pytest.raises(TypeError, match="age_months"):
-        model.fit(Named(), verbose=0)
 
 
 def test_prediction_keeps_the_order() -> None:

@@ -33,11 +33,8 @@ def paths(radiographs: npt.NDArray[np.uint8], tmp_path: Path) -> list[Path]:
     [
         lambda radiographs: radiographs,
         lambda radiographs: radiographs[..., None],
-        lambda radiographs: np.repeat(radiographs[..., None], 3, axis=3),
-        lambda radiographs: radiographs.astype(np.float32),
         lambda radiographs: radiographs.astype(np.int64),
         lambda radiographs: np.repeat(radiographs[..., None], 3, axis=3) + 0.4,
-        lambda radiographs: list(radiographs),
         lambda radiographs: radiographs.tolist(),
     ],
 )
@@ -89,19 +86,13 @@ def test_all_missing_files_are_named(paths: list[Path]) -> None:
     ("images", "what"),
     [
         ([], "there are no images"),
-        (np.zeros((0, 20, 20), np.uint8), "there are no images"),
         (np.zeros((20, 20), np.uint8), r"its shape is \(20, 20\)"),
-        (np.zeros((2, 20, 20, 2), np.uint8), r"its shape is \(2, 20, 20, 2\)"),
         (np.full((2, 20, 20), 0.5), "already scaled"),
-        (np.full((2, 20, 20), -1.0), "run from -1 to -1"),
         (np.full((2, 20, 20), 4095, np.uint16), "run from 4095 to 4095"),
         (np.full((2, 20, 20), np.nan), "NaN or infinite"),
-        (np.full((2, 20, 20), np.inf), "NaN or infinite"),
         (np.full((2, 20, 20), "x"), "its type is <U1"),
         (np.ones((2, 20, 20), bool), "its type is bool"),
-        ("hands/1.png", "it is one path"),
         (Path("hands/1.png"), "it is one path"),
-        (None, "its shape is"),
         ([np.zeros((20, 20)), np.zeros((20, 21))], "different sizes"),
     ],
 )

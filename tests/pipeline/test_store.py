@@ -206,35 +206,21 @@ def test_all_broken_images_are_named_and_nothing_is_left(
     assert files_in(tmp_path / "manifest.store") == []
 
 
-def spoil_size(folder: Path) -> None:
-    images = folder / "images.npy"
-    os.truncate(images, images.stat().st_size - 1)
-
-
-def spoil_pixels(folder: Path) -> None:
-    with (folder / "images.npy").open("r+b") as file:
-        file.seek(-5, os.SEEK_END)
-        file.write(b"\x01\x02\x03")
-
-
-def spoil_ids(folder: Path) -> None:
-    path = folder / "store.json"
-    path.write_text(path.read_text().replace('"a3", "a4"', '"a4", "a3"'))
-
-
-def spoil_json(folder: Path) -> None:
-    path = folder / "store.json"
-    path.write_text(path.read_text()[:-20])
-
-
-def spoil_shape(folder: Path) -> None:
-    np.save(folder / "images.npy", np.zeros((20, 32, 31), np.uint8))
-
-
-@pytest.mark.parametrize("spoil", [spoil_size, spoil_pixels, spoil_ids, spoil_json, spoil_shape])
-def test_a_damaged_store_is_refused(manifest: Manifest, spoil: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("images.npy", lambda data: data[:-1]),
+        ("images.npy", lambda data: data[:-5] + bytes(b ^ 1 for b in data[-5:])),
+        ("images.npy", lambda data: data.replace(b"(20, 32, 32)", b"(20, 32, 31)")),
+        ("store.json", lambda data: data.replace(b'"a3", "a4"', b'"a4", "a3"')),
+        ("store.json", lambda data: data[:-20]),
+    ],
+)
+def test_a_damaged_store_is_refused(
+    manifest: Manifest, name: str, spoil: Callable[[bytes], bytes]
+) -> None:
     folder = make(manifest).folder
-    spoil(folder)
+    (folder / name).write_bytes(spoil((folder / name).read_bytes()))
     with pytest.raises(InputError, match=r"damaged.*Delete this folder.*boneage data prepare"):
         open_store(folder)
 
@@ -327,18 +313,24 @@ def test_a_named_cache_is_used_unless_a_store_is_next_to_the_manifest(
     assert make(manifest).folder == adjacent
 
 
-def test_an_interrupt_keeps_the_finished_rows(
-    manifest: Manifest, decoded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(path: Path) -> Radiograph:
+def interrupt(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt a preparation after 15 rows."""
+
+    def read(path: Path) -> Radiograph:
         if path.name == "15.png":
             raise KeyboardInterrupt
         return read_radiograph(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_worker, "read_radiograph", interrupt)
+        patch.setattr(store_worker, "read_radiograph", read)
         with pytest.raises(KeyboardInterrupt):
             prepare(manifest, FRAMING, workers=1, progress=False)
+
+
+def test_an_interrupt_keeps_the_finished_rows(
+    manifest: Manifest, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(manifest, monkeypatch)
     store = make(manifest)
     assert sorted(decoded) == ["15.png", "16.png", "17.png", "18.png", "19.png"]
     assert np.array_equal(store.images, expected(manifest))
@@ -403,8 +395,10 @@ def test_after_a_kill_the_correct_rows_are_kept(manifest: Manifest, decoded: lis
     assert not partial.exists()
 
 
-def test_a_partial_store_of_other_images_is_deleted(manifest: Manifest, decoded: list[str]) -> None:
-    kill_halfway(manifest)
+def test_a_partial_store_of_other_images_is_deleted(
+    manifest: Manifest, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(manifest, monkeypatch)
     change_first_image(manifest)
     assert np.array_equal(make(manifest).images, expected(manifest))
     assert len(decoded) == 20

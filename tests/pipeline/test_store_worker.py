@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,10 +14,10 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom.cohort import draw_hand
-from boneage.errors import InputError
+from boneage.errors import Fault, InputError
 from boneage.pipeline import store_builder
 from boneage.pipeline.store_builder import build
-from boneage.pipeline.store_worker import Framer, FramerDiedError, FramingTask, make_row
+from boneage.pipeline.store_worker import Framer, FramerDiedError, FramingTask, Row, make_row
 from boneage.recipe import Framing
 
 FRAMING = Framing(size=64)
@@ -34,12 +33,6 @@ def radiographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         hand = draw_hand(20 + 15 * number, "FM"[number % 2], rng=np.random.default_rng(number))
         assert cv2.imwrite(str(folder / f"{number}.png"), hand)
     return sorted(folder.glob("*.png"))
-
-
-@pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_builder, "_PROCESSES_FROM_WORKERS", 2)
-    monkeypatch.setattr(store_builder, "_PROCESSES_FROM_RADIOGRAPHS", 1)
 
 
 @pytest.fixture
@@ -93,31 +86,22 @@ def test_processes_find_the_faults_that_threads_find(
     assert len(found[0]) == 2
 
 
-@pytest.mark.usefixtures("processes")
-def test_a_killed_process_is_reported_and_the_finished_rows_are_kept(
+def test_a_dead_process_ends_the_preparation_and_the_finished_rows_are_kept(
     radiographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    framers: list[Framer] = []
-    monkeypatch.setattr(
-        store_builder, "Framer", lambda file: framers.append(Framer(file)) or framers[-1]
-    )
-    many = radiographs * 200
+    class Dying(Framer):
+        def make_row(self, task: FramingTask) -> Row:
+            if task.path == radiographs[6]:
+                raise FramerDiedError(Fault("the process", "it was killed by signal 9", "Wait."))
+            return super().make_row(task)
 
-    def kill(*_: object) -> None:
-        framers[0]._child.process.send_signal(signal.SIGKILL)
-
-    monkeypatch.setattr(store_builder, "JOURNAL_SECONDS", 0.2)
-    save = store_builder._save_progress
-    monkeypatch.setattr(
-        store_builder, "_save_progress", lambda *given: (save(*given), framers and kill())
-    )
-    begun = time.monotonic()
-    with pytest.raises(InputError, match=r"killed by signal 9 .* Finished rows are kept"):
-        made(tmp_path / "store", many, 2)
-    assert time.monotonic() - begun < 20
-    assert all(framer._child.process.poll() is not None for framer in framers)
+    monkeypatch.setattr(store_builder, "_PROCESSES_FROM_WORKERS", 2)
+    monkeypatch.setattr(store_builder, "_PROCESSES_FROM_RADIOGRAPHS", 1)
+    monkeypatch.setattr(store_builder, "Framer", Dying)
+    with pytest.raises(FramerDiedError, match="killed by signal 9"):
+        made(tmp_path / "store", radiographs, 2)
     journal = np.load(tmp_path / "store.partial" / "journal.npy")
-    assert 0 < (journal >= 0).sum() < len(many)
+    assert 6 <= (journal >= 0).sum() < COUNT
 
 
 def test_a_dead_process_is_no_fault_of_the_radiograph(

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +108,6 @@ def test_batches_are_the_same_in_any_order(running: DataGenerator) -> None:
         running.epoch = plain.epoch = epoch
         for index in np.random.default_rng(epoch).permutation(len(plain)).tolist():
             assert as_bytes(running[index]) == as_bytes(plain[index])
-
-
-def test_threads_may_ask_at_once(running: DataGenerator) -> None:
-    running.epoch = 0
-    indices = [*range(len(running)), *reversed(range(len(running))), 3, 3, 3]
-    alone = expected(range(1))
-    with ThreadPoolExecutor(6) as threads:
-        batches = list(threads.map(lambda index: as_bytes(running[index]), indices))
-    assert batches == [alone[index] for index in indices]
 
 
 def test_a_view_keeps_its_batch(running: DataGenerator) -> None:

@@ -93,8 +93,6 @@ def test_units_of_ages(pacs) -> None:
     assert "Pass --age-unit years" in found
 
 
-
-
 def test_missing_columns_come_all_at_once(pacs) -> None:
     found = pacs.faults(columns={"age": "Bone Age", "sex": "Geschlecht", "split": "fold"})
     assert len(found) == 3
