@@ -34,6 +34,17 @@ SLOW_BFLOAT16 = (
     "slower. To train the same network faster, add --set training.precision=float32."
 )
 NOT_WITH_RESUME = "it can't be combined with --out or --init: the run already has them"
+HostsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT,…",
+        envvar="BONEAGE_HOSTS",
+        help="Hosts that train together (JAX backend), or none to ignore Slurm's variables.",
+    ),
+]
+RankOption = Annotated[
+    int | None, typer.Option(help="Position of this host in --hosts, from 0. Host 0 writes.")
+]
 
 
 def train(
@@ -55,17 +66,8 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Run or shipped model to fine-tune."),
     ] = None,
-    hosts: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT,…",
-            envvar="BONEAGE_HOSTS",
-            help="Hosts that train together (JAX backend), or none to ignore Slurm's variables.",
-        ),
-    ] = None,
-    rank: Annotated[
-        int | None, typer.Option(help="Position of this host in --hosts, from 0. Host 0 writes.")
-    ] = None,
+    hosts: HostsOption = None,
+    rank: RankOption = None,
     require_gpu: GpuOption = False,
     deterministic: DeterministicOption = False,
 ) -> None:
@@ -80,6 +82,8 @@ def train(
     from boneage.training.hosts import find_hosts
     from boneage.training.stop_signals import Stop, Terminated
 
+    if resume is not None and (out is not None or init is not None):
+        refuse("--resume", NOT_WITH_RESUME)
     keep_freed_memory()
     together = find_hosts(hosts, rank, os.environ)
     if together and not (resume or out):
@@ -88,14 +92,10 @@ def train(
     folder = resume or out
     with stop.listening():
         try:
-            if resume is not None:
-                if out is not None or init is not None:
-                    refuse("--resume", NOT_WITH_RESUME)
-                resolved, manifest = _recorded(resume, recipe, data, seed, overrides or ())
-            elif recipe is None:
-                refuse("boneage train", "the recipe is missing", "Name a RECIPE, or --resume RUN.")
-            else:
+            if resume is None:
                 resolved, manifest = _requested(recipe, data, seed, overrides or ())
+            else:
+                resolved, manifest = _recorded(resume, recipe, data, seed, overrides or ())
             folder = folder or _new_run_folder(resolved)
             _train_and_evaluate(
                 resolved,
@@ -166,8 +166,10 @@ def reproduce(
 
 
 def _requested(
-    recipe: Path, data: Path | None, seed: int | None, overrides: Sequence[str]
+    recipe: Path | None, data: Path | None, seed: int | None, overrides: Sequence[str]
 ) -> tuple[Recipe, Manifest]:
+    if recipe is None:
+        refuse("boneage train", "the recipe is missing", "Name a RECIPE, or --resume RUN.")
     from boneage.datasets.manifest import read_manifest
     from boneage.recipe import read_recipe
 
