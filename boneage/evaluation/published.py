@@ -12,7 +12,6 @@ from boneage.recipe import Published, Recipe
 
 SPLIT_NAMES = {"val": "validation", "test": "test"}
 TITLES = ("images", "n", "labels", "published", "ours", "difference", "intervals overlap")
-_TRAINING_LABELS = "one reading"  # of the challenge's training images
 
 
 def compare(
@@ -29,16 +28,31 @@ def compare(
         metrics: Scores by split, as `evaluate_run` returns them. A split may be missing.
 
     Returns:
-        For each split: `split`; `published` and `ours` (`value`, `low`, `high` in months, `n`,
-        `labels`, or None); `difference_months` (ours minus published); `intervals_overlap` and
-        `published_in_our_interval` (None if unknown); `not_comparable`: the reason, or None.
+        For each split: `split`; `published` and `ours` (`value`, `low`, `high` in months, `n`, and
+        `labels` of the published one, or None); `difference_months` (ours minus published);
+        `intervals_overlap` (None if unknown); `not_comparable`: the reason, or None.
     """
     rows = []
     for split in SPLIT_NAMES:
         published = _read_published(recipe.published, split)
-        ours = _read_ours(recipe.published, split, manifest, metrics.get(split))
+        ours = _read_ours(split, manifest, metrics.get(split))
+        reason = None if published is None else _find_obstacle(split, published, manifest)
+        row: dict[str, Any] = {
+            "split": split,
+            "published": published,
+            "ours": ours,
+            "difference_months": None,
+            "intervals_overlap": None,
+            "not_comparable": reason,
+        }
+        if published and ours and ours["value"] is not None and not reason:
+            row["difference_months"] = ours["value"] - published["value"]
+            if ours["low"] is not None and published["low"] is not None:
+                row["intervals_overlap"] = (
+                    ours["low"] <= published["high"] and published["low"] <= ours["high"]
+                )
         if published or ours:
-            rows.append({"split": split, **_compare_split(split, published, ours, manifest)})
+            rows.append(row)
     return rows
 
 
@@ -100,28 +114,6 @@ def uses_training_images(split: str, manifest: Manifest) -> bool:
     return bool(((sources == KAGGLE_SOURCE) | sources.str.startswith(SEEDED_SOURCE)).any())
 
 
-def _compare_split(
-    split: str, published: dict[str, Any] | None, ours: dict[str, Any] | None, manifest: Manifest
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "published": published,
-        "ours": ours,
-        "difference_months": None,
-        "intervals_overlap": None,
-        "published_in_our_interval": None,
-        "not_comparable": None if published is None else _find_obstacle(split, published, manifest),
-    }
-    if published is None or ours is None or ours["value"] is None or row["not_comparable"]:
-        return row
-    row["difference_months"] = ours["value"] - published["value"]
-    if ours["low"] is not None:
-        row["published_in_our_interval"] = ours["low"] <= published["value"] <= ours["high"]
-        if published["low"] is not None:
-            overlap = ours["low"] <= published["high"] and published["low"] <= ours["high"]
-            row["intervals_overlap"] = overlap
-    return row
-
-
 def _read_published(published: Published | None, split: str) -> dict[str, Any] | None:
     values = {} if published is None else published.model_dump()
     if values.get(f"{split}_mae_months") is None:
@@ -137,16 +129,13 @@ def _read_published(published: Published | None, split: str) -> dict[str, Any] |
 
 
 def _read_ours(
-    published: Published | None, split: str, manifest: Manifest, metrics: Mapping[str, Any] | None
+    split: str, manifest: Manifest, metrics: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     count = int((manifest.table["split"] == split).sum())
-    if not count:
-        return None
     mae = {} if metrics is None else metrics["mae_months"]
-    labels = None if published is None else published.model_dump()[f"{split}_labels"]
-    if uses_training_images(split, manifest):
-        labels = _TRAINING_LABELS
-    return {**{key: mae.get(key) for key in ("value", "low", "high")}, "n": count, "labels": labels}
+    return (
+        {**{key: mae.get(key) for key in ("value", "low", "high")}, "n": count} if count else None
+    )
 
 
 def _find_obstacle(split: str, published: dict[str, Any], manifest: Manifest) -> str | None:
@@ -167,11 +156,11 @@ def _find_obstacle(split: str, published: dict[str, Any], manifest: Manifest) ->
 def _cells(row: dict[str, Any]) -> list[str]:
     published, ours = row["published"], row["ours"]
     difference = row["difference_months"]
-    both = [part for part in (published, ours) if part is not None]
+    counts = [f"{part['n']:,}" for part in (published, ours) if part and part["n"]]
     return [
         SPLIT_NAMES[row["split"]],
-        _join_distinct([f"{part['n']:,}" for part in both if part["n"]]),
-        _join_distinct([part["labels"] for part in both if part["labels"]]),
+        " / ".join(dict.fromkeys(counts)) or "?",  # published / ours
+        (published or {}).get("labels") or "?",
         _format_mae(published),
         _format_mae(ours),
         "-" if difference is None else f"{difference:+.2f}",
@@ -179,21 +168,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _join_distinct(words: list[str]) -> str:
-    return " / ".join(dict.fromkeys(words)) or "?"  # published / ours
-
-
 def _describe_overlap(row: dict[str, Any]) -> str:
     if row["published"] is None:
         return "nothing published"
     if row["not_comparable"]:
         return "not comparable"
-    if row["intervals_overlap"] is not None:
-        return "yes" if row["intervals_overlap"] else "no"
-    inside = row["published_in_our_interval"]
-    if inside is None:
-        return "-"
-    return f"no interval published; the value is {'in' if inside else 'outside'} ours"
+    return {True: "yes", False: "no", None: "-"}[row["intervals_overlap"]]
 
 
 def _format_mae(part: dict[str, Any] | None) -> str:

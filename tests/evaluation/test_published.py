@@ -46,15 +46,13 @@ def test_intervals_overlap_or_do_not(ours, overlap):
     assert row["intervals_overlap"] is overlap
     assert row["difference_months"] == pytest.approx(ours[0] - 5.0)
     assert row["not_comparable"] is None
-    assert (row["ours"]["n"], row["ours"]["labels"]) == (4, "mean of six readings")
+    assert row["ours"]["n"] == 4
 
 
-@pytest.mark.parametrize(("low", "where"), [(6.0, "in"), (7.0, "outside")])
-def test_without_a_published_interval_ours_decides(low, where):
-    row = rows({"val": mae(low + 0.5, low, low + 1)})["val"]
+def test_without_a_published_interval_only_the_difference_is_given():
+    row = rows({"val": mae(6.5, 6.0, 7.0)})["val"]
     assert row["intervals_overlap"] is None
-    assert row["published_in_our_interval"] is (where == "in")
-    assert table_cells([row])[0][-1].endswith(f"the value is {where} ours")
+    assert table_cells([row])[0][-2:] == ["+0.41", "-"]
 
 
 @pytest.mark.parametrize("source", ["rsna-kaggle", "rsna-seeded", "rsna-seeded-test"])
@@ -62,9 +60,7 @@ def test_images_held_out_from_the_training_set_are_not_comparable(source):
     row = rows({"test": mae(5.0, 4.5, 5.5)}, test=source)["test"]
     assert row["difference_months"] is None
     assert row["intervals_overlap"] is None
-    assert row["ours"]["labels"] == "one reading"
     (cells,), (reason,) = table_cells([row]), explain_rows([row])
-    assert cells[2] == "mean of six readings / one reading"
     assert cells[-1] == "not comparable"
     assert "held out from the challenge's training images, whose labels are single" in reason
 
@@ -79,9 +75,7 @@ def test_another_number_of_images_is_not_comparable():
 
 def test_before_a_training_only_the_published_value_is_shown():
     row = rows({})["test"]
-    assert row["ours"] == {
-        "value": None, "low": None, "high": None, "n": 4, "labels": "mean of six readings"
-    }  # fmt: skip
+    assert row["ours"] == {"value": None, "low": None, "high": None, "n": 4}
     assert table_cells([row])[0][3:] == ["5.00 [4.46, 5.55]", "-", "-", "-"]
 
 

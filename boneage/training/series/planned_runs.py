@@ -17,7 +17,7 @@ from boneage.recipe import Recipe, recipe_from_values
 from boneage.run import TRAINED, Run
 from boneage.runtime.files import read_json, write_json
 from boneage.runtime.provenance import file_digest
-from boneage.training.series.command_process import CommandRunner
+from boneage.training.series.command_process import CommandRunner, describe_exit
 from boneage.training.stop_signals import Terminated
 
 FINISHED, UNSCORED, CUT_OFF, DIVERGED, NEW = "finished", "unscored", "cut off", "diverged", "to do"
@@ -259,15 +259,13 @@ def _train(
     else:
         what = ["--resume", str(planned.folder)]
     # Slurm starts tasks side by side. They are separate trainings, not hosts of one training.
-    ended = runner.run(["train", *what, "--hosts", "none", *options], to_stderr=quiet)
+    code = runner.run(["train", *what, "--hosts", "none", *options], to_stderr=quiet)
     state = planned.state()
     if state == FINISHED:
         return Outcome(planned, FINISHED)
     if state == DIVERGED:
-        return Outcome(planned, DIVERGED, ended.reason or _WHY_DIVERGED)
-    return Outcome(
-        planned, FAILED, ended.reason or f"the process ended well, but the run is {state}"
-    )
+        return Outcome(planned, DIVERGED, _WHY_DIVERGED)
+    return Outcome(planned, FAILED, describe_exit(code))
 
 
 def mae_of(row: dict[str, Any], split: str) -> float | None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from boneage.training.stop_signals import Stop
 
 _SHOWN_FAULTS = 5
-_BLOCK_BYTES = 512  # the unit of st_blocks
 
 Log = Callable[[str], None]
 
@@ -48,9 +45,8 @@ def find_recipe(name: str) -> Path:
         if found.is_file():
             return found
     names = sorted({file.parent.name for shelf in shelves for file in shelf.glob("*/recipe.toml")})
-    close = difflib.get_close_matches(name, names, n=1)
     known = f" Known names: {', '.join(names)}." if names else ""
-    fix = f"Did you mean {close[0]!r}?" if close else f"Name the path of a recipe.{known}"
+    fix = f"Name the path of a recipe.{known}"
     raise InputError(Fault(f"recipe {name!r}", "this recipe does not exist", fix))
 
 
@@ -120,7 +116,7 @@ def reproduce(
         folder = out.with_name(f"{out.name}-data")
         if dry_run:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="boneage-")))
-        manifest = read_manifest(data) if data.is_file() else _import(data, folder, run, progress)
+        manifest = _read_data(data, folder / "manifest.csv", progress)
         document: dict[str, Any] = {
             "recipe": recipe.name,
             "seed": recipe.seed,
@@ -144,19 +140,8 @@ def reproduce(
     return _write(document | {"rows": compare(recipe, manifest, metrics)}, run)
 
 
-def _import(data: Path, folder: Path, run: Run, progress: bool) -> Manifest:
-    """Import a set. If the run has started, refuse a set that differs from before."""
-    path = folder / "manifest.csv"
-    new = import_rsna(data, path.with_name("new-manifest.csv"), progress=progress)
-    try:
-        if run.is_started and path.exists() and path.read_bytes() != new.path.read_bytes():
-            what = f"the images or labels differ from those that {run.folder} was trained on"
-            fix = "Name the folder of the first command, or another --out."
-            raise InputError(Fault(str(data), what, fix))
-        new.path.replace(path)
-    finally:
-        new.path.unlink(missing_ok=True)
-    return replace(new, path=path)
+def _read_data(data: Path, out: Path, progress: bool) -> Manifest:
+    return read_manifest(data) if data.is_file() else import_rsna(data, out, progress=progress)
 
 
 def _describe(manifest: Manifest, log: Log) -> dict[str, Any]:
@@ -178,28 +163,18 @@ def _estimate(recipe: Recipe, manifest: Manifest, out: Path, log: Log) -> dict[s
     for line in describe_cost(cost):
         log(line)
     cache = os.environ.get("BONEAGE_CACHE")  # else the store is next to the manifest
-    home = Path(cache) if cache else manifest.path.parent
-    stores = (home / f"{manifest.path.stem}.store").glob(f"{recipe.framing.size}px-*/*")
-    present = sum(path.stat().st_blocks * _BLOCK_BYTES for path in stores if path.is_file())
-    missing = max(0, cost["store_bytes"] - present)
-    _check_disk({"the framed radiographs": (home, missing), "the run": (out, cost["run_bytes"])})
+    _check_disk(Path(cache) if cache else manifest.path.parent, cost["store_bytes"])
+    _check_disk(out, cost["run_bytes"])
     return cost
 
 
-def _check_disk(needs: dict[str, tuple[Path, int]]) -> None:
-    """Refuse folders whose disk is too small. Folders on one disk are added up."""
-    disks: dict[int, list[tuple[str, Path, int]]] = {}
-    for what, (folder, size) in needs.items():
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        disks.setdefault(existing.stat().st_dev, []).append((what, existing, size))
-    for parts in disks.values():
-        folder, total = parts[0][1], sum(size for _, _, size in parts)
-        free = shutil.disk_usage(folder).free
-        if total > free:
-            needed = " and ".join(f"{size / 1e9:.1f} GB for {name}" for name, _, size in parts)
-            what = f"the disk has {free / 1e9:.1f} GB left, and the training needs {needed}"
-            fix = "Free some space, name an --out on another disk, or set BONEAGE_CACHE."
-            raise InputError(Fault(str(folder), what, fix))
+def _check_disk(folder: Path, needed: int) -> None:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        what = f"its disk has {free / 1e9:.1f} GB left, but {needed / 1e9:.1f} GB are needed"
+        fix = "Free some space, name an --out on another disk, or set BONEAGE_CACHE."
+        raise InputError(Fault(str(folder), what, fix))
 
 
 def _check(manifest: Manifest, progress: bool) -> None:

@@ -20,7 +20,6 @@ from boneage.recipe import Recipe, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json, write_text
 from boneage.runtime.provenance import file_digest
-from boneage.training.series.command_process import ExitStatus
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -70,7 +69,7 @@ class Trainer:
         """The runs that were asked for, in order."""
         return [_folder(arguments).name for arguments in self.asked]
 
-    def run(self, arguments: Sequence[str], *, to_stderr: bool = False) -> ExitStatus:
+    def run(self, arguments: Sequence[str], *, to_stderr: bool = False) -> int:
         self.asked.append(list(arguments))
         values = dict(itertools.pairwise(arguments))
         resumed, folder = "--resume" in values, _folder(arguments)
@@ -79,7 +78,7 @@ class Trainer:
             self.received = signal.Signals[outcome]
             outcome = "interrupted" if outcome == "SIGINT" else "terminated"
         if outcome == "refused":
-            return ExitStatus(2, f"{folder}: an image can't be read")
+            return 2
         run = Run(folder)
         if not resumed:
             assert not Run(folder).other_files()
@@ -89,9 +88,9 @@ class Trainer:
             write_json(run.info_path, _info(recipe, Path(values["--data"])))
         write_json(run.info_path, read_json(run.info_path) | {"stopped": outcome})
         if outcome != "finished":
-            return ExitStatus(2 if outcome in ("failed", "diverged") else 0, f"it was {outcome}")
+            return 2 if outcome in ("failed", "diverged") else 0
         self._score(run)
-        return ExitStatus(0, "")
+        return 0
 
     def _score(self, run: Run) -> None:
         recipe = run.read_recipe()

@@ -32,10 +32,9 @@ val_images = 1425
 val_labels = "one reading"
 """
 COST = {
-    "device": "A GPU", "cores": 8, "load": 17.0, "images": 48, "parameters": 10**9,
-    "batch_size": 16, "steps_timed": 3, "step_seconds": 0.1, "epochs": 100,
-    "epoch_seconds": 3600.0, "preparation_seconds": 60.0, "hours": 100.0,
-    "store_bytes": 200_000_000, "run_bytes": 10**9,
+    "device": "A GPU", "parameters": 10**9, "batch_size": 16, "steps_timed": 3,
+    "step_seconds": 0.1, "epochs": 100, "hours": 100.0, "store_bytes": 200_000_000,
+    "run_bytes": 10**9,
 }  # fmt: skip
 
 
@@ -86,14 +85,8 @@ def test_a_stopped_reproduction_continues_to_the_table(
     table = other / "train.csv"
     table.write_text(table.read_text().replace("1400,", "1399,"))
     next(other.rglob("1400.png")).rename(other / "boneage-training-dataset" / "1399.png")
-    manifest = tmp_path / "run-data" / "manifest.csv"
-    before = manifest.read_bytes()
-    refused(
-        boneage("reproduce", recipe_path, "--data", other, "--out", run.folder),
-        "the images or labels differ from those that",
-    )
-    assert manifest.read_bytes() == before
-    assert [path.name for path in manifest.parent.glob("*.csv")] == ["manifest.csv"]
+    code, _, err = boneage("reproduce", recipe_path, "--data", other, "--out", run.folder)
+    assert (code, "manifest" in err) == (2, True), err
 
     command = ("reproduce", recipe_path, "--data", tree, "--out", run.folder)
     code, out, err = boneage(*command, "--json")
@@ -136,10 +129,9 @@ def test_a_dry_run_estimates_and_leaves_nothing(
     for line in (
         "settings that differ from the recipe: training.epochs=7",
         "note: Training, validation and test are the challenge's own.",
-        "A GPU, 8 cores: 100 ms per step of 16 images (3 steps timed)",
-        "100 epochs of 60.0 minutes: at most 4.2 days",
+        "A GPU: 100 ms per step of 16 images (3 steps timed)",
+        "100 epochs: at most 100.0 hours",
         "disk: 0.2 GB for the framed radiographs, 1.0 GB for the run",
-        "This machine is busy (load 17).",
     ):
         assert line in err
     assert "40.00 [1.00, 79.00]  -" in out
@@ -152,7 +144,7 @@ def test_a_full_disk_is_refused_before_anything_is_prepared(
     estimate(COST | {"store_bytes": 10**9, "run_bytes": 10**18})
     refused(
         boneage("reproduce", recipe_path, "--data", official_tree, "--out", tmp_path / "run"),
-        "1.0 GB for the framed radiographs and 1000000000.0 GB for the run",
+        "GB left, but 1000000000.0 GB are needed",
         "set BONEAGE_CACHE",
     )
     assert not (tmp_path / "run").exists()
@@ -176,7 +168,7 @@ def test_wrong_commands_are_refused_at_once(
 ):
     data = ("--data", official_tree, "--out", tmp_path / "run")
     refused(boneage("reproduce", tiny_recipe, *data), "no [published] section")
-    refused(boneage("reproduce", "rsna-exception", *data), "Did you mean 'rsna-xception'?")
+    refused(boneage("reproduce", "rsna-exception", *data), "Known names", "rsna-xception")
     refused(boneage("reproduce", recipe_path, "--data", tmp_path / "absent"), "absent")
     taken = tmp_path / "taken"
     taken.mkdir()

@@ -210,7 +210,7 @@ def test_a_failed_run_is_reported_and_the_others_are_trained(sweep, trainer, tmp
     assert code == 1
     assert trainer.names() == ["seed-0", "seed-1", "seed-2", "seed-3"]
     assert "error: 3 of 4 runs did not finish" in err
-    assert "seed-0 failed: s/seed-0: an image can't be read" in err
+    assert "seed-0 failed: the process ended with exit code 2" in err
     assert "3 of 4 runs are not finished" in out
     result = read_json(tmp_path / "s" / "sweep.json")
     assert {row["run"]: row["state"] for row in result["rows"]} == {
