@@ -39,26 +39,9 @@ MAX_LISTED = 20
 _FEW = 5
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 _READABLE = "CSV, TSV, Excel (.xlsx) or Parquet"
-_SAVE_AS = "Open the file and save the table as .xlsx or as 'CSV UTF-8'."
+_SAVE_AS = "Open the file, remove any password, and save the table as .xlsx or as 'CSV UTF-8'."
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
-_OTHER_KINDS = {
-    b"%PDF": "a PDF",
-    b"\x1f\x8b": "compressed by gzip",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"II*\0": "a TIFF image",
-    b"MM\0*": "a TIFF image",
-    b"$FL2": "an SPSS file (.sav)",
-    b"<!doctype": "an HTML or XML page",
-    b"<html": "an HTML page",
-    b"<?xml": "an XML file",
-}
-_OTHER_ARCHIVES = {
-    "xl/workbook.bin": "an Excel binary workbook (.xlsb)",
-    "content.xml": "an OpenDocument file (.ods)",
-    "Index/Document.iwa": "an Apple Numbers file",
-}
 _EXCEL_ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
 # openpyxl ignores merged ranges when it streams a sheet. It does not distinguish a formula without
 # a stored result from an empty text (type "str"). It drops cells that are out of order.
@@ -227,16 +210,23 @@ def read_sheet(path: Path, *, key: str = "image_id", sheet: str | None = None) -
         raise InputError(Fault(where, what, "Leave --sheet out, or name an .xlsx file."))
     if content.startswith(b"PAR1"):
         return _read_parquet(content, where, key)
+    if kind := _other_kind(content):
+        raise InputError(Fault(where, f"it is {kind}", _SAVE_AS, _READABLE))
+    return read_cells(content, where, key=key)
+
+
+def _other_kind(content: bytes) -> str:
+    """Return what a file is that holds no text; "" for text."""
     if content.startswith(_OLD_EXCEL):
         is_encrypted = _ENCRYPTED in content
-        kind = "a workbook with a password" if is_encrypted else "an old Excel file (.xls)"
-        fix = "Remove the password and save it again." if is_encrypted else _SAVE_AS
-        raise InputError(Fault(where, f"it is {kind}", fix, _READABLE))
-    start = content[:64].lstrip(codecs.BOM_UTF8 + b" \r\n\t").lower()
-    for magic, kind in _OTHER_KINDS.items():
-        if start.startswith(magic.lower()):
-            raise InputError(Fault(where, f"it is {kind}", _SAVE_AS, _READABLE))
-    return read_cells(content, where, key=key)
+        return "a workbook with a password" if is_encrypted else "an old Excel file (.xls)"
+    start = content[:16].lstrip(codecs.BOM_UTF8 + b" \r\n\t")
+    if start.startswith(b"<"):
+        return "an HTML or XML page"
+    if start.startswith(b"%PDF"):
+        return "a PDF"
+    is_utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "a binary file" if b"\0" in start and not is_utf16 else ""
 
 
 def read_cells(content: bytes, where: str, *, key: str = "image_id") -> Cells:
@@ -316,6 +306,13 @@ def _check_size(where: str, rows: int, cells: int) -> None:
             f"{MAX_CELLS:,} cells are read"
         )
         fix = "Remove the columns that are not needed, or split the table."
+        raise InputError(Fault(where, what, fix))
+
+
+def _check_unpacked_size(where: str, size: int) -> None:
+    if size > MAX_UNPACKED_BYTES:
+        what = f"it unpacks to {size:,} bytes, and at most {MAX_UNPACKED_BYTES:,} are read"
+        fix = "Remove the columns that are not needed, or save the table as 'CSV UTF-8'."
         raise InputError(Fault(where, what, fix))
 
 
@@ -405,7 +402,7 @@ def _read_excel(content: bytes, where: str, key: str, sheet: str | None) -> Cell
     try:
         # Its warnings are recorded, not shown: they are about fonts and print settings.
         with zipfile.ZipFile(io.BytesIO(content)) as archive, warnings.catch_warnings(record=True):
-            _check_archive(archive, where)
+            _check_unpacked_size(where, sum(entry.file_size for entry in archive.infolist()))
             book = openpyxl.load_workbook(
                 io.BytesIO(content), read_only=True, data_only=True, keep_links=False
             )
@@ -425,18 +422,6 @@ def _read_excel(content: bytes, where: str, key: str, sheet: str | None) -> Cell
     sheet_name = where if len(names) == 1 else f"{where}, sheet {chosen.name!r}"
     cells = _build_cells(chosen.rows, sheet_name, key)
     return replace(cells, findings=(*cells.findings, *chosen.findings))
-
-
-def _check_archive(archive: zipfile.ZipFile, where: str) -> None:
-    names = archive.namelist()
-    kind = next((kind for name, kind in _OTHER_ARCHIVES.items() if name in names), "")
-    if kind or "[Content_Types].xml" not in names:
-        what = f"it is {kind or 'an archive without a workbook'}"
-        raise InputError(Fault(where, what, _SAVE_AS, _READABLE))
-    size = sum(entry.file_size for entry in archive.infolist())  # zipfile never unpacks more
-    if size > MAX_UNPACKED_BYTES:
-        what = f"it unpacks to {size:,} bytes, and at most {MAX_UNPACKED_BYTES:,} are read"
-        raise InputError(Fault(where, what, "Save the sheet as 'CSV UTF-8'."))
 
 
 def _read_worksheet(page: Any, archive: zipfile.ZipFile, where: str) -> _Worksheet:
@@ -539,10 +524,8 @@ def _check_parquet(metadata: Any, schema: Any, where: str) -> None:
     import pyarrow.types as kinds
 
     _check_size(where, metadata.num_rows, metadata.num_rows * metadata.num_columns)
-    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    if size > MAX_UNPACKED_BYTES:
-        what = f"it unpacks to {size:,} bytes, and at most {MAX_UNPACKED_BYTES:,} are read"
-        raise InputError(Fault(where, what, "Remove the columns that are not needed."))
+    groups = range(metadata.num_row_groups)
+    _check_unpacked_size(where, sum(metadata.row_group(i).total_byte_size for i in groups))
     nested = [f.name for f in schema if kinds.is_nested(f.type) or kinds.is_binary(f.type)]
     if nested:
         what = f"the columns {', '.join(map(repr, nested[:_FEW]))} hold lists, records or bytes"

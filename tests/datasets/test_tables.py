@@ -180,7 +180,8 @@ def test_excels_plain_csv_is_refused_with_how_to_save_it(tmp_path: Path) -> None
             "a workbook with a password",
         ),
         (b"%PDF-1.7", "it is a PDF"),
-        (b"\n<html><table>", "it is an HTML page"),  # what many a hospital system calls .xls
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "it is a binary file"),
+        (b"\n<html><table>", "it is an HTML or XML page"),  # what many a hospital system calls .xls
         (b"", "it is empty"),
         (b"id,age\n", "it has a header and no rows"),
         (b'id,age\n"1,2\n', "it is not valid CSV"),
@@ -194,20 +195,13 @@ def test_what_is_no_table_is_named(tmp_path: Path, content: bytes, what: str) ->
     assert what in refusal(tmp_path / "a.csv")
 
 
-@pytest.mark.parametrize(
-    ("names", "what"),
-    [
-        (("[Content_Types].xml", "xl/workbook.bin"), "it is an Excel binary workbook (.xlsb)"),
-        (("images/1.png",), "it is an archive without a workbook"),
-        (("[Content_Types].xml", "word/document.xml"), "it can't be read as an Excel workbook"),
-    ],
-)
-def test_other_archives_are_named(tmp_path: Path, names: Sequence[str], what: str) -> None:
+@pytest.mark.parametrize("names", [("images/1.png",), ("[Content_Types].xml", "xl/workbook.bin")])
+def test_other_archives_are_refused(tmp_path: Path, names: Sequence[str]) -> None:
     with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as archive:
         for name in names:
             archive.writestr(name, b"<a/>")
     said = refusal(tmp_path / "a.xlsx")
-    assert what in said
+    assert "it can't be read as an Excel workbook" in said
     assert "save the table as .xlsx or as 'CSV UTF-8'" in said
 
 
