@@ -81,7 +81,7 @@ def read_grid(
         try:
             settings.append(_resolve(path, overrides, chosen))
         except InputError as error:
-            faults += [_locate(fault, axes, chosen) for fault in error.faults]
+            faults += [replace(fault, where="--grid") for fault in error.faults]
     faults += _find_repeated(settings)
     if faults:
         raise InputError(list(dict.fromkeys(faults)))
@@ -125,15 +125,6 @@ def _resolve(path: Path, overrides: Sequence[str], chosen: tuple[str, ...]) -> S
             value = value[part]
         resolved[key] = value
     return Setting(chosen, resolved, recipe)
-
-
-def _locate(fault: Fault, axes: dict[str, list[str]], chosen: Sequence[str]) -> Fault:
-    """Return the fault at the grid key that its message names, else at the combination."""
-    for text, choices in axes.items():
-        key = re.escape(choices[0].partition("=")[0])
-        if re.search(rf"(?<![\w.]){key}(?![\w.])", fault.what):
-            return replace(fault, where=f"--grid {text}")
-    return replace(fault, where=" ".join(f"--grid {choice}" for choice in chosen))
 
 
 def _find_repeated(settings: Sequence[Setting]) -> list[Fault]:

@@ -105,20 +105,15 @@ def test_an_absent_archive_is_found_before_any_is_downloaded(site: Any, tmp_path
 def test_without_a_network_the_message_lists_the_addresses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-
     def refuse(session: object, method: str, url: str, **options: object) -> None:
-        asked.append(url)
         raise requests.ConnectionError("Name or service not known")
 
     monkeypatch.setattr(requests.Session, "request", refuse)
     with pytest.raises(InputError) as caught:
         download_rsna(tmp_path, accept_terms=True, progress=False)
     text = str(caught.value)
-    for name in ("Training+Set", "Training+Set+Annotations", "Validation+Set", "Test+Set"):
-        url = f"https://s3.amazonaws.com/east1.public.rsna.org/AI/2017/Bone+Age+{name}.zip"
-        assert f"\n  {url}\n" in text
-    assert asked[0].startswith(OFFICIAL)
+    assert text.count(OFFICIAL) == 5
+    assert f"\n  {OFFICIAL}Bone+Age+Training+Set+Annotations.zip\n" in text
     assert f"boneage data download rsna {tmp_path} --accept-terms" in text
     assert names(tmp_path) == set()
 
@@ -147,9 +142,7 @@ def test_ctrl_c_says_how_to_resume_and_nothing_is_downloaded_twice(
             run(tmp_path, site, progress=True)
     output, error = capsys.readouterr()
     assert output == ""
-    for part in ("of free disk space", f"Downloading {TRAINING}"):
-        assert part in error
-    assert f"Everything received is kept in {tmp_path}." in error
+    assert "of free disk space" in error
     assert f"To resume: boneage data download rsna {tmp_path} --accept-terms" in error
     assert names(tmp_path) == {f"{TRAINING}.zip.part"}
     run(tmp_path, site)
@@ -209,8 +202,8 @@ def test_disk_space_is_checked_before_anything_is_downloaded(
 
 def test_nothing_is_done_before_the_terms_are_accepted(site: Any, tmp_path: Path) -> None:
     text = refusal(tmp_path / "out", site, accept_terms=False)
-    for part in ("non-commercial research only", "no redistribution", "Halabi", "--accept-terms"):
-        assert part in text
+    assert "no redistribution" in text
+    assert "--accept-terms" in text
     assert site.asked == []
     assert not (tmp_path / "out").exists()
 

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 
 from boneage.errors import InputError
-from boneage.recipe import Augmentation, read_recipe
 from boneage.run import Run
 from boneage.training.series.reproduction import find_recipe, read_published_recipe, reproduce
 from boneage.training.stop_signals import Stop, Terminated
@@ -203,31 +202,3 @@ def test_recipes_are_found_by_name_by_folder_and_by_file(tmp_path, monkeypatch):
     mine.touch()
     monkeypatch.chdir(tmp_path)
     assert find_recipe("mine") == Path("experiments/mine/recipe.toml")
-
-
-@pytest.mark.parametrize(
-    ("name", "backbone", "batch"),
-    [("rsna-xception", "xception", 9), ("rsna-densenet169", "densenet169", 7)],
-)
-def test_the_lineage_s_recipes_have_the_lineage_s_settings(name, backbone, batch):
-    recipe = read_published_recipe(find_recipe(name))
-    framing, model, training = recipe.framing, recipe.model, recipe.training
-    assert recipe.augmentation == Augmentation()
-    assert (framing.size, framing.contrast_percentiles) == (500, (0.0, 100.0))
-    assert framing.crop != "hand"
-    assert (model.backbone, model.weights, model.pooling) == (backbone, "imagenet", "average")
-    assert (model.gender_units, model.dense_units, model.dropout) == (32, (1000, 1000), 0.0)
-    assert (model.age_centre_months, model.age_scale_months) == (120.0, 120.0)
-    optimizer = (training.batch_size, training.optimizer, training.learning_rate)
-    assert optimizer == (batch, "adam", 1e-4)
-    schedule = (training.schedule, training.plateau_factor, training.plateau_patience)
-    assert schedule == ("plateau", 0.75, 4)
-    assert (training.epochs, training.early_stop_patience) == (100, 25)
-
-
-def test_the_winner_s_recipe_flattens_and_starts_from_random_weights():
-    recipe = read_recipe(find_recipe("rsna-16bit"))
-    assert (recipe.model.weights, recipe.model.pooling) == ("none", "flatten")
-    assert recipe.published is not None
-    assert recipe.published.test_mae_months == 4.265
-    assert recipe.published.test_interval_months is None
