@@ -101,10 +101,6 @@ def test_what_is_no_images_is_refused(images: Any, what: str) -> None:
         image_source(images, None, None)
 
 
-def test_integers_of_0_and_1_are_pixels() -> None:
-    assert image_source(np.ones((2, 20, 20), np.int32), None, None)[0].max() == 1
-
-
 def test_a_size_that_does_not_fit_is_refused(
     radiographs: npt.NDArray[np.uint8], paths: list[Path]
 ) -> None:

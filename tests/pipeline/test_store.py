@@ -235,11 +235,6 @@ def test_every_row_is_checked_on_request(tmp_path: Path) -> None:
         open_store(folder, verify=True)
 
 
-def test_a_folder_without_a_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"store\.json is missing"):
-        open_store(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["images.npy", "frames.csv", "checksums.npy"])
 def test_a_store_with_a_missing_file_is_refused(manifest: Manifest, name: str) -> None:
     folder = make(manifest).folder

@@ -123,7 +123,7 @@ def test_a_window_is_spread_over_the_whole_range(
 
 @pytest.mark.parametrize(
     ("centre", "width"),
-    [(2000, 1), (2000, 0), (2000, -5), (90_000, 100), (-5000, 100), ("", ""), (2000.2, 1.5)],
+    [(2000, 0), (2000, -5), (90_000, 100), (-5000, 100), ("", "")],
 )
 def test_a_window_that_shows_nothing_is_left_out(
     read: Read, hand: npt.NDArray[np.uint8], centre: float, width: float
@@ -380,14 +380,11 @@ def test_a_missing_decoder_is_named(
     [
         ({"NumberOfFrames": 3}, r"3 frames \(a multi-frame object\)"),
         ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels"),
-        ({"Rows": 0}, "96 x 0 pixels"),
         ({"Rows": 500}, "can't be decoded"),
         ({"Rows": 40}, "number of pixels is not that in the header"),
         ({"BitsStored": 30}, "30 of 8 bits"),
         ({"BitsStored": 6, "PhotometricInterpretation": "PALETTE COLOR"}, "end at bit 7 of 8"),
         ({"PhotometricInterpretation": "Doe^Jane"}, "of a kind that is not supported"),
-        ({"PhotometricInterpretation": "RGB"}, "of a kind that is not supported"),
-        ({"BitsAllocated": 32}, "32 bits"),
     ],
 )
 def test_hostile_headers_are_refused_without_naming_a_person(

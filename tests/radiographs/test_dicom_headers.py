@@ -24,13 +24,11 @@ NO_STUDY = {"StudyDate": "", "AcquisitionDate": ""}
         ({"PatientAge": "011Y"}, 137),
         ({"PatientBirthDate": ""}, None),
         ({"PatientBirthDate": "", "PatientAge": "012Y"}, 144),
-        ({"PatientBirthDate": "", "PatientAge": "100M"}, 100),
         ({"PatientBirthDate": "", "PatientAge": "052W"}, 12),
         ({"PatientBirthDate": "", "PatientAge": "300D"}, 10),
         ({"PatientBirthDate": "", "PatientAge": "eleven"}, None),
         ({"PatientBirthDate": "19000101", "PatientAge": "011Y"}, 132),
         ({"PatientBirthDate": "19000101"}, None),
-        ({"PatientBirthDate": "20200101"}, None),
         ({"PatientBirthDate": "20080399"}, None),
         ({"PatientBirthDate": "2008.03.17"}, 137),
         ({**NO_STUDY, "AcquisitionDate": "20190301"}, 131),
@@ -58,7 +56,7 @@ def test_codes_of_the_standard_are_kept_and_others_are_not(write_dicom, tmp_path
     assert (header.sex, header.frames, header.body_part) == ("another value", None, "")
 
 
-@pytest.mark.parametrize("charset", ["undefined", "punycode", "zlib", "rot13", "nonsense"])
+@pytest.mark.parametrize("charset", ["punycode", "zlib", "nonsense"])
 def test_a_character_set_that_dicom_does_not_know(write_dicom, tmp_path: Path, charset) -> None:
     path = write_dicom(tmp_path / "odd", SpecificCharacterSet="ISO_IR 100", PatientSex="F", **DATES)
     path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", charset.ljust(10).encode()))

@@ -1,20 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from boneage.radiographs.exposed_field import (
     above_background,
-    commonest,
-    contact,
-    erode,
     exposed_field,
-    filled,
-    hull,
-    largest,
-    opened,
     percentiles,
-    shape,
     trimmed,
 )
 
@@ -59,43 +50,6 @@ def test_lines_that_are_bright_all_over_are_trimmed_and_no_more_than_an_eighth()
     assert np.array_equal(trimmed(bright, field), box(100, 80, 5, 0, 100, 80))
     assert trimmed(field, field).sum() >= (100 - 24) * (80 - 18)
     assert not trimmed(bright, np.zeros_like(field)).any()
-
-
-def test_contact_counts_long_stretches() -> None:
-    field = np.ones((100, 100), np.uint8)
-    share, stretches = contact(box(100, 100, 50, 30, 100, 70), field)
-    assert 0.05 < share < 0.2
-    assert stretches == 1
-    assert contact(box(100, 100, 30, 0, 70, 100), field)[1] == 2
-    assert contact(box(100, 100, 30, 30, 70, 70), field) == (0.0, 0)
-
-
-def test_masks() -> None:
-    ring = box(50, 50, 10, 10, 40, 40) - box(50, 50, 15, 15, 35, 35)
-    assert np.array_equal(filled(ring), box(50, 50, 10, 10, 40, 40))
-    assert np.array_equal(hull(ring), box(50, 50, 10, 10, 40, 40))
-    two = ring | box(50, 50, 0, 0, 4, 4)
-    assert np.array_equal(largest(two), ring)
-    assert not largest(np.zeros((5, 5), np.uint8)).any()
-    assert erode(np.ones((20, 20), np.uint8), 2).sum() == 16 * 16
-    rectangle, solid = shape(box(50, 50, 10, 10, 40, 40))
-    assert rectangle == pytest.approx(1, abs=0.1)
-    assert solid >= 1
-
-
-def test_an_opening_takes_away_what_is_thin() -> None:
-    palm, finger = box(80, 80, 30, 20, 70, 60), box(80, 80, 5, 36, 30, 44)
-    thick = opened(palm | finger, 10)
-    assert not (thick & finger)[:25].any()
-    assert (thick & palm).sum() > 0.9 * palm.sum()
-    assert not opened(finger, 10).any()
-
-
-def test_the_commonest_level_counts_its_neighbours() -> None:
-    values = np.array([10, 11, 12, 200, 200], np.uint8)
-    everywhere = np.ones_like(values)
-    assert commonest(values, everywhere, 0) == (200, 0.4)
-    assert commonest(values, everywhere, 1) == (11, 0.6)
 
 
 def test_percentiles_are_numpys() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom.cohort import phantom
-from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH, find_hand, working_copy
+from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH, find_hand
 
 REAL = Path(os.environ.get("BONEAGE_REAL", Path(__file__).parents[3] / "shared" / "real"))
 
@@ -90,11 +90,6 @@ def test_without_a_hand_the_whole_radiograph_is_kept(radiograph: np.ndarray) -> 
     assert hand.why == WHOLE_RADIOGRAPH
     assert hand.box == (0, 0, radiograph.shape[1], radiograph.shape[0])
     assert not hand.mask.any()
-
-
-def test_the_working_copy_is_small_and_never_larger_than_the_radiograph() -> None:
-    assert working_copy(np.zeros((2044, 1514), np.uint8)).shape == (160, 119)
-    assert working_copy(np.zeros((90, 40), np.uint8)).shape == (90, 40)
 
 
 @pytest.mark.skipif(

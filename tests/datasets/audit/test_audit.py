@@ -121,18 +121,6 @@ def test_what_a_person_should_check_is_a_warning(folder: Path) -> None:
     assert "3 warnings" in report.render()
 
 
-def test_the_report_is_json(folder: Path) -> None:
-    report = audit(manifest(folder, *GOOD, "e,films/e.png,30,F,train"), progress=False)
-    values = json.loads(json.dumps(report.as_dict()))
-    assert values["errors"] == 1
-    assert values["has_errors"] is True
-    assert values["images"] == 5
-    assert values["faults"][0]["code"] == "missing-file"
-    assert values["faults"][0]["severity"] == "error"
-    assert values["faults"][0]["image_ids"] == ["e"]
-    assert values["manifest"].endswith("manifest.csv")
-
-
 def hands(folder: Path, count: int) -> list[str]:
     """Writes phantoms and gives their rows, in the three splits by turns."""
     (folder / "films").mkdir(exist_ok=True)

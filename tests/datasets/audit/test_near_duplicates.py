@@ -16,7 +16,6 @@ COPIES = {
         radiograph, (80, 80), interpolation=cv2.INTER_AREA
     ),
     "brighter": lambda radiograph: np.clip(radiograph * 1.2 + 15, 0, 255).astype(np.uint8),
-    "gamma": lambda radiograph: (255 * (radiograph / 255) ** 0.6).astype(np.uint8),
     "16 bits": lambda radiograph: radiograph.astype(np.uint16) * 257,
     "cropped": lambda radiograph: radiograph[2:-1, 1:-2],
     "mirrored": lambda radiograph: np.ascontiguousarray(radiograph[:, ::-1]),

@@ -28,7 +28,7 @@ def codes(findings: list[Finding]) -> list[str]:
 
 
 def test_splits_drawn_alike_are_balanced_however_small() -> None:
-    for seed in range(20):
+    for seed in range(5):
         drawn = rows("train", 400, seed=seed) + rows("val", 50, seed=seed)
         assert balance_findings(validated(drawn + rows("test", 30, seed=100 + seed))) == []
 
@@ -45,11 +45,6 @@ def test_other_ages_and_other_sexes_are_named_with_numbers() -> None:
     assert (age.code, sex.code) == ("age-imbalance", "sex-imbalance")
     assert "ages in val (median 1" in age.fault.what
     assert "of test are boys" in sex.fault.what
-
-
-def test_a_handful_of_images_shows_nothing() -> None:
-    drawn = rows("train", 400) + rows("val", 10, mean=200, boys=1)
-    assert balance_findings(validated(drawn)) == []
 
 
 def test_readers_who_round_to_years_are_noted() -> None:

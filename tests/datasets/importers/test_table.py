@@ -151,13 +151,6 @@ def test_equal_names_in_two_folders_keep_their_folder_in_the_id(radiographs: Pat
     assert manifest.table["image_id"].tolist() == ["films/0", "more/0"]
 
 
-def test_patients_stay_together(radiographs: Path) -> None:
-    rows = [f"{row},p{i % 12}" for i, row in enumerate(YEARS)]
-    file = table(radiographs, *rows, header="film,bone age,Geschlecht,pid")
-    result = imported(file, patient="pid").table
-    assert len(result[["patient_id", "split"]].drop_duplicates()) == 12
-
-
 def test_a_split_column_is_kept_and_checked(radiographs: Path) -> None:
     header = "film,bone age,Geschlecht,pid,fold"
     words = ["training", "Validation", "test"]

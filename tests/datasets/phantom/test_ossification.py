@@ -54,17 +54,3 @@ def test_every_centre_grows_with_maturity() -> None:
         assert plates == sorted(plates, reverse=True)
         assert bridges == sorted(bridges)
         assert (plates[0], plates[-1], bridges[0], bridges[-1]) == (1, 0, 0, 1)
-
-
-def test_something_happens_in_every_half_year_of_childhood() -> None:
-    """The cohort must be learnable at every age, so the model may not stand still anywhere."""
-
-    def state(clock: float) -> list[float]:
-        grown = [bone.growth(clock) for bone in ROUND_BONES.values()]
-        for e in EPIPHYSES.values():
-            grown += [e.width(clock), e.plate(clock), e.bridged(clock), e.scar(clock)]
-        return grown
-
-    for clock in range(3, 246, 6):
-        before, after = state(clock), state(clock + 6)
-        assert sum(abs(b - a) for a, b in zip(before, after, strict=True)) > 0.1, clock

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from boneage.datasets.importers.dicom import pixels
-from boneage.datasets.importers.dicom.importer import import_dicom
-from boneage.datasets.importers.dicom.labels import LabelTable
 from boneage.datasets.manifest import read_manifest
 from boneage.radiographs.reader import read_radiograph
 
@@ -148,19 +146,3 @@ def test_an_interrupted_import_leaves_nothing(pacs, monkeypatch, error) -> None:
             pacs.import_()
     assert not list((pacs.folder.parent / "cohort").iterdir())
     assert len(pacs.import_()) == 20
-
-
-def test_a_real_radiograph(tmp_path: Path, note) -> None:
-    folder = Path(__file__).parents[5] / "shared" / "real" / "dicom"
-    if not folder.is_dir():
-        pytest.skip("needs the real radiograph, which is not in the repository")
-    ages = tmp_path / "ages.csv"
-    ages.write_text("file,months\ncr-extremity-monochrome1-j2k,100\n")
-    labels = LabelTable(ages, "months", "months", join="file")
-    manifest = import_dicom([folder], tmp_path / "m.csv", labels=labels, progress=False)
-    assert manifest.table["sex"].tolist() == ["F"]
-    assert manifest.table["chronological_age_months"].tolist() == [305]
-    assert "EXTREMITY (1)" in note(manifest, "BodyPart")
-    text = manifest.path.read_text() + "".join(manifest.notes)
-    secrets = ("CompressedSamples", "11RG3", "FUJI95706", "1979")
-    assert not [word for word in secrets if word in text]
