@@ -135,7 +135,11 @@ def import_dha(
     if "patient" in columns:
         table["patient_id"] = cells.table[columns["patient"]]
     rows = _manifest_rows(table[is_used], columns, Path(out).parent.resolve())
-    notes = [*_notes(cells, table, atlas, others), *_split_notes(columns, seed)]
+    notes = [
+        *_notes(cells, table, atlas, others),
+        *_column_notes(cells, columns),
+        *_split_notes(columns, seed),
+    ]
     return write_manifest(assign_splits(rows, seed=seed), Path(out), notes=notes)
 
 
@@ -266,7 +270,7 @@ def _age_findings(cells: Cells, column: str, table: pd.DataFrame) -> list[Findin
             f"the radiograph is {_radiograph_name(table, row)}"
         ),
         expected="the age of the folder, to within a year",
-        fix="Correct the row, or move the radiograph to the right folder.",
+        fix="Correct the row, or move the radiograph. Or pass another --chronological-unit.",
     )
 
 
@@ -335,6 +339,12 @@ def _notes(
             f"{len(names):,} radiographs have readings more than {APART_MONTHS:g} months apart. "
             f"Check them for typing errors ({few(names)})."
         )
+
+
+def _column_notes(cells: Cells, columns: Mapping[str, str]) -> Iterator[str]:
+    unused = [str(name) for name in cells.table.columns if name not in columns.values()]
+    if unused:
+        yield f"Columns that are not used: {', '.join(unused)}. See the options of --help."
 
 
 def _split_notes(columns: Mapping[str, str], seed: int) -> Iterator[str]:

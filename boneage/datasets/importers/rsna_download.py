@@ -18,14 +18,7 @@ import requests
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from boneage.datasets.importers.archives import (
     DamagedArchiveError,
@@ -194,13 +187,7 @@ def _needed_bytes(
 
 @contextmanager
 def _bar(what: str, total: int, progress: bool) -> Iterator[Advance]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)

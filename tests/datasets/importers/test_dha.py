@@ -130,6 +130,8 @@ def test_columns_of_any_name_are_named_by_options(atlas: Path) -> None:
     assert "(--sex Geschlecht): there is no column" in faults(atlas, **columns, sex="Geschlecht")[0]
     twice = columns | {"reading_2": "Erste"}
     assert "is used for --reading-1 and --reading-2" in faults(atlas, **twice)[0]
+    notes = run(atlas, **columns).notes
+    assert any("Columns that are not used: Alter." in note for note in notes)
     manifest = run(atlas, **columns, chronological="Alter")
     assert manifest.table["chronological_age_months"].iloc[1] == pytest.approx(25.2)
 
