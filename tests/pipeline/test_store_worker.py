@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from boneage.datasets.phantom.cohort import draw_hand
@@ -109,7 +111,7 @@ def test_a_dead_process_is_no_fault_of_the_radiograph(
 ) -> None:
     radiograph = FramingTask(radiographs[0], None, FRAMING, 0)
     framer.make_row(radiograph)
-    framer._child.process.kill()
+    max(psutil.Process().children(), key=psutil.Process.create_time).kill()
     with pytest.raises(FramerDiedError, match="killed by signal 9"):
         framer.make_row(radiograph)
 
@@ -127,29 +129,25 @@ def test_an_unforeseen_exception_reaches_the_parent(
 def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     script = (
         "import sys, time; from boneage.pipeline.store_worker import Framer; "
-        "framer = Framer(sys.stdin.fileno()); print(framer._child.process.pid, flush=True); "
-        "time.sleep(60)"
+        "framer = Framer(sys.stdin.fileno()); print(flush=True); time.sleep(60)"
     )
-    (tmp_path / "images").touch()
-    with (tmp_path / "images").open("r+b") as file:
+    with (tmp_path / "images").open("w+b") as file:
         parent = subprocess.Popen(
             [sys.executable, "-c", script], stdin=file, stdout=subprocess.PIPE, text=True
         )
     assert parent.stdout is not None
     with parent.stdout:
-        child = int(parent.stdout.readline())
+        parent.stdout.readline()
+    (child,) = psutil.Process(parent.pid).children()
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and running(child):
+    while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not running(child)
+    assert not is_running(child)
 
 
-def running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-        state = Path(f"/proc/{process}/stat")
-        return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def is_running(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
