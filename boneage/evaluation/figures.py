@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
 from boneage.datasets.manifest import MAX_AGE_MONTHS
@@ -39,7 +38,8 @@ BAND_LABELS = {
 _RASTER_ABOVE = 3000  # points: more of them would make the SVG heavy, so they become pixels
 _PNG_DPI = 200
 FEW = 20  # a percentile bootstrap of fewer images gives intervals that are too narrow
-_STYLE: dict[str, Any] = {
+_Row = tuple[str, Mapping[str, Any], str, float]  # label, scores, colour and height of a group
+_STYLE: Any = {
     "font.size": 9.5,
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
@@ -60,177 +60,139 @@ _STYLE: dict[str, Any] = {
 }
 
 
-@contextmanager
-def _style(name: str) -> Iterator[None]:
-    # Without its own salt, two SVGs in one page would share clip-path ids.
-    settings: Any = {**_STYLE, "svg.hashsalt": f"boneage-{name}"}
-    with matplotlib.rc_context(settings):
-        yield
+_styled = matplotlib.rc_context(_STYLE)
 
 
-def predicted_vs_true(table: pd.DataFrame, name: str = "predicted-vs-true") -> Figure:
+@_styled
+def predicted_vs_true(table: pd.DataFrame) -> Figure:
     """Draw predicted against labelled age, with the identity line and ±12 months.
 
     Args:
         table: Columns `age_months`, `predicted_age_months` (months) and `sex`.
-        name: Salt of the figure's ids.
     """
-    with _style(name):
-        figure, axes = _square()
-        low, high = _age_range(table)
-        line = np.array([low, high])
-        axes.fill_between(line, line - 12, line + 12, color=BAND, linewidth=0, zorder=0)
-        axes.plot(line, line, color=INK, linewidth=0.9, zorder=1)
-        _scatter(axes, table, table["age_months"], table["predicted_age_months"])
-        span = high - low
-        axes.text(
-            low + 0.035 * span,
-            low + 0.93 * span,
-            "shaded: within 12 months",
-            color=GREY,
-            fontsize=8.5,
-        )
-        axes.set(xlim=(low, high), ylim=(low, high))
-        axes.set_xlabel("Labelled bone age, months")
-        axes.set_ylabel("Predicted bone age, months")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(_age_ticks(span))
-        _sex_legend(axes, table)
+    figure, axes = _square()
+    low, high = _age_range(table)
+    line, span = np.array([low, high]), high - low
+    axes.fill_between(line, line - 12, line + 12, color=BAND, linewidth=0, zorder=0)
+    axes.plot(line, line, color=INK, linewidth=0.9, zorder=1)
+    _scatter(axes, table, table["age_months"], table["predicted_age_months"])
+    corner = (low + 0.035 * span, low + 0.93 * span)
+    axes.text(*corner, "shaded: within 12 months", color=GREY, fontsize=8.5)
+    axes.set(xlim=(low, high), ylim=(low, high))
+    axes.set(xlabel="Labelled bone age, months", ylabel="Predicted bone age, months")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(_age_ticks(span))
+    _sex_legend(axes, table)
     return figure
 
 
-def bland_altman(
-    table: pd.DataFrame, metrics: Mapping[str, Any], name: str = "bland-altman"
-) -> Figure:
+@_styled
+def bland_altman(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure:
     """Draw the difference against the mean of both ages (Bland & Altman 1986).
 
     Args:
         table: As for `predicted_vs_true`.
         metrics: The answer of `metrics.score` for the same images, with bias and limits.
-        name: Salt of the figure's ids.
     """
-    with _style(name):
-        figure, axes = _square()
-        low, high = _age_range(table)
-        difference = table["predicted_age_months"] - table["age_months"]
-        mean = (table["predicted_age_months"] + table["age_months"]) / 2
-        limits = metrics["limits_of_agreement_months"]
-        ends = [abs(end) for end in limits.values() if end is not None]
-        reach = 1.12 * max(float(difference.abs().max()), *ends, 6.0)
-        axes.axhline(0, color=RULE, linewidth=1, zorder=0)
-        _scatter(axes, table, mean, difference)
-        levels = [("+1.96 SD", limits["high"], ":"), ("−1.96 SD", limits["low"], ":")]
-        levels.append(("bias", metrics["bias_months"]["value"], "-"))
-        for label, level, dashes in levels:
-            if level is None:
-                continue
-            style = (0, (4, 3)) if dashes == ":" else "-"
-            axes.axhline(level, color=INK, linewidth=0.9, linestyle=style, zorder=3)
-            axes.annotate(
-                f"{label}\n{signed(level)}",
-                (1.015, level),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                fontsize=8.5,
-                linespacing=1.15,
-                annotation_clip=False,
-            )
-        axes.set(xlim=(low, high), ylim=(-reach, reach))
-        axes.set_xlabel("Mean of labelled and predicted age, months")
-        axes.set_ylabel("Predicted − labelled, months")
-        axes.xaxis.set_major_locator(_age_ticks(high - low))
-        axes.yaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 3, 6, 10]))
-        _sex_legend(axes, table)
+    figure, axes = _square()
+    low, high = _age_range(table)
+    difference = table["predicted_age_months"] - table["age_months"]
+    mean = (table["predicted_age_months"] + table["age_months"]) / 2
+    limits = metrics["limits_of_agreement_months"]
+    ends = [abs(end) for end in limits.values() if end is not None]
+    reach = 1.12 * max(float(difference.abs().max()), *ends, 6.0)
+    axes.axhline(0, color=RULE, linewidth=1, zorder=0)
+    _scatter(axes, table, mean, difference)
+    dashed: Any = (0, (4, 3))
+    for label, level, style in (
+        ("+1.96 SD", limits["high"], dashed),
+        ("−1.96 SD", limits["low"], dashed),
+        ("bias", metrics["bias_months"]["value"], "-"),
+    ):
+        if level is None:
+            continue
+        axes.axhline(level, color=INK, linewidth=0.9, linestyle=style, zorder=3)
+        axes.annotate(
+            f"{label}\n{signed(level)}", (1.015, level), xycoords=("axes fraction", "data"),
+            va="center", fontsize=8.5, linespacing=1.15, annotation_clip=False,
+        )  # fmt: skip
+    axes.set(xlim=(low, high), ylim=(-reach, reach))
+    axes.set_xlabel("Mean of labelled and predicted age, months")
+    axes.set_ylabel("Predicted − labelled, months")
+    axes.xaxis.set_major_locator(_age_ticks(high - low))
+    axes.yaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 3, 6, 10]))
+    _sex_legend(axes, table)
     return figure
 
 
-def error_by_group(metrics: Mapping[str, Any], name: str = "error-by-group") -> Figure:
+@_styled
+def error_by_group(metrics: Mapping[str, Any]) -> Figure:
     """Draw mean absolute error and bias with their 95 % intervals for every sex and age band.
 
     Args:
         metrics: The answer of `metrics.score`.
-        name: Salt of the figure's ids.
     """
-    groups = metrics["groups"]
-    rows = [("All images", metrics, ACCENT, 0.0)]
-    y = 1.45
-    for sex, style in SEX_STYLE.items():
-        rows.append((str(style["label"]), groups["sex"][sex], str(style["colour"]), y))
-        y += 1
-    y += 0.45
-    for band, label in BAND_LABELS.items():
-        rows.append((label, groups["age_band"][band], INK, y))
-        y += 1
-    with _style(name):
-        figure = Figure(figsize=(10.2, 3.5), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-        _whiskers(left, rows, "mae_months", months)
-        _whiskers(right, rows, "bias_months", signed)
-        left.set_xlim(left=0)
-        reach = max(abs(end) for end in right.get_xlim())
-        right.set_xlim(-reach, reach)
-        right.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-        left.set_title("Mean absolute error, months", fontsize=10, loc="left")
-        right.set_title("Bias (predicted − labelled), months", fontsize=10, loc="left")
-        right.tick_params(axis="y", length=0)
-        left.tick_params(axis="y", length=0)
-        left.set_yticks(
-            [row[3] for row in rows], [f"{row[0]}  (n = {row[1]['n']:,})" for row in rows]
-        )
-        left.set_ylim(y - 0.4, -0.6)
+    sexes, bands = metrics["groups"]["sex"], metrics["groups"]["age_band"]
+    rows: list[_Row] = [("All images", metrics, ACCENT, 0.0)]
+    for y, (sex, style) in enumerate(SEX_STYLE.items()):
+        rows.append((style["label"], sexes[sex], style["colour"], y + 1.45))
+    for y, (band, label) in enumerate(BAND_LABELS.items()):
+        rows.append((label, bands[band], INK, y + 3.9))
+    figure = Figure(figsize=(10.2, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
+    _whiskers(left, rows, "mae_months", months)
+    _whiskers(right, rows, "bias_months", signed)
+    left.set_xlim(left=0)
+    reach = max(abs(end) for end in right.get_xlim())
+    right.set_xlim(-reach, reach)
+    right.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    left.set_title("Mean absolute error, months", fontsize=10, loc="left")
+    right.set_title("Bias (predicted − labelled), months", fontsize=10, loc="left")
+    for axes in (left, right):
+        axes.tick_params(axis="y", length=0)
+    labels = [f"{label}  (n = {group['n']:,})" for label, group, _, _ in rows]
+    left.set_yticks([y for _, _, _, y in rows], labels)
+    left.set_ylim(rows[-1][3] + 0.6, -0.6)
     return figure
 
 
-def learning_curves(
-    history: pd.DataFrame, best_epoch: int | None, name: str = "learning-curves"
-) -> Figure:
+@_styled
+def learning_curves(history: pd.DataFrame, best_epoch: int | None) -> Figure:
     """Draw training and validation error by epoch, and the learning rate below them.
 
     Args:
-        history: `history.csv`: `epoch`, `mae` and `val_mae` in months, `learning_rate`. Missing
-            columns are left out.
+        history: `history.csv`: `epoch`, `mae` and `val_mae` in months, `learning_rate`.
         best_epoch: The epoch whose weights were kept.
-        name: Salt of the figure's ids.
     """
-    columns = {"mae": ("training", GREY), "val_mae": ("validation", ACCENT)}
-    present = {key: style for key, style in columns.items() if key in history}
-    with _style(name):
-        figure = Figure(figsize=(10.2, 3.7), layout="constrained")
-        has_rate = "learning_rate" in history
-        heights = [3, 1] if has_rate else [1]
-        axes_all = figure.subplots(
-            len(heights), 1, sharex=True, squeeze=False, height_ratios=heights
-        )[:, 0]
-        errors = axes_all[0]
-        for key, (label, colour) in present.items():
-            marker = "o" if len(history) < 4 else None
-            errors.plot(
-                history["epoch"], history[key], color=colour, linewidth=1.6, label=label,
-                marker=marker, markersize=4,
-            )  # fmt: skip
-        _error_scale(errors, history[list(present)])
-        _mark_best(errors, history, best_epoch)
-        errors.set_ylabel("MAE, months")
-        errors.legend(
-            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9.5, handlelength=1.4,
-            borderaxespad=0.1,
+    figure = Figure(figsize=(10.2, 3.7), layout="constrained")
+    errors, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    epochs, rate = history["epoch"], history["learning_rate"]
+    marker = "o" if len(history) < 4 else None
+    for key, label, colour in (("mae", "training", GREY), ("val_mae", "validation", ACCENT)):
+        errors.plot(
+            epochs, history[key], color=colour, linewidth=1.6, label=label, marker=marker,
+            markersize=4,
         )  # fmt: skip
-        if has_rate:
-            rate = history["learning_rate"]
-            axes_all[1].plot(history["epoch"], rate, color=INK, linewidth=1.2)
-            axes_all[1].set_ylabel("Learning\nrate")
-            axes_all[1].set_ylim(0, 1.15 * float(rate.max()))
-            axes_all[1].set_yticks([0, float(rate.max())], ["0", f"{rate.max():.2g}"])
-        axes_all[-1].set_xlabel("Epoch")
-        axes_all[-1].xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
-        first, last = history["epoch"].min(), history["epoch"].max()
-        margin = min(0.5, 0.3 + 0.02 * (last - first))  # no tick at epoch 0
-        axes_all[-1].set_xlim(first - margin, last + margin)
-        for axes in axes_all:
-            axes.grid(axis="y", color=RULE, linewidth=0.7)
+    _error_scale(errors, history[["mae", "val_mae"]])
+    _mark_best(errors, history, best_epoch)
+    errors.set_ylabel("MAE, months")
+    errors.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9.5, handlelength=1.4,
+        borderaxespad=0.1,
+    )  # fmt: skip
+    rates.plot(epochs, rate, color=INK, linewidth=1.2)
+    rates.set(xlabel="Epoch", ylabel="Learning\nrate", ylim=(0, 1.15 * float(rate.max())))
+    rates.set_yticks([0, float(rate.max())], ["0", f"{rate.max():.2g}"])
+    rates.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+    first, last = epochs.min(), epochs.max()
+    margin = min(0.5, 0.3 + 0.02 * (last - first))  # no tick at epoch 0
+    rates.set_xlim(first - margin, last + margin)
+    for axes in (errors, rates):
+        axes.grid(axis="y", color=RULE, linewidth=0.7)
     return figure
 
 
+@_styled
 def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
     """Draw the number of images for each year of age, for girls and boys.
 
@@ -238,39 +200,32 @@ def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
         ages: Months. Impossible ages and NaN are left out.
         sexes: "F" or "M". Other values are left out.
     """
-    with _style("age-histogram"):
-        figure = Figure(figsize=(10.2, 3.4), layout="constrained")
-        axes = figure.subplots()
-        possible = (ages >= 0) & (ages <= MAX_AGE_MONTHS)
-        oldest = ages[possible].max(initial=12 * 19)
-        edges = np.arange(0, oldest + 13, 12)
-        width = 0.42
-        for sex, style in SEX_STYLE.items():
-            chosen = ages[(sexes == sex) & possible]
-            counts, _ = np.histogram(chosen, edges)
-            side = -0.5 if sex == "F" else 0.5
-            centres = edges[:-1] / 12 + 0.5 + side * width
-            axes.bar(
-                centres,
-                counts,
-                width,
-                color=style["colour"],
-                label=f"{style['label']} ({len(chosen):,})",
-            )
-        axes.set_xlim(-0.2, edges[-1] / 12)
-        axes.xaxis.set_major_locator(MultipleLocator(2))
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.grid(axis="y", color=RULE, linewidth=0.7)
-        axes.set_xlabel("Labelled bone age, years")
-        axes.set_ylabel("Images")
-        axes.legend(loc="upper left", fontsize=9.5)
+    figure = Figure(figsize=(10.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    possible = (ages >= 0) & (ages <= MAX_AGE_MONTHS)
+    edges = np.arange(0, ages[possible].max(initial=12 * 19) + 13, 12)
+    width = 0.42
+    for (sex, style), side in zip(SEX_STYLE.items(), (-0.5, 0.5), strict=True):
+        chosen = ages[(sexes == sex) & possible]
+        counts, _ = np.histogram(chosen, edges)
+        centres = edges[:-1] / 12 + 0.5 + side * width
+        label = f"{style['label']} ({len(chosen):,})"
+        axes.bar(centres, counts, width, color=style["colour"], label=label)
+    axes.set_xlim(-0.2, edges[-1] / 12)
+    axes.xaxis.set_major_locator(MultipleLocator(2))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.grid(axis="y", color=RULE, linewidth=0.7)
+    axes.set(xlabel="Labelled bone age, years", ylabel="Images")
+    axes.legend(loc="upper left", fontsize=9.5)
     return figure
 
 
 def as_svg(figure: Figure, label: str, name: str) -> Markup:
     """Return a figure as an `<svg>` element of a page, with `label` for screen readers."""
     buffer = io.StringIO()
-    with _style(name):
+    # Without a salt of its own, two SVGs in a page would share clip-path ids.
+    salt: Any = {"svg.hashsalt": f"boneage-{name}"}
+    with matplotlib.rc_context({**_STYLE, **salt}):
         FigureCanvasSVG(figure)
         figure.savefig(
             buffer, format="svg", dpi=_PNG_DPI, transparent=True,
@@ -285,11 +240,11 @@ def as_svg(figure: Figure, label: str, name: str) -> Markup:
     return Markup(f'{opening} role="img" aria-label="{escape(label)}">{rest}')
 
 
+@_styled
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG on white."""
-    with _style(path.stem):
-        FigureCanvasAgg(figure)
-        figure.savefig(path, format="png", dpi=_PNG_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.savefig(path, format="png", dpi=_PNG_DPI, facecolor="white")
 
 
 def _square() -> tuple[Figure, Axes]:
@@ -330,12 +285,7 @@ def _sex_legend(axes: Axes, table: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-def _whiskers(
-    axes: Axes,
-    rows: list[tuple[str, Any, str, float]],
-    metric: str,
-    as_text: Callable[[float], str],
-) -> None:
+def _whiskers(axes: Axes, rows: list[_Row], metric: str, as_text: Callable[[float], str]) -> None:
     for _, group, colour, y in rows:
         value, low, high = (group[metric][key] for key in ("value", "low", "high"))
         if value is None:
@@ -363,20 +313,15 @@ def _error_scale(axes: Axes, errors: pd.DataFrame) -> None:
         return
     # The errors of the first epochs are so large that a linear scale would flatten the others.
     axes.set_yscale("log")
-    steps = [1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 400, 800]
-    low, high = 0.9 * values.min(), 1.1 * values.max()
-    shown = [step for step in steps if low <= step <= high]
-    axes.yaxis.set_major_locator(FixedLocator(shown))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(low, high)
+    axes.set_ylim(0.9 * values.min(), 1.1 * values.max())
 
 
 def _mark_best(axes: Axes, history: pd.DataFrame, best_epoch: int | None) -> None:
-    if best_epoch is None or "val_mae" not in history:
-        return
     best = history.loc[history["epoch"] == best_epoch]
-    if best.empty:
+    if best_epoch is None or best.empty:
         return
     value = float(best["val_mae"].iloc[0])
     late = best_epoch > float(history["epoch"].mean())

@@ -69,6 +69,8 @@ def release(
         InputError: The run is unfinished, its manifest is gone or changed, the folder is in use,
             the files are too large, or smaller storage costs too much accuracy.
     """
+    import keras
+
     info = run.read_info()
     _check_finished(run, info)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -97,7 +99,7 @@ def release(
             "storage": {"weights": storage, **stored, "compute": "float32"},
             "val_mae_months": {"as_trained": before, "as_released": after},
             "note": note,
-            "provenance": provenance() | {"backend": _backend()},
+            "provenance": provenance() | {"backend": keras.backend.backend()},
         }
         _finish(part, manifest, info, summary)
         _check_size(part.folder, max_bytes)
@@ -122,16 +124,16 @@ def store_small(archive: Path) -> dict[str, int]:
     counts = {"float16_values": 0, "other_values": 0}
     target = io.BytesIO()
     with h5py.File(io.BytesIO(members[_WEIGHTS])) as old, h5py.File(target, "w") as new:
-        _copy_attributes(old, new)
+        new.attrs.update(old.attrs)
 
         def copy(name: str, item: h5py.Group | h5py.Dataset) -> None:
             if isinstance(item, h5py.Group):
-                _copy_attributes(item, new.create_group(name))
+                new.create_group(name).attrs.update(item.attrs)
                 return
             values = np.asarray(item)
             small = _as_float16(values)
             kept = values if small is None else small
-            _copy_attributes(item, new.create_dataset(name, data=kept))
+            new.create_dataset(name, data=kept).attrs.update(item.attrs)
             counts["other_values" if small is None else "float16_values"] += values.size
 
         old.visititems(copy)
@@ -142,11 +144,6 @@ def store_small(archive: Path) -> dict[str, int]:
             zipped.writestr(name, content)
     write_bytes(archive, whole.getvalue())
     return counts
-
-
-def _copy_attributes(old: Any, new: Any) -> None:
-    for key, value in old.attrs.items():
-        new.attrs[key] = value
 
 
 def _as_float16(values: npt.NDArray[Any]) -> npt.NDArray[np.float16] | None:
@@ -189,12 +186,6 @@ def _validation_mae(run: Run, manifest: Manifest, views: int, progress: bool) ->
     """Return the validation MAE of the run's own model on this machine, in months."""
     table = predict_split(run, manifest, "val", views=views, progress=progress)
     return float((table["predicted_age_months"] - table["age_months"]).abs().mean())
-
-
-def _backend() -> str:
-    import keras
-
-    return str(keras.backend.backend())
 
 
 def _finish(part: Run, manifest: Manifest, info: dict[str, Any], summary: dict[str, Any]) -> None:

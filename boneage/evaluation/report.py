@@ -190,8 +190,7 @@ def _read_history(run: Run) -> pd.DataFrame | None:
         history = pd.read_csv(run.history_path)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return None
-    has_errors = {"mae", "val_mae"} & set(history.columns)
-    if history.empty or "epoch" not in history or not has_errors:
+    if history.empty or not {"epoch", "mae", "val_mae", "learning_rate"} <= set(history.columns):
         return None
     # Keras' CSVLogger counts from 0, everything else in a run from 1
     return history.assign(epoch=history["epoch"] + 1 - history["epoch"].min())
