@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +58,13 @@ BACKBONES["tiny"] = Backbone(tiny)
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that uses the finished run as slow: it trains."""
+    for item in items:
+        if "finished_run" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def tiny_network() -> str:
     """Makes the backbone `tiny` known here; returns what makes it known in another process."""
@@ -72,6 +81,14 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_phantom_cohort(folder, count=60, seed=0, size=96, progress=False).path
 
 
+@pytest.fixture
+def cohort_copy(cohort: Path, tmp_path: Path) -> Path:
+    """A manifest of the phantoms that a test may spoil."""
+    folder = tmp_path / "mine"
+    shutil.copytree(cohort.parent, folder, ignore=shutil.ignore_patterns("*.store"))
+    return folder / cohort.name
+
+
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe that trains in seconds, and learns nothing to speak of."""
@@ -81,17 +98,40 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_run(cohort: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One run, trained and evaluated on validation and test. Read only."""
+def finished_run(
+    cohort: Path, tiny_recipe: Path, tiny_network: str, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """A run, trained and evaluated on validation and test. Read only."""
     from boneage.datasets.manifest import read_manifest
     from boneage.evaluation.scoring import evaluate_run
     from boneage.recipe import read_recipe
     from boneage.training.trainer import train
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    run = train(read_recipe(tiny_recipe), read_manifest(cohort), folder, progress=False)
+    recipe = read_recipe(tiny_recipe, ["model.backbone=tiny"])
+    run = train(recipe, read_manifest(cohort), folder, progress=False)
     for split in ("val", "test"):
         evaluate_run(run, split=split, progress=False)
+    return run
+
+
+@pytest.fixture
+def boneage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command here, in an empty folder: (exit code, standard output, standard error)."""
+    from boneage.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BONEAGE_RUNS", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["boneage", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
     return run
 
 

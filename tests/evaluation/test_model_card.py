@@ -54,17 +54,6 @@ def card(result) -> str:
     return " ".join(model_card(result, RELEASE, "e" * 64, 5_000_000).split())
 
 
-def test_a_card_says_what_it_may_be_used_for_and_what_it_was_trained_on(result):
-    text = card(result)
-    assert "Research use only" in text
-    assert "not a medical device" in text
-    assert "non-commercial research only" in text
-    assert "1,000 hand radiographs of the RSNA Pediatric Bone Age Challenge 2017" in text
-    assert "Radiology 2019;290:498-503" in text
-    assert "They are thumbnails." in text
-    assert "seeded one, not the official one" in text
-
-
 def test_a_card_has_errors_by_sex_and_age_with_intervals_and_the_baseline(result):
     text = card(result)
     for words in ("all | 30", "girls | 15", "boys | 15", "under 5 years | 5"):
@@ -76,27 +65,24 @@ def test_a_card_has_errors_by_sex_and_age_with_intervals_and_the_baseline(result
 
 def test_groups_too_small_and_splits_without_scores_are_left_out(result):
     del result["metrics"]["val"]
-    bands = result["metrics"]["test"]["groups"]["age_band"]
-    bands["0-60"] = {"n": 2}
-    bands["180+"] = {"n": 0, "mae_months": {"value": None, "low": None, "high": None}}
+    result["metrics"]["test"]["groups"]["age_band"]["0-60"] = {"n": 2}
     text = card(result)
     assert "under 5 years" not in text
-    assert "15 years and over" not in text
     assert text.count("| radiographs | n | MAE, months |") == 1
     result["metrics"] = {"test": {"n": 3}}
     assert "too few test radiographs for a score" in card(result)
 
 
-def test_another_dataset_is_named_by_its_source_without_the_terms_of_the_challenge(result):
-    result["manifest"]["source"] = "our {own} <images>"
-    text = card(result)
-    assert "1,000 hand radiographs of a manifest with the source `our {own} <images>`." in text
-    assert "non-commercial" not in text
-
-
-def test_a_card_says_how_to_use_and_repeat_the_model_and_where_it_comes_from(result):
+def test_a_card_says_what_the_model_is_for_where_it_comes_from_and_how_to_repeat_it(result):
     text = card(result)
     for words in (
+        "Research use only",
+        "not a medical device",
+        "non-commercial research only",
+        "1,000 hand radiographs of the RSNA Pediatric Bone Age Challenge 2017",
+        "Radiology 2019;290:498-503",
+        "They are thumbnails.",
+        "seeded one, not the official one",
         "boneage predict small hand.png --sex F",
         "boneage train recipe.json --data manifest.csv --out",
         "with its seed 7",
@@ -104,7 +90,6 @@ def test_a_card_says_how_to_use_and_repeat_the_model_and_where_it_comes_from(res
         "e" * 64,
         "d" * 64,
         "commit `abc`",
-        "keras 3.15",
         "9.000 months as trained, 9.001 as released",
         "90 values as float16",
         "started from random weights",
@@ -118,12 +103,14 @@ def test_a_card_says_how_to_use_and_repeat_the_model_and_where_it_comes_from(res
     assert "the mean over 6 views" in card(result)
 
 
-def test_a_fine_tuned_model_names_the_run_that_it_started_from(result):
+def test_another_dataset_and_the_run_that_was_fine_tuned_are_named(result):
+    result["manifest"]["source"] = "our {own} <images>"
     result["init"] = {"name": "first", "digest": "abc", "known_ids": {"val": 0, "test": 0}}
     text = card(result)
+    assert "1,000 hand radiographs of a manifest with the source `our {own} <images>`." in text
+    assert "non-commercial" not in text
     assert "started from the model of another run, `first`" in text
     assert "boneage train recipe.json --data manifest.csv --init RUN --out" in text
-    assert "RUN is a run whose best model is `first`, sha256 `abc`" in text
 
 
 def test_paragraphs_and_items_are_wrapped_but_no_table_and_no_code():

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,12 @@ FIGURES = ("predicted-vs-true", "bland-altman", "error-by-group", "learning-curv
 def evaluate(run: Run, name: str, *, count: int = 60, error: float = 6.0, **more: Any) -> None:
     generator = np.random.default_rng(len(name))
     age = generator.uniform(10, 220, count).round(1)
-    table = pd.DataFrame(
-        {
-            "image_id": [f"{name}{row}" for row in range(count)],
-            "age_months": age,
-            "sex": np.where(generator.random(count) < 0.5, "F", "M"),
-            "predicted_age_months": (age + generator.normal(0, error, count)).round(3),
-        }
-    )
+    sexes = np.where(generator.random(count) < 0.5, "F", "M")
+    predicted = (age + generator.normal(0, error, count)).round(3)
+    columns = {"image_id": [f"{name}{row}" for row in range(count)], "age_months": age}
+    table = pd.DataFrame(columns | {"sex": sexes, "predicted_age_months": predicted})
     table.to_csv(run.predictions_path(name), index=False)
-    sexes = table["sex"].to_numpy(str)
-    metrics = score(table["age_months"], table["predicted_age_months"], sexes, bootstrap=50)
-    metrics |= {"split": name.split("-")[0], **more}
+    metrics = score(age, predicted, sexes, bootstrap=50) | {"split": name.split("-")[0]} | more
     write_json(run.metrics_path(name), metrics)
 
 
@@ -49,7 +43,6 @@ def make_run(folder: Path, *, history: int = 5, **info: Any) -> Run:
     write_json(run.recipe_path, Recipe(name="small").model_dump(mode="json"))
     values: dict[str, Any] = {
         "name": "small run",
-        "seed": 0,
         "command": "boneage train <recipe> & more",
         "started": "2026-11-20T10:00:00+00:00",
         "seconds": {"prepare": 1.0, "fit": 4000.0},
@@ -64,43 +57,31 @@ def make_run(folder: Path, *, history: int = 5, **info: Any) -> Run:
     write_json(run.info_path, values | info)
     if history:
         epochs = np.arange(history)  # from 0, as Keras' CSVLogger counts
-        pd.DataFrame(
-            {
-                "epoch": epochs,
-                "mae": 40.0 / (1 + epochs),
-                "val_mae": 30.0 / (1 + epochs),
-                "learning_rate": 1e-3,
-            }
-        ).to_csv(run.history_path, index=False)
+        errors = {"mae": 40.0 / (1 + epochs), "val_mae": 30.0 / (1 + epochs)}
+        table = pd.DataFrame({"epoch": epochs, **errors, "learning_rate": 1e-3})
+        table.to_csv(run.history_path, index=False)
     return run
 
 
-class Page(HTMLParser):
+class Page:
     """What a browser would load and show."""
 
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.text = " ".join(self.text.split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        values = dict(attrs)
-        self.addresses += [
-            str(values[name]) for name in ("src", "href", "xlink:href") if name in values
-        ]
-        self.ids += [str(values["id"])] if "id" in values else []
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+    def __init__(self, page: str) -> None:
+        self.addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+        self.ids = re.findall(r'\bid="([^"]*)"', page)
+        self.tags = re.findall(r"<(\w+)", page)
+        self.text = " ".join(html.unescape(re.sub(r"<[^>]*>", "", page)).split())
 
 
 def read_page(run: Run) -> Page:
     return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out, for tests that only read the text."""
+    monkeypatch.setattr(figures, "as_svg", lambda *_: "")
+    monkeypatch.setattr(figures, "save_png", lambda *_: None)
 
 
 @pytest.fixture
@@ -114,7 +95,9 @@ def run(tmp_path: Path) -> Run:
 
 def test_page_holds_every_section_and_the_figures_stand_beside_it(run: Run) -> None:
     page = read_page(run)
-    for title in (
+    table = pd.read_csv(run.predictions_path("test"))
+    error = table["predicted_age_months"] - table["age_months"]
+    for words in (
         "Agreement with the label",
         "Bland-Altman",
         "Errors by sex and age",
@@ -123,42 +106,32 @@ def test_page_holds_every_section_and_the_figures_stand_beside_it(run: Run) -> N
         "Other evaluations",
         "Recipe",
         "Provenance",
+        "On 60 test images, the mean absolute error is",
+        f"{error.abs().mean():.2f} months",
+        f"test{error.abs().argmax()},",
+        "32.6 months",
+        "0.38 million",
+        "67 min",
+        "boneage train <recipe> & more",  # escaped in the file
+        "is gone or damaged",  # the store with the images of the largest errors
     ):
-        assert title in page.text
-    assert "On 60 test images, the mean absolute error is" in page.text
-    table = pd.read_csv(run.predictions_path("test"))
-    error = table["predicted_age_months"] - table["age_months"]
-    assert f"{error.abs().mean():.2f} months" in page.text
-    assert f"test{error.abs().argmax()}," in page.text
-    assert "32.6 months" in page.text
-    assert "0.38 million" in page.text
-    assert "67 min" in page.text
-    assert "boneage train <recipe> & more" in page.text  # escaped in the file
+        assert words in page.text
+    assert page.text.count("no image") == 10
     assert page.tags.count("svg") == len(FIGURES)
     for name in FIGURES:
         assert (run.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_page_needs_nothing_from_outside(run: Run) -> None:
+def test_page_needs_nothing_from_outside_and_is_the_same_each_time(run: Run) -> None:
     page = read_page(run)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert len(page.ids) == len(set(page.ids))
-    assert not re.search(r"url\((?!#)|@import", run.report_path.read_text(encoding="utf-8"))
-
-
-def test_the_same_run_gives_the_same_page(run: Run) -> None:
-    first = write_report(run).read_bytes()
+    text = run.report_path.read_text(encoding="utf-8")
+    assert not re.search(r"url\((?!#)|@import", text)
     settings = dict(matplotlib.rcParams)
-    assert write_report(run).read_bytes() == first
+    assert write_report(run).read_text(encoding="utf-8") == text
     assert dict(matplotlib.rcParams) == settings
-
-
-def test_worst_cases_say_when_the_store_is_gone(run: Run) -> None:
-    page = read_page(run)
-    assert "is gone or damaged" in page.text
-    assert page.text.count("no image") == 10
-    assert "img" not in page.tags
 
 
 @pytest.fixture
@@ -180,7 +153,10 @@ def stored(tmp_path: Path) -> tuple[Run, Store]:
     return run, store
 
 
-def test_worst_cases_show_their_own_pictures(stored: tuple[Run, Store]) -> None:
+@pytest.mark.usefixtures("no_drawing")
+def test_the_largest_errors_show_their_own_images_and_none_for_an_external_test(
+    stored: tuple[Run, Store],
+) -> None:
     run, store = stored
     evaluate(run, "test", count=12)
     page = read_page(run)
@@ -194,21 +170,15 @@ def test_worst_cases_show_their_own_pictures(stored: tuple[Run, Store]) -> None:
     for image_id, png in zip(worst[:10], pngs, strict=True):
         decoded = cv2.imdecode(np.frombuffer(base64.b64decode(png), np.uint8), -1)
         assert np.array_equal(decoded, store[store.image_ids.index(image_id)])
-
-
-def test_worst_cases_of_an_external_test_show_no_picture_of_the_run(
-    stored: tuple[Run, Store],
-) -> None:
-    run, _ = stored
-    evaluate(run, "test-hospital-1a2b3c4d", count=12)
-    path = run.predictions_path("test-hospital-1a2b3c4d")
-    table = pd.read_csv(path)
-    table.assign(image_id=[f"test{row}" for row in range(12)]).to_csv(path, index=False)
+    for kind in ("predictions", "metrics"):
+        (path,) = run.folder.glob(f"{kind}-test.*")
+        path.rename(path.with_stem(f"{kind}-test-hospital-1a2b3c4d"))  # the same image ids
     page = read_page(run)
     assert "img" not in page.tags
     assert "may hold other images by these ids" in page.text
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_external_images_that_the_model_was_trained_on_are_counted(run: Run) -> None:
     name = "test-hospital-1a2b3c4d"
     evaluate(run, name, count=20, manifest={"external": True, "overlap": {"train": 7, "val": 2}})
@@ -232,44 +202,37 @@ def test_only_validation_and_no_history(tmp_path: Path) -> None:
     assert not (run.folder / "learning-curves.png").exists()
 
 
-def test_a_handful_of_images_of_one_sex(tmp_path: Path) -> None:
+def test_a_single_image_is_reported(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", history=1)
-    for count in (1, 3):
-        evaluate(run, "test", count=count)
-        assert f"n = {count}: the interval is wide" in read_page(run).text
+    evaluate(run, "test", count=1)
+    assert "n = 1: the interval is wide" in read_page(run).text
 
 
 def test_both_limits_of_agreement_stand_inside_the_axes() -> None:
-    table = pd.DataFrame(
-        {
-            "age_months": [90.0, 140.0, 180.0, 200.0],
-            "predicted_age_months": [110.0, 110.0, 110.0, 110.0],
-            "sex": ["F", "M", "F", "M"],
-        }
-    )
-    metrics = score(
-        table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str), bootstrap=9
-    )
+    ages, predicted = np.array([90.0, 140.0, 180.0, 200.0]), np.full(4, 110.0)
+    sexes = np.array(["F", "M", "F", "M"])
+    metrics = score(ages, predicted, sexes, bootstrap=9)
+    table = pd.DataFrame({"age_months": ages, "predicted_age_months": predicted, "sex": sexes})
     low, high = figures.bland_altman(table, metrics).axes[0].get_ylim()
     limits = metrics["limits_of_agreement_months"]
     assert low < limits["low"] < limits["high"] < high
 
 
-def test_thousands_of_points_become_a_picture(tmp_path: Path) -> None:
+def test_thousands_of_points_become_a_picture_and_a_bad_model_is_called_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", history=0)
-    evaluate(run, "test", count=4000)
-    write_report(run)
+    baseline = {"median_by_sex": {"mae_months": {"value": 33.0}}}
+    evaluate(run, "test", count=4000, error=60, baseline=baseline)
+    assert "no better than predicting the median age" in read_page(run).text
     assert run.report_path.stat().st_size < 1_500_000
 
 
+@pytest.mark.usefixtures("no_drawing")
 @pytest.mark.parametrize(
     ("source", "present", "absent"),
     [
         ("rsna-kaggle", "Seeded split, not the official one.", "Drawn hands"),
-        ("rsna; seeded split, not the official one", "Seeded split", "Drawn hands"),
         ("phantom", "Drawn hands, not radiographs.", "Radiologists"),
         ("rsna-official", "Radiologists", "Seeded split"),
-        ("phantom, hospital", "Radiologists", "Drawn hands"),
         ("", "Radiologists", "Drawn hands"),  # whatever the recipe would have drawn
     ],
 )
@@ -285,19 +248,12 @@ def test_says_what_the_number_is_worth(
     assert absent not in text
 
 
-def test_no_better_than_guessing_is_said_plainly(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", history=0)
-    evaluate(run, "test", error=60, baseline={"median_by_sex": {"mae_months": {"value": 33.0}}})
-    assert "no better than predicting the median age" in read_page(run).text
-
-
+@pytest.mark.usefixtures("no_drawing")
 def test_published_number_stands_beside_the_own(run: Run) -> None:
     published = Published(source="Kosik <2021>", test_mae_months=5.0)
     recipe = Recipe(name="small", published=published)
     write_json(run.recipe_path, recipe.model_dump(mode="json"))
-    text = read_page(run).text
-    assert "Published" in text
-    assert "Kosik <2021>" in text
+    assert "Kosik <2021>" in read_page(run).text
 
 
 def test_nothing_evaluated_and_scores_of_other_predictions(tmp_path: Path) -> None:

@@ -64,18 +64,12 @@ def make_run(folder: Path, *, source: str = "table", weights: str = "none", coun
 
 def test_the_run_that_was_fine_tuned_is_named_without_its_folder(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    init = {
-        "name": "first",
-        "folder": "/data/runs/first",
-        "digest": "abc",
-        "known_ids": {"val": 7, "test": 0},
-    }
-    write_json(run.info_path, {**read_json(run.info_path), "init": init})
-    result = read_json(write_result(run))
-    assert result["init"] == {"name": "first", "digest": "abc", "known_ids": {"val": 7, "test": 0}}
+    init = {"name": "first", "digest": "abc", "known_ids": {"val": 7, "test": 0}}
+    write_json(run.info_path, {**run.read_info(), "init": init | {"folder": "/data/runs/first"}})
+    assert read_json(write_result(run))["init"] == init
 
 
-def test_groups_of_fewer_than_five_images_are_only_counted(tmp_path: Path) -> None:
+def test_fewer_than_five_images_are_only_counted(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     metrics = read_json(write_result(run))["metrics"]["test"]
     made = read_json(run.metrics_path("test"))
@@ -85,44 +79,26 @@ def test_groups_of_fewer_than_five_images_are_only_counted(tmp_path: Path) -> No
     assert metrics["groups"]["sex"] == made["groups"]["sex"]
     assert bands["60-120"]["n"] >= 5
     assert metrics["mae_months"] == made["mae_months"]
-
-
-def test_a_split_of_fewer_than_five_images_is_only_counted(tmp_path: Path) -> None:
-    run = make_run(tmp_path, count=4)
-    assert read_json(write_result(run))["metrics"]["test"] == {"n": 4}
+    few = make_run(tmp_path / "few", count=4)
+    assert read_json(write_result(few))["metrics"]["test"] == {"n": 4}
 
 
 @pytest.mark.parametrize(
-    ("weights", "expected"),
+    ("weights", "source", "kept"),
     [
-        ("none", "none"),
-        ("imagenet", "imagenet"),
-        ("/home/ann/weights/mine.h5", "mine.h5"),
-        ("..\\weights\\mine.h5", "mine.h5"),
+        ("none", "readings, infants, seeded split", ("none", "readings, infants, seeded split")),
+        ("/home/ann/weights/mine.h5", "us, /home/ann/a.csv", ("mine.h5", "us, a.csv")),
+        ("..\\weights\\mine.h5", "a.png, b.png, c.png, d.png, e.png, f.png",
+         ("mine.h5", "many sources")),
+        ("imagenet", "x" * 201, ("imagenet", "many sources")),
     ],
-)
-def test_of_a_weights_file_only_the_name_is_kept(
-    tmp_path: Path, weights: str, expected: str
+)  # fmt: skip
+def test_of_weights_and_sources_no_folder_and_no_list_of_images_is_kept(
+    tmp_path: Path, weights: str, source: str, kept: tuple[str, str]
 ) -> None:
-    result = read_json(write_result(make_run(tmp_path, weights=weights)))
-    assert result["recipe"]["model"]["weights"] == expected
-    assert not [v for v in values(result) if isinstance(v, str) and v.startswith("/")]
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("readings, infants, seeded split", "readings, infants, seeded split"),
-        (", ".join(f"image{number}.png" for number in range(6)), "many sources"),
-        ("x" * 201, "many sources"),
-        ("clinic, /home/ann/ages.csv", "clinic, ages.csv"),
-    ],
-)
-def test_a_source_that_names_images_or_folders_is_shortened(
-    tmp_path: Path, source: str, expected: str
-) -> None:
-    result = read_json(write_result(make_run(tmp_path, source=source)))
-    assert result["manifest"]["source"] == expected
+    result = read_json(write_result(make_run(tmp_path, weights=weights, source=source)))
+    assert (result["recipe"]["model"]["weights"], result["manifest"]["source"]) == kept
+    assert not [value for value in values(result) if str(value).startswith("/")]
 
 
 # --- The folder that results go to.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boneage.cli import main as cli
 from boneage.datasets.manifest import read_manifest
 from boneage.evaluation.metrics import score
 from boneage.evaluation.result import write_result
@@ -20,25 +18,6 @@ from boneage.recipe import Recipe, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json, write_text
 from boneage.runtime.provenance import file_digest
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def boneage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Command:
-    """Runs the command line in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["boneage", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 class Trainer:
