@@ -1,7 +1,6 @@
 """A training that runs out of memory names a batch size that may fit."""
 
 import keras
-import numpy as np
 import pytest
 
 from boneage.datasets.manifest import read_manifest
@@ -27,11 +26,9 @@ def error_of(name, text, base=RuntimeError):
         (MemoryError(), True),
         (error_of("_ArrayMemoryError", "Unable to allocate 9 GiB", MemoryError), True),
         (error_of("ResourceExhaustedError", "OOM when allocating tensor"), True),
-        (error_of("ResourceExhaustedError", "No space left on device"), False),
         (error_of("JaxRuntimeError", "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), True),
         (error_of("JaxRuntimeError", "INTERNAL: CUDNN_STATUS_ALLOC_FAILED"), True),
         (error_of("JaxRuntimeError", "RESOURCE_EXHAUSTED: Too many open files"), False),
-        (error_of("JaxRuntimeError", "INVALID_ARGUMENT: shapes"), False),
         (error_of("OutOfMemoryError", "CUDA out of memory. Tried to allocate"), True),
         (ValueError("out of memory"), False),
         (ExceptionGroup("several", [ValueError(), MemoryError()]), True),
@@ -62,16 +59,13 @@ def test_the_message_names_half_the_batch_size(batch_size, devices, message):
         raise MemoryError
 
 
-def test_other_errors_pass():
-    with pytest.raises(ValueError, match="shapes"), explain_out_of_memory(32):
-        raise ValueError("shapes")
-
-
-def test_tensorflow_s_own_error_is_recognised():
+def test_an_error_of_tensorflow_is_recognised_and_others_pass():
     model = keras.Sequential([keras.layers.Input((8, 8, 1)), keras.layers.Flatten()])
     model.compile(loss="mae")
     with pytest.raises(BatchTooLargeError), explain_out_of_memory(2):
         keras.ops.ones((1 << 24, 1 << 24))
+    with pytest.raises(ValueError, match="shapes"), explain_out_of_memory(32):
+        raise ValueError("shapes")
 
 
 @pytest.mark.slow
@@ -79,7 +73,7 @@ def test_a_training_that_runs_out_of_memory_leaves_no_folder(
     cohort, tiny_recipe, tiny_network, tmp_path, monkeypatch
 ):
     def run_out(self, index):
-        raise np._core._exceptions._ArrayMemoryError((1 << 50,), np.dtype(np.uint8))
+        raise MemoryError("Unable to allocate 1. PiB for an array")
 
     monkeypatch.setattr(DataGenerator, "__getitem__", run_out)
     recipe = read_recipe(tiny_recipe, ["model.backbone=tiny"])

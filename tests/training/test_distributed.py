@@ -78,7 +78,7 @@ MAIN = """
 from boneage.runtime import provenance
 from boneage.training import distributed
 provenance.lacks_bfloat16 = lambda: True
-distributed._SHUTDOWN_SECONDS = 5
+distributed.SHUTDOWN_SECONDS = 10
 from boneage.cli.main import main
 main()
 """

@@ -13,7 +13,6 @@ from boneage.recipe import read_recipe
 from boneage.run import Run
 from boneage.runtime.provenance import file_digest
 from boneage.training.fine_tuning import load_initial_weights
-from boneage.training.recorder import RunRecorder
 from boneage.training.trainer import train
 
 pytestmark = pytest.mark.slow
@@ -35,14 +34,10 @@ def source(cohort, tiny_recipe, tiny_network, tmp_path_factory):
     return train(recipe, read_manifest(cohort), folder, progress=False)
 
 
-def built(recipe):
-    return build_model(image_size=recipe.framing.size, **recipe.model.model_dump())
-
-
 @pytest.mark.parametrize("size", [64, 96])
 def test_the_network_answers_as_the_other_run_s_best_at_any_size(source, cohort, recipe_with, size):
     recipe = recipe_with(f"framing.size={size}", "model.dropout=0.2")
-    model = built(recipe)
+    model = build_model(image_size=size, **recipe.model.model_dump())
     initial = load_initial_weights(model, source, recipe, read_manifest(cohort))
     theirs = keras.models.load_model(source.best_path)
     for ours, weight in zip(model.get_weights(), theirs.get_weights(), strict=True):
@@ -78,27 +73,13 @@ def test_run_json_names_the_source_and_training_continues_from_it(
         np.testing.assert_allclose(weight.numpy(), initial.numpy(), atol=1e-6)
 
 
-class Killed(BaseException):
-    """Stands for a kill. Nothing in the project catches it."""
-
-
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_killed_run_needs_the_source_only_before_its_first_checkpoint(
-    source, cohort, recipe_with, tmp_path, monkeypatch, epoch
+    source, cohort, recipe_with, tmp_path, train_until, epoch
 ):
     first, out = Run(shutil.copytree(source.folder, tmp_path / "first")), tmp_path / "run"
     recipe, manifest = recipe_with("training.epochs=2"), read_manifest(cohort)
-    own = RunRecorder.on_epoch_begin
-
-    def on_epoch_begin(self, number, logs=None):
-        if number == epoch:
-            raise Killed
-        own(self, number, logs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunRecorder, "on_epoch_begin", on_epoch_begin)
-        with pytest.raises(Killed):
-            train(recipe, manifest, out, progress=False, init=first)
+    train_until("on_epoch_begin", epoch, epoch, recipe, manifest, out, init=first)
     if epoch:
         shutil.rmtree(first.folder)
     else:

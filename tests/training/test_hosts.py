@@ -22,16 +22,10 @@ TORCHRUN = {"MASTER_ADDR": "first", "MASTER_PORT": "1234", "WORLD_SIZE": "3", "R
 
 def test_hosts_and_rank_decide_whatever_the_launcher_says():
     hosts = find_hosts(TWO, 1, SLURM)
-    assert hosts == Hosts("a:29500", 2, 1)
-    assert not hosts.is_first
+    assert (hosts, hosts.is_first) == (Hosts("a:29500", 2, 1), False)
     assert find_hosts(" a:1 , [::1]:2 ", 0, {}).is_first
-
-
-@pytest.mark.parametrize(
-    "variable", ["JAX_PROCESS_ID", "SLURM_PROCID", "JOB_COMPLETION_INDEX", "RANK"]
-)
-def test_the_rank_may_come_from_the_launcher(variable):
-    assert find_hosts(TWO, None, {variable: "1"}).rank == 1
+    for variable in ("JAX_PROCESS_ID", "SLURM_PROCID", "JOB_COMPLETION_INDEX", "RANK"):
+        assert find_hosts(TWO, None, {variable: "1"}).rank == 1
 
 
 @pytest.mark.parametrize(
@@ -76,10 +70,8 @@ def test_a_single_process_trains_alone(addresses, environment):
     [
         ("a,b:2", 0, {}, r"--hosts: 'a' has no port"),
         ("a:x,b:2", 0, {}, r"--hosts: 'x' is not a port"),
-        ("a:70000,b:2", 0, {}, r"--hosts: '70000' is not a port"),
         ("a:1,b:1,a:1", 0, {}, r"--hosts: a:1 occurs twice"),
         (TWO, 2, {}, r"--rank 2: there are 2 hosts. Number the hosts from 0 to 1"),
-        (TWO, -1, {}, r"--rank -1: there are 2 hosts"),
         (TWO, None, {"RANK": "5"}, r"RANK 5: there are 2 hosts"),
         (TWO, None, {}, r"--hosts: --rank is missing"),
         (None, 1, {}, r"--rank 1: --hosts is missing"),
@@ -96,5 +88,5 @@ def test_a_wrong_host_or_rank_is_refused(addresses, rank, environment, message):
 
 def test_all_faults_are_reported_at_once():
     with pytest.raises(InputError) as refused:
-        find_hosts("a,b:1,b:1", 7, {})
-    assert len(refused.value.faults) == 3
+        find_hosts("a,b:1,b:70000,b:1", -1, {})
+    assert len(refused.value.faults) == 4

@@ -19,14 +19,10 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's"
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
 )
-def test_a_signal_that_is_not_heeded_is_raised(number, error):
+def test_a_signal_is_raised_and_where_it_is_heeded_only_a_second_ctrl_c(number, error, capsys):
     stop = Stop()
     with stop.listening(), pytest.raises(error):
         signal.raise_signal(number)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_heeded_signal_is_recorded_and_a_second_ctrl_c_raised(number, capsys):
     stop = Stop()
     with stop.listening(), stop.heeded():
         signal.raise_signal(number)
@@ -48,27 +44,22 @@ def test_sigterm_may_come_twice_as_slurm_sends_it(capsys):
         stop.raise_it()
 
 
-def test_the_former_handlers_are_restored():
+def test_the_former_handlers_are_restored_and_another_thread_sets_none():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    threads = threading.active_count()
-    with Stop().listening():
-        assert signal.getsignal(signal.SIGTERM) != before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-    assert signal.set_wakeup_fd(-1) == -1
-    assert threading.active_count() == threads
-
-
-def test_outside_the_main_thread_no_handler_is_set():
-    taken = []
+    threads, seen = threading.active_count(), []
 
     def listen():
         with Stop().listening():
-            taken.append(signal.getsignal(signal.SIGTERM))
+            seen.append(signal.getsignal(signal.SIGTERM))
 
+    listen()
     thread = threading.Thread(target=listen)
     thread.start()
     thread.join()
-    assert taken == [signal.getsignal(signal.SIGTERM)]
+    assert seen[0] != seen[1] == before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
