@@ -51,9 +51,8 @@ def test_pixels_are_scaled_as_by_keras_own_preprocessing(backbone, application, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["xception", "densenet169"])
-def test_the_larger_backbones_answer_in_months_and_survive_saving(backbone, tmp_path):
-    model = build_model(backbone, 96, dense_units=(16,))
+def test_a_large_backbone_answers_in_months_and_survives_saving(tmp_path):
+    model = build_model("densenet169", 96, dense_units=(16,))
     images = np.random.default_rng(0).random((2, 96, 96, 1), dtype=np.float32)
     gender = np.array([[0], [1]], np.float32)
     answers = model((images, gender), training=False).numpy()  # no graph of 600 layers to trace

@@ -5,8 +5,6 @@ import pytest
 from boneage.errors import InputError
 from boneage.models.builder import build_model
 
-SMALL = ("mini_xception", "mini_resnet")
-
 
 def batch(size: int = 64, count: int = 4) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
@@ -16,14 +14,6 @@ def batch(size: int = 64, count: int = 4) -> tuple[np.ndarray, np.ndarray]:
 
 def test_xception_with_the_lineage_s_head_has_the_published_size():
     assert build_model("xception", 96).count_params() == 23_944_545
-
-
-@pytest.mark.parametrize("backbone", SMALL)
-def test_inputs_and_output_bear_the_contract_s_names_and_shapes(backbone):
-    model = build_model(backbone, 64, dense_units=(16,))
-    assert [tensor.name for tensor in model.inputs] == ["image", "gender"]
-    assert model.output_names == ["age_months"]
-    assert model.predict(batch(), verbose=0).shape == (4, 1)
 
 
 def test_an_untrained_model_answers_around_its_centre_in_months():
@@ -49,24 +39,22 @@ def test_the_last_layers_stay_float32_and_the_caller_s_policy_is_given_back():
     assert model.get_layer("gender_branch").dtype_policy.name == "mixed_bfloat16"
 
 
-@pytest.mark.parametrize("backbone", SMALL)
-def test_a_saved_model_answers_the_same_in_months_without_our_code(backbone, tmp_path):
+@pytest.mark.parametrize("backbone", ["mini_xception", "mini_resnet"])
+def test_a_saved_model_has_the_contract_s_names_and_answers_the_same(backbone, tmp_path):
     model = build_model(backbone, 64, dense_units=(16,))
+    assert [tensor.name for tensor in model.inputs] == ["image", "gender"]
+    assert model.output_names == ["age_months"]
+    answers = model.predict(batch(), verbose=0)
+    assert answers.shape == (4, 1)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    np.testing.assert_array_equal(
-        model.predict(batch(), verbose=0), loaded.predict(batch(), verbose=0)
-    )
+    np.testing.assert_array_equal(loaded.predict(batch(), verbose=0), answers)
 
 
 def test_flattening_keeps_every_position_as_the_winner_s_network_did():
     model = build_model("mini_xception", 128, dense_units=(8,), pooling="flatten")
     assert model.get_layer("pooled").output.shape == (None, 2 * 2 * 256)
     assert build_model("mini_xception", 128).get_layer("pooled").output.shape == (None, 256)
-    assert model.predict(batch(128), verbose=0).shape == (4, 1)
-
-
-def test_a_feature_map_too_small_to_flatten_is_refused():
     with pytest.raises(InputError, match=r"model.pooling: it is 'flatten', .* is only 1 x 1"):
         build_model("mini_xception", 32, pooling="flatten")
 

@@ -1,10 +1,9 @@
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from boneage.runtime.provenance import file_digest, lacks_bfloat16, provenance
+from boneage.runtime.provenance import lacks_bfloat16, provenance
 
 
 def test_provenance_names_versions_device_and_cores_in_json():
@@ -12,12 +11,6 @@ def test_provenance_names_versions_device_and_cores_in_json():
     assert values["versions"]["keras"].startswith("3.")
     assert values["device"]
     assert values["cores"] >= 1
-
-
-def test_a_digest_is_the_sha256_of_the_bytes(tmp_path):
-    path = tmp_path / "film.png"
-    path.write_bytes(b"film")
-    assert file_digest(path) == hashlib.sha256(b"film").hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import json
 import sys
-import zlib
 from types import SimpleNamespace
 
 import cv2
-import keras
 import numpy as np
 import pytest
 
 from boneage.errors import InputError
-from boneage.models.backbones import BACKBONES, Backbone
 from boneage.pipeline.store import open_store
 from boneage.recipe import Augmentation
 from experiments.throughput.benchmark import inference, memory
 from experiments.throughput.benchmark.__main__ import main
 from experiments.throughput.benchmark.inference import bench_inference
 from experiments.throughput.benchmark.policy import stock_policy
-from experiments.throughput.benchmark.prepare import bench_prepare
 from experiments.throughput.benchmark.radiographs import (
     draw_radiographs,
     frame_radiographs,
     write_store,
 )
-from experiments.throughput.benchmark.result import add_ratios, document, rates_row, table
+from experiments.throughput.benchmark.result import add_ratios, rates_row, table
 from experiments.throughput.benchmark.training import CONSTANT, bench_training
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
+    """Run a benchmark here: (exit code, standard output, standard error)."""
+
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -42,23 +40,23 @@ def run(monkeypatch, capsys):
     return run
 
 
-def test_the_help_names_the_verbs(run):
-    code, output, _ = run("--help")
-    assert code == 0
-    for verb in ("pipeline", "prepare", "training", "memory", "inference"):
-        assert f"  {verb} " in output
-
-
 def test_json_is_all_that_is_printed_and_out_holds_the_same(run, radiographs, tmp_path):
     code, output, progress = run(
-        *("prepare", "--json", "--size", 32, "--count", 3, "--rounds", 1),
+        *("prepare", "--json", "--size", 32, "--count", 3, "--rounds", 2),
         *("--images", radiographs[0].parent, "--out", tmp_path / "result.json"),
     )
     assert code == 0
+    assert "round 1 of 2" in progress
     result = json.loads(output)
     assert result == json.loads((tmp_path / "result.json").read_text())
-    assert len(result["rows"]) == 3
-    assert "round 1 of 1" in progress
+    hand, _, bare = result["rows"]
+    assert hand["ratio"] == 1.0
+    assert bare["name"] == "decode and area resize alone"
+    assert result["whole_ratio"] > 0
+    for row in result["rows"]:
+        assert len(row["rounds"]) == 2
+        assert row["low"] <= row["images_per_second"] <= row["high"]
+    assert {"device", "versions"} <= set(result["machine"])
 
 
 @pytest.mark.parametrize(
@@ -89,14 +87,6 @@ def test_a_ratio_compares_rates_of_the_same_round():
     assert "ratio" not in skipped
 
 
-def test_the_document_says_where_it_was_measured():
-    found = document({"size": 299}, [], device="a GPU", growth_mb=3)
-    assert (found["settings"], found["rows"], found["growth_mb"]) == ({"size": 299}, [], 3)
-    assert found["machine"]["device"] == "a GPU"
-    assert found["machine"]["processor"]
-    assert found["machine"]["versions"]["numpy"]
-
-
 def test_the_table_is_aligned_and_gives_reasons():
     rows = [
         {"name": "fast", "images_per_second": 12345.6, "ratio": 1.0},
@@ -121,25 +111,24 @@ def test_radiographs_are_noisy_grey_and_repeatable(radiographs, tmp_path):
     assert [each.read_bytes() for each in again] == [each.read_bytes() for each in radiographs[:2]]
 
 
-def test_a_written_store_opens_and_repeats_its_rows(radiographs, tmp_path):
+def test_a_written_store_repeats_its_rows_and_black_images_take_no_space(radiographs, tmp_path):
     rows = frame_radiographs(radiographs, 40)
-    assert rows.shape == (4, 40, 40)
     write_store(tmp_path / "store", 10, 40, rows)
     store = open_store(tmp_path / "store", verify=True)
     assert np.array_equal(store.images, rows[np.arange(10) % 4])
     assert list(store.frames()["image_id"]) == store.image_ids
-
-
-def test_a_store_of_black_images_takes_no_space(tmp_path):
-    write_store(tmp_path / "store", 500, 128)
-    store = open_store(tmp_path / "store", verify=True)
-    assert store.shape == (500, 128, 128)
-    assert zlib.crc32(store[3].tobytes()) == zlib.crc32(bytes(128 * 128))
-    assert (tmp_path / "store" / "images.npy").stat().st_blocks * 512 < 100_000
+    write_store(tmp_path / "black", 500, 128)
+    assert open_store(tmp_path / "black", verify=True).shape == (500, 128, 128)
+    assert (tmp_path / "black" / "images.npy").stat().st_blocks * 512 < 100_000
 
 
 def test_the_stock_policy_is_the_recipe_s_in_albumentations_own_transforms():
-    steps = stock_policy(Augmentation()).transforms
+    policy, again = stock_policy(Augmentation(), seed=1), stock_policy(Augmentation(), seed=1)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    made = [policy(image=image)["image"] for _ in range(20)]
+    assert len({each.tobytes() for each in made}) > 15
+    assert np.array_equal(made[0], again(image=image)["image"])
+    steps = policy.transforms
     assert [(type(step).__name__, step.p) for step in steps] == [
         ("Affine", 1.0),
         ("HorizontalFlip", 0.5),
@@ -150,44 +139,8 @@ def test_the_stock_policy_is_the_recipe_s_in_albumentations_own_transforms():
     ]
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_the_stock_policy_keeps_shape_type_and_range_and_repeats_with_a_seed(dtype):
-    most = 255 if dtype == np.uint8 else 1
-    image = (np.random.default_rng(0).random((64, 64)) * most).astype(dtype)
-    first, again = stock_policy(Augmentation(), seed=1), stock_policy(Augmentation(), seed=1)
-    made = [first(image=image)["image"] for _ in range(20)]
-    assert {(each.shape, each.dtype) for each in made} == {((64, 64), np.dtype(dtype))}
-    assert min(each.min() for each in made) >= 0
-    assert max(each.max() for each in made) <= most
-    assert len({each.tobytes() for each in made}) > 15
-    assert np.array_equal(made[0], again(image=image)["image"])
-
-
-def test_preparation_is_compared_with_decoding_and_resizing_alone(radiographs):
-    result = bench_prepare(48, 6, 2, 2, radiographs)
-    assert json.loads(json.dumps(result)) == result
-    hand, _, bare = result["rows"]
-    assert hand["ratio"] == 1.0
-    assert bare["name"] == "decode and area resize alone"
-    assert result["whole_ratio"] > 0
-    for row in result["rows"]:
-        assert len(row["rounds"]) == 2
-        assert row["low"] <= row["images_per_second"] <= row["high"]
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """A backbone that takes no time to compile."""
-
-    def build(size: int) -> keras.Model:
-        image = keras.Input((size, size, 1))
-        return keras.Model(image, keras.layers.Conv2D(2, 3, 4)(image))
-
-    monkeypatch.setitem(BACKBONES, "tiny", Backbone(build))
-
-
 @pytest.mark.slow
-def test_training_is_compared_with_a_constant_batch(tiny):
+def test_training_is_compared_with_a_constant_batch(tiny_network):
     result = bench_training("tiny", 32, 4, 2, 2, 2, mode=["generator, threads"])
     assert json.loads(json.dumps(result)) == result
     constant, threads = result["rows"]
@@ -195,19 +148,15 @@ def test_training_is_compared_with_a_constant_batch(tiny):
     assert constant["step_ratio"] == 1.0
     assert constant["waiting_percent"] == 0.0
     for row in (constant, threads):
-        assert row["images_per_second"] == pytest.approx(
-            4000 / row["milliseconds_per_step"], rel=0.5
-        )
         low, high = row["waiting_percent_low"], row["waiting_percent_high"]
         assert low <= row["waiting_percent"] <= high < 100
     assert result["settings"]["backend"] in ("tensorflow", "jax")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", memory.MODES)
-def test_the_memory_of_a_training_is_measured(mode, tmp_path):
+def test_the_memory_of_a_training_is_measured(tmp_path):
     write_store(tmp_path / "store", 20, 32)
-    most = memory.train(tmp_path / "store", mode, 1, 1, 4)
+    most = memory.train(tmp_path / "store", "processes", 1, 1, 4)
     assert most["anonymous_mb"] > 50
     assert most["peak_memory_mb"] <= most["anonymous_mb"] + most["shared_mb"] + 0.2
     assert 0 < most["proportional_mb"] <= most["peak_memory_mb"] + 1
@@ -229,6 +178,7 @@ def test_growth_is_between_the_first_and_the_last_count(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_a_row_with_its_error(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_BACKEND", "no-such-backend")
     monkeypatch.setattr(memory, "check_folder", lambda _: None)
@@ -246,7 +196,7 @@ def test_stores_are_not_written_into_memory(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_recipe", [False, True])
-def test_inference_has_rates_and_waits(tiny, with_recipe, tiny_recipe, monkeypatch):
+def test_inference_has_rates_and_waits(with_recipe, tiny_recipe, tiny_network, monkeypatch):
     monkeypatch.setattr(inference, "DEFAULTS", (("tiny", 64),))
     result = bench_inference(None, tiny_recipe if with_recipe else None, 2, 1, 0.01)
     assert json.loads(json.dumps(result)) == result
@@ -260,7 +210,6 @@ def test_inference_has_rates_and_waits(tiny, with_recipe, tiny_recipe, monkeypat
         "one image: call of the model",
     ]
     assert rows["2 images: boneage"]["ratio"] == rows["one image: boneage"]["ratio"] == 1.0
-    assert "latency_ms" not in rows["2 images: boneage"]
     for name in list(rows)[2:]:
         assert 0 < rows[name]["latency_ms"] <= rows[name]["latency_95_ms"]
         assert np.isfinite(rows[name]["ratio"])
