@@ -112,6 +112,10 @@ def test_short_and_long_rows_and_repeated_columns_are_named(tmp_path: Path) -> N
     assert "row 4: it has 2 fields; expected 3 fields separated by commas" in short
     assert "row 5: it has 4 fields" in long
     assert read_sheet(path).rows == (2,)
+    written(path, "id,age\n" + "1,2,\n" * 40)  # no cell shifts into another column
+    (long,) = findings(path)
+    assert "row 2: it has 3 fields, and 39 other rows likewise; expected 2 fields" in long
+    assert read_sheet(path).table.empty
 
 
 def test_excel_cells_are_as_a_person_would_write_them(tmp_path: Path) -> None:
@@ -188,6 +192,7 @@ def test_excels_plain_csv_is_refused_with_how_to_save_it(tmp_path: Path) -> None
         (b"PK\x03\x04 and nothing more", "it can't be read as an Excel workbook"),
         (b"PAR1PAR1", "it can't be read as Parquet"),
         (b"\xff\xfea", "it starts as UTF-16 text"),
+        (bytes(range(256)), "is not UTF-8 text"),
     ],
 )
 def test_what_is_no_table_is_named(tmp_path: Path, content: bytes, what: str) -> None:
