@@ -27,8 +27,7 @@ from boneage.training.hosts import Hosts
 from boneage.training.stop_signals import Stop
 
 _CONNECT_SECONDS = 600  # for the last host, which may have to pull its image first
-SHUTDOWN_SECONDS = 20
-"""How long a process waits for the others at the end before it ends alone."""
+_SHUTDOWN_SECONDS = 20  # of waiting for the others at the end, before the process ends alone
 # JAX's messages about a broken collective operation begin with one of these.
 _BROKEN = ("UNKNOWN", "UNAVAILABLE", "INTERNAL", "ABORTED", "DEADLINE_EXCEEDED", "CANCELLED")
 
@@ -189,7 +188,7 @@ def joined(hosts: Hosts | None, run: Path) -> Iterator[DeviceGroup]:
         raise InputError(_lost(hosts, error, run)) from error
     if hosts is not None and not is_connected:
         # After an error JAX disconnects when Python ends, once the message is printed. If the
-        # other processes do not disconnect too, it aborts this one after SHUTDOWN_SECONDS.
+        # other processes do not disconnect too, it aborts this one after _SHUTDOWN_SECONDS.
         jax.distributed.shutdown()
 
 
@@ -204,7 +203,7 @@ def _connect(hosts: Hosts) -> None:
             hosts.rank,
             cluster_detection_method="deactivate",
             initialization_timeout=_CONNECT_SECONDS,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except jax.errors.JaxRuntimeError as error:
         raise InputError(

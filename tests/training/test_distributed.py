@@ -76,9 +76,7 @@ training.workers = 1
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 MAIN = """
 from boneage.runtime import provenance
-from boneage.training import distributed
 provenance.lacks_bfloat16 = lambda: True
-distributed.SHUTDOWN_SECONDS = 10
 from boneage.cli.main import main
 main()
 """
