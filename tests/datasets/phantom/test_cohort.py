@@ -49,19 +49,6 @@ def test_the_sex_is_seen_through_the_maturity_only() -> None:
     assert np.abs(girls.astype(int) - same_age).max() > 30
 
 
-@pytest.mark.parametrize("age", [1, 12, 60, 120, 168, 204, 228])
-def test_images_are_sane(age: int) -> None:
-    for chance in range(6):
-        image = draw_hand(age, "FM"[chance % 2], rng=np.random.default_rng(chance), size=192)  # type: ignore[arg-type]
-        assert image.shape == (192, 192)
-        assert image.dtype == np.uint8
-        middle = image[48:168, 48:144]
-        assert (middle == 255).mean() < 0.02
-        assert (middle == 0).mean() < 0.5
-        assert len(np.unique(image)) > 20
-        assert image.std() > 4
-
-
 @pytest.mark.parametrize("age", [2, 100, 220])
 def test_the_hand_takes_a_sensible_share_of_the_radiograph(
     age: int, monkeypatch: pytest.MonkeyPatch
