@@ -59,6 +59,7 @@ def test_the_message_names_half_the_batch_size(batch_size, devices, message):
         raise MemoryError
 
 
+@pytest.mark.slow  # TensorFlow waits for ten seconds that some memory becomes free
 def test_an_error_of_tensorflow_is_recognised_and_others_pass():
     model = keras.Sequential([keras.layers.Input((8, 8, 1)), keras.layers.Flatten()])
     model.compile(loss="mae")
