@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-_START = "from boneage.cli.main import main; main()"
+_START = (
+    "from boneage.training.series.command_process import end_with_parent; end_with_parent(); "
+    "from boneage.cli.main import main; main()"
+)
 _FORWARDED = [
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -51,7 +54,7 @@ class CommandRunner:
         """
         with subprocess.Popen(
             [sys.executable, "-P", "-c", _START, *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closes when this process ends, however it ends
             stdout=2 if to_stderr else None,
             # Ctrl-C in a terminal reaches this process only, which forwards the signal once.
             process_group=0 if os.name == "posix" else None,
@@ -67,6 +70,16 @@ class CommandRunner:
         self.received = signal.Signals(number)
         if self._process is not None:
             self._process.send_signal(number)
+
+
+def end_with_parent() -> None:
+    """Send SIGTERM to this process when its parent ends. A training then saves its state."""
+
+    def watch() -> None:
+        os.read(0, 1)  # returns when the pipe closes; sys.stdin would hold a lock until exit
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def describe_exit(code: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -72,3 +74,15 @@ def test_ctrl_c_is_forwarded_and_remembered(tmp_path):
     assert code == 130
     assert runner.received == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_command_ends_when_its_parent_is_killed(tmp_path):
+    module = "boneage.training.series.command_process"
+    code = f"import sys; from {module} import CommandRunner; CommandRunner().run(sys.argv[1:])"
+    parent = subprocess.Popen([sys.executable, "-c", code, *long_command(tmp_path)])
+    wait_for((tmp_path / "cohort").exists)
+    (child,) = psutil.Process(parent.pid).children()
+    parent.kill()
+    parent.wait()
+    child.wait(30)
+    assert not child.is_running()
