@@ -60,7 +60,7 @@ class Framing(_Section):
 class Augmentation(_Section):
     """Augmentation of training images. The defaults are those of IvanKosik/bone-age-models.
 
-    All values at zero mean no augmentation.
+    Probabilities and ranges at zero mean no augmentation.
 
     Attributes:
         affine: Share of the images that are shifted, scaled and rotated. This interpolates their

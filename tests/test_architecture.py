@@ -1,4 +1,4 @@
-"""The floors of the house: what may import what, what stays cheap, how the packaging is pinned."""
+"""Who may import whom, what must stay fast, and how the packages are pinned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`boneage train` and `reproduce`: train and evaluate a recipe, or compare it with others."""
+"""`boneage train` and `reproduce`: train and evaluate a recipe, or repeat a published number."""
 
 from __future__ import annotations
 

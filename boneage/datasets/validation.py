@@ -72,12 +72,12 @@ def validate_manifest(content: bytes, path: Path) -> ManifestValidation:
     """Find everything wrong with the bytes of a manifest that is, or will be, at `path`.
 
     Raises:
-        InputError: They are no table at all.
+        InputError: The bytes are not a readable table.
     """
     cells = read_cells(content, str(path))
     folder = path.parent.resolve()
     ages = numbers(cells, "age_months")
-    born = numbers(cells, "chronological_age_months")
+    chronological_ages = numbers(cells, "chronological_age_months")
     findings = (
         *cells.findings,
         *_column_findings(cells),
@@ -85,7 +85,7 @@ def validate_manifest(content: bytes, path: Path) -> ManifestValidation:
         *_image_findings(cells, folder),
         *age_findings(cells, "age_months", ages),
         *([] if _has_only_infants(cells) else years_findings(cells, "age_months", ages, _IN_YEARS)),
-        *chronological_findings(cells, "chronological_age_months", born),
+        *chronological_findings(cells, "chronological_age_months", chronological_ages),
         *_region_findings(cells),
         *choice_findings(cells, "sex", SEXES, "unknown-sex", "Write F for female, M for male."),
         *choice_findings(cells, "split", SPLITS, "unknown-split", "Use one of the three."),
@@ -140,7 +140,7 @@ def years_findings(
     ages: NDArray[np.float64],
     fix: str = "Are the ages in years? Pass --age-unit years.",
 ) -> list[Finding]:
-    """Return the fault that a whole column of months is probably one of years."""
+    """Return a fault if a column of months probably holds years."""
     if column not in cells.table or not is_probably_years(ages):
         return []
     median = np.nanmedian(ages)
@@ -303,7 +303,7 @@ def _region_findings(cells: Cells) -> list[Finding]:
 def choice_findings(
     cells: Cells, column: str, choices: Sequence[str], code: str, fix: str
 ) -> list[Finding]:
-    """Return the cells of a column that are none of the few values it may hold."""
+    """Return the cells of a column whose value is not allowed."""
     if column not in cells.table:
         return []
     values = cells.table[column]

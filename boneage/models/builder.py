@@ -1,4 +1,4 @@
-"""The network: a backbone, a gender branch and a head that answers in months.
+"""The network: a backbone, a branch for the sex (`gender`) and a head that answers in months.
 
 Head: global average pooling of the backbone, joined with Dense(32, relu) of gender, then dense
 layers, then one number. This is the head of the RSNA 2017 winner (Halabi et al., Radiology
@@ -82,7 +82,7 @@ def build_model(
     path = find_weights(backbone, weights, weights_sha256)
     with _dtype_policy(precision):
         image = layers.Input((image_size, image_size, 1), name="image")
-        gender_input = layers.Input((1,), name="gender")
+        gender_input = layers.Input((1,), name="gender")  # the child's sex, 1.0 = male
         network = chosen.build(image_size)
         if path is not None:
             load_weights(network, path)

@@ -22,7 +22,7 @@ from boneage.recipe import Augmentation, Framing
 if TYPE_CHECKING:
     import albumentations
 
-# `((image, gender), age_months)`, or as `named` and missing ages change it.
+# `((image, gender), age_months)`. `named=True` makes the first a dict. Without ages it is alone.
 Batch: TypeAlias = tuple[Any, ...]
 
 
@@ -84,7 +84,7 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
             images: Array `(n, h, w)`, `(n, h, w, 1)` or RGB `(n, h, w, 3)`, 0-255; or paths of
                 radiographs, decoded and framed each time they are served; or a `Store` or
                 `StoreView`.
-            gender: `n` values: 1 or "M" for male, 0 or "F" for female.
+            gender: The sex of the children, `n` values: 1 or "M" for male, 0 or "F" for female.
             age_months: `n` ages in months. None serves `((image, gender),)`, for `predict`.
             batch_size: Images per batch.
             shuffle: Whether each epoch has its own order.
@@ -100,7 +100,7 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
             workers: Number of threads or processes that make batches for `fit`.
             use_multiprocessing: Use processes instead of threads. This is faster where
                 augmentation takes most of the time. The processes share one copy of the images.
-            max_queue_size: Most batches that wait to be used.
+            max_queue_size: Largest number of finished batches that wait to be used.
 
         Raises:
             InputError: Some arguments are invalid. It names all of them.
@@ -237,7 +237,7 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
         return batch
 
 
-# What `boneage.training` needs besides. It is not part of the public class.
+# For `boneage.training` only. These functions are not part of the public class.
 
 
 def shard_for_devices(
@@ -256,8 +256,8 @@ def shard_for_devices(
     return shard
 
 
-def last_batch_rows(generator: DataGenerator) -> tuple[int, int]:
-    """Return the images of an epoch's last batch, of all devices, and its rows of padding."""
+def last_batch_counts(generator: DataGenerator) -> tuple[int, int]:
+    """Return how many images an epoch's last batch has, on all devices, and how much padding."""
     batches = generator._batches
     if isinstance(batches, DeviceShard):
         return batches.last, batches.padding

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from boneage.errors import Fault, InputError
-from boneage.pipeline.generator import DataGenerator, last_batch_rows, shard_for_devices
+from boneage.pipeline.generator import DataGenerator, last_batch_counts, shard_for_devices
 from boneage.training.hosts import Hosts
 from boneage.training.stop_signals import Stop
 
@@ -83,7 +83,7 @@ class DeviceGroup:
             return training, validation
         part = (self._first, self._own, self.devices)
         for name, whole in (("train_step", training), ("test_step", validation)):
-            rows, padding = last_batch_rows(shard_for_devices(whole, *part))
+            rows, padding = last_batch_counts(shard_for_devices(whole, *part))
             if padding:
                 step = without_padding(getattr(model, name), rows, rows + padding)
                 setattr(model, name, step)

@@ -1,4 +1,4 @@
-"""One training of a run folder, from its last checkpoint to its end."""
+"""Train in a run folder, from its last checkpoint to the end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Parts:
 
 @dataclass
 class TrainingSession:
-    """Trains until the recipe's last epoch, and keeps `run.json` true whatever happens.
+    """Trains until the recipe's last epoch. Keeps `run.json` up to date, also after an error.
 
     Attributes:
         recipe: What is trained.
@@ -62,7 +62,7 @@ class TrainingSession:
     state: TrainingState = field(default_factory=TrainingState)
 
     def train(self, parts: Parts, *, progress: bool) -> None:
-        """Train to the end, record the outcome, and remove a folder in which nothing was learned.
+        """Train to the end, record the outcome, and remove a folder without a checkpoint.
 
         Raises:
             InputError: The training failed. The message says why and what to do.
@@ -130,7 +130,7 @@ class TrainingSession:
                 write_json(self.run.info_path, self.info)
 
     def discard_if_empty(self, error: BaseException | None) -> None:
-        """Remove the run folder if the training was cut off before its first checkpoint."""
+        """Remove a folder without a checkpoint after Ctrl-C or a batch that is too large."""
         cut_off = isinstance(error, BatchTooLargeError) or self.info["stopped"] == "interrupted"
         if self.group.writes and cut_off and not self.run.checkpoint_path.exists():
             shutil.rmtree(self.run.folder, ignore_errors=True)

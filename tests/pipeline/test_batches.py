@@ -7,7 +7,7 @@ from boneage.pipeline.augmentation import Augment, build_augmentation
 from boneage.pipeline.batches import Batches, DeviceShard
 from boneage.pipeline.generator import (
     DataGenerator,
-    last_batch_rows,
+    last_batch_counts,
     shard_for_devices,
     whole_batch_rows,
 )
@@ -67,8 +67,8 @@ def test_no_image_is_in_two_shards_and_only_the_last_batch_is_padded():
 def test_training_can_ask_a_shard_about_the_whole_batch():
     whole = generator(21, None)
     shard = shard_for_devices(whole, 1, 1, 2)
-    assert last_batch_rows(whole) == (5, 0)
-    assert last_batch_rows(shard) == (5, 1)
+    assert last_batch_counts(whole) == (5, 0)
+    assert last_batch_counts(shard) == (5, 1)
     assert np.array_equal(whole_batch_rows(shard, 1, 3), whole_batch_rows(whole, 1, 3))
     assert len(whole_batch_rows(shard, 1, 3)) == 8
 
@@ -76,7 +76,7 @@ def test_training_can_ask_a_shard_about_the_whole_batch():
 def test_a_padded_batch_never_has_the_size_of_a_full_one():
     whole = generator(15, Augmentation())  # 8, then 7: one more would make it 8
     shards = [shard_for_devices(whole, rank, 1, 2) for rank in (0, 1)]
-    assert last_batch_rows(shards[0]) == (7, 3)
+    assert last_batch_counts(shards[0]) == (7, 3)
     (pixels, _), _ = whole[1]
     np.testing.assert_array_equal(together(shards, 1)[0][:7], pixels)
 

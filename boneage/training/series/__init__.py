@@ -1,1 +1,1 @@
-"""Several trainings that belong together: each an ordinary run folder."""
+"""Several trainings that belong together: sweeps, cross-validation, reproductions."""
