@@ -35,7 +35,7 @@ class Run:
     | `predictions-SPLIT.csv` | one row per image of a split | evaluation |
     | `metrics-SPLIT.json` | the metrics of a split | evaluation |
     | `result.json` | metrics and provenance, without images or ids | evaluation |
-    | `report.html` | the report, one self-contained page; its figures are separate files too | report |
+    | `report.html` | the report, one self-contained page; also its figures as files | report |
 
     `run.json` says under `stopped` how the training ended: `finished`, `early` (early stopping),
     `running`, `interrupted` (Ctrl-C), `terminated` (SIGTERM), `diverged` or `failed`.

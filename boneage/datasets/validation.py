@@ -92,7 +92,9 @@ def validate_manifest(content: bytes, path: Path) -> ManifestValidation:
         *patient_findings(cells),
         *_shared_image_findings(cells, folder),
     )
-    return ManifestValidation(cells, ages, born, findings, hashlib.sha256(content).hexdigest())
+    return ManifestValidation(
+        cells, ages, chronological_ages, findings, hashlib.sha256(content).hexdigest()
+    )
 
 
 def is_file(path: Path) -> bool:
