@@ -24,7 +24,7 @@ import numpy as np
 from boneage.errors import Fault, InputError
 from boneage.pipeline.generator import DataGenerator, last_batch_counts, shard_for_devices
 from boneage.training.hosts import Hosts
-from boneage.training.stop_signals import Stop
+from boneage.training.stop_signals import Stop, Terminated
 
 _CONNECT_SECONDS = 600  # for the last host, which may have to pull its image first
 _SHUTDOWN_SECONDS = 20  # of waiting for the others at the end, before the process ends alone
@@ -186,10 +186,12 @@ def joined(hosts: Hosts | None, run: Path) -> Iterator[DeviceGroup]:
         if hosts is None or not str(error).lstrip().startswith(_BROKEN):
             raise
         raise InputError(_lost(hosts, error, run)) from error
-    if hosts is not None and not is_connected:
-        # After an error JAX disconnects when Python ends, once the message is printed. If the
-        # other processes do not disconnect too, it aborts this one after _SHUTDOWN_SECONDS.
-        jax.distributed.shutdown()
+    except Terminated:  # all processes stop after the same batch, so all of them come here
+        _disconnect(hosts, is_ours=not is_connected)
+        raise
+    # After another error JAX disconnects when Python ends, once the message is printed. If the
+    # other processes do not disconnect too, it aborts this one after _SHUTDOWN_SECONDS.
+    _disconnect(hosts, is_ours=not is_connected)
 
 
 def _connect(hosts: Hosts) -> None:
@@ -213,6 +215,14 @@ def _connect(hosts: Hosts) -> None:
                 "Check that every host reaches this address and has the same --hosts.",
             )
         ) from error
+
+
+def _disconnect(hosts: Hosts | None, *, is_ours: bool) -> None:
+    """Wait for the other processes and disconnect, if the connection was made here."""
+    import jax
+
+    if hosts is not None and is_ours:
+        jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
