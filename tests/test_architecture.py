@@ -117,12 +117,12 @@ def test_a_module_imports_only_from_folders_that_its_own_may(name: str) -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    at_once = {
-        name: {found for found in imports(path, deferred=False) if found in MODULES}
+    imported = {
+        name: {found for found in imports(path) if found in MODULES and found != "boneage"}
         for name, path in MODULES.items()
         if name != "boneage"
     }
-    TopologicalSorter(at_once).prepare()  # raises CycleError
+    TopologicalSorter(imported).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -83,7 +83,7 @@ def renamed_option(old: str, new: str) -> Any:
 
 def print_manifest(manifest: Manifest) -> None:
     """Print the path of a manifest, its number of images and its notes."""
-    from boneage.datasets.manifest import SPLITS
+    from boneage.datasets.label_rules import SPLITS
 
     counts = manifest.table["split"].value_counts()
     split = ", ".join(f"{counts.get(name, 0):,} {name}" for name in SPLITS)

@@ -24,7 +24,7 @@ def predict(
 
     Research use only. Do not use the answer for diagnosis.
     """
-    from boneage.datasets.manifest import SEXES
+    from boneage.datasets.label_rules import SEXES
 
     if sex not in SEXES:
         refuse(f"--sex {sex}", "it is neither F nor M", "Write F for girls and M for boys.")

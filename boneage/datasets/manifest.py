@@ -1,53 +1,28 @@
-"""The manifest: one CSV with a row for every image, and what its columns may hold.
-
-This module imports no pandas, so that `boneage predict` may know what a sex is.
-"""
+"""The manifest: one CSV with a row for every image."""
 
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from boneage.datasets.label_rules import (
+    COLUMNS,
+    OPTIONAL_COLUMNS,
+    SPLITS,
+    Region,
+    image_path,
+    parse_region,
+)
+from boneage.datasets.tables import read_bytes
+from boneage.datasets.validation import ManifestValidation, validate_manifest
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import write_bytes
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from boneage.datasets.validation import ManifestValidation
-
-COLUMNS = ("image_id", "image", "age_months", "sex", "split")
-OPTIONAL_COLUMNS = ("patient_id", "chronological_age_months", "region", "source")
-SEXES = ("F", "M")
-SPLITS = ("train", "val", "test")
-SPLIT_OF_WORD = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Other people's names of the splits, in lower case."""
-MAX_AGE_MONTHS = 240.0
-"""Largest bone age accepted; the oldest labels of RSNA and RHPE are 228 and 240 months."""
-YEARS_SUSPECTED_BELOW = 25.0
-"""A column of ages with no greater value is refused as months, since it is probably in years."""
-INFANTS = "infants"
-"""The word in the column `source` that says that all children of a dataset are that young."""
-
-Region = tuple[int, int, int, int]
-"""Part of a radiograph: left, top, right, bottom in pixels; the last two are just outside."""
-
-_MAX_DIGITS = 7  # of a number of a region
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +88,6 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         InputError: The file can't be read, or any row of it is wrong (all faults at once).
     """
-    from boneage.datasets.tables import read_bytes
-    from boneage.datasets.validation import validate_manifest
-
     path = Path(path)
     return _build_manifest(path, validate_manifest(read_bytes(path), path))
 
@@ -131,8 +103,6 @@ def write_manifest(table: pd.DataFrame, path: Path, *, notes: Sequence[str] = ()
     Raises:
         InputError: The table is wrong, or the file can't be written. Nothing is left behind.
     """
-    from boneage.datasets.validation import validate_manifest
-
     path = Path(path)
     first = [name for name in (*COLUMNS, *OPTIONAL_COLUMNS) if name in table]
     ordered = table[[*first, *(name for name in table if name not in first)]].copy()
@@ -147,36 +117,6 @@ def write_manifest(table: pd.DataFrame, path: Path, *, notes: Sequence[str] = ()
     manifest = _build_manifest(path, validate_manifest(content, path))
     write_bytes(path, content)
     return replace(manifest, notes=tuple(notes))
-
-
-def is_possible_age(months: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return for each bone age whether it is from 0 to `MAX_AGE_MONTHS`; False for NaN."""
-    return np.asarray((months >= 0) & (months <= MAX_AGE_MONTHS))
-
-
-def is_probably_years(months: NDArray[np.float64]) -> bool:
-    """Return whether a column of months is probably in years: its largest value is too small."""
-    largest = np.where(np.isnan(months), -np.inf, months).max(initial=-np.inf)
-    return bool(0 < largest <= YEARS_SUSPECTED_BELOW)
-
-
-def image_path(folder: Path, name: str) -> Path:
-    """Return the path of an `image` of a manifest in `folder` (absolute, links resolved).
-
-    `..` is removed from the path, so that it is right before `folder` itself exists.
-    """
-    return Path(os.path.normpath(folder / name))
-
-
-def parse_region(text: str) -> Region | None:
-    """Return the four numbers of a `region` cell, or None if they enclose nothing."""
-    parts = text.split(" ")
-    if len(parts) != 4 or not all(
-        len(part) <= _MAX_DIGITS and part.isascii() and part.isdigit() for part in parts
-    ):
-        return None
-    left, top, right, bottom = map(int, parts)
-    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def _build_manifest(path: Path, validation: ManifestValidation) -> Manifest:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.manifest import SPLITS
+from boneage.datasets.label_rules import SPLITS
 from boneage.errors import Fault, InputError
 
 _STRATUM_MONTHS = 24.0

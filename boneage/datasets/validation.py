@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.manifest import (
+from boneage.datasets.label_rules import (
     COLUMNS,
     INFANTS,
     MAX_AGE_MONTHS,

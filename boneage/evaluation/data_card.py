@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from boneage import __version__
 from boneage.datasets.audit.audit import AuditFault, AuditReport, audit
-from boneage.datasets.manifest import SPLITS
+from boneage.datasets.label_rules import SPLITS
 from boneage.datasets.tables import read_bytes
 from boneage.datasets.validation import ManifestValidation, validate_manifest
 from boneage.errors import InputError

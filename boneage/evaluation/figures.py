@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
-from boneage.datasets.manifest import MAX_AGE_MONTHS
+from boneage.datasets.label_rules import MAX_AGE_MONTHS
 from boneage.evaluation.html import months, signed
 
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#66727f", "#dde3e9", "#0b5394", "#e1eaf4"

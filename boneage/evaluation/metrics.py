@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from boneage.datasets.manifest import SEXES
+from boneage.datasets.label_rules import SEXES
 from boneage.errors import Fault, InputError
 
 Months = NDArray[np.float64]

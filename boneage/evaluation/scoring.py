@@ -12,7 +12,8 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from boneage.datasets.manifest import SEXES, Manifest, image_path, read_manifest
+from boneage.datasets.label_rules import SEXES, image_path
+from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.datasets.tables import missing_column, read_bytes, read_cells
 from boneage.datasets.validation import (
     age_findings,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boneage.datasets.manifest import SPLITS
+from boneage.datasets.label_rules import SPLITS
 from boneage.datasets.splits import assign_folds, assign_splits
 from boneage.errors import InputError
 

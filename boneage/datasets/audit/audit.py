@@ -20,7 +20,7 @@ from boneage.datasets.audit.images import (
     inspection_findings,
 )
 from boneage.datasets.audit.split_balance import balance_findings, digit_findings
-from boneage.datasets.manifest import SEXES, SPLITS, Region, parse_region
+from boneage.datasets.label_rules import SEXES, SPLITS, Region, parse_region
 from boneage.datasets.tables import Cells, Finding, read_bytes
 from boneage.datasets.validation import ManifestValidation, rows_by_image, validate_manifest
 from boneage.errors import Fault, InputError

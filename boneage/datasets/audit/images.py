@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.audit.near_duplicates import Fingerprint, Pair, find_pairs, fingerprint
-from boneage.datasets.manifest import Region, image_path, parse_region
+from boneage.datasets.label_rules import Region, image_path, parse_region
 from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import is_file
 from boneage.errors import Fault, InputError

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from boneage.datasets.manifest import SEXES, SPLITS
+from boneage.datasets.label_rules import SEXES, SPLITS
 from boneage.datasets.tables import Finding
 from boneage.datasets.validation import ManifestValidation
 from boneage.errors import Fault

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.manifest import MAX_AGE_MONTHS
+from boneage.datasets.label_rules import MAX_AGE_MONTHS
 from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import age_findings, describe_cell, numbers, years_findings
 

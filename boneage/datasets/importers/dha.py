@@ -25,7 +25,8 @@ from boneage.datasets.importers.columns import (
     radiograph_number,
 )
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
-from boneage.datasets.manifest import MAX_AGE_MONTHS, Manifest, write_manifest
+from boneage.datasets.label_rules import MAX_AGE_MONTHS
+from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
 from boneage.datasets.validation import chronological_findings, id_findings, numbers

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, is_litter
-from boneage.datasets.manifest import image_path
+from boneage.datasets.label_rules import image_path
 from boneage.datasets.validation import is_file
 from boneage.errors import Fault, InputError
 

@@ -35,7 +35,8 @@ from boneage.datasets.importers.columns import (
     sex_findings,
 )
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
-from boneage.datasets.manifest import SPLITS, Manifest, Region, write_manifest
+from boneage.datasets.label_rules import SPLITS, Region
+from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
 from boneage.datasets.validation import (
     age_findings,

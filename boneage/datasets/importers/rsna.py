@@ -24,7 +24,8 @@ from boneage.datasets.importers.folder import (
     files_below,
     with_suffix,
 )
-from boneage.datasets.manifest import SPLITS, Manifest, write_manifest
+from boneage.datasets.label_rules import SPLITS
+from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
 from boneage.datasets.validation import age_findings, id_findings, numbers, years_findings

@@ -20,14 +20,8 @@ from boneage.datasets.importers.ages import (
     has_decimal_commas,
 )
 from boneage.datasets.importers.image_lookup import SUFFIXES, ImageFiles, Pattern, PatternFiles
-from boneage.datasets.manifest import (
-    INFANTS,
-    SPLIT_OF_WORD,
-    SPLITS,
-    Manifest,
-    is_probably_years,
-    write_manifest,
-)
+from boneage.datasets.label_rules import INFANTS, SPLIT_OF_WORD, SPLITS, is_probably_years
+from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
 from boneage.datasets.validation import describe_cell, id_findings, patient_findings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from boneage.datasets.audit.audit import AuditReport, audit
-from boneage.datasets.manifest import COLUMNS
+from boneage.datasets.label_rules import COLUMNS
 from boneage.datasets.phantom.cohort import phantom
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from boneage.datasets.importers.ages import has_decimal_commas
 from boneage.datasets.importers.dicom.files import DicomFiles
 from boneage.datasets.importers.dicom.labels import Labels, Match
-from boneage.datasets.manifest import SEXES, SPLITS
+from boneage.datasets.label_rules import SEXES, SPLITS
 from boneage.datasets.tables import Finding
 from boneage.radiographs.dicom_headers import (
     OTHER_MODALITIES,

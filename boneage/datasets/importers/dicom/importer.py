@@ -27,7 +27,8 @@ from boneage.datasets.importers.dicom.pseudonyms import (
     make_salt,
     read_salt,
 )
-from boneage.datasets.manifest import INFANTS, Manifest, is_probably_years, write_manifest
+from boneage.datasets.label_rules import INFANTS, is_probably_years
+from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.splits import assign_splits
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import DicomHeader

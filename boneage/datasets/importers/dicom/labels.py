@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from boneage.datasets.importers.ages import UNITS, ages_in_months
 from boneage.datasets.importers.columns import find_column
-from boneage.datasets.manifest import SPLIT_OF_WORD
+from boneage.datasets.label_rules import SPLIT_OF_WORD
 from boneage.datasets.tables import Cells, Finding, read_sheet
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import OTHER_MODALITIES, DicomHeader

@@ -1,0 +1,68 @@
+"""What an age, a sex, a split and a region of a manifest may be.
+
+This module imports no pandas, so that `boneage predict` may know what a sex is.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMNS = ("image_id", "image", "age_months", "sex", "split")
+OPTIONAL_COLUMNS = ("patient_id", "chronological_age_months", "region", "source")
+SEXES = ("F", "M")
+SPLITS = ("train", "val", "test")
+SPLIT_OF_WORD = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Other people's names of the splits, in lower case."""
+MAX_AGE_MONTHS = 240.0
+"""Largest bone age accepted; the oldest labels of RSNA and RHPE are 228 and 240 months."""
+YEARS_SUSPECTED_BELOW = 25.0
+"""A column of ages with no greater value is refused as months, since it is probably in years."""
+INFANTS = "infants"
+"""The word in the column `source` that says that all children of a dataset are that young."""
+
+Region = tuple[int, int, int, int]
+"""Part of a radiograph: left, top, right, bottom in pixels; the last two are just outside."""
+
+_MAX_DIGITS = 7  # of a number of a region
+
+
+def is_possible_age(months: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return for each bone age whether it is from 0 to `MAX_AGE_MONTHS`; False for NaN."""
+    return np.asarray((months >= 0) & (months <= MAX_AGE_MONTHS))
+
+
+def is_probably_years(months: NDArray[np.float64]) -> bool:
+    """Return whether a column of months is probably in years: its largest value is too small."""
+    largest = np.where(np.isnan(months), -np.inf, months).max(initial=-np.inf)
+    return bool(0 < largest <= YEARS_SUSPECTED_BELOW)
+
+
+def image_path(folder: Path, name: str) -> Path:
+    """Return the path of an `image` of a manifest in `folder` (absolute, links resolved).
+
+    `..` is removed from the path, so that it is right before `folder` itself exists.
+    """
+    return Path(os.path.normpath(folder / name))
+
+
+def parse_region(text: str) -> Region | None:
+    """Return the four numbers of a `region` cell, or None if they enclose nothing."""
+    parts = text.split(" ")
+    if len(parts) != 4 or not all(
+        len(part) <= _MAX_DIGITS and part.isascii() and part.isdigit() for part in parts
+    ):
+        return None
+    left, top, right, bottom = map(int, parts)
+    return (left, top, right, bottom) if left < right and top < bottom else None
