@@ -6,6 +6,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,9 @@ import pydantic
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from boneage.errors import Fault, InputError
+from boneage.runtime.files import read_text
+
+LARGEST_RECIPE = 1 << 20  # bytes
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -215,21 +219,12 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, seed: int | None =
         InputError: The file can't be read, or it has wrong keys or values. All are reported.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, LARGEST_RECIPE)
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except FileNotFoundError:
-        raise InputError(
-            Fault(
-                str(path),
-                "there is no such file",
-                f"The project's recipes are experiments/NAME/recipe.toml. Check {path.name!r}.",
-            )
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            Fault(str(path), f"the file can't be read: {error}", "Check the path.")
-        ) from None
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    except InputError as error:
+        fix = f"{error.faults[0].fix} The project's recipes are experiments/NAME/recipe.toml."
+        raise InputError(replace(error.faults[0], fix=fix)) from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; deep nesting
         raise InputError(
             Fault(str(path), f"it is not valid TOML: {error}", "Correct that line.")
         ) from None

@@ -27,8 +27,8 @@ PACKAGE = ROOT / "boneage"
 # the folders and modules that its row names. A row names only rows above it: no cycle.
 MAY_IMPORT = {
     "errors": "",
-    "recipe": "errors",
     "runtime": "errors",
+    "recipe": "runtime errors",
     "run": "recipe runtime errors",
     "radiographs": "recipe runtime errors",
     "models": "run recipe runtime errors",

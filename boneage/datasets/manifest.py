@@ -19,10 +19,9 @@ from boneage.datasets.label_rules import (
     image_path,
     parse_region,
 )
-from boneage.datasets.tables import read_bytes
 from boneage.datasets.validation import ManifestValidation, validate_manifest
 from boneage.errors import Fault, InputError
-from boneage.runtime.files import write_bytes
+from boneage.runtime.files import read_bytes, write_bytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ import difflib
 import io
 import itertools
 import re
-import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,8 +25,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from boneage.errors import Fault, InputError
+from boneage.runtime.files import LARGEST_TEXT, read_bytes
 
-MAX_BYTES = 64 << 20
 """Largest file that is read."""
 MAX_UNPACKED_BYTES = 128 << 20
 """Most bytes that a workbook or a Parquet file may announce for its unpacked parts."""
@@ -164,31 +163,6 @@ def missing_column(
     return Finding("missing-column", Fault(cells.where, what, fix))
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a table's file.
-
-    Raises:
-        InputError: It is missing, too large, can't be read, or is a folder, a pipe or a device.
-    """
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            what, fix = "it is a folder", "Name the file inside it."
-        elif not stat.S_ISREG(status.st_mode):
-            what, fix = "it is a pipe or a device", "Name a file."
-        elif status.st_size > MAX_BYTES:
-            what = f"it has {status.st_size:,} bytes, and at most {MAX_BYTES:,} are read"
-            fix = "Is it a table? Remove the columns that are not needed, or split the file."
-        else:
-            return path.read_bytes()
-    except FileNotFoundError:
-        what, fix = "there is no such file", "Check the path."
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        what, fix = f"it can't be read ({reason})", "Check the path and its permissions."
-    raise InputError(Fault(str(path), what, fix))
-
-
 def read_sheet(path: Path, *, key: str = "image_id", sheet: str | None = None) -> Cells:
     """Read a table as text: every cell as a person would write it, nothing interpreted.
 
@@ -322,8 +296,10 @@ def _build_cells(
     """Return records, numbered from 1, as a table; blank ones and titles are left out."""
     records = [[cell.strip() for cell in record] for record in records]
     size = sum(len(cell) for record in records for cell in record)
-    if size > MAX_BYTES:  # a few texts may stand in every row of a small workbook or Parquet file
-        what = f"its cells have {size:,} characters, and at most {MAX_BYTES:,} are read"
+    if (
+        size > LARGEST_TEXT
+    ):  # a few texts may stand in every row of a small workbook or Parquet file
+        what = f"its cells have {size:,} characters, and at most {LARGEST_TEXT:,} are read"
         raise InputError(Fault(where, what, "Remove the columns that are not needed."))
     top = _find_header(records)
     body = [] if top is None else list(enumerate(records, start=1))[top + 1 :]

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from boneage import __version__
 from boneage.datasets.audit.audit import AuditFault, AuditReport, audit
 from boneage.datasets.label_rules import SPLITS
-from boneage.datasets.tables import read_bytes
 from boneage.datasets.validation import ManifestValidation, validate_manifest
 from boneage.errors import InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import duration, fact_blocks, render
-from boneage.runtime.files import write_text
+from boneage.runtime.files import read_bytes, write_text
 from boneage.runtime.provenance import provenance
 
 SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test", "unknown": "No split"}

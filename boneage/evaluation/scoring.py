@@ -14,7 +14,7 @@ from rich.progress import track
 
 from boneage.datasets.label_rules import SEXES, image_path
 from boneage.datasets.manifest import Manifest, read_manifest
-from boneage.datasets.tables import missing_column, read_bytes, read_cells
+from boneage.datasets.tables import missing_column, read_cells
 from boneage.datasets.validation import (
     age_findings,
     choice_findings,
@@ -31,7 +31,7 @@ from boneage.prediction.predict import BATCH_SIZE, predict_batches
 from boneage.prediction.shipped import CARD_NAME, is_release
 from boneage.prediction.test_time_views import test_time_views
 from boneage.run import Run
-from boneage.runtime.files import write_json, write_text
+from boneage.runtime.files import read_bytes, write_json, write_text
 from boneage.runtime.provenance import file_digest
 
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")

@@ -30,7 +30,7 @@ from boneage.radiographs.dicom_transformations import (
     grey_of_colour,
     grey_of_levels,
 )
-from boneage.radiographs.file_limits import LARGEST_FILE, check_dimensions, open_regular, quiet
+from boneage.radiographs.file_limits import LARGEST_FILE, check_dimensions, open_radiograph, quiet
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -133,7 +133,7 @@ def open_dicom(path: str | Path, *, pixels: bool = True) -> Dataset:
             example a report or a DICOMDIR).
     """
     path = Path(path)
-    with open_regular(path) as file:
+    with open_radiograph(path) as file:
         if not is_dicom(file.read(_PREAMBLE + 4), path):
             raise InputError(dicom_fault(path, "the file is not DICOM"))
         file.seek(0)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
+from boneage.runtime.files import RegularFile, open_regular, read_bytes
 
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 20_000
@@ -26,43 +25,29 @@ _FETCH_AGAIN = "Download or export the file again."
 _LIBRARY_LOCK = threading.RLock()
 
 
-class RegularFile(io.BufferedReader):
-    """A file whose `read` never reserves more memory than the file has bytes left."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read `size` bytes, or all that are left."""
-        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
-        return super().read(left if size is None or size < 0 else min(size, left))
-
-
-def open_regular(path: Path) -> RegularFile:
+def open_radiograph(path: Path) -> RegularFile:
     """Open a regular file of at most `LARGEST_FILE` bytes for reading.
 
     Raises:
         InputError: It is missing, empty, a folder, a pipe, a device, too large or not readable.
     """
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode) and 0 < status.st_size <= LARGEST_FILE:
-            return RegularFile(io.FileIO(path))
-    except FileNotFoundError:
-        fix = "Check the path, and that the download is complete."
-        raise InputError(Fault(str(path), "there is no such file", fix)) from None
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise InputError(read_fault(path, error)) from None
-    if not stat.S_ISREG(status.st_mode):
-        what = "the path can't be read as a file: it is a folder, a pipe or a device"
-        raise InputError(Fault(str(path), what, "Check the path."))
-    if not status.st_size:
+    file = open_regular(path, LARGEST_FILE)
+    if not os.fstat(file.fileno()).st_size:
+        file.close()
         raise InputError(image_fault(path, "the file is empty (0 bytes)"))
-    what = f"the file has {status.st_size:,} bytes, more than the limit of {LARGEST_FILE:,}"
-    raise InputError(image_fault(path, what))
+    return file
 
 
-def read_fault(path: Path, error: OSError | ValueError) -> Fault:
-    """Return the fault of a file that the operating system does not give out."""
-    reason = getattr(error, "strerror", None) or str(error)
-    return Fault(str(path), f"the file can't be read ({reason})", "Check the path.")
+def read_radiograph_bytes(path: Path) -> bytes:
+    """Return the content of a radiograph file, which is never empty.
+
+    Raises:
+        InputError: As `open_radiograph`, or the disk fails.
+    """
+    content = read_bytes(path, LARGEST_FILE)
+    if not content:
+        raise InputError(image_fault(path, "the file is empty (0 bytes)"))
+    return content
 
 
 def image_fault(path: Path, what: str, fix: str = _FETCH_AGAIN) -> Fault:

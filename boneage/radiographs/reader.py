@@ -28,9 +28,9 @@ from boneage.radiographs.file_limits import (
     SMALLEST_SIDE,
     check_dimensions,
     image_fault,
-    open_regular,
+    open_radiograph,
     quiet,
-    read_fault,
+    read_radiograph_bytes,
 )
 
 __all__ = [
@@ -95,11 +95,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
             its depth or its dimensions are not supported; or it needs a decoder that is missing.
     """
     path = Path(path)
-    with open_regular(path) as file:
-        try:
-            data = file.read()
-        except OSError as error:
-            raise InputError(read_fault(path, error)) from None
+    data = read_radiograph_bytes(path)
     if is_dicom(data[:_SNIFFED_BYTES], path):
         return decode_dicom(data, path)
     try:
@@ -127,7 +123,7 @@ def read_dimensions(path: str | Path) -> tuple[int, int]:
         InputError: The file is missing, empty, not an image, or has unsupported dimensions.
     """
     path = Path(path)
-    with open_regular(path) as file:
+    with open_radiograph(path) as file:
         try:
             start = file.read(_SNIFFED_BYTES)
             if not is_dicom(start, path):

@@ -1,16 +1,93 @@
-"""Write small files completely or not at all, so that no reader finds half a file."""
+"""Write files completely or not at all; read only regular files of a limited size."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from boneage.errors import Fault, InputError
+
+LARGEST_TEXT = 64 * 2**20  # bytes of a JSON, TOML or history file; ours have a few thousand
+_CHECK_PATH = "Check the path."
+
+
+class RegularFile(io.BufferedReader):
+    """A file whose `read` never reserves more memory than the file has bytes left."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read `size` bytes, or all that are left."""
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def open_regular(path: Path, limit: int = LARGEST_TEXT) -> RegularFile:
+    """Open a regular file of at most `limit` bytes for reading.
+
+    Every file that a user names is opened here. A pipe would never end, a device would fill the
+    memory.
+
+    Raises:
+        InputError: It is missing, a folder, a pipe, a device, too large or not readable.
+    """
+    fix = _CHECK_PATH
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for a writer.
+        file = RegularFile(io.FileIO(path, opener=_open_without_waiting))
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+            return file
+        file.close()
+        if stat.S_ISREG(status.st_mode):
+            what = f"the file has {status.st_size:,} bytes, more than the limit of {limit:,}"
+            fix = "Is it the right file?"
+        else:
+            what = "the path can't be read as a file: it is a folder, a pipe or a device"
+    except FileNotFoundError:
+        what = "there is no such file"
+    except IsADirectoryError:
+        what, fix = "the path can't be read as a file: it is a folder", "Name the file inside it."
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        what = f"the file can't be read ({getattr(error, 'strerror', None) or error})"
+    raise InputError(Fault(str(path), what, fix))
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def read_bytes(path: Path, limit: int = LARGEST_TEXT) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Raises:
+        InputError: As `open_regular`, or the disk fails.
+    """
+    with open_regular(path, limit) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            what = f"the file can't be read ({error.strerror or error})"
+            raise InputError(Fault(str(path), what, _CHECK_PATH)) from None
+
+
+def read_text(path: Path, limit: int = LARGEST_TEXT) -> str:
+    """Return the UTF-8 text of a regular file of at most `limit` bytes.
+
+    Raises:
+        InputError: As `read_bytes`, or the file is no UTF-8 text.
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"the file is not UTF-8 text (byte {error.start})"
+        raise InputError(Fault(str(path), what, "Save it as UTF-8.")) from None
 
 
 @contextlib.contextmanager
@@ -73,21 +150,19 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object.
+    """Read one JSON object of at most `LARGEST_TEXT` bytes.
 
     Raises:
-        InputError: The file is missing, not JSON or not an object.
+        InputError: The file is missing, no regular file, too large, not JSON or not an object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(
-            Fault(
-                str(path),
-                f"the file can't be read: {error}",
-                "Check the path. If it is a run folder, the training may not have started.",
-            )
-        ) from None
+        values = json.loads(read_text(path))
+    except InputError as error:
+        fix = f"{error.faults[0].fix} If it is a run folder, the training may not have started."
+        raise InputError(replace(error.faults[0], fix=fix)) from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; deep nesting
+        what = f"the file is not JSON that can be read: {error}"
+        raise InputError(Fault(str(path), what, "Restore the original file.")) from None
     if not isinstance(values, dict):
         raise InputError(
             Fault(str(path), "the file holds no JSON object", "Restore the original file.")

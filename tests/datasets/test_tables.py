@@ -214,8 +214,8 @@ def test_no_file_a_folder_and_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "there is no such file" in refusal(tmp_path / "none.xlsx")
     assert "it is a folder" in refusal(tmp_path)
-    assert "it is a pipe or a device" in refusal(tmp_path / "pipe")
-    assert "it can't be read" in refusal(tmp_path / ("x" * 5000))
+    assert "a pipe or a device" in refusal(tmp_path / "pipe")
+    assert "the file can't be read" in refusal(tmp_path / ("x" * 5000))
 
 
 def test_the_only_worksheet_with_a_table_is_taken(tmp_path: Path) -> None:
@@ -319,8 +319,6 @@ def test_a_table_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "it has 51 rows and 102 cells or more, and at most 50 rows" in refusal(path)
     assert "it has 51 rows" in refusal(frame)
     assert "it has 51 rows" in refusal(with_sheet(tmp_path / "a", START + b"<row/>" * 60 + END))
-    monkeypatch.setattr(tables, "MAX_BYTES", 100)
-    assert "it has 207 bytes, and at most 100 are read" in refusal(path)
 
 
 def test_a_long_text_that_stands_in_every_row_is_refused(tmp_path: Path) -> None:

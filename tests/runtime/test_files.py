@@ -1,7 +1,10 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from boneage.errors import InputError
-from boneage.runtime.files import read_json, write_bytes, write_json, write_text
+from boneage.runtime.files import read_bytes, read_json, write_bytes, write_json, write_text
 
 
 def test_json_is_written_whole_and_read_back(tmp_path):
@@ -9,14 +12,6 @@ def test_json_is_written_whole_and_read_back(tmp_path):
     write_json(path, {"name": "é", "seed": 1})
     assert read_json(path) == {"name": "é", "seed": 1}
     assert [file.name for file in path.parent.iterdir()] == ["run.json"]
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", ""])
-def test_broken_json_is_refused_with_its_path(tmp_path, text):
-    path = tmp_path / "run.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"run\.json"):
-        read_json(path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -32,3 +27,23 @@ def test_a_file_that_cannot_be_written_is_refused_by_its_name(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"below: it can't be written .*. Free some disk space"):
         write_bytes(tmp_path / "file" / "below", b"x")
+
+
+def test_a_pipe_a_device_and_a_large_file_are_refused_at_once(tmp_path):
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    large.write_bytes(b"1234")
+    for path in (pipe, Path("/dev/zero"), tmp_path, tmp_path / "null\0name", tmp_path / "missing"):
+        with pytest.raises(InputError):
+            read_bytes(path)
+    assert read_bytes(large, 4) == b"1234"
+    with pytest.raises(InputError, match="4 bytes, more than the limit of 3"):
+        read_bytes(large, 3)
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"a": ' + "9" * 5000 + "}", "[1]", "{", "\xff", ""])
+def test_json_that_is_damaged_or_nested_deeply_is_a_fault(tmp_path, text):
+    path = tmp_path / "run.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"run\.json"):
+        read_json(path)

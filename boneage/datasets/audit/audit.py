@@ -21,9 +21,10 @@ from boneage.datasets.audit.images import (
 )
 from boneage.datasets.audit.split_balance import balance_findings, digit_findings
 from boneage.datasets.label_rules import SEXES, SPLITS, Region, parse_region
-from boneage.datasets.tables import Cells, Finding, read_bytes
+from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import ManifestValidation, rows_by_image, validate_manifest
 from boneage.errors import Fault, InputError
+from boneage.runtime.files import read_bytes
 
 Severity = Literal["error", "warning", "note"]
 

@@ -47,6 +47,7 @@ from boneage.datasets.validation import (
 )
 from boneage.errors import Fault, InputError
 from boneage.radiographs.reader import read_dimensions
+from boneage.runtime.files import read_bytes
 
 SOURCE = "rhpe"
 RADIOGRAPHS = {"train": 5_496, "val": 716, "test": 80}
@@ -297,7 +298,7 @@ def read_annotations(path: Path) -> dict[str, list[Hand]]:
     sizes: dict[str, Size | None] = {}
     hands: dict[str, list[Hand]] = {}
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_bytes(path))
         for image in document["images"]:
             key, number = str(image["id"]), radiograph_number(str(image["file_name"]))
             numbers[key] = number
@@ -309,7 +310,7 @@ def read_annotations(path: Path) -> dict[str, list[Hand]]:
             if width > 0 and height > 0:  # else the annotation is blank
                 hand = Hand((left, top, left + width, top + height), sizes[key])
                 hands[numbers[key]].append(hand)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(Fault(str(path), f"it can't be read as JSON ({error})", fix)) from None
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         what = f"it is not a COCO file of hands ({type(error).__name__}: {error})"

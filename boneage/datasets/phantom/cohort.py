@@ -7,7 +7,6 @@ is about two years older for a boy than for a girl.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from boneage.datasets.phantom.skeleton import Build, Pose, build_hand, hand_leng
 from boneage.datasets.phantom.tissue import View, draw_bones, draw_flesh
 from boneage.datasets.splits import assign_splits
 from boneage.errors import Fault, InputError
-from boneage.runtime.files import write_bytes, write_json
+from boneage.runtime.files import read_json, write_bytes, write_json
 from boneage.runtime.threads import threads
 
 DRAWING_VERSION = 2
@@ -261,8 +260,8 @@ def _claim(out: Path, description: dict[str, int]) -> None:
         write_json(path, description)
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        found = read_json(path)
+    except InputError:
         _refuse(out, f"its {_DESCRIPTION} can't be read")
     if found != description:
         other = found if isinstance(found, dict) else {}

@@ -17,6 +17,7 @@ from boneage.datasets.importers.folder import files_below
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom import is_dicom, quiet_pydicom
 from boneage.radiographs.dicom_headers import DicomHeader, read_dicom_header
+from boneage.runtime.files import read_text
 
 _ARCHIVES = (".zip", ".7z", ".iso")
 _DICOMDIR = "1.2.840.10008.1.3.10"
@@ -104,16 +105,7 @@ def find_files(
 
 
 def _listed(listing: Path) -> list[tuple[int, Path]]:
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        what, fix = (
-            f"the file can't be read ({reason})",
-            "Name a UTF-8 text file with one path a line.",
-        )
-        raise InputError(Fault(f"--list {listing}", what, fix)) from None
-    numbered = enumerate(lines, start=1)
+    numbered = enumerate(read_text(listing).splitlines(), start=1)
     return [(number, listing.parent / line.strip()) for number, line in numbered if line.strip()]
 
 

@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
+from boneage.runtime.files import read_bytes
 
 PSEUDONYM_LENGTH = 16
 """Hexadecimal digits: among a million radiographs, two are equal in one of 37 million cohorts."""
@@ -49,11 +50,7 @@ def read_salt(path: Path) -> bytes:
     Raises:
         InputError: The file is missing, can't be read, or is too short to protect anybody.
     """
-    try:
-        salt = path.read_bytes().strip()
-    except OSError as error:
-        what = f"the salt file can't be read ({error.strerror})"
-        raise InputError(Fault(str(path), what, _FIX)) from None
+    salt = read_bytes(path).strip()
     if len(salt) < MIN_SALT_BYTES:
         what = f"the salt has {len(salt)} bytes, so its pseudonyms could be reversed"
         expected = f"at least {MIN_SALT_BYTES} random bytes"

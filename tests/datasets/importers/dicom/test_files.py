@@ -37,7 +37,7 @@ def test_a_list_of_files(pacs) -> None:
     (found,) = pacs.faults(paths=[pacs.folder / "nowhere"])
     assert found.startswith("pacs/nowhere: the file does not exist")
     (found,) = pacs.faults(listing=root / "missing.txt")
-    assert found.startswith("--list missing.txt: the file can't be read")
+    assert found.startswith("missing.txt: there is no such file")
 
 
 def test_other_files_are_counted(pacs, note) -> None:

@@ -117,7 +117,7 @@ def test_wrong_options_come_all_at_once(pacs) -> None:
     found = pacs.faults(columns=columns, paths=[], salt=pacs.folder / "none")
     options = ["PATH", "--join", "--age-unit", "--female and --male", "pacs/none"]
     assert [text.split(":")[0] for text in found] == options
-    assert "can't be read" in found[-1]
+    assert "pacs/none: there is no such file" in found[-1]
     (found,) = pacs.faults(columns={"sex": "s", "female": ""})
     assert "one of them is empty" in found
     short = pacs.folder.parent / "short"
