@@ -1,4 +1,4 @@
-"""What an age, a sex, a split and a region of a manifest may be.
+"""What an age, a sex, a split and a region of a manifest may be, and how an age is written.
 
 This module imports no pandas, so that `boneage predict` may know what a sex is.
 """
@@ -47,6 +47,13 @@ def is_probably_years(months: NDArray[np.float64]) -> bool:
     """Return whether a column of months is probably in years: its largest value is too small."""
     largest = np.where(np.isnan(months), -np.inf, months).max(initial=-np.inf)
     return bool(0 < largest <= YEARS_SUSPECTED_BELOW)
+
+
+def years_and_months(months: float) -> str:
+    """Return an age as people write it: `12 y 7 m` for 151.3 months, rounded to whole months."""
+    total = round(abs(months))
+    sign = "-" if months < 0 < total else ""
+    return f"{sign}{total // 12} y {total % 12} m"
 
 
 def image_path(folder: Path, name: str) -> Path:
