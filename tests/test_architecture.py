@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "models": "run recipe runtime errors",
     "datasets": "radiographs runtime errors",
     "prediction": "models.saved radiographs run recipe runtime errors",
-    "pipeline": "datasets.manifest radiographs recipe runtime errors",
+    "pipeline": "datasets.manifest datasets.label_rules radiographs recipe runtime errors",
     "evaluation": "prediction pipeline datasets models run recipe runtime errors",
     "training": "evaluation prediction pipeline datasets models radiographs "
     "run recipe runtime errors",

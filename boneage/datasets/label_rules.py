@@ -6,6 +6,7 @@ This module imports no pandas, so that `boneage predict` may know what a sex is.
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,15 @@ SPLIT_OF_WORD = {
     "testing": "test",
 }
 """Other people's names of the splits, in lower case."""
+SEX_OF_WORD = {
+    **dict.fromkeys(("f", "female", "girl", "woman", "w", "weiblich", "mädchen", "maedchen"), "F"),
+    **dict.fromkeys(("fille", "féminin", "femenino", "niña", "mujer", "feminino", "menina"), "F"),
+    **dict.fromkeys(("femminile", "femmina", "女", "女性", "女孩", "♀"), "F"),
+    **dict.fromkeys(("m", "male", "boy", "man", "männlich", "maennlich", "junge", "knabe"), "M"),
+    **dict.fromkeys(("garçon", "masculin", "masculino", "niño", "hombre", "varón", "menino"), "M"),
+    **dict.fromkeys(("maschile", "maschio", "男", "男性", "男孩", "♂"), "M"),
+}
+"""Words for a sex, in lower case. No digit, and no letter that means the other sex elsewhere."""
 MAX_AGE_MONTHS = 240.0
 """Largest bone age accepted; the oldest labels of RSNA and RHPE are 228 and 240 months."""
 YEARS_SUSPECTED_BELOW = 25.0
@@ -54,6 +64,27 @@ def years_and_months(months: float) -> str:
     total = round(abs(months))
     sign = "-" if months < 0 < total else ""
     return f"{sign}{total // 12} y {total % 12} m"
+
+
+def suspect_age_unit(months: NDArray[np.float64]) -> str:
+    """Return what a column of months probably holds instead of months; "" for no suspicion.
+
+    Args:
+        months: float64 (n,); NaN is ignored.
+
+    Returns:
+        Such as "years": the end of a sentence that begins with "the ages are probably".
+    """
+    if bool((months < 0).any()):
+        return "standardized (some are negative)"
+    if not is_probably_years(months):
+        return ""
+    return "scaled to 0 to 1" if float(np.nanmax(months)) <= 1 else "in years"
+
+
+def parse_sex(text: str) -> str:
+    """Return F or M for a sex as people write it (f, Female, girl, weiblich), "" for others."""
+    return SEX_OF_WORD.get(unicodedata.normalize("NFC", text).strip().casefold(), "")
 
 
 def image_path(folder: Path, name: str) -> Path:
