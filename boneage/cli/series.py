@@ -52,8 +52,8 @@ def cross_validate(
     """Train a recipe on every fold and score all predictions.
 
     The folds are parts of train and val. Patients stay together, and folds are alike in age and
-    sex. The test split is never trained on. To continue after an interruption, repeat the command.
-    Finished folds are kept.
+    sex. A tenth of the training folds chooses the epoch. The held-out fold and the test split are
+    only scored. To continue after an interruption, repeat the command. Finished folds are kept.
     """
     from boneage.datasets.manifest import read_manifest
     from boneage.recipe import read_recipe
@@ -169,16 +169,18 @@ def _show(result: dict[str, Any], text: str, path: Path, as_json: bool) -> None:
 
 
 def _format_folds(result: dict[str, Any]) -> str:
-    splits = [split for split in ("val", "test") if split in result]
+    parts = {"held_out": "held-out MAE, months", "test": "test MAE, months"}
+    shown = [part for part in parts if part in result]
     rows = [
-        [row["run"], str(row["counts"]["val"]), *_format_scores(row, splits)]
+        [row["run"], str(row["counts"]["held_out"]), *_format_scores(row, shown)]
         for row in result["rows"]
     ]
-    means = [_format_mean(result[split]["mean_of_folds"]) for split in splits]
+    means = [_format_mean(result[part]["mean_of_folds"]) for part in shown]
     rows.append(["mean ± SD over folds", "", *means])
-    lines = [format_table(["", "n", *(f"{split} MAE, months" for split in splits)], rows)]
-    if "pooled" in result["val"]:
-        pooled = result["val"]["pooled"]
+    lines = [format_table(["", "n", *(parts[part] for part in shown)], rows)]
+    lines.append(f"each epoch was chosen by {result['epoch_chosen_by']}")
+    if "pooled" in result["held_out"]:
+        pooled = result["held_out"]["pooled"]
         baseline = pooled["baseline"]["median_by_sex"]["mae_months"]["value"]
         lines.append(
             f"out of fold, all {pooled['n']:,} images: {format_mae(pooled.get('mae_months'))}"

@@ -56,12 +56,17 @@ def assign_folds(table: pd.DataFrame, *, folds: int, seed: int) -> NDArray[np.in
     if folds < 2:
         what = "cross-validation needs at least 2 folds"
         raise InputError(Fault(where, what, "Use 5 folds."))
-    patients = _patients(table).nunique()
+    patients = count_patients(table)
     if patients < folds:
         what = f"there are {patients} patients in train and val"
         fix = "Use fewer folds: all images of a patient go into one fold."
         raise InputError(Fault(where, what, fix))
     return _assign_parts(table, (1 / folds,) * folds, seed) + 1
+
+
+def count_patients(table: pd.DataFrame) -> int:
+    """Return the number of patients; an image with no `patient_id` is a patient of its own."""
+    return int(_patients(table).nunique())
 
 
 def _patients(table: pd.DataFrame) -> pd.Series:

@@ -1,4 +1,7 @@
-"""Cross-validation: predict every image of train and val with a network that never saw it."""
+"""Cross-validation: predict every image of train and val by a network that it did not shape.
+
+The images of the held-out fold neither train the network nor choose its epoch.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from boneage.datasets.manifest import Manifest, write_manifest
-from boneage.datasets.splits import assign_folds
+from boneage.datasets.splits import assign_folds, count_patients
 from boneage.errors import Fault, InputError
-from boneage.evaluation.metrics import score
+from boneage.evaluation.metrics import baseline_median_by_sex, score
 from boneage.evaluation.result import aggregates
 from boneage.evaluation.scoring import read_predictions
 from boneage.pipeline.store import prepare_from
 from boneage.recipe import Recipe
-from boneage.runtime.files import write_json, write_text
+from boneage.runtime.files import read_json, write_json, write_text
 from boneage.runtime.provenance import file_digest
 from boneage.training.series.planned_runs import (
+    FINISHED,
+    PLAN,
     PlannedRun,
     count_splits,
     describe_series,
@@ -34,14 +39,18 @@ from boneage.training.series.planned_runs import (
 RESULT = "cross-validation.json"
 OUT_OF_FOLD = "predictions-out-of-fold.csv"
 ENSEMBLE = "predictions-test.csv"
+INNER_PARTS = 10
+"""One of so many parts of the training folds chooses the epoch; of fewer for fewer patients."""
+EPOCH_CHOSEN_BY = "a tenth of the training folds; the held-out fold is only scored"
 
 
 def plan_folds(recipe: Recipe, manifest: Manifest, out: Path, folds: int) -> list[PlannedRun]:
     """Divide the train and val images into folds and write a manifest for each fold.
 
     All images of a patient are in one fold, and folds are alike in age and sex. The manifest of
-    fold k, `fold-k.csv`, has fold k as `val` and the other folds as `train`. The test split is
-    the original one.
+    fold k is `fold-k.csv`. Its `test` rows are fold k and the original test split. A tenth of the
+    other folds is `val`, drawn like every split of this project. It chooses the epoch, stops the
+    training and lowers the learning rate. The rest is `train`.
 
     Args:
         recipe: What to train on each fold. Its seed also assigns the folds.
@@ -55,13 +64,35 @@ def plan_folds(recipe: Recipe, manifest: Manifest, out: Path, folds: int) -> lis
     Raises:
         InputError: There are too few folds or patients, or the folder holds something else.
     """
-    fold = _assign(manifest, folds, recipe.seed)
+    table = _assign(manifest, folds, recipe.seed)
+    splits = [_split(table, number, recipe.seed) for number in range(1, folds + 1)]
+    _refuse_old_series(out)
     plan = {"verb": "cross-validate", "folds": folds, "manifest": manifest.digest}
-    record_plan(out, recipe, plan)
+    record_plan(out, recipe, {**plan, "inner_parts": INNER_PARTS})
     return [
-        PlannedRun(number, out / f"fold-{number}", recipe, _write_fold(manifest, fold, number, out))
-        for number in range(1, folds + 1)
+        PlannedRun(
+            number, out / f"fold-{number}", recipe, _write_fold(manifest, split, number, out)
+        )
+        for number, split in enumerate(splits, 1)
     ]
+
+
+def _refuse_old_series(out: Path) -> None:
+    """Refuse a series of an earlier version, in which the held-out fold chose the epoch.
+
+    Raises:
+        InputError: The folder holds such a series.
+    """
+    path = out / PLAN
+    if not path.exists():
+        return
+    recorded = read_json(path)
+    if recorded.get("verb") == "cross-validate" and "inner_parts" not in recorded:
+        what = (
+            "an earlier version of boneage made this series. There each held-out fold also chose "
+            "the epoch, so its errors are too low"
+        )
+        raise InputError(Fault(str(out), what, "Train the folds again in another --out."))
 
 
 def prepare_folds(manifest: Manifest, planned: Sequence[PlannedRun]) -> None:
@@ -86,25 +117,77 @@ def collect_folds(planned: Sequence[PlannedRun], manifest: Manifest, out: Path) 
     Raises:
         InputError: A file of a finished fold is missing or was changed.
     """
-    recipe, rows = planned[0].recipe, []
+    recipe, finished = planned[0].recipe, []
+    rows: list[dict[str, Any]] = []
     for each in planned:
-        row = {"fold": each.index, "run": each.name, "counts": count_splits(each.manifest)}
-        rows.append(row | each.summary())
+        parts = _parts(each, manifest)
+        row = {"fold": each.index, "run": each.name, "counts": _count_parts(each, parts)}
+        summary = each.summary()
+        if summary["state"] == FINISHED:
+            tables = {part: _predicted(each, ids) for part, ids in parts.items() if len(ids)}
+            finished.append(tables)
+            scores = {part: _score_part(table) for part, table in tables.items()}
+            summary = {key: summary[key] for key in summary if key not in each.splits()} | scores
+        rows.append(row | summary)
     result = describe_series("cross-validate", planned, recipe, manifest)
-    result |= {"seed": recipe.seed, "folds": len(planned), "rows": rows}
-    for split in planned[0].splits():
-        maes = [mae_of(row, split) for row in rows if split in row]
-        result[split] = {"mean_of_folds": mean_and_deviation(maes)}
+    result |= {"seed": recipe.seed, "folds": len(planned), "epoch_chosen_by": EPOCH_CHOSEN_BY}
+    result["rows"] = rows
+    for part in ("held_out", "test"):
+        if rows[0]["counts"].get(part):
+            maes = [mae_of(row, part) for row in rows if row["state"] == FINISHED]
+            result[part] = {"mean_of_folds": mean_and_deviation(maes)}
     if result["complete"]:
-        result["val"]["pooled"] = _pool(planned, out / OUT_OF_FOLD)
+        held_out = [tables["held_out"] for tables in finished]
+        result["held_out"]["pooled"] = _pool(held_out, planned, out / OUT_OF_FOLD)
         if "test" in result:
-            result["test"]["ensemble"] = _average(planned, out / ENSEMBLE)
+            tests = [tables["test"] for tables in finished]
+            result["test"]["ensemble"] = _average(tests, out / ENSEMBLE)
     write_json(out / RESULT, result)
     return result
 
 
-def _assign(manifest: Manifest, folds: int, seed: int) -> NDArray[np.int64]:
-    """Return the fold of every image, int64 (n,), 0 for the test split."""
+def _parts(each: PlannedRun, manifest: Manifest) -> dict[str, pd.Series]:
+    """Return the image ids of a fold's two scored parts: the held-out fold and the test split."""
+    scored = each.manifest.table.loc[each.manifest.table["split"] == "test", "image_id"]
+    test = manifest.table.loc[manifest.table["split"] == "test", "image_id"]
+    return {"held_out": scored[~scored.isin(test)], "test": test}
+
+
+def _count_parts(each: PlannedRun, parts: dict[str, pd.Series]) -> dict[str, int]:
+    counts = count_splits(each.manifest)
+    named = {"train": counts["train"], "val": counts["val"]}
+    return named | {part: len(ids) for part, ids in parts.items() if len(ids)}
+
+
+def _predicted(each: PlannedRun, ids: pd.Series) -> pd.DataFrame:
+    """Return the predictions of a finished fold for some of its `test` images, in their order.
+
+    Raises:
+        InputError: The predictions were changed.
+    """
+    each.read_scores("test")
+    path = each.run.predictions_path("test")
+    table = read_predictions(path, own=True)
+    if not ids.isin(table["image_id"]).all():
+        fix = f"Score the images again: boneage evaluate {each.folder} --split test."
+        raise InputError(Fault(str(path), "some images of the fold are missing", fix))
+    return table.set_index("image_id").loc[ids].reset_index().assign(fold=each.index)
+
+
+def _score_part(table: pd.DataFrame) -> dict[str, Any]:
+    scores = aggregates(_score(table))
+    return {"n": scores["n"], "mae_months": scores.get("mae_months")}
+
+
+def _score(table: pd.DataFrame) -> dict[str, Any]:
+    return score(table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
+
+
+def _assign(manifest: Manifest, folds: int, seed: int) -> pd.DataFrame:
+    """Return the table of a manifest with the column `fold`, 0 for the test split.
+
+    Two regions of one radiograph belong to one patient, whether or not patients are known.
+    """
     table = manifest.table
     used = (table["split"] != "test").to_numpy()
     if not used.any():
@@ -113,17 +196,39 @@ def _assign(manifest: Manifest, folds: int, seed: int) -> NDArray[np.int64]:
         raise InputError(Fault(str(manifest.path), what, fix))
     paths = pd.Series([str(path) for path in manifest.image_paths()], table.index)
     patient = table["patient_id"] if "patient_id" in table else pd.Series("", table.index)
-    # Two regions of one radiograph belong to one patient, whether or not patients are known.
     patient = patient.where((patient != "") | ~paths.duplicated(keep=False), "file " + paths)
-    fold = np.zeros(len(table), np.int64)
-    fold[used] = assign_folds(table[used].assign(patient_id=patient[used]), folds=folds, seed=seed)
-    return fold
+    table = table.assign(patient_id=patient, fold=0)
+    table.loc[used, "fold"] = assign_folds(table[used], folds=folds, seed=seed)
+    return table
 
 
-def _write_fold(manifest: Manifest, fold: NDArray[np.int64], number: int, out: Path) -> Manifest:
+def _split(table: pd.DataFrame, number: int, seed: int) -> NDArray[np.str_]:
+    """Return the split of every image for one fold, (n,).
+
+    Args:
+        table: As `_assign` returns it.
+        number: The fold to hold out.
+        seed: Seed of the inner split.
+
+    Raises:
+        InputError: The training folds have too few patients to set some aside.
+    """
+    is_training = ~table["fold"].isin((0, number)).to_numpy()
+    training = table[is_training]
+    patients = count_patients(training)
+    if patients < 2:
+        what = f"without fold {number}, the images are of one patient"
+        fix = "Use images of more patients: some of the training folds choose the epoch."
+        raise InputError(Fault("--folds", what, fix))
+    inner = assign_folds(training, folds=min(INNER_PARTS, patients), seed=seed)
+    split = np.full(len(table), "test", dtype="<U5")
+    split[is_training] = np.where(inner == 1, "val", "train")
+    return split
+
+
+def _write_fold(manifest: Manifest, split: NDArray[np.str_], number: int, out: Path) -> Manifest:
     """Write the manifest of one fold, or check that the file from before is the same."""
     folder = out.resolve()
-    split = np.where(fold == number, "val", np.where(fold == 0, "test", "train"))
     images = [os.path.relpath(path, folder) for path in manifest.image_paths()]
     path = out / f"fold-{number}.csv"
     new_path = out / f".fold-{number}-{os.getpid()}.csv"  # jobs of an array may all write now
@@ -139,33 +244,34 @@ def _write_fold(manifest: Manifest, fold: NDArray[np.int64], number: int, out: P
     return replace(new, path=path)
 
 
-def _pool(planned: Sequence[PlannedRun], path: Path) -> dict[str, Any]:
+def _pool(
+    tables: Sequence[pd.DataFrame], planned: Sequence[PlannedRun], path: Path
+) -> dict[str, Any]:
     """Score every image of train and val by the fold that held it out."""
-    scores = [each.read_scores("val") for each in planned]
-    tables = [
-        read_predictions(each.run.predictions_path("val"), own=True).assign(fold=each.index)
-        for each in planned
-    ]
     result = _write_and_score(pd.concat(tables, ignore_index=True), path)
-    # Each fold has the medians of its own training images. Errors are pooled by number of images.
-    baselines = [each["baseline"]["median_by_sex"]["mae_months"]["value"] for each in scores]
-    baseline = float(np.average(baselines, weights=[len(table) for table in tables]))
+    # Each fold has the medians of its own training images.
+    errors = [
+        table["age_months"] - _medians(each.manifest, table)
+        for table, each in zip(tables, planned, strict=True)
+    ]
+    baseline = float(pd.concat(errors).abs().mean())
     result["baseline"] = {"median_by_sex": {"mae_months": {"value": baseline}}}
     return result
 
 
-def _average(planned: Sequence[PlannedRun], path: Path) -> dict[str, Any]:
+def _medians(fold: Manifest, table: pd.DataFrame) -> NDArray[np.float64]:
+    train = fold.split("train").table
+    ages, sexes = train["age_months"], train["sex"].to_numpy(str)
+    return baseline_median_by_sex(ages, sexes, table["age_months"], table["sex"].to_numpy(str))
+
+
+def _average(tables: Sequence[pd.DataFrame], path: Path) -> dict[str, Any]:
     """Score the mean prediction of all folds for each test image."""
-    for each in planned:
-        each.read_scores("test")  # raises if the predictions were changed
-    tables = [read_predictions(each.run.predictions_path("test"), own=True) for each in planned]
-    ids = tables[0]["image_id"]
-    by_fold = [table.set_index("image_id")["predicted_age_months"].loc[ids] for table in tables]
-    mean = np.mean([months.to_numpy(np.float64) for months in by_fold], axis=0)
-    return _write_and_score(tables[0].assign(predicted_age_months=mean), path)
+    mean = np.mean([table["predicted_age_months"].to_numpy(np.float64) for table in tables], axis=0)
+    return _write_and_score(tables[0].drop(columns="fold").assign(predicted_age_months=mean), path)
 
 
 def _write_and_score(table: pd.DataFrame, path: Path) -> dict[str, Any]:
     write_text(path, table.to_csv(index=False))
-    metrics = score(table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
+    metrics = _score(table)
     return aggregates({**metrics, "predictions": {"file": path.name, "digest": file_digest(path)}})

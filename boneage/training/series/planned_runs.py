@@ -25,7 +25,8 @@ FAILED = "failed"
 ENDED = (FINISHED, DIVERGED)
 """States in which nothing is left to do."""
 
-_PLAN = "series.json"
+PLAN = "series.json"
+"""The file of a series' plan."""
 _RECIPE = "recipe.json"
 _WHY_DIVERGED = "its loss became NaN or infinite, and would do so again"
 
@@ -139,7 +140,7 @@ def record_plan(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
     Raises:
         InputError: The folder holds something else or another series. All differences are listed.
     """
-    path = out / _PLAN
+    path = out / PLAN
     values = {**plan, "recipe": recipe.model_dump(mode="json")}
     if not path.exists():
         # Another job of the same array may be writing now. Its files start with a dot.
@@ -156,7 +157,7 @@ def record_plan(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
     faults = [
         Fault(
             str(out),
-            f"{key} is {new}, but {_PLAN} records {old}",
+            f"{key} is {new}, but {PLAN} records {old}",
             f"Use {old} to continue, or name another --out.",
         )
         for key, old, new in _differences(recorded, {**plan, "recipe": recipe})

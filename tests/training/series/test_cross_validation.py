@@ -49,21 +49,38 @@ def with_patients(cohort: Path, folder: Path, patients: list[str], test: str = "
     return write_manifest(table, folder / "patients.csv")
 
 
+def held_out(fold: Manifest, whole: Manifest) -> pd.Series:
+    """The ids that a fold holds out: those of its test split that are not in the original one."""
+    test = whole.table.loc[whole.table["split"] == "test", "image_id"]
+    ids = fold.split("test").table["image_id"]
+    assert set(test) <= set(ids)
+    return ids[~ids.isin(test)]
+
+
 def test_every_image_is_held_out_once_and_the_test_split_stays(tiny_recipe, cohort, tmp_path):
     manifest = read_manifest(cohort)
     folds = plan(tiny_recipe, manifest, tmp_path / "cv")
     whole = manifest.table
-    held_out = pd.concat([fold.split("val").table["image_id"] for fold in folds])
-    assert sorted(held_out) == sorted(whole.loc[whole["split"] != "test", "image_id"])
+    ids = pd.concat([held_out(fold, manifest) for fold in folds])
+    assert sorted(ids) == sorted(whole.loc[whole["split"] != "test", "image_id"])
     for number, fold in enumerate(folds, 1):
         assert fold.path == tmp_path / "cv" / f"fold-{number}.csv"
         assert read_manifest(fold.path).digest == fold.digest
         assert fold.image_paths() == manifest.image_paths()
         same = ["image_id", "age_months", "sex"]
         pd.testing.assert_frame_equal(fold.table[same], whole[same])
-        pd.testing.assert_series_equal(fold.table["split"] == "test", whole["split"] == "test")
         counts = fold.table["split"].value_counts()
-        assert counts.to_dict() == {"train": 36, "val": 18, "test": 6}
+        assert counts.to_dict() == {"train": 32, "val": 4, "test": 18 + 6}
+
+
+def test_the_epoch_is_chosen_by_patients_of_the_training_folds(tiny_recipe, cohort, tmp_path):
+    patients = [f"p{number}" for number in range(13)]
+    manifest = with_patients(cohort, tmp_path, patients, test="p12")
+    for fold in plan(tiny_recipe, manifest, tmp_path / "cv"):
+        by_split = fold.table.groupby("split")["patient_id"].unique()
+        assert sum(len(names) for names in by_split) == 13
+        assert not set(by_split["val"]) & set(by_split["test"])
+        assert len(by_split["val"]) == 1
 
 
 def test_patients_stay_together_and_the_seed_assigns_the_folds(tiny_recipe, cohort, tmp_path):
@@ -108,55 +125,61 @@ def test_faulty_folds_are_refused(cross_validate, trainer, cohort, tmp_path):
         code, _, err = cross_validate(folds, data=manifest.path)
         assert (code, message in err) == (2, True), err
         assert not (tmp_path / "cv").exists()
-    code, _, err = cross_validate(2, "--fold", 3, data=manifest.path)
-    assert code == 2
-    assert "--fold 3: the series has 2 runs" in err
+    few = with_patients(cohort, tmp_path, ["a", "b"])
+    code, _, err = cross_validate(2, data=few.path)
+    assert (code, "without fold 1, the images are of one patient" in err) == (2, True), err
+    assert not (tmp_path / "cv").exists()
     only_test = manifest.path.with_name("test.csv")
     write_manifest(manifest.table.assign(split="test"), only_test)
     code, _, err = cross_validate(2, data=only_test)
     assert "all images are in the test split" in err
+    code, _, err = cross_validate(2, "--fold", 3)
+    assert code == 2
+    assert "--fold 3: the series has 2 runs" in err
     assert not trainer.asked
 
 
-def test_the_table_is_that_of_the_predictions(cross_validate, boneage, tmp_path):
+def test_the_table_is_that_of_the_predictions(cross_validate, boneage, cohort, tmp_path):
     code, out, err = cross_validate(3)
     assert code == 0, err
     result = read_json(tmp_path / "cv" / "cross-validation.json")
-    tables = {
-        split: [
-            pd.read_csv(
-                tmp_path / f"cv/fold-{fold}/predictions-{split}.csv", dtype={"image_id": str}
-            )
-            for fold in (1, 2, 3)
-        ]
-        for split in ("val", "test")
-    }
-    for split, folds in tables.items():
+    assert "chosen by a tenth of the training folds" in out
+    whole, text = read_manifest(cohort), {"image_id": str}
+    test = set(whole.split("test").table["image_id"])
+    tables: dict[str, list[pd.DataFrame]] = {"held_out": [], "test": []}
+    baselines = []
+    for number in (1, 2, 3):
+        folder = tmp_path / "cv" / f"fold-{number}"
+        predicted = pd.read_csv(folder / "predictions-test.csv", dtype=text)
+        is_test = predicted["image_id"].isin(test)
+        for part, rows in (("held_out", predicted[~is_test]), ("test", predicted[is_test])):
+            tables[part].append(rows)
+        train = read_manifest(folder.with_suffix(".csv")).split("train").table
+        medians = tables["held_out"][-1]["sex"].map(train.groupby("sex")["age_months"].median())
+        baselines.append((tables["held_out"][-1]["age_months"] - medians).abs())
+    for part, folds in tables.items():
         maes = [float((t["predicted_age_months"] - t["age_months"]).abs().mean()) for t in folds]
         for row, mae in zip(result["rows"], maes, strict=True):
-            assert row[split]["mae_months"]["value"] == pytest.approx(mae)
-        means = result[split]["mean_of_folds"]
+            assert row[part]["mae_months"]["value"] == pytest.approx(mae)
+        means = result[part]["mean_of_folds"]
         assert means["mean"] == pytest.approx(statistics.mean(maes))
         assert means["standard_deviation"] == pytest.approx(statistics.stdev(maes))
         assert f"{statistics.mean(maes):.2f} ± {statistics.stdev(maes):.2f}" in out
 
-    pooled = pd.concat(tables["val"])
+    pooled, answer = pd.concat(tables["held_out"]), result["held_out"]["pooled"]
     mae = (pooled["predicted_age_months"] - pooled["age_months"]).abs().mean()
-    assert result["val"]["pooled"]["n"] == 54
-    assert result["val"]["pooled"]["mae_months"]["value"] == pytest.approx(mae)
-    baseline = result["val"]["pooled"]["baseline"]["median_by_sex"]["mae_months"]["value"]
-    assert baseline == pytest.approx(48.0)
-    written = pd.read_csv(tmp_path / "cv" / "predictions-out-of-fold.csv", dtype={"image_id": str})
+    assert answer["n"] == 54
+    assert answer["mae_months"]["value"] == pytest.approx(mae)
+    baseline = answer["baseline"]["median_by_sex"]["mae_months"]["value"]
+    assert baseline == pytest.approx(pd.concat(baselines).mean())
+    written = pd.read_csv(tmp_path / "cv" / "predictions-out-of-fold.csv", dtype=text)
     assert list(written["image_id"]) == list(pooled["image_id"])
-    assert written["image_id"].is_unique
     assert written["fold"].value_counts().to_dict() == {1: 18, 2: 18, 3: 18}
-    code, out_json, _ = boneage(
-        "evaluate", "--predictions", "cv/predictions-out-of-fold.csv", "--json"
-    )
-    assert json.loads(out_json)["mae_months"] == result["val"]["pooled"]["mae_months"]
+    command = ("evaluate", "--predictions", "cv/predictions-out-of-fold.csv", "--json")
+    assert json.loads(boneage(*command)[1])["mae_months"] == answer["mae_months"]
 
-    mean = sum(table["predicted_age_months"] for table in tables["test"]) / 3
-    mae = (mean - tables["test"][0]["age_months"]).abs().mean()
+    mean = sum(table["predicted_age_months"].to_numpy() for table in tables["test"]) / 3
+    mae = np.abs(mean - tables["test"][0]["age_months"]).mean()
     assert result["test"]["ensemble"]["mae_months"]["value"] == pytest.approx(mae)
     written = pd.read_csv(tmp_path / "cv" / "predictions-test.csv")
     np.testing.assert_allclose(written["predicted_age_months"], mean, atol=1e-9)
@@ -173,16 +196,30 @@ def test_pooling_waits_for_all_folds(cross_validate, trainer, tmp_path):
     assert "out of fold" not in out
     result = read_json(tmp_path / "cv" / "cross-validation.json")
     assert result["complete"] is False
-    assert result["val"]["mean_of_folds"]["n"] == 2
+    assert result["held_out"]["mean_of_folds"]["n"] == 2
     assert not (tmp_path / "cv" / "predictions-out-of-fold.csv").exists()
 
 
 def test_without_a_test_split_there_is_no_test_column(cross_validate, cohort, tmp_path):
-    manifest = with_patients(cohort, tmp_path, ["a", "b", "c", "d"])
+    manifest = with_patients(cohort, tmp_path, [f"p{number}" for number in range(14)])
     code, out, err = cross_validate(2, data=manifest.path)
     assert code == 0, err
     assert "test" not in read_json(tmp_path / "cv" / "cross-validation.json")
     assert "test" not in out
+
+
+def test_a_series_whose_folds_chose_their_own_epochs_is_refused(cross_validate, tmp_path, contents):
+    cross_validate(3)
+    path = tmp_path / "cv" / "series.json"
+    plan = read_json(path)
+    del plan["inner_parts"]  # as an earlier version wrote it
+    path.write_text(json.dumps(plan))
+    before = contents(tmp_path / "cv")
+    for options in ((), ("--table",)):
+        code, _, err = cross_validate(3, *options)
+        assert code == 2
+        assert "each held-out fold also chose the epoch, so its errors are too low" in err
+    assert contents(tmp_path / "cv") == before
 
 
 def test_changed_folds_are_refused(cross_validate, tmp_path, contents):
