@@ -15,6 +15,7 @@ import numpy.typing as npt
 from boneage.errors import Fault, InputError
 from boneage.pipeline.store import Store, StoreView
 from boneage.radiographs.framing import frame
+from boneage.radiographs.image_quality import refuse_blank
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
 
@@ -154,7 +155,9 @@ class PathImages:
 
     def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
         """Return the image of a row: uint8 `(size, size)`."""
-        return frame(read_radiograph(self._paths[row]), self._framing).pixels
+        image = read_radiograph(self._paths[row])
+        refuse_blank(image, self._paths[row])
+        return frame(image, self._framing).pixels
 
 
 def _are_paths(images: Any) -> bool:

@@ -18,8 +18,9 @@ import cv2
 
 from boneage.errors import InputError
 from boneage.pipeline.workers.child_process import Child, close, pickled
-from boneage.radiographs.framing import REASONS, frame
+from boneage.radiographs.framing import REASONS, cut_region, frame
 from boneage.radiographs.hand_detection import Box
+from boneage.radiographs.image_quality import refuse_blank
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
 
@@ -68,9 +69,11 @@ def make_row(task: FramingTask, file: int) -> Row:
         file: The descriptor of the store's file.
 
     Raises:
-        InputError: The radiograph can't be read, or its region is not inside the image.
+        InputError: The radiograph can't be read, it is blank, or its region is not inside it.
     """
-    framed = frame(read_radiograph(task.path), task.framing, task.region)
+    image = read_radiograph(task.path)
+    refuse_blank(image if task.region is None else cut_region(image, task.region), task.path)
+    framed = frame(image, task.framing, task.region)
     pixels, crop = framed.pixels.tobytes(), framed.crop
     os.pwrite(file, pixels, task.offset)
     return Row(zlib.crc32(pixels), (*crop.box, crop.rotation, REASONS.index(crop.why)))

@@ -79,7 +79,7 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
         InputError: The region is not inside the image.
     """
     if region is not None:
-        part = frame(_cut(radiograph, region), framing)
+        part = frame(cut_region(radiograph, region), framing)
         left, top, right, bottom = part.crop.box
         x, y = region[:2]
         box = (left + x, top + y, right + x, bottom + y)
@@ -106,7 +106,12 @@ def framing_key(framing: Framing) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _cut(radiograph: Radiograph, region: Box) -> Radiograph:
+def cut_region(radiograph: Radiograph, region: Box) -> Radiograph:
+    """Return a part of an image.
+
+    Raises:
+        InputError: The region is not inside the image, or too small.
+    """
     height, width = radiograph.shape
     left, top, right, bottom = region
     outside = min(left, top) < 0 or right > width or bottom > height

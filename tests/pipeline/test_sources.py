@@ -74,6 +74,13 @@ def test_paths_are_decoded_and_framed(paths: list[Path], kind: Any) -> None:
     assert image_source(paths, None, None).shape == (5, 299, 299)
 
 
+def test_a_blank_file_is_refused_when_it_is_read(paths: list[Path]) -> None:
+    cv2.imwrite(str(paths[1]), np.zeros((20, 24), np.uint8))
+    source = image_source(paths, 64, None)
+    with pytest.raises(InputError, match=r"1\.png: every pixel is 0"):
+        source[1]
+
+
 def test_all_missing_files_are_named(paths: list[Path]) -> None:
     paths[1].unlink()
     paths[4].unlink()

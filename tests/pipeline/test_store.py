@@ -206,6 +206,22 @@ def test_all_broken_images_are_named_and_nothing_is_left(
     assert files_in(tmp_path / "manifest.store") == []
 
 
+def test_blank_images_are_refused_but_a_region_with_content_is_used(manifest: Manifest) -> None:
+    blank, half = manifest.image_paths()[2:4]
+    cv2.imwrite(str(blank), np.full((40, 40), 200, np.uint8))
+    with pytest.raises(InputError, match="every pixel is 200") as caught:
+        make(manifest)
+    assert [fault.where for fault in caught.value.faults] == [str(blank)]
+    image = np.zeros((400, 400), np.uint8)
+    image[:100, :100] = np.arange(100)
+    cv2.imwrite(str(half), image)
+    content = store_worker.FramingTask(half, (0, 0, 100, 100), FRAMING, 0)
+    with half.with_suffix(".row").open("wb") as file:
+        assert store_worker.make_row(content, file.fileno()).crop[:4] == (0, 0, 100, 100)
+        with pytest.raises(InputError, match="as dark as its background"):
+            store_worker.make_row(replace(content, region=None), file.fileno())
+
+
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [

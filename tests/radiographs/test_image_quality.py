@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom.cohort import phantom
-from boneage.radiographs.image_quality import EMPTY_SHARE, assess_quality
+from boneage.radiographs.image_quality import (
+    EMPTY_SHARE,
+    assess_quality,
+    find_blank,
+    quality_findings,
+)
 
 RADIOGRAPHS = [phantom(5, i, 128).image for i in range(12)]
 
@@ -68,6 +73,47 @@ def empty_radiographs() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", ["specks", "corner", "noise"])
 def test_a_nearly_empty_radiograph_is_dark(name: str) -> None:
     assert assess_quality(empty_radiographs()[name]).dark > EMPTY_SHARE
+    assert code_of(empty_radiographs()[name]) == "nearly-empty-image"
+
+
+def code_of(image: np.ndarray) -> str | None:
+    found = find_blank(image)
+    return None if found is None else found.code
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(16, 16), (16, 3000), (3000, 16), (700, 900)])
+def test_an_image_that_shows_nothing_is_blank_whatever_its_size(dtype, shape) -> None:
+    most = int(np.iinfo(dtype).max)
+    for level in (0, 7, most):
+        assert code_of(np.full(shape, level, dtype)) == "blank-image"
+    cold = np.full(shape, most, dtype)
+    cold[3, 3] = 0
+    rng = np.random.default_rng(0)
+    assert code_of(cold) == "flat-image"
+    assert code_of(rng.integers(0, most // 64, shape).astype(dtype) + most // 2) == "flat-image"
+    assert code_of(rng.integers(0, most, shape).astype(dtype)) is None
+
+
+def test_a_radiograph_is_not_blank_in_any_orientation_or_polarity() -> None:
+    for radiograph in RADIOGRAPHS:
+        for image in (radiograph, 255 - radiograph, radiograph[::-1], np.rot90(radiograph)):
+            assert code_of(np.ascontiguousarray(image)) is None
+
+
+def test_findings_have_a_code_a_reason_and_a_remedy() -> None:
+    radiograph = RADIOGRAPHS[0]
+    white = np.where(np.arange(128)[:, None] < 100, 255, radiograph).astype(np.uint8)
+    for image, codes in (
+        (radiograph, []),
+        (radiograph[::-1], ["turned-hand"]),
+        (np.hstack([radiograph, radiograph[:, ::-1]]), ["two-hands"]),
+        (255 - radiograph, ["inverted"]),
+        (white, ["saturated-image"]),
+    ):
+        findings = quality_findings(assess_quality(np.ascontiguousarray(image)))
+        assert [found.code for found in findings] == codes
+        assert all(found.what and found.fix.endswith(".") for found in findings)
 
 
 def test_a_hand_on_black_is_not_nearly_empty_though_a_pixel_is_hot() -> None:

@@ -31,12 +31,9 @@ Severity = Literal["error", "warning", "note"]
 _WARNINGS = frozenset(
     {
         "age-imbalance",
-        "blank-image",
         "empty-split",
-        "flat-image",
         "inverted",
         "near-duplicate",
-        "nearly-empty-image",
         "saturated-image",
         "sex-imbalance",
         "shared-image",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,10 @@ from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import is_file
 from boneage.errors import Fault, InputError
 from boneage.radiographs.image_quality import (
-    EMPTY_SHARE,
-    FLAT_LEVELS,
-    SATURATED_SHARE,
     Quality,
     assess_quality,
+    find_blank,
+    quality_findings,
 )
 from boneage.radiographs.orientation import shrunk
 from boneage.radiographs.reader import SMALLEST_SIDE, read_radiograph
@@ -51,58 +50,6 @@ class ImageInspection:
     bits: int = 0
     quality: Quality | None = None
     fingerprint: Fingerprint | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _QualityFault:
-    """A kind of fault that is visible in an image."""
-
-    code: str
-    is_present: Callable[[Quality], bool]
-    what: Callable[[Quality], str]
-    fix: str
-
-
-_QUALITY_FAULTS = (
-    _QualityFault(
-        "turned-hand",
-        lambda q: q.is_turned,
-        lambda q: (
-            f"the hand is probably {'upside down' if q.orientation.turn == 180 else 'sideways'}"
-        ),
-        "Check the image. Rotate the file, or remove its row.",
-    ),
-    _QualityFault(
-        "two-hands",
-        lambda q: q.has_two_hands,
-        lambda q: "it probably shows two hands",
-        "Check the image. Write the part with the left hand into the column region.",
-    ),
-    _QualityFault(
-        "inverted",
-        lambda q: q.is_inverted,
-        lambda q: "it is probably inverted: bone is dark",
-        "Check the image. Export it again, or invert the file.",
-    ),
-    _QualityFault(
-        "flat-image",
-        lambda q: q.spread < FLAT_LEVELS,
-        lambda q: f"its grey levels span only {q.spread:.1f} of 255",
-        "Check the image. Export it again with its full range, or remove its row.",
-    ),
-    _QualityFault(
-        "saturated-image",
-        lambda q: q.lightest > SATURATED_SHARE,
-        lambda q: f"{q.lightest:.0%} of it is saturated",
-        "Check the image. Export it again with another window, or remove its row.",
-    ),
-    _QualityFault(
-        "nearly-empty-image",
-        lambda q: q.dark > EMPTY_SHARE and q.spread >= FLAT_LEVELS,  # else it is flat
-        lambda q: f"{q.dark:.0%} of it is as dark as its background",
-        "Check the image. Export it again, or remove its row.",
-    ),
-)
 
 
 def image_parts(cells: Cells, manifest: Path) -> list[Part | None]:
@@ -151,10 +98,9 @@ def _inspect(part: Part) -> ImageInspection:
         image = image[top:bottom, left:right]
     height, width = image.shape
     bits = 8 * image.itemsize
-    if image.min() == image.max():
-        what = f"every pixel is {image.flat[0]}"
-        fault = Fault(str(path), what, "Check the image. Remove its row if it shows no hand.")
-        return ImageInspection("blank-image", fault, height, width, bits)
+    if (blank := find_blank(image)) is not None:
+        fault = Fault(str(path), blank.what, f"{blank.fix} {blank.row_fix}")
+        return ImageInspection(blank.code, fault, height, width, bits)
     print_ = fingerprint(shrunk(image))
     return ImageInspection("", None, height, width, bits, assess_quality(image), print_)
 
@@ -168,11 +114,10 @@ def inspection_findings(
     for row, inspection in shown:
         if (fault := inspection.fault) is not None:
             wrong.setdefault((inspection.code, fault.expected, fault.fix), {})[row] = fault.what
-    for kind in _QUALITY_FAULTS:
-        for row, inspection in shown:
-            if inspection.quality is not None and kind.is_present(inspection.quality):
-                rows = wrong.setdefault((kind.code, "", kind.fix), {})
-                rows[row] = kind.what(inspection.quality)
+    for row, inspection in shown:
+        for found in [] if inspection.quality is None else quality_findings(inspection.quality):
+            fix = f"{found.fix} {found.row_fix}"
+            wrong.setdefault((found.code, "", fix), {})[row] = found.what
     findings: list[Finding] = []
     for (code, expected, fix), rows in wrong.items():
         what = {row: f"image {cells.table['image'][row]}: {text}" for row, text in rows.items()}

@@ -114,11 +114,20 @@ def test_what_is_no_table_is_a_fault_of_the_report(tmp_path: Path, content: byte
 
 
 def test_what_a_person_should_check_is_a_warning(folder: Path) -> None:
-    cv2.imwrite(str(folder / "films" / "a.png"), np.full((40, 40), 7, np.uint8))
     report = audit(manifest(folder, *GOOD[:3], "b2,films/b.png,90,M,train"), progress=False)
-    assert codes(report) == {"blank-image": ("a",), "shared-image": ("b2",), "empty-split": ()}
+    assert codes(report) == {"shared-image": ("b2",), "empty-split": ()}
     assert not report.has_errors
-    assert "3 warnings" in report.render()
+    assert "2 warnings" in report.render()
+
+
+def test_a_blank_image_is_an_error_as_it_is_for_predict_and_prepare(folder: Path) -> None:
+    cv2.imwrite(str(folder / "films" / "a.png"), np.full((40, 40), 7, np.uint8))
+    report = audit(manifest(folder, *GOOD), progress=False)
+    assert codes(report) == {"blank-image": ("a",)}
+    assert report.has_errors
+    assert "every pixel is 7. Check the image, and export it again. Or remove its row." in str(
+        report.render()
+    )
 
 
 def hands(folder: Path, count: int) -> list[str]:
@@ -133,7 +142,7 @@ def hands(folder: Path, count: int) -> list[str]:
     return rows
 
 
-def test_what_an_image_shows_is_a_warning_with_ids(tmp_path: Path) -> None:
+def test_what_an_image_shows_is_named_with_ids(tmp_path: Path) -> None:
     rows = hands(tmp_path, 9)
     radiograph = phantom(5, 0, 128).image
     spoilt = {
@@ -154,7 +163,8 @@ def test_what_an_image_shows_is_a_warning_with_ids(tmp_path: Path) -> None:
         ("flat-image", "5"), ("saturated-image", "6"), ("nearly-empty-image", "8"),
     }  # fmt: skip
     assert not {each for each in found if {"0", "7"} & set(each[1:])}
-    assert not report.has_errors
+    errors = {fault.code for fault in report.faults if fault.severity == "error"}
+    assert errors == {"flat-image", "nearly-empty-image"}
     (upside_down,) = [fault for fault in report.faults if fault.image_ids == ("1",)]
     assert "upside down" in upside_down.message
 
