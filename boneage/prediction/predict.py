@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
+from boneage.prediction.answers import limit_answers
 from boneage.prediction.engines import Engine, load_engine
 from boneage.prediction.test_time_views import test_time_views
 from boneage.radiographs.framing import frame
@@ -105,6 +106,9 @@ def predict_images(
 ) -> npt.NDArray[np.float64]:
     """Return the predicted age of every image, averaged over its test-time views.
 
+    An answer of up to a year outside 0 to 240 months becomes the nearest of these ages. See
+    `boneage.prediction.answers` for what else is no bone age.
+
     Args:
         engine: The network.
         images: Framed as the network was trained.
@@ -138,4 +142,4 @@ def predict_batches(
             total += engine.predict(
                 pixels.astype(np.float32) / np.float32(255), gender[rows.start : rows.stop]
             )
-        yield total / views
+        yield limit_answers(total / views)
