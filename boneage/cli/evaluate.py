@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,13 @@ UNKNOWN_OVERLAP = (
     "note: the model's training images are unknown. If some of them are in this split, its error "
     "is underestimated."
 )
+
+
+SHAPED_WORDS = {"train": "trained the model", "val": "chose the model's epoch"}
+SHAPED_BY = {
+    split: f"note: these images {words}, so the error is too low"
+    for split, words in SHAPED_WORDS.items()
+}
 
 
 def evaluate(
@@ -74,12 +81,27 @@ def evaluate(
         write_result(results)
         if results.folder != opened.folder:
             log(f"results: {results.folder}")
-        if metrics["manifest"].get("overlap", {}) is None:
-            log(UNKNOWN_OVERLAP)
+        for note in _independence_notes(metrics):
+            log(note)
     if as_json:
         print_json(metrics)
     else:
         typer.echo(metrics_table(metrics))
+
+
+def _independence_notes(metrics: dict[str, Any]) -> list[str]:
+    """Return what makes an error too low: images that trained the model or chose its epoch."""
+    tested = metrics["manifest"]
+    if not tested["external"]:
+        return [SHAPED_BY[metrics["split"]]] if metrics["split"] in SHAPED_BY else []
+    if tested["overlap"] is None:
+        return [UNKNOWN_OVERLAP]
+    return [
+        f"note: {count:,} of these {metrics['n']:,} images {SHAPED_WORDS[split]}, so the error is "
+        "too low"
+        for split, count in tested["overlap"].items()
+        if count
+    ]
 
 
 def report(run: RunArgument) -> None:

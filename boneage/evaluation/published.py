@@ -62,12 +62,15 @@ def table_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def explain_rows(rows: list[dict[str, Any]]) -> list[str]:
-    """Return one sentence for each row that can't be compared."""
-    return [
+    """Return one sentence for each row that can't be compared, and for our validation error."""
+    reasons = [
         f"{SPLIT_NAMES[row['split']]}: not comparable: {row['not_comparable']}."
         for row in rows
         if row["not_comparable"]
     ]
+    if any(row["split"] == "val" and row["ours"] for row in rows):
+        reasons.append("validation: these images also chose our epoch, so our error is too low.")
+    return reasons
 
 
 def as_markdown(document: Mapping[str, Any]) -> str:

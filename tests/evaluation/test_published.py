@@ -73,6 +73,11 @@ def test_another_number_of_images_is_not_comparable():
     assert table_cells([row])[0][1] == "200 / 4"
 
 
+def test_our_validation_error_is_marked_as_the_one_that_chose_the_epoch():
+    (sentence,) = explain_rows([rows({"val": mae(6.0, 5.5, 6.5)})["val"]])
+    assert "chose our epoch" in sentence
+
+
 def test_before_a_training_only_the_published_value_is_shown():
     assert table_cells([rows({})["test"]])[0][3:] == ["5.00 [4.46, 5.55]", "-", "-", "-"]
 
