@@ -145,16 +145,16 @@ def decode_dicom(data: bytes, path: Path) -> npt.NDArray[np.uint8] | npt.NDArray
 
     The order is that of PS3.4, annex N: the modality's transformation, then the first lookup table
     or window of the values of interest, then the inversion of MONOCHROME1. A transformation that
-    can't be applied is a fault, with its reason. Presentation LUT Shape is INVERSE with MONOCHROME1
-    and never else (PS3.3, C.8.11.3), so it is not read.
+    can't be applied, or that shows nearly nothing, is a fault with its reason.
 
     Args:
         data: The whole file, for which `is_dicom` is true.
         path: Its name for the messages.
 
     Returns:
-        Array `(h, w)`. It is uint8 where at most 8 bits are stored and no window is given. Else it
-        is uint16, and the window, or the range of values, is spread over 0 to 65,535.
+        Array `(h, w)`. It is uint8 where at most 8 bits are stored and no window is given, or where
+        a lookup table gives at most 8 bits. Else it is uint16, and the window, the bits of the
+        table or the range of values is spread over 0 to 65,535.
 
     Raises:
         InputError: The file is truncated or damaged, holds several frames or unsupported
@@ -165,11 +165,13 @@ def decode_dicom(data: bytes, path: Path) -> npt.NDArray[np.uint8] | npt.NDArray
     try:
         with quiet_pydicom():
             pixels, form = _stored_values(dataset, form, path)
-            if form.samples == 3 or form.photometric == "PALETTE COLOR":
-                return grey_of_colour(pixels, dataset, form, is_rle=form.syntax == _RLE)
+            if form.samples == 3:
+                return grey_of_colour(pixels, form, is_rle=form.syntax == _RLE)
             return grey_of_levels(pixels, dataset, form)
     except RefusedPixelsError as refused:
-        raise InputError(dicom_fault(path, *refused.args)) from None
+        has_fix = len(refused.args) > 1
+        fault = Fault(str(path), *refused.args) if has_fix else dicom_fault(path, *refused.args)
+        raise InputError(fault) from None
     except (cv2.error, SyntaxError, *PARSING_ERRORS):  # SyntaxError: Pillow, of a damaged image
         raise InputError(
             dicom_fault(path, "the pixels are damaged, and can't be decoded")
@@ -251,22 +253,23 @@ def _read_format(dataset: Dataset, path: Path) -> PixelFormat:
         with quiet_pydicom():
             syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
             frames = int(dataset.get("NumberOfFrames") or 1)
+            signed, high = int(dataset.PixelRepresentation), dataset.get("HighBit")
             form = PixelFormat(
                 rows=int(dataset.Rows),
                 columns=int(dataset.Columns),
-                samples=int(dataset.get("SamplesPerPixel") or 1),
-                photometric=str(dataset.PhotometricInterpretation).strip().upper(),
+                samples=int(dataset.SamplesPerPixel),
+                photometric=str(dataset.PhotometricInterpretation).strip(),
                 allocated=int(dataset.BitsAllocated),
-                stored=int(dataset.get("BitsStored") or dataset.BitsAllocated),
-                high=int(dataset.get("HighBit") or dataset.get("BitsStored", 1) - 1),
-                signed=int(dataset.get("PixelRepresentation") or 0) == 1,
+                stored=int(dataset.BitsStored),
+                high=int(dataset.BitsStored) - 1 if high is None else int(high),
+                signed=signed == 1,
                 syntax=str(syntax) if syntax else _UID,  # the one that needs no name
             )
-            is_float = "PixelData" not in dataset and "FloatPixelData" in dataset
+            is_float = "PixelData" not in dataset and any(tag in dataset for tag in _PIXEL_TAGS)
     except PARSING_ERRORS:
         what = "the header does not describe the pixels, or is damaged"
         raise InputError(dicom_fault(path, what)) from None
-    if frames > 1:
+    if frames != 1:
         raise InputError(
             dicom_fault(path, f"the file holds {frames} frames (a multi-frame object)")
         )
@@ -276,13 +279,15 @@ def _read_format(dataset: Dataset, path: Path) -> PixelFormat:
         what = f"the pixels have {form.samples} samples of a kind that is not supported"
     elif is_float:
         what = "the pixels are floating point"
+    elif signed not in (0, 1):
+        what = f"PixelRepresentation is {signed}, and not 0 or 1"
     elif (
         form.allocated not in (1, 8, 16)
         or not 1 <= form.stored <= form.allocated
         or not form.stored - 1 <= form.high < form.allocated
     ):
-        what = f"the pixels have {form.stored} of {form.allocated} bits"
-    elif form.is_shifted and (form.samples == 3 or form.photometric == "PALETTE COLOR"):
+        what = f"the pixels have {form.stored} of {form.allocated} bits, and HighBit is {form.high}"
+    elif form.is_shifted and form.samples == 3:
         what = form.shift
     if what:
         raise InputError(dicom_fault(path, what))
@@ -293,18 +298,15 @@ def _stored_values(
     dataset: Dataset, form: PixelFormat, path: Path
 ) -> tuple[npt.NDArray[Any], PixelFormat]:
     """Return the stored values, `(h, w)` or `(h, w, 3)`, and how they are stored after decoding."""
-    from pydicom.encaps import get_frame
-
     if form.syntax in _NATIVE:
-        return _through_pydicom(dataset, form, "", masked=not form.is_shifted), form
+        _check_native_length(dataset, form)
+        return _through_pydicom(dataset, form, "", masked=form.samples == 3), form
     if form.syntax not in _JPEG | _JPEG_2000 | _JPEG_LOSSLESS | _JPEG_LS | {_RLE}:
         raise RefusedPixelsError(
             f"the compression of the pixels is not supported ({_syntax_name(form)})",
             "Export it without compression (Explicit VR Little Endian).",
         )
-    if dataset.PixelData.count(b"\xfe\xff\x00\xe0") > _MAX_FRAGMENTS:
-        raise RefusedPixelsError("the compressed pixels are in too many fragments")
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    frame = _only_frame(dataset.PixelData, form)
     if form.syntax == _RLE:
         return _decode_rle(frame, form), form
     bits = _check_frame(frame, form)
@@ -332,6 +334,40 @@ def _stored_values(
     if plugin == "pillow" and not form.signed and int(pixels.max()) >> form.stored:
         return pixels, form.with_stored(bits)  # BitsStored is too small
     return pixels, form.with_stored(form.stored)
+
+
+def _check_native_length(dataset: Dataset, form: PixelFormat) -> None:
+    """Compare the length of pixels that are not compressed with the header's dimensions.
+
+    A few bytes more are padding. A row or a column more means that the header is wrong.
+    """
+    bits = form.rows * form.columns * form.samples * form.allocated
+    expected = -(-bits // 8)
+    if form.photometric == "YBR_FULL_422":
+        expected = expected // 3 * 2
+    held = len(dataset.PixelData)
+    slack = max(2, min(form.rows, form.columns) * form.samples * form.allocated // 8)
+    if not expected <= held < expected + slack:
+        raise RefusedPixelsError(
+            f"the number of pixels is not that in the header: {form.columns} x {form.rows} pixels "
+            f"have {expected:,} bytes, and the file holds {held:,}"
+        )
+
+
+def _only_frame(data: bytes, form: PixelFormat) -> bytes:
+    """Return the one compressed frame, which may be in several fragments."""
+    from pydicom.encaps import generate_fragments, parse_basic_offsets
+
+    if data.count(b"\xfe\xff\x00\xe0") > _MAX_FRAGMENTS:
+        raise RefusedPixelsError("the compressed pixels are in too many fragments")
+    buffer = io.BytesIO(data)
+    offsets = parse_basic_offsets(buffer)
+    fragments = list(generate_fragments(buffer))
+    starts = sum(part.startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51")) for part in fragments)
+    frames = max(len(offsets), len(fragments) if form.syntax == _RLE else starts)
+    if frames != 1:
+        raise RefusedPixelsError(f"the file holds {frames} frames, and the header says 1")
+    return b"".join(fragments)
 
 
 def _syntax_name(form: PixelFormat) -> str:

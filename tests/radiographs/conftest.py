@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 import pytest
+from pydicom.dataset import Dataset
 
 from boneage.radiographs.dicom import quiet_pydicom
 
@@ -24,13 +25,13 @@ def make_dicom(tmp_path_factory: pytest.TempPathFactory) -> MakeDicom:
         bits: int,
         *,
         syntax: str = "",
-        planar: bool = False,
+        overlay: Dataset | None = None,
         **header: Any,
     ) -> bytes:
-        from pydicom.dataset import Dataset, FileMetaDataset
+        from pydicom.dataset import FileMetaDataset
         from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
-        dataset = Dataset()
+        dataset = Dataset() if overlay is None else Dataset(overlay)
         dataset.SOPClassUID = ComputedRadiographyImageStorage
         dataset.SOPInstanceUID = "2.25.17"
         dataset.PatientName = "Doe^Jane"

@@ -122,15 +122,36 @@ def test_a_window_is_spread_over_the_whole_range(
 
 
 @pytest.mark.parametrize(
-    ("centre", "width"),
-    [(2000, 0), (2000, -5), (90_000, 100), (-5000, 100), ("", "")],
+    ("function", "centre", "width", "what"),
+    [
+        ("LINEAR", 2000, 0, "WindowWidth is 0"),
+        ("LINEAR", 2000, 0.5, "WindowWidth is 0.5"),
+        ("LINEAR", 2000, 1, "WindowWidth is 1"),
+        ("SIGMOID", 2000, -5, "WindowWidth is -5"),
+        ("LINEAR_EXACT", 2000, 0.5, "window .* shows 0.0% of the pixels"),
+        ("LINEAR", 90_000, 100, "window .* shows 0.0% of the pixels"),
+        ("LINEAR", "", 100, "WindowCenter or WindowWidth is missing"),
+    ],
 )
-def test_a_window_that_shows_nothing_is_left_out(
-    read: Read, hand: npt.NDArray[np.uint8], centre: float, width: float
+def test_a_window_that_shows_nothing_is_refused(
+    read: Read, hand: npt.NDArray[np.uint8], function: str, centre: Any, width: Any, what: str
 ) -> None:
+    header = {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": function}
+    with pytest.raises(InputError, match=what):
+        read(spread(hand, 12), 12, **header)
+
+
+def test_a_window_of_a_small_range_is_applied(read: Read, hand: npt.NDArray[np.uint8]) -> None:
     stored = spread(hand, 12)
-    image = read(stored, 12, WindowCenter=centre, WindowWidth=width)
-    assert np.array_equal(image, read(stored, 12))
+    window = {"WindowCenter": 0.5, "WindowWidth": 1, "VOILUTFunction": "LINEAR_EXACT"}
+    image = read(stored, 12, RescaleSlope=1 / 4096, **window)
+    assert np.abs(image - stored / 4096 * 65_535).max() <= 0.5
+
+
+def test_empty_elements_and_sequences_do_no_harm(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+    stored = spread(hand, 12)
+    empty = {"WindowCenter": "", "WindowWidth": "", "RescaleSlope": "", "VOILUTSequence": []}
+    assert np.array_equal(read(stored, 12, **empty), read(stored, 12))
 
 
 def test_rescaling_comes_before_the_window(read: Read, hand: npt.NDArray[np.uint8]) -> None:
@@ -149,8 +170,8 @@ def test_a_lookup_table_of_interest_is_applied_before_a_window(
     window = {"WindowCenter": 2048, "WindowWidth": 4096}
     image = read(stored, 12, VOILUTSequence=sequence(0, 16, table), **window)
     assert np.array_equal(image, table[stored])
-    useless = read(stored, 12, VOILUTSequence=sequence(0, 16, table[:7]), **window)
-    assert np.array_equal(useless, read(stored, 12, **window))
+    with pytest.raises(InputError, match=r"VOILUTSequence shows 0\.\d% of the pixels"):
+        read(stored, 12, VOILUTSequence=sequence(0, 16, table[::600]), **window)
 
 
 # The same falling curve, stored in the unusual ways of real files (shared/cases/voi-lut).
@@ -194,6 +215,8 @@ def test_tables_are_applied_however_they_are_stored(
     image = read(stored, 16 if stored.dtype == np.int16 else 12, **header)
     expected = CURVE[spread(hand, 12)]
     assert np.corrcoef(image.ravel(), expected.ravel())[0, 1] > 0.9995
+    assert image.dtype == (np.uint8 if top == 255 else np.uint16)
+    assert np.abs(image / np.iinfo(image.dtype).max - expected).max() < 0.003
 
 
 @pytest.mark.parametrize(
@@ -201,7 +224,17 @@ def test_tables_are_applied_however_they_are_stored(
     [
         ({"VOILUTSequence": "short"}, "VOILUTSequence has 7 values of 16 bits.*says 4096"),
         ({"ModalityLUTSequence": "empty"}, "ModalityLUTSequence can't be read"),
-        ({"RescaleSlope": "0"}, "RescaleSlope is 0"),
+        ({"RescaleSlope": "0"}, "all pixels one grey level"),
+        ({"RescaleSlope": "1e308"}, "all pixels one grey level"),
+        ({"RescaleSlope": ["1", "-1"]}, "RescaleSlope has several values"),
+        ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}, "PixelPaddingValue covers all"),
+        ({"PresentationLUTShape": "INVERSE"}, "contradicts PhotometricInterpretation"),
+        ({"PresentationLUTShape": "LIN OD"}, "PresentationLUTShape .* is unknown"),
+        ({"LUTDescriptor": [4096, 0, 12]}, "LUTDescriptor is not supported here"),
+        ({"SharedFunctionalGroupsSequence": "window"}, "FrameVOILUTSequence is not supported"),
+        ({"VOILUTSequence": "flat"}, "VOILUTSequence has one grey level"),
+        ({"VOILUTSequence": "elsewhere"}, "VOILUTSequence is of other values"),
+        ({"VOILUTSequence": "long"}, "has 4100 values of 16 bits.*says 4096"),
         ({"WindowCenter": "nan", "WindowWidth": "7"}, "WindowCenter is not a number"),
         ({"RescaleIntercept": "1,5"}, "RescaleIntercept is not a number"),
         ({"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "OTHER"}, "VOILUTFunction"),
@@ -216,16 +249,26 @@ def test_a_transformation_that_cannot_be_applied_is_refused(
 ) -> None:
     from pydicom.dataset import Dataset
 
-    header = dict(header)
-    for keyword, kind in header.items():
-        if kind in ("short", "empty"):
-            header[keyword] = sequence(0, 16, np.arange(7)) if kind == "short" else [Dataset()]
+    window = Dataset()
+    window.FrameVOILUTSequence = [Dataset()]
+    values = {
+        "short": sequence(0, 16, np.arange(7)),
+        "long": sequence(0, 16, np.arange(4100)),
+        "flat": sequence(0, 16, np.full(4096, 7)),
+        "elsewhere": sequence(9000, 16, np.arange(4096)),
+        "empty": [Dataset()],
+        "window": [window],
+    }
+    header = {
+        key: values.get(value, value) if isinstance(value, str) else value
+        for key, value in header.items()
+    }
     text = {key: value for key, value in header.items() if value in ("nan", "1,5")}
     data = make_dicom(spread(hand, 12), 12, **{**header, **dict.fromkeys(text, "3.0")})
     for value in text.values():  # pydicom would not write them
         data = data.replace(b"3.0 ", value.encode().ljust(4))
-    if header.get("VOILUTSequence") is not None:
-        data = data.replace(struct.pack("<3H", 7, 0, 16), struct.pack("<3H", 4096, 0, 16))
+    for count in (7, 4100):
+        data = data.replace(struct.pack("<3H", count, 0, 16), struct.pack("<3H", 4096, 0, 16))
     path = tmp_path / "radiograph.dcm"
     path.write_bytes(data)
     with pytest.raises(InputError, match=what):
@@ -245,9 +288,30 @@ def test_padding_is_black_and_does_not_count(read: Read, hand: npt.NDArray[np.ui
         assert steps_apart(image[:, 20:], seen) <= 0.04
 
 
-def test_an_overlay_in_the_upper_bits_is_not_seen(read: Read, hand: npt.NDArray[np.uint8]) -> None:
+def test_padding_is_found_however_its_sign_is_written(
+    read: Read, hand: npt.NDArray[np.uint8]
+) -> None:
     stored = spread(hand, 12)
-    assert np.array_equal(read(stored | 0x8000, 12), read(stored, 12))
+    stored[:, :20] = 65_535  # beyond the 12 bits
+    image = read(stored, 12, PixelPaddingValue=65_535)
+    assert not image[:, :20].any()
+    assert steps_apart(image[:, 20:], hand[:, 20:]) <= 0.04
+
+
+def test_bits_above_the_highest_are_an_overlay_or_refused(
+    read: Read, hand: npt.NDArray[np.uint8]
+) -> None:
+    from pydicom.dataset import Dataset
+
+    stored = spread(hand, 12)
+    overlay = Dataset()
+    overlay.add_new(0x60000102, "US", 15)
+    with pytest.raises(InputError, match="more than the 12 bits"):
+        read(stored | 0x8000, 12)
+    with pytest.raises(InputError, match="more than the 10 bits"):
+        read(stored, 10)
+    declared = read(stored | 0x8000, 12, overlay=overlay)
+    assert np.array_equal(declared, read(stored, 12))
 
 
 @pytest.mark.parametrize("high", [11, 13, 15])
@@ -293,12 +357,12 @@ def with_high_bit(data: bytes, high: int, *, big: bool = False) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE"])
 def test_inverse_presentation_does_not_invert_twice(
-    read: Read, hand: npt.NDArray[np.uint8], shape: str
+    read: Read, hand: npt.NDArray[np.uint8]
 ) -> None:
-    for photometric, expected in (("MONOCHROME1", 255 - hand), ("MONOCHROME2", hand)):
+    for photometric, shape in (("MONOCHROME1", "INVERSE"), ("MONOCHROME2", "IDENTITY")):
         header = {"PresentationLUTShape": shape, "PhotometricInterpretation": photometric}
+        expected = 255 - hand if shape == "INVERSE" else hand
         assert np.array_equal(read(hand, 8, **header), expected)
 
 
@@ -317,6 +381,11 @@ def test_colour_captures_become_grey(read: Read, hand: npt.NDArray[np.uint8]) ->
     }
     mapped = read(hand, 8, PhotometricInterpretation="PALETTE COLOR", **palette)
     assert steps_apart(mapped, 255 - hand) <= 0.01
+    with pytest.raises(InputError, match="grey pixels have a colour table"):
+        read(hand, 8, **palette)
+    del palette["BluePaletteColorLookupTableData"]
+    with pytest.raises(InputError, match="BluePaletteColorLookupTable can't be read"):
+        read(hand, 8, PhotometricInterpretation="PALETTE COLOR", **palette)
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
@@ -380,10 +449,13 @@ def test_a_missing_decoder_is_named(
     [
         ({"NumberOfFrames": 3}, r"3 frames \(a multi-frame object\)"),
         ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels"),
-        ({"Rows": 500}, "can't be decoded"),
+        ({"Rows": 500}, "number of pixels is not that in the header"),
         ({"Rows": 40}, "number of pixels is not that in the header"),
+        ({"Rows": 60}, "number of pixels is not that in the header"),
+        ({"Columns": 95}, "number of pixels is not that in the header"),
         ({"BitsStored": 30}, "30 of 8 bits"),
-        ({"BitsStored": 6, "PhotometricInterpretation": "PALETTE COLOR"}, "end at bit 7 of 8"),
+        ({"BitsStored": 0}, "0 of 8 bits"),
+        ({"PixelRepresentation": 2}, "PixelRepresentation is 2"),
         ({"PhotometricInterpretation": "Doe^Jane"}, "of a kind that is not supported"),
     ],
 )
