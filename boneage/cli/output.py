@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -42,6 +45,9 @@ DeterministicOption = Annotated[
     bool,
     typer.Option("--deterministic", help="Use only operations that are bit-exact on a GPU."),
 ]
+
+_SURROGATES = frozenset({"Cs"})  # categories of Unicode
+_CONTROLS = _SURROGATES | {"Cc", "Cf", "Zl", "Zp"}
 
 
 def make_app(name: str | None, text: str, **settings: Any) -> typer.Typer:
@@ -92,9 +98,48 @@ def print_manifest(manifest: Manifest) -> None:
         typer.echo(f"note: {note}")
 
 
+def printable(text: str) -> str:
+    """Return a text in which control characters and bytes that are no UTF-8 are escaped.
+
+    The name of a file may hold commands to the terminal, or a line break.
+    """
+    return _escape(text, _CONTROLS)
+
+
+def utf8(text: str) -> str:
+    """Return the name of a file, in which bytes that are no UTF-8 are escaped."""
+    return _escape(text, _SURROGATES)
+
+
+def _escape(text: str, categories: frozenset[str]) -> str:
+    return "".join(
+        char
+        if unicodedata.category(char) not in categories
+        else f"\\x{ord(char) - 0xDC00:02x}"  # how Python stores a byte that is no UTF-8
+        if "\udc80" <= char <= "\udcff"
+        else ascii(char)[1:-1]
+        for char in text
+    )
+
+
 def print_json(values: dict[str, Any]) -> None:
-    """Print one JSON object."""
-    typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+    """Print one JSON object. A number that is not finite becomes null."""
+    text = json.dumps(_finite(values), indent=2, ensure_ascii=False)
+    # Names of files may hold commands to the terminal.
+    typer.echo(re.sub(r"[^ -~\n]", lambda char: _as_json(char[0]), text))
+
+
+def _as_json(char: str) -> str:
+    return json.dumps(char)[1:-1] if unicodedata.category(char) in _CONTROLS else char
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON values without NaN and infinity, which JSON has no form for."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def format_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-from typing import Annotated
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boneage.cli.output import JsonOption, RunArgument, ViewsOption, print_json, refuse
+from boneage.cli.output import (
+    JsonOption,
+    RunArgument,
+    ViewsOption,
+    log,
+    print_json,
+    printable,
+    refuse,
+    utf8,
+)
+
+if TYPE_CHECKING:
+    from boneage.prediction.predict import Prediction
+
+EXIT_CODES = {"answered": 0, "refused": 3, "unreadable": 2}
+_SHOW_PROGRESS = 64  # images, above which a progress bar is shown if nothing else is on the screen
 
 
 def predict(
     run: RunArgument,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Radiographs: PNG, JPEG, TIFF, DICOM.")
+        list[str], typer.Argument(metavar="IMAGE...", help="Radiographs: PNG, JPEG, TIFF, DICOM.")
     ],
     sex: Annotated[str, typer.Option(help="Sex of the child, or of all children: F or M.")],
     views: ViewsOption = None,
@@ -23,19 +38,73 @@ def predict(
     """Estimate the bone age of radiographs in months.
 
     Research use only. Do not use the answer for diagnosis.
-    """
-    from boneage.datasets.label_rules import SEXES
 
-    if sex not in SEXES:
-        refuse(f"--sex {sex}", "it is neither F nor M", "Write F for girls and M for boys.")
+    Blank images are refused. Images that are turned, inverted or otherwise doubtful are answered
+    with a warning. Exit code 0: every image has an answer. 3: an image is refused. 2: an image
+    can't be read, or an option is wrong; this code wins.
+    """
+    from boneage.datasets.label_rules import parse_sex
+
+    if not (letter := parse_sex(sex)):
+        fix = "Write F for girls and M for boys."
+        refuse(f"--sex {sex}", "it is no sex that boneage knows", fix)
     from boneage.prediction.predict import predict_radiographs
     from boneage.prediction.shipped import open_run
 
-    answers = predict_radiographs(open_run(run), images, sex, views=views)
-    if as_json:
-        rows = [dataclasses.asdict(answer) for answer in answers]
-        print_json({"run": str(run), "predictions": rows})
+    predictions = predict_radiographs(open_run(run), images, letter, views=views)
+    code = 0
+    answers: list[dict[str, Any]] = []
+    try:
+        for prediction in _with_progress(predictions, len(images), as_json):
+            if as_json:
+                answers.append(_as_dict(prediction))
+            else:
+                _print(prediction)
+            # The code of an image that can't be read, 2, wins over that of a refused one, 3.
+            codes = {code, EXIT_CODES[prediction.status]}
+            code = 2 if 2 in codes else max(codes)
+    finally:  # after Ctrl-C, too, the finished answers are printed
+        if answers:
+            print_json({"run": utf8(str(run)), "predictions": answers})
+    raise typer.Exit(code)
+
+
+def _with_progress(
+    predictions: Iterable[Prediction], count: int, as_json: bool
+) -> Iterator[Prediction]:
+    is_silent = as_json or not sys.stdout.isatty()
+    if count <= _SHOW_PROGRESS or not is_silent or not sys.stderr.isatty():
+        yield from predictions
         return
-    for answer in answers:
-        months = answer.predicted_age_months
-        typer.echo(f"{answer.image}: {months:.1f} months ({months / 12:.1f} years)")
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(predictions, "Predicting", total=count, console=Console(stderr=True))
+
+
+def _print(prediction: Prediction) -> None:
+    from boneage.datasets.label_rules import years_and_months
+
+    name, months = printable(prediction.image), prediction.predicted_age_months
+    for warning in prediction.warnings:
+        log(f"warning: {name}: {warning.what}. {warning.fix}")
+    if months is not None:
+        typer.echo(f"{name}: {months:.1f} months ({years_and_months(months)})")
+    elif prediction.fault is not None:
+        kind = "refused" if prediction.status == "refused" else "error"
+        log(f"{kind}: {printable(str(prediction.fault))}")
+
+
+def _as_dict(prediction: Prediction) -> dict[str, Any]:
+    fault = prediction.fault
+    return {
+        "image": utf8(prediction.image),
+        "sex": prediction.sex,
+        "status": prediction.status,
+        "predicted_age_months": prediction.predicted_age_months,
+        "reason": None if fault is None else f"{fault.what}. {fault.fix}",
+        "warnings": [
+            {"code": warning.code, "message": f"{warning.what}. {warning.fix}"}
+            for warning in prediction.warnings
+        ],
+    }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +16,22 @@ from boneage.errors import Fault, InputError
 from boneage.prediction.answers import limit_answers
 from boneage.prediction.engines import Engine, load_engine
 from boneage.prediction.test_time_views import test_time_views
-from boneage.radiographs.framing import frame
+from boneage.radiographs.framing import frame, framing_findings
+from boneage.radiographs.image_quality import (
+    ImageFinding,
+    assess_quality,
+    find_blank,
+    quality_findings,
+)
 from boneage.radiographs.reader import read_radiograph
+from boneage.recipe import Framing
 from boneage.run import Run
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
 BATCH_SIZE = 64
+
+Status = Literal["answered", "refused", "unreadable"]
 
 
 class Images(Protocol):
@@ -37,23 +48,32 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The predicted bone age of one radiograph.
+    """The answer for one radiograph, or why there is none.
 
     Attributes:
         image: The path of the radiograph, as given.
         sex: `F` or `M`.
-        predicted_age_months: Months.
+        status: `answered`; `refused` for an image that is blank, or whose answer is no bone age;
+            `unreadable` for a file that can't be decoded.
+        predicted_age_months: Months; None unless answered.
+        fault: Why it is not answered, and what to do; None if answered.
+        warnings: What a person should check. `data check` has the same findings.
     """
 
     image: str
     sex: str
-    predicted_age_months: float
+    status: Status
+    predicted_age_months: float | None = None
+    fault: Fault | None = None
+    warnings: tuple[ImageFinding, ...] = ()
 
 
 def predict_radiographs(
-    run: Run, radiographs: Sequence[Path], sex: str, *, views: int | None = None
-) -> list[Prediction]:
-    """Predict the bone ages of children of one sex.
+    run: Run, radiographs: Sequence[str | Path], sex: str, *, views: int | None = None
+) -> Iterator[Prediction]:
+    """Predict the bone ages of children of one sex, a batch at a time.
+
+    No file ends the job. The model is loaded when the first image is ready.
 
     Args:
         run: A finished run.
@@ -65,35 +85,55 @@ def predict_radiographs(
         One prediction for each file, in their order.
 
     Raises:
-        InputError: Files can't be read (all of them are named), or there is no such number of
-            views.
+        InputError: There is no such number of views, or the model can't be read.
     """
     recipe = run.read_recipe()
     views = recipe.prediction.views if views is None else views
     test_time_views(views)  # refuses a wrong number before any file is decoded
+    return _predict_each(run, recipe.framing, radiographs, sex, views)
 
-    def read(path: Path) -> npt.NDArray[np.uint8] | InputError:
-        try:
-            return frame(read_radiograph(path), recipe.framing).pixels
-        except InputError as error:
-            return error
 
-    images: list[npt.NDArray[np.uint8]] = []
-    faults: list[Fault] = []
+def _predict_each(
+    run: Run, framing: Framing, radiographs: Sequence[str | Path], sex: str, views: int
+) -> Iterator[Prediction]:
+    engine: Engine | None = None
     with threads(usable_cores()) as pool:
-        for answer in pool.map(read, radiographs):
-            if isinstance(answer, InputError):
-                faults += answer.faults
-            else:
-                images.append(answer)
-    if faults:
-        raise InputError(faults)
-    gender = np.full((len(images), 1), float(sex == "M"), dtype=np.float32)
-    months = predict_images(load_engine(run), images, gender, views=views)
-    return [
-        Prediction(str(path), sex, float(age))
-        for path, age in zip(radiographs, months, strict=True)
-    ]
+        inputs = pool.map(partial(_prepare, framing=framing, sex=sex), radiographs)
+        while batch := list(islice(inputs, BATCH_SIZE)):
+            images = [image for _, image in batch if image is not None]
+            months = iter(())
+            if images:
+                engine = engine or load_engine(run)
+                gender = np.full((len(images), 1), float(sex == "M"), dtype=np.float32)
+                months = iter(predict_images(engine, images, gender, views=views).tolist())
+            for prediction, image in batch:
+                if image is None:
+                    yield prediction
+                else:
+                    yield replace(prediction, predicted_age_months=next(months))
+
+
+def _prepare(
+    radiograph: str | Path, *, framing: Framing, sex: str
+) -> tuple[Prediction, npt.NDArray[np.uint8] | None]:
+    """Decode, check and frame one file. Without an image, the prediction says why."""
+    name = str(radiograph)
+    try:
+        image = read_radiograph(radiograph)
+        blank = find_blank(image)
+        if blank is not None:
+            fault = Fault(name, blank.what, blank.fix)
+            return Prediction(name, sex, "refused", fault=fault), None
+        framed = frame(image, framing)
+        findings = [*quality_findings(assess_quality(image)), *framing_findings(framed)]
+    except InputError as error:
+        fault = replace(error.faults[0], where=name)
+    except Exception as error:  # noqa: BLE001 - no file may cost the others their answers
+        what = f"the file can't be decoded ({type(error).__name__})"
+        fault = Fault(name, what, "Save it as a grey PNG.")
+    else:
+        return Prediction(name, sex, "answered", warnings=tuple(findings)), framed.pixels
+    return Prediction(name, sex, "unreadable", fault=fault), None
 
 
 def predict_images(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from boneage.errors import Fault, InputError
 from boneage.radiographs.exposed_field import disk
 from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH, Box, Hand, find_hand
+from boneage.radiographs.image_quality import ImageFinding
 from boneage.radiographs.orientation import find_orientation
 from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
@@ -24,6 +25,8 @@ HAND = "hand"
 WHOLE_RADIOGRAPH_ASKED = "whole radiograph: framing.crop is none"
 REASONS = (HAND, WHOLE_RADIOGRAPH, WHOLE_RADIOGRAPH_ASKED)
 """Every value that `Crop.why` can have."""
+LOW_RESOLUTION = 0.5
+"""Share of the framed size below which the longer side of a crop has a low resolution."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,21 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
         _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
         inner = np.rot90(inner, crop.rotation // 90)
     return Framed(_centred(inner, framing.size), crop)
+
+
+def framing_findings(framed: Framed) -> list[ImageFinding]:
+    """Return what is doubtful about the part of an image that was framed."""
+    findings = []
+    if framed.crop.why == WHOLE_RADIOGRAPH:
+        what = "no hand stands out from its background, so all of it is used"
+        fix = "Check the image. Is it a radiograph of one hand?"
+        findings.append(ImageFinding("no-hand", what, fix))
+    left, top, right, bottom = framed.crop.box
+    width, height, size = right - left, bottom - top, len(framed.pixels)
+    if max(width, height) < LOW_RESOLUTION * size:
+        what = f"the hand has only {width} x {height} pixels, enlarged to {size} x {size}"
+        findings.append(ImageFinding("low-resolution", what, "Use the original image."))
+    return findings
 
 
 def framing_key(framing: Framing) -> str:

@@ -1,6 +1,44 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from boneage.cli.output import printable
+from boneage.datasets.phantom.cohort import phantom
+from boneage.recipe import Framing, Recipe
+from boneage.run import Run
+from boneage.runtime.files import write_json
+
+HAND = phantom(5, 0, 128).image
+
+
+class Constant:
+    """An engine that answers a hundred months to everything."""
+
+    def predict(self, images, gender):
+        return np.full(len(images), 100.0)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Run:
+    """A run folder that looks finished, with an engine that needs no Keras."""
+    run = Run(tmp_path / "run")
+    recipe = Recipe(name="small", framing=Framing(size=32))
+    write_json(run.recipe_path, recipe.model_dump(mode="json"))
+    write_json(run.info_path, {"name": "small"})
+    run.best_path.touch()
+    monkeypatch.setattr("boneage.prediction.predict.load_engine", lambda run: Constant())
+    return run
+
+
+def write(path: Path, image: np.ndarray = HAND) -> Path:
+    path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image))[1].tobytes())
+    return path
 
 
 def test_predict_answers_in_months_and_years_and_in_json(boneage, finished_run, cohort):
@@ -12,5 +50,87 @@ def test_predict_answers_in_months_and_years_and_in_json(boneage, finished_run, 
     assert [answer["image"] for answer in answers] == list(map(str, radiographs))
 
 
-def test_an_unknown_sex_is_refused(boneage, refused):
-    refused(boneage("predict", "run", "x.png", "--sex", "female"), "--sex female", "neither F nor")
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        (["hand.png"], 0),
+        (["upside.png"], 0),
+        (["hand.png", "blank.png"], 3),
+        (["absent.png", "hand.png"], 2),
+        (["blank.png", "absent.png", "blank.png", "hand.png"], 2),
+    ],
+)
+def test_the_exit_code_says_what_became_of_the_images(boneage, run, tmp_path, files, code):
+    write(tmp_path / "hand.png")
+    write(tmp_path / "upside.png", HAND[::-1])
+    write(tmp_path / "blank.png", np.full((64, 64), 255, np.uint8))
+    found, out, err = boneage("predict", run.folder, *files, "--sex", "F")
+    assert found == code
+    assert out.count("hand.png: 100.0 months (8 y 4 m)\n") == files.count("hand.png")
+    assert err.count("refused: blank.png: every pixel is 255. ") == files.count("blank.png")
+    assert err.count("error: absent.png: ") == files.count("absent.png")
+    assert ("warning: upside.png: the hand is probably upside down. " in err) == (
+        "upside.png" in files
+    )
+    found, out, _ = boneage("predict", run.folder, *files, "--sex", "F", "--json")
+    assert found == code
+    records = json.loads(out)["predictions"]
+    assert [record["image"] for record in records] == files
+    for record in records:
+        answered = record["image"] in ("hand.png", "upside.png")
+        assert (record["predicted_age_months"] == 100.0) == answered
+        assert (record["status"] == "answered") == answered == (record["reason"] is None)
+        warned = [warning["code"] for warning in record["warnings"]]
+        assert warned == (["turned-hand"] if record["image"] == "upside.png" else [])
+
+
+def test_help_documents_the_exit_codes(boneage):
+    _, out, _ = boneage("predict", "--help")
+    assert "Exit code 0" in " ".join(out.split())
+
+
+def test_names_are_printed_without_commands_to_the_terminal(boneage, run, tmp_path):
+    names = [b"bad\xff.png", b"red\x1b[31m\n\r.png", b"c1\xc2\x9b2J\xe2\x80\xae.png", b"-x.png"]
+    try:
+        for name in names:
+            write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    given = [os.fsdecode(name) for name in names]
+    code, out, _ = boneage("predict", run.folder, "--sex", "F", "--", *given)
+    assert code == 0
+    assert [line.partition(":")[0] for line in out.splitlines()] == [
+        "bad\\xff.png", "red\\x1b[31m\\n\\r.png", "c1\\x9b2J\\u202e.png", "-x.png",
+    ]  # fmt: skip
+    code, out, _ = boneage("predict", run.folder, "--sex", "F", "--json", "--", *given)
+    assert code == 0
+    assert printable(out.replace("\n", "")) == out.replace("\n", "")
+    records = [record["image"] for record in json.loads(out)["predictions"]]
+    assert records == ["bad\\xff.png", *given[1:]]
+
+
+def test_an_interrupt_keeps_the_finished_answers(boneage, run, tmp_path, monkeypatch):
+    class Interrupted(Constant):
+        def predict(self, images, gender):
+            if len(images) < 64:
+                raise KeyboardInterrupt
+            return super().predict(images, gender)
+
+    monkeypatch.setattr("boneage.prediction.predict.load_engine", lambda run: Interrupted())
+    files = [write(tmp_path / "hand.png")] * 70
+    code, out, _ = boneage("predict", run.folder, *files, "--sex", "F")
+    assert (code, out.count("100.0 months")) == (130, 64)
+    code, out, _ = boneage("predict", run.folder, *files, "--sex", "F", "--json")
+    assert (code, len(json.loads(out)["predictions"])) == (130, 64)
+
+
+@pytest.mark.parametrize("sex", ["f", "Female", "girl", "weiblich", " F "])
+def test_a_sex_is_taken_as_people_write_it(boneage, run, tmp_path, sex):
+    hand = write(tmp_path / "hand.png")
+    _, out, _ = boneage("predict", run.folder, hand, "--sex", sex, "--json")
+    assert json.loads(out)["predictions"][0]["sex"] == "F"
+
+
+@pytest.mark.parametrize("sex", ["x", "", "1", "unknown"])
+def test_an_unknown_sex_is_refused(boneage, refused, sex):
+    refused(boneage("predict", "run", "x.png", "--sex", sex), f"--sex {sex}: ", "Write F for girls")

@@ -1,14 +1,21 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from boneage.datasets.manifest import read_manifest
+from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
+from boneage.prediction import predict
 from boneage.prediction.predict import predict_images, predict_radiographs
 from boneage.prediction.shipped import open_run
+from boneage.radiographs.framing import frame
+from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
@@ -58,12 +65,114 @@ def unfinished(tmp_path) -> Run:
     return run
 
 
-def test_every_unreadable_radiograph_is_named_before_a_model_is_loaded(unfinished, tmp_path):
+HAND = phantom(5, 0, 128).image
+BLANK = np.zeros((40, 40), np.uint8)
+
+
+def write(path: Path, image: np.ndarray) -> Path:
+    path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image))[1].tobytes())
+    return path
+
+
+class Brightness:
+    """An engine that answers with the mean grey level, and counts its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def predict(self, images, gender):
+        self.batches.append(len(images))
+        return 255.0 * images.mean(axis=(1, 2, 3), dtype=np.float64)
+
+
+@pytest.fixture
+def engine(monkeypatch) -> Brightness:
+    engine = Brightness()
+    monkeypatch.setattr(predict, "load_engine", lambda run: engine)
+    return engine
+
+
+def test_no_file_costs_the_others_their_answers(unfinished, engine, tmp_path):
+    good = write(tmp_path / "good.png", HAND)
     (tmp_path / "empty.png").touch()
-    with pytest.raises(InputError) as refused:
-        predict_radiographs(unfinished, [tmp_path / "empty.png", tmp_path / "absent.png"], "F")
-    assert "empty.png" in str(refused.value)
-    assert "absent.png" in str(refused.value)
+    (tmp_path / "folder.png").mkdir()
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(good.read_bytes()[:-200])
+    names = ["absent.png", "empty.png", "good.png", "folder.png", "cut.png", "blank.png"]
+    write(tmp_path / "blank.png", BLANK)
+    paths = [str(tmp_path / name) for name in names]
+    paths += ["http://a.b//c.png", str(good), str(tmp_path / ("x" * 300)), "nul\0.png"]
+    answers = list(predict_radiographs(unfinished, paths, "F"))
+    assert [answer.image for answer in answers] == paths
+    assert [answer.status for answer in answers] == [
+        "unreadable", "unreadable", "answered", "unreadable", "unreadable", "refused",
+        "unreadable", "answered", "unreadable", "unreadable",
+    ]  # fmt: skip
+    framed = frame(HAND, Framing(size=32)).pixels
+    for answer in answers:
+        if answer.status == "answered":
+            assert answer.predicted_age_months == pytest.approx(framed.mean(), abs=1e-3)
+            assert answer.fault is None
+        else:
+            assert answer.predicted_age_months is None
+            assert answer.fault.where == answer.image
+            assert answer.fault.what
+            assert answer.fault.fix.endswith(".")
+
+
+def test_an_unforeseen_error_of_a_decoder_is_the_fault_of_its_file(
+    unfinished, engine, tmp_path, monkeypatch
+):
+    paths = [write(tmp_path / f"{number}.png", HAND) for number in range(3)]
+
+    def read(path):
+        if path == paths[1]:
+            raise ValueError("too many values to unpack")
+        return read_radiograph(path)
+
+    monkeypatch.setattr(predict, "read_radiograph", read)
+    answers = list(predict_radiographs(unfinished, paths, "F"))
+    assert [answer.status for answer in answers] == ["answered", "unreadable", "answered"]
+    assert "can't be decoded (ValueError)" in str(answers[1].fault)
+
+
+def test_names_that_are_not_utf8_are_answered(unfinished, engine, tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff\n.png"))
+    try:
+        write(path, HAND)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    (answer,) = predict_radiographs(unfinished, [path], "F")
+    assert (answer.image, answer.status) == (str(path), "answered")
+
+
+def test_findings_of_data_check_are_warnings(unfinished, engine, tmp_path):
+    images = {
+        "good": HAND,
+        "turned-hand": HAND[::-1],
+        "two-hands": np.hstack([HAND, HAND[:, ::-1]]),
+        "inverted": 255 - HAND,
+        "no-hand": np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8),
+        "low-resolution": cv2.resize(HAND, (17, 17), interpolation=cv2.INTER_AREA),
+    }
+    paths = [write(tmp_path / f"{code}.png", image) for code, image in images.items()]
+    for code, answer in zip(images, predict_radiographs(unfinished, paths, "F"), strict=True):
+        assert answer.status == "answered"
+        codes = {warning.code for warning in answer.warnings}
+        assert code in codes if code != "good" else not codes
+
+
+def test_answers_come_a_batch_at_a_time_and_the_model_only_when_it_is_needed(
+    unfinished, engine, tmp_path
+):
+    write(tmp_path / "hand.png", HAND)
+    write(tmp_path / "blank.png", BLANK)
+    names = ["blank.png"] * 70 + ["hand.png"] * 130
+    answers = predict_radiographs(unfinished, [tmp_path / name for name in names], "F")
+    assert next(answers).status == "refused"
+    assert engine.batches == []
+    assert [answer.status for answer in answers].count("answered") == 130
+    assert engine.batches == [58, 64, 8]
 
 
 def test_a_wrong_number_of_views_is_refused_before_a_radiograph_is_read(unfinished, tmp_path):
@@ -80,7 +189,7 @@ def test_a_radiograph_is_predicted_as_in_the_evaluation(finished_run, cohort):
     for sex in ("F", "M"):
         rows = (test.table["sex"] == sex).to_numpy()
         paths = [path for path, chosen in zip(test.image_paths(), rows, strict=True) if chosen]
-        answers = predict_radiographs(open_run(finished_run.folder), paths, sex)
+        answers = list(predict_radiographs(open_run(finished_run.folder), paths, sex))
         assert [(answer.image, answer.sex) for answer in answers] == [(str(p), sex) for p in paths]
         months = [answer.predicted_age_months for answer in answers]
         np.testing.assert_allclose(months, evaluated[test.table["image_id"][rows]], atol=1e-3)
