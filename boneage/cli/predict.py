@@ -22,7 +22,7 @@ from boneage.cli.output import (
 if TYPE_CHECKING:
     from boneage.prediction.predict import Prediction
 
-EXIT_CODES = {"answered": 0, "refused": 3, "unreadable": 2}
+EXIT_CODES = {"answered": 0, "refused": 3, "unreadable": 2, "failed": 2}
 _SHOW_PROGRESS = 64  # images, above which a progress bar is shown if nothing else is on the screen
 
 
@@ -41,7 +41,7 @@ def predict(
 
     Blank images are refused. Images that are turned, inverted or otherwise doubtful are answered
     with a warning. Exit code 0: every image has an answer. 3: an image is refused. 2: an image
-    can't be read, or an option is wrong; this code wins.
+    can't be read, its answer is no bone age, or an option is wrong. Of 2 and 3, 2 wins.
     """
     from boneage.datasets.label_rules import parse_sex
 
@@ -60,7 +60,6 @@ def predict(
                 answers.append(_as_dict(prediction))
             else:
                 _print(prediction)
-            # The code of an image that can't be read, 2, wins over that of a refused one, 3.
             codes = {code, EXIT_CODES[prediction.status]}
             code = 2 if 2 in codes else max(codes)
     finally:  # after Ctrl-C, too, the finished answers are printed

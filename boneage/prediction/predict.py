@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
-from boneage.prediction.answers import limit_answers
+from boneage.prediction.answers import answer_faults, limit_answers
 from boneage.prediction.engines import Engine, load_engine
 from boneage.prediction.test_time_views import test_time_views
 from boneage.radiographs.framing import frame, framing_findings
@@ -31,7 +31,7 @@ from boneage.runtime.threads import threads
 
 BATCH_SIZE = 64
 
-Status = Literal["answered", "refused", "unreadable"]
+Status = Literal["answered", "refused", "unreadable", "failed"]
 
 
 class Images(Protocol):
@@ -53,8 +53,8 @@ class Prediction:
     Attributes:
         image: The path of the radiograph, as given.
         sex: `F` or `M`.
-        status: `answered`; `refused` for an image that is blank, or whose answer is no bone age;
-            `unreadable` for a file that can't be decoded.
+        status: `answered`; `refused` for an image that is blank; `unreadable` for a file that
+            can't be decoded; `failed` if the model's answer is no bone age.
         predicted_age_months: Months; None unless answered.
         fault: Why it is not answered, and what to do; None if answered.
         warnings: What a person should check. `data check` has the same findings.
@@ -107,10 +107,14 @@ def _predict_each(
                 gender = np.full((len(images), 1), float(sex == "M"), dtype=np.float32)
                 months = iter(predict_images(engine, images, gender, views=views).tolist())
             for prediction, image in batch:
-                if image is None:
-                    yield prediction
-                else:
-                    yield replace(prediction, predicted_age_months=next(months))
+                yield prediction if image is None else _answered(prediction, next(months))
+
+
+def _answered(prediction: Prediction, months: float) -> Prediction:
+    """Add the answer of the model, or the fault of an answer that is no bone age."""
+    for fault in answer_faults([prediction.image], np.array([months])):
+        return replace(prediction, status="failed", fault=fault)
+    return replace(prediction, predicted_age_months=months)
 
 
 def _prepare(

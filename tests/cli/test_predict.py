@@ -124,6 +124,25 @@ def test_an_interrupt_keeps_the_finished_answers(boneage, run, tmp_path, monkeyp
     assert (code, len(json.loads(out)["predictions"])) == (130, 64)
 
 
+@pytest.mark.parametrize("months", [float("nan"), float("inf"), -500.0, 1e29])
+def test_an_answer_that_is_no_bone_age_is_the_fault_of_its_image(
+    boneage, run, tmp_path, monkeypatch, months
+):
+    class Broken:
+        def predict(self, images, gender):
+            return np.where(images[:, 0, 0, 0] > 0.5, months, 100.0)
+
+    monkeypatch.setattr("boneage.prediction.predict.load_engine", lambda run: Broken())
+    write(tmp_path / "good.png")
+    write(tmp_path / "bad.png", np.pad(HAND, 200, constant_values=240)[100:, 100:])
+    code, out, err = boneage("predict", run.folder, "bad.png", "good.png", "--sex", "F")
+    assert (code, out) == (2, "good.png: 100.0 months (8 y 4 m)\n")
+    assert "error: bad.png: the model answers" in err
+    code, out, _ = boneage("predict", run.folder, "bad.png", "good.png", "--sex", "F", "--json")
+    statuses = [record["status"] for record in json.loads(out)["predictions"]]
+    assert (code, statuses) == (2, ["failed", "answered"])
+
+
 @pytest.mark.parametrize("sex", ["f", "Female", "girl", "weiblich", " F "])
 def test_a_sex_is_taken_as_people_write_it(boneage, run, tmp_path, sex):
     hand = write(tmp_path / "hand.png")
