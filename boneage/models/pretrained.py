@@ -7,10 +7,12 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-
-import keras
+from typing import TYPE_CHECKING
 
 from boneage.errors import Fault, InputError
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)

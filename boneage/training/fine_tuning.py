@@ -8,14 +8,12 @@ from typing import Any
 import keras
 
 from boneage.datasets.manifest import Manifest, read_manifest
-from boneage.errors import Fault, InputError
+from boneage.errors import InputError
 from boneage.models.saved import load_model
 from boneage.recipe import Recipe
 from boneage.run import Run
 from boneage.runtime.provenance import file_digest
-
-# Keys of [model] that may differ, because they do not change the meaning of the weights.
-_MAY_DIFFER = {"weights", "weights_sha256", "dropout"}
+from boneage.training.input_checks import check_same_network, other_network
 
 
 def load_initial_weights(
@@ -38,24 +36,11 @@ def load_initial_weights(
     Raises:
         InputError: The run has another network, or can't be read.
     """
-    theirs, ours = init.read_recipe().model.model_dump(), recipe.model.model_dump()
-    differing = [
-        f"model.{key} is {ours[key]!r}, and {theirs[key]!r} in that run"
-        for key in ours
-        if key not in _MAY_DIFFER and ours[key] != theirs[key]
-    ]
+    check_same_network(init, recipe)
     source = load_model(init.best_path)
     shapes = [[tuple(weight.shape) for weight in each.weights] for each in (model, source)]
-    if not differing and shapes[0] != shapes[1]:
-        differing = ["the weights have other shapes"]
-    if differing:
-        raise InputError(
-            Fault(
-                f"--init {init.folder}",
-                f"the run has another network: {'; '.join(differing)}",
-                "Use the run's values in the recipe, with --set, or name another run.",
-            )
-        )
+    if shapes[0] != shapes[1]:
+        raise InputError(other_network(init, "the weights have other shapes"))
     for weight, value in zip(model.weights, source.weights, strict=True):
         weight.assign(value)
     return {

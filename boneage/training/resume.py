@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.pipeline.store import Store
 from boneage.recipe import Recipe, differing_settings
 from boneage.run import Run, recipe_from_run
-from boneage.training.checkpoint import Checkpoint, read_checkpoint
+
+if TYPE_CHECKING:
+    from boneage.training.checkpoint import Checkpoint
 
 _RECORDED = ("boneage", "commit", "uncommitted_changes", "backend", "device")
 
@@ -24,6 +26,8 @@ def last_checkpoint(run: Run, recipe: Recipe) -> Checkpoint | None:
     """
     if not run.checkpoint_path.exists():
         return None
+    from boneage.training.checkpoint import read_checkpoint  # imports Keras
+
     checkpoint = read_checkpoint(run.checkpoint_path)
     previous = recipe_from_run(checkpoint.recipe, where=str(run.checkpoint_path))
     _check_recipe(str(run.recipe_path), previous, recipe)

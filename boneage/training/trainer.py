@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.util
 import os
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from boneage.runtime.provenance import command_line, provenance, usable_cores
 from boneage.training.distributed import DeviceGroup, accelerator, joined
 from boneage.training.fine_tuning import load_initial_weights
 from boneage.training.hosts import Hosts
+from boneage.training.input_checks import check_out, check_tensorboard
 from boneage.training.resume import check_same, check_same_init, first_init, resumed_run_info
 from boneage.training.session import Parts, TrainingSession
 from boneage.training.stop_signals import Stop
@@ -70,7 +70,7 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed. `run.json` is written first.
         Terminated: `stop` received SIGTERM. `run.json` is written first.
     """
-    _check_tensorboard(recipe.training)
+    check_tensorboard(recipe.training)
     run = Run(out)
     previous = check_same(run, recipe, manifest) if resume else None
     if previous is not None and previous["stopped"] in TRAINED:
@@ -85,7 +85,7 @@ def train(
         if previous is not None:
             init = None if is_restored else first_init(previous)
         elif group.writes:
-            _check_out(out)
+            check_out(out)
         network = _build_network(recipe, has_weights=init is not None or is_restored)
         started = time.perf_counter()
         initial = None if init is None else load_initial_weights(network, init, recipe, manifest)
@@ -99,7 +99,7 @@ def train(
                 info = resumed_run_info(run, previous, store, _provenance())
             else:
                 if group.writes:
-                    _check_out(out)  # again, because the folder was not locked until now
+                    check_out(out)  # again, because the folder was not locked until now
                     write_json(run.recipe_path, recipe.model_dump(mode="json"))
                 info = _new_run_info(recipe, manifest, store, network)
                 info |= {"seconds": {"prepare": seconds}, "init": initial}
@@ -137,35 +137,6 @@ def _no_gpu() -> Fault:
         "Keras finds no GPU",
         "Check the GPU's driver. In Docker, add --gpus all. To train on the CPU, omit this option.",
     )
-
-
-def _check_tensorboard(settings: Training) -> None:
-    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError(
-            Fault(
-                "training.tensorboard",
-                "tensorboard is not installed",
-                "Install it with pip install tensorboard, or set training.tensorboard=false.",
-            )
-        )
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a run folder that is not empty or can't be written.
-
-    Raises:
-        InputError: The folder is refused.
-    """
-    run = Run(out)
-    if run.other_files():
-        fix = "Name another --out."
-        if run.is_started:
-            fix += f" To continue that run: boneage train --resume {out}."
-        raise InputError(Fault(str(out), "the folder is not empty", fix))
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        what = f"{nearest} is not writable" if nearest.is_dir() else f"{nearest} is a file"
-        raise InputError(Fault(str(out), what, "Name another --out."))
 
 
 def _generator(
