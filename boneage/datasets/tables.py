@@ -36,7 +36,7 @@ MAX_LISTED = 20
 """Up to this number, rows with the same kind of fault are named one by one; more are grouped."""
 
 _FEW = 5
-_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _READABLE = "CSV, TSV, Excel (.xlsx) or Parquet"
 _SAVE_AS = "Open the file, remove any password, and save the table as .xlsx or as 'CSV UTF-8'."
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -74,11 +74,12 @@ class Cells:
 
     Attributes:
         where: The file, and the worksheet if there are several, as messages name it.
-        table: One row a record, every cell a str without outer blanks. Columns without a name are
-            left out.
+        table: One row a record, every cell a str without outer blanks. Columns without a name, or
+            with a name that several have, are left out.
         rows: Row number of each record as a spreadsheet shows it, counted from 1.
         findings: What is wrong with the file's form.
         key: Column whose value names a row in messages, when the table has it.
+        repeated: The names that several columns have: a fault only if one of them is used.
     """
 
     where: str
@@ -86,6 +87,7 @@ class Cells:
     rows: tuple[int, ...]
     findings: tuple[Finding, ...] = ()
     key: str = "image_id"
+    repeated: tuple[str, ...] = ()
 
     def keys(self) -> list[str]:
         """Return the name of each row; empty strings when the table has no key column."""
@@ -151,7 +153,12 @@ def _summarize(positions: Sequence[int], what: Callable[[int], str]) -> str:
 def missing_column(
     cells: Cells, name: str, synonyms: Mapping[str, Sequence[str]] | None = None
 ) -> Finding:
-    """Return the finding that a column is missing, with the column that was probably meant."""
+    """Return the finding that a column is missing, with the column that was probably meant.
+
+    A column of a repeated name is missing, too: nobody knows which of them is meant.
+    """
+    if name in cells.repeated:
+        return repeated_column(cells, [name, name])
     present = [str(column) for column in cells.table.columns]
     folded = {column.lower().replace(" ", "_"): column for column in present}
     candidates = [name.lower(), *(synonyms or {}).get(name, ())]
@@ -161,6 +168,13 @@ def missing_column(
     what = f"there is no column {name!r} among {', '.join(present)}"
     fix = f"Did you mean {close[0]!r}?" if close else "Add or rename a column."
     return Finding("missing-column", Fault(cells.where, what, fix))
+
+
+def repeated_column(cells: Cells, names: Sequence[str]) -> Finding:
+    """Return the finding that several columns have the name of one that is used."""
+    listed = " and ".join(map(repr, names)) if len(set(names)) > 1 else repr(names[0])
+    what = f"the header has several columns called {listed}"
+    return Finding("duplicate-column", Fault(cells.where, what, "Rename or remove one of them."))
 
 
 def read_sheet(path: Path, *, key: str = "image_id", sheet: str | None = None) -> Cells:
@@ -251,16 +265,21 @@ def _find_separator(text: str) -> tuple[str, str]:
     if hint.startswith("sep=") and len(hint) == 5 and end:
         return hint[4], rest
 
-    def agreement(separator: str) -> tuple[int, int]:
+    def describe(separator: str) -> tuple[bool, int, int, int]:
+        """Return whether most rows are as wide as the header, its line (negative), and widths."""
         reader = csv.reader(io.StringIO(text[: 1 << 16], newline=""), delimiter=separator)
-        widths: list[int] = []
+        records: list[list[str]] = []
         with contextlib.suppress(csv.Error):  # reported when the whole text is parsed
             for record in itertools.islice(reader, 50):
-                if widths or _count_filled(record) > 1:
-                    widths.append(len(record))
-        return (widths.count(widths[0]), widths[0]) if widths else (0, 0)
+                records += [record] if any(record) else []
+        top = _find_header(records) or 0
+        widths = [len(record) for record in records[top:]]
+        if not widths or widths[0] < 2:
+            return False, 0, 0, 0
+        same = widths.count(widths[0])
+        return 2 * same >= len(widths), -top, widths[0], same
 
-    return max(_SEPARATORS, key=agreement), text
+    return max(_SEPARATORS, key=describe), text
 
 
 def _count_filled(record: Sequence[str]) -> int:
@@ -268,9 +287,22 @@ def _count_filled(record: Sequence[str]) -> int:
 
 
 def _find_header(records: Sequence[Sequence[str]]) -> int | None:
-    """Return the position of the header: the first record with two cells, below any title."""
+    """Return the position of the header: the first record with two cells, below any title.
+
+    A comment (# …) with another number of cells than the next record is a title, too.
+    """
     filled = [_count_filled(record) for record in records]
-    return next((i for fewest in (1, 0) for i, n in enumerate(filled) if n > fewest), None)
+    for fewest in (1, 0):
+        for i, number in enumerate(filled):
+            if number > fewest and not _is_comment(records, i):
+                return i
+    return None
+
+
+def _is_comment(records: Sequence[Sequence[str]], position: int) -> bool:
+    record = records[position]
+    following = next((other for other in records[position + 1 :] if any(other)), record)
+    return record[0].lstrip().startswith("#") and len(record) != len(following)
 
 
 def _check_size(where: str, rows: int, cells: int) -> None:
@@ -308,40 +340,47 @@ def _build_cells(
         what = "it is empty" if top is None else "it has a header and no rows"
         fix = "Save it again with a header and at least one row."
         raise InputError(Fault(where, what, fix))
-    header = records[top]
-    findings = [
-        Finding(
-            "duplicate-column",
-            Fault(
-                where,
-                f"the header has {header.count(name)} columns called {name!r}",
-                "Rename or remove one of them.",
-            ),
-        )
-        for name in sorted({name for name in header if name and header.count(name) > 1})
-    ]
+    header = [_clean(name) for name in records[top]]
+    repeated = {name for name in header if name and header.count(name) > 1}
     whole = [(row, record) for row, record in body if len(record) == len(header)]
     ragged = [(row, record) for row, record in body if len(record) != len(header)]
-    more = f", and {len(ragged) - 1:,} other rows likewise" if len(ragged) > MAX_LISTED else ""
-    findings += [
-        Finding(
-            "ragged-row",
-            Fault(
-                f"{where}: row {row}",
-                f"it has {len(record)} fields{more}",
-                "Add the missing fields."
-                if len(record) < len(header)
-                else "Quote a value that contains the separator itself.",
-                f"{len(header)} fields separated by {separators}, like the header",
-            ),
-        )
-        for row, record in (ragged[:1] if more else ragged)
-    ]
+    findings = _ragged_findings(where, len(header), ragged, len(whole), separators)
     columns = {
-        name: [record[i] for _, record in whole] for i, name in enumerate(header) if name
-    }  # nobody can ask for a column without a name
+        name: [record[i] for _, record in whole]
+        for i, name in enumerate(header)
+        if name and name not in repeated  # nobody can ask for a column without a name
+    }
     table = pd.DataFrame(columns, dtype=str)
-    return Cells(where, table, tuple(row for row, _ in whole), tuple(findings), key)
+    rows = tuple(row for row, _ in whole)
+    return Cells(where, table, rows, tuple(findings), key, tuple(sorted(repeated)))
+
+
+def _ragged_findings(
+    where: str,
+    width: int,
+    ragged: Sequence[tuple[int, Sequence[str]]],
+    whole: int,
+    separators: str,
+) -> list[Finding]:
+    """Return the rows of another width than the header: one by one if they are few."""
+    is_grouped = len(ragged) > MAX_LISTED or (not whole and len(ragged) > 1)
+    more = f", and {len(ragged) - 1:,} other rows likewise" if is_grouped else ""
+    findings = []
+    for row, record in ragged[:1] if is_grouped else ragged:
+        fix = "Quote a value that contains the separator itself."
+        if len(record) < width:
+            fix = "Add the missing fields."
+        if not whole:
+            fix += " If the line above is no header, remove it."
+        what = f"it has {len(record)} fields{more}"
+        expected = f"{width} fields separated by {separators}, like the header"
+        findings.append(Finding("ragged-row", Fault(f"{where}: row {row}", what, fix, expected)))
+    return findings
+
+
+def _clean(name: str) -> str:
+    """Return the name of a column without marks and blanks that cannot be typed."""
+    return re.sub("[\u00a0\u202f\u2007]", " ", name.replace("\ufeff", "")).strip()
 
 
 def cell_text(value: object) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +25,10 @@ from boneage.datasets.label_rules import (
     is_probably_years,
     parse_region,
 )
+from boneage.datasets.number_columns import read_numbers
 from boneage.datasets.tables import Cells, Finding, missing_column, read_cells
 from boneage.errors import Fault
 
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SYNONYMS = {
     "image_id": ("id", "case_id", "filename"),
     "image": ("image_path", "path", "file", "filename"),
@@ -89,7 +88,7 @@ def validate_manifest(content: bytes, path: Path) -> ManifestValidation:
         *_region_findings(cells),
         *choice_findings(cells, "sex", SEXES, "unknown-sex", "Write F for female, M for male."),
         *choice_findings(cells, "split", SPLITS, "unknown-split", "Use one of the three."),
-        *patient_findings(cells),
+        *patient_findings(cells, *(_texts(cells, n) for n in ("patient_id", "sex", "split"))),
         *_shared_image_findings(cells, folder),
     )
     return ManifestValidation(
@@ -109,10 +108,12 @@ def numbers(cells: Cells, column: str) -> NDArray[np.float64]:
     """Return a text column as float64 (n,); NaN where there is no finite number or no column."""
     if column not in cells.table:
         return np.full(len(cells.table), np.nan)
-    values = [float(c) if _NUMBER.fullmatch(c) else math.nan for c in cells.table[column]]
-    array = np.array(values, np.float64)
-    array[~np.isfinite(array)] = np.nan
-    return array
+    return read_numbers(cells.table[column].tolist()).numbers
+
+
+def expected_months(cells: Cells, column: str) -> str:
+    """Return what a cell of a column of months should hold, in the form of that column."""
+    return f"a number of months {read_numbers(cells.table[column].tolist()).form}".rstrip()
 
 
 def age_findings(cells: Cells, column: str, ages: NDArray[np.float64]) -> list[Finding]:
@@ -124,8 +125,8 @@ def age_findings(cells: Cells, column: str, ages: NDArray[np.float64]) -> list[F
         "bad-age",
         np.flatnonzero(np.isnan(ages)),
         lambda row: describe_cell(column, texts[row]),
-        "a number of months",
-        "Write months with a decimal point. An image without an age can't be used.",
+        expected_months(cells, column),
+        "Write months as a number. An image without an age can't be used.",
     )
     return findings + cells.row_findings(
         "impossible-age",
@@ -184,6 +185,10 @@ def describe_cell(column: str, text: str) -> str:
     return f"{column} is {text!r}" if text else f"{column} is empty"
 
 
+def _texts(cells: Cells, column: str) -> list[str]:
+    return [str(text) for text in cells.table.get(column, [])]
+
+
 def _has_only_infants(cells: Cells) -> bool:
     return "source" in cells.table and bool(
         cells.table["source"].str.contains(rf"\b{INFANTS}\b").all()
@@ -192,7 +197,9 @@ def _has_only_infants(cells: Cells) -> bool:
 
 def _column_findings(cells: Cells) -> list[Finding]:
     findings = [
-        missing_column(cells, name, _SYNONYMS) for name in COLUMNS if name not in cells.table
+        missing_column(cells, name, _SYNONYMS)
+        for name in (*COLUMNS, *(n for n in OPTIONAL_COLUMNS if n in cells.repeated))
+        if name not in cells.table
     ]
     for column in cells.table.columns:
         name = re.sub(r"[^a-z0-9]+", "_", str(column).lower())
@@ -318,20 +325,58 @@ def choice_findings(
     )
 
 
-def patient_findings(cells: Cells) -> list[Finding]:
-    """Return the patients with images in more than one split."""
-    if not {"patient_id", "split"} <= set(cells.table.columns):
-        return []
-    table = cells.table[cells.table["patient_id"] != ""]
+def patient_findings(
+    cells: Cells, patients: Sequence[str], sexes: Sequence[str], splits: Sequence[str]
+) -> list[Finding]:
+    """Return the patients that have two sexes, or images in more than one split.
+
+    Args:
+        cells: The table.
+        patients: The patient of each row, empty where it is unknown; nothing for no such column.
+        sexes: F, M or another text for each row; likewise.
+        splits: The split of each row; likewise.
+    """
+    splits_of: dict[str, set[str]] = {}
+    first: dict[str, int] = {}
+    for row, (patient, split) in enumerate(zip(patients, splits, strict=False)):
+        if patient and split:
+            splits_of.setdefault(patient, set()).add(split)
+            first.setdefault(patient, row)
     shared = {
-        int(of_patient.index[0]): f"patient {patient} is in {' and '.join(sorted(splits))}"
-        for patient, of_patient in table.groupby("patient_id", sort=False)["split"]
-        if len(splits := set(of_patient)) > 1
+        first[patient]: f"patient {patient} is in {' and '.join(sorted(names))}"
+        for patient, names in splits_of.items()
+        if len(names) > 1
     }
-    return cells.row_findings(
+    findings = cells.row_findings(
         "patient-in-two-splits",
         shared,
         shared.__getitem__,
         "",
         "Move all images of a patient to one split.",
     )
+    differing = rows_that_differ(patients, [sex if sex in SEXES else "" for sex in sexes])
+    return findings + cells.row_findings(
+        "patient-with-two-sexes",
+        differing,
+        lambda row: (
+            f"patient {patients[row]} is {sexes[row]} here and {sexes[differing[row]]} in row "
+            f"{cells.rows[differing[row]]}"
+        ),
+        "one sex for each patient",
+        "Correct the sex, or the patient.",
+    )
+
+
+def rows_that_differ(patients: Sequence[Hashable], values: Sequence[str]) -> dict[int, int]:
+    """Return each row whose value is not that of its patient's first row, and that first row.
+
+    Rows without a patient or a value are left out.
+    """
+    first: dict[Hashable, int] = {}
+    differing = {}
+    for row, (patient, value) in enumerate(zip(patients, values, strict=False)):
+        if patient and value:
+            earlier = first.setdefault(patient, row)
+            if values[earlier] != value:
+                differing[row] = earlier
+    return differing

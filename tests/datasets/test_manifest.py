@@ -187,6 +187,46 @@ def test_patients_under_another_name_do_not_go_unchecked(folder: Path, name: str
     assert len(read_manifest(both)) == 1
 
 
+def test_one_patient_with_two_sexes_is_refused(folder: Path) -> None:
+    rows = [
+        "1,films/1377.png,180,F,train,ann",
+        "2,films/1378.png,190,M,train,ann",
+        "3,films/1379.png,90,M,train,",
+        "4,films/1380.png,90,F,train,",
+    ]
+    path = written(folder, *rows, header=f"{','.join(COLUMNS)},patient_id")
+    assert messages(path) == [
+        "manifest.csv: row 3 (image_id 2): patient ann is M here and F in row 2; expected one sex "
+        "for each patient. Correct the sex, or the patient."
+    ]
+    table = pd.read_csv(path, dtype={"image_id": str})
+    with pytest.raises(InputError, match="patient ann is M here"):
+        write_manifest(table, folder / "again.csv")
+
+
+def test_a_manifest_that_a_german_spreadsheet_has_saved(folder: Path) -> None:
+    rows = ["1377,films/1377.png,180.5,F,train", "1378,films/1378.png,12.5,M,val"]
+    kept = read_manifest(written(folder, *rows)).table
+    german = [row.replace(",", ";").replace(".5", ",5") + ";;" for row in rows]
+    path = written(folder, *german, header=";".join(COLUMNS) + ";;")
+    pd.testing.assert_frame_equal(read_manifest(path).table, kept)
+    path = written(
+        folder, *german, "9;films/1379.png;n.b.;F;train;;", header=";".join(COLUMNS) + ";;"
+    )
+    (fault,) = messages(path)
+    assert "age_months is 'n.b.'; expected a number of months with a decimal comma" in fault
+
+
+@pytest.mark.parametrize("name", ["age_months", "patient_id", "sex"])
+def test_a_column_that_is_used_may_be_there_only_once(folder: Path, name: str) -> None:
+    more = ",patient_id,patient_id" if name == "patient_id" else f",{name}"
+    row = GOOD + ("," * more.count(","))
+    found = messages(written(folder, row, header=",".join(COLUMNS) + more))
+    assert f"the header has several columns called {name!r}" in found[0]
+    header = ",".join(COLUMNS) + ",note,note"
+    assert len(read_manifest(written(folder, GOOD + ",a,b", header=header))) == 1
+
+
 def test_an_image_in_two_splits_is_refused_however_its_path_is_spelt(folder: Path) -> None:
     again = "2,films/../films/1377.png,180,F"
     assert messages(written(folder, GOOD, f"{again},test")) == [

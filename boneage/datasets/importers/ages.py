@@ -3,122 +3,213 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from boneage.datasets.label_rules import MAX_AGE_MONTHS
+from boneage.datasets.number_columns import NumberColumn, read_numbers
 from boneage.datasets.tables import Cells, Finding
-from boneage.datasets.validation import age_findings, describe_cell, numbers, years_findings
+from boneage.datasets.validation import describe_cell, years_findings
+from boneage.errors import Fault
 
-MONTHS_IN = {"months": 1.0, "years": 12.0, "days": 12 / 365.25}
+MONTHS_IN = {"months": 1.0, "years": 12.0, "days": 12 / 365.25, "decimal-years": 12.0}
 """Months in one of each unit that is a plain number; a year is 365.25 days."""
 UNITS = (*MONTHS_IN, "years-months")
-"""Values of `--age-unit`; `years-months` is text such as 10y6m, 10-06 or 10;6."""
+"""Values of `--age-unit`.
 
-_YEARS_AND_MONTHS = re.compile(
-    r"""(?: (?P<years>[0-9]{1,2}) \s* (?:y|yr|yrs|year|years|j|jahr|jahre)\.? )?
-        \s*,?\s*
-        (?: (?P<months>[0-9]{1,2}) \s* (?:m|mo|mos|mon|month|months|monat|monate)\.? )?
-      | (?P<y>[0-9]{1,2}) \s*[-;]\s* (?P<m>[0-9]{1,2})""",
-    re.IGNORECASE | re.VERBOSE,
+`years-months` is text such as 10y6m, 10-06, 10;6 or 10 6/12. `decimal-years` are years whose
+decimals are not questioned.
+"""
+YEARS_MONTHS_CELLS = 3
+"""So many cells of years such as 10.11, and none above .11, are probably years and months.
+
+Among decimal years that are not whole, 11 of 99 hundredths are that small. Three of three are so
+by chance in 1 of 730 tables. A needless question costs an option; none costs 5 months of error.
+"""
+
+_WORDS = {  # months in a unit, by the words for it
+    word: months
+    for months, words in (
+        (12, "y yr yrs year years yo j jahr jahre jahren jaar a an ans año años ano anos anni"),
+        (12, "anno år лет год года 年 岁 歲 歳 才 세"),
+        (1, "m mo mos mon mth mths month months monat monate monaten maand maanden mois mes"),
+        (1, "meses mês mesi mese мес месяц месяца месяцев 月 个月 個月 ヶ月 か月 カ月 개월"),
+    )
+    for word in words.split()
+}
+_PAIRS = re.compile(
+    r"(?P<n>[0-9]{1,3})\s*(?P<word>[^\W\d_]+)\.?"
+    r"(?:\s*(?:,|&|and|und|et|e|y)?\s*(?P<m>[0-9]{1,2})\s*(?P<then>[^\W\d_]+)\.?)?"
 )
-_COMMA = re.compile(r"[+-]?[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})")
+_SIGNS = re.compile(r"(?P<y>[0-9]{1,2})\s*[-;:]\s*(?P<m>[0-9]{1,2})")
+_DOTTED = re.compile(r"(?P<y>[0-9]{1,2})[.,](?P<m>[0-9]{2})")
+_DECIMAL = re.compile(r"[0-9]+[.,][0-9]+")
+_FRACTION = re.compile(r"(?P<y>[0-9]{1,2})[\s-]+(?P<n>[0-9]{1,2})/(?P<d>12|6|4|3|2)")
+_MONTH = r"(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-z]*"
+_DATE = re.compile(
+    rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}.*|[0-9]{{2}}:[0-9]{{2}}:.*|{_MONTH}[. -]+[0-9]+"
+    rf"|[0-9]+[. -]+{_MONTH}\.?|[0-9]{{1,2}}([./])[0-9]{{1,2}}\1[0-9]{{2,4}}",
+    re.IGNORECASE,
+)
 _EXAMPLE = {
     "months": "Write months with a decimal point",
     "years": "Write years with a decimal point, such as 10.5 for 10 years and 6 months",
     "days": "Write whole days",
     "years-months": "Write 10y6m or 10-06. In Excel, format the column as text first",
 }
+_WAS_A_DATE = "It is a date: did a spreadsheet make it of 10-06 or 10.11? Write the age as text"
 
 
-def ages_in_months(
-    cells: Cells, column: str, unit: str, option: str
-) -> tuple[NDArray[np.float64], list[Finding]]:
-    """Return a column of bone ages in months, and the cells that are no age in that unit.
+@dataclass(frozen=True)
+class Ages:
+    """A column of ages.
+
+    Attributes:
+        months: float64 (n,), NaN where there is a finding, or nothing in the cell.
+        findings: The cells that are no age in the unit.
+        has_commas: Whether the column has decimal commas.
+    """
+
+    months: NDArray[np.float64]
+    findings: list[Finding]
+    has_commas: bool
+
+
+def read_ages(
+    cells: Cells,
+    column: str,
+    unit: str,
+    option: str,
+    *,
+    is_chronological: bool = False,
+    may_be_empty: bool = False,
+    shown: Sequence[str] | None = None,
+) -> Ages:
+    """Read a column of ages.
 
     Args:
         cells: The table, which has the column.
         column: The column of the ages.
         unit: One of `UNITS`.
         option: The option for the unit, as messages say it.
-
-    Returns:
-        float64 (n,), NaN where there is a finding, and the findings.
+        is_chronological: Whether these are ages since birth: cells may be empty, and ages twice as
+            great as a bone age.
+        may_be_empty: Whether a cell without an age is no fault of the table.
+        shown: The cells as messages may show them; None for the cells as they are.
     """
-    months, texts = _months(cells, column, unit), cells.table[column]
-    if unit == "months":
-        fix = f"Are the ages in years? Pass {option} years."
-        findings = age_findings(cells, column, months)
-        return months, findings + years_findings(cells, column, months, fix)
-    findings = cells.row_findings(
-        "bad-age",
-        np.flatnonzero(np.isnan(months)),
-        lambda row: describe_cell(column, texts[row]),
-        _expected(unit),
-        f"{_EXAMPLE[unit]}. An image without an age can't be used.",
-    )
-    code = "months-as-years" if unit == "years" else "impossible-age"
-    return months, findings + _outside(cells, column, unit, option, months, MAX_AGE_MONTHS, code)
-
-
-def chronological_in_months(
-    cells: Cells, column: str, unit: str, option: str
-) -> tuple[NDArray[np.float64], list[Finding]]:
-    """Do the same for chronological ages, which may be empty and twice as great."""
-    months, texts = _months(cells, column, unit), cells.table[column]
-    findings = cells.row_findings(
-        "bad-chronological-age",
-        np.flatnonzero(np.isnan(months) & (texts != "").to_numpy()),
-        lambda row: f"{column} is {texts[row]!r}",
-        f"{_expected(unit)}, or nothing",
-        f"{_EXAMPLE[unit]}, or leave it empty.",
-    )
+    texts = cells.table[column].tolist()
+    if unit == "years-months":
+        found = NumberColumn(_read_years_and_months(texts), has_commas=False, form="")
+    else:
+        found = read_numbers(texts, has_thousands=unit == "days")
+    months = found.numbers * MONTHS_IN.get(unit, 1.0)
+    if shown is not None:
+        cells = replace(cells, table=cells.table.assign(**{column: list(shown)}))
+    most = MAX_AGE_MONTHS * (2 if is_chronological else 1)
+    findings = _bad_cells(cells, column, unit, found, may_be_empty=may_be_empty or is_chronological)
+    findings += _outside(cells, column, unit, option, months, most)
     if unit == "months":
         fix = f"Are the ages in years? Pass {option} years."
         findings += years_findings(cells, column, months, fix)
-    code = "bad-chronological-age"
-    return months, findings + _outside(
-        cells, column, unit, option, months, 2 * MAX_AGE_MONTHS, code
-    )
+    if unit == "years":
+        findings += _question_years(cells, column, option, texts)
+    return Ages(months, findings, found.has_commas)
 
 
-def has_decimal_commas(texts: Sequence[str]) -> bool:
-    """Return whether a column has decimal commas: no point anywhere, never three decimals."""
-    return any(map(_COMMA.fullmatch, texts)) and not any(
-        "." in text or ("," in text and not _COMMA.fullmatch(text)) for text in texts
-    )
+def is_years_and_months(text: str) -> bool:
+    """Return whether a cell is an age in years and months, such as 10y6m, 10-06 or 10 6/12."""
+    return not np.isnan(_read_years_and_months([text])).any()
 
 
-def _months(cells: Cells, column: str, unit: str) -> NDArray[np.float64]:
-    texts = cells.table[column].tolist()
-    if unit == "years-months":
-        return np.array([_years_and_months(text) for text in texts], np.float64)
-    if has_decimal_commas(texts):
-        points = pd.DataFrame({column: [text.replace(",", ".") for text in texts]}, dtype=str)
-        cells = replace(cells, table=points)
-    return numbers(cells, column) * MONTHS_IN[unit]
+def _read_years_and_months(texts: Sequence[str]) -> NDArray[np.float64]:
+    texts = [_plain(text) for text in texts]
+    dotted = sum(_DOTTED.fullmatch(text) is not None for text in texts)
+    is_dotted = 2 * dotted > sum(map(bool, texts))  # else 10.10 may be a number that lost its zero
+    return np.array([_years_and_months(text, is_dotted) for text in texts], np.float64)
 
 
-def _years_and_months(text: str) -> float:
-    found = _YEARS_AND_MONTHS.fullmatch(text)
-    if found is None:
+def _plain(text: str) -> str:
+    """Return a cell in lower case, with ASCII digits, blanks and hyphens."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+        text = "".join(str(unicodedata.decimal(c, c)) for c in text)
+        text = re.sub(r"[\u2010-\u2015\u2212\uff0d]", "-", text)
+        text = text.translate({0xFF0E: ".", 0xFF0C: ",", 0xFF1B: ";", 0xFF0F: "/"})
+    return text.casefold()
+
+
+def _years_and_months(text: str, is_dotted: bool) -> float:
+    if found := _PAIRS.fullmatch(text):
+        sizes = [_WORDS.get(word) for word in (found["word"], found["then"]) if word]
+        if sizes == [1]:
+            return float(found["n"])
+        if sizes not in ([12], [12, 1]):
+            return np.nan
+        years, months = int(found["n"]), int(found["m"] or 0)
+    elif found := _FRACTION.fullmatch(text):
+        years, months = int(found["y"]), 12 * int(found["n"]) // int(found["d"])
+    elif found := _SIGNS.fullmatch(text) or (_DOTTED.fullmatch(text) if is_dotted else None):
+        years, months = int(found["y"]), int(found["m"])
+    else:
         return np.nan
-    years, months = found["years"] or found["y"], found["months"] or found["m"]
-    if years is None and months is None:
-        return np.nan
-    if years is not None and int(months or 0) > 11:  # 10-12 is a mistake, or a date
-        return np.nan
-    return 12.0 * int(years or 0) + int(months or 0)
+    return 12.0 * years + months if months < 12 else np.nan  # 10-12 is a mistake, or a date
+
+
+def _bad_cells(
+    cells: Cells, column: str, unit: str, found: NumberColumn, *, may_be_empty: bool
+) -> list[Finding]:
+    """Return the cells that are no age in the unit, the dates among them apart."""
+    texts = cells.table[column]
+    bad = np.isnan(found.numbers) & ((texts != "").to_numpy() | (not may_be_empty))
+    is_date = np.array([_DATE.fullmatch(text) is not None for text in texts], bool)
+    use = "Or leave it empty." if may_be_empty else "An image without an age can't be used."
+    example = _EXAMPLE[_noun(unit)]
+    if found.has_commas:
+        example = example.replace("decimal point", "decimal comma").replace("10.5", "10,5")
+    expected = " ".join(filter(None, (_expected(unit), found.form)))
+    return [
+        finding
+        for rows, fix in ((bad & ~is_date, example), (bad & is_date, _WAS_A_DATE))
+        for finding in cells.row_findings(
+            "bad-age",
+            np.flatnonzero(rows),
+            lambda row: describe_cell(column, texts[row]),
+            f"{expected}, or nothing" if may_be_empty else expected,
+            f"{fix}. {use}",
+        )
+    ]
+
+
+def _noun(unit: str) -> str:
+    return "years" if unit == "decimal-years" else unit
 
 
 def _expected(unit: str) -> str:
     if unit == "years-months":
         return "years and months such as 10y6m or 10-06"
-    return f"a number of {unit}"
+    return f"a number of {_noun(unit)}"
+
+
+def _question_years(cells: Cells, column: str, option: str, texts: Sequence[str]) -> list[Finding]:
+    """Return a fault if a column of years probably holds years and months, such as 10.11."""
+    decimals = [re.split("[.,]", text)[1] for text in texts if _DECIMAL.fullmatch(text)]
+    large = [row for row, text in enumerate(texts) if _DOTTED.fullmatch(text) and text[-2:] != "00"]
+    if len(large) < YEARS_MONTHS_CELLS or any(len(d) > 2 or int(d) > 11 for d in decimals):
+        return []
+    example = cells.table[column][max(large, key=lambda row: texts[row][-2:])]
+    what = (
+        f"the decimals of {column} never pass .11, as those of {example}: these may be years and "
+        "months"
+    )
+    fix = (
+        f"If {example} means months after the point, pass {option} years-months. If it is a "
+        f"decimal number of years, pass {option} decimal-years."
+    )
+    return [Finding("years-months-as-years", Fault(cells.where, what, fix))]
 
 
 def _outside(
@@ -128,20 +219,20 @@ def _outside(
     option: str,
     months: NDArray[np.float64],
     most: float,
-    code: str,
 ) -> list[Finding]:
     """Return ages below zero or too great, and a column of days that are probably months."""
     texts = cells.table[column]
+    code = "months-as-years" if _noun(unit) == "years" else "impossible-age"
     outside = (months < 0) | (months > most)
+    known = months[~np.isnan(months)]
     if unit == "years-months":
         expected, fix = f"from 0 to {most / 12:g} years", "Correct the label."
     else:
         size = MONTHS_IN[unit]
-        median = "unknown" if np.isnan(months).all() else f"{np.nanmedian(months / size):.4g}"
-        expected = f"{unit} from 0 to {most / size:g}; the median of the column is {median}"
+        median = f"{np.median(known) / size:.4g}" if known.size else "unknown"
+        expected = f"{_noun(unit)} from 0 to {most / size:g}; the median of the column is {median}"
         other = "years" if unit == "months" else "months"
         fix = f"Are the ages in {other}? Pass {option} {other}. Otherwise correct the label."
-        known = months[~np.isnan(months)]
         if 2 * np.count_nonzero(outside) <= known.size:  # the others are in that unit
             fix = "Correct the label."
     findings = cells.row_findings(
@@ -151,7 +242,6 @@ def _outside(
         expected,
         fix,
     )
-    known = months[~np.isnan(months)]
     if unit == "days" and known.size and 0 < known.max() / MONTHS_IN[unit] <= MAX_AGE_MONTHS:
         findings += cells.row_findings(
             "months-as-days",

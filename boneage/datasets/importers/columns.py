@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES
-from boneage.datasets.tables import Cells, Finding
+from boneage.datasets.label_rules import parse_sex
+from boneage.datasets.tables import Cells, Finding, repeated_column
 from boneage.datasets.validation import describe_cell
+from boneage.errors import InputError
 
-SEX_WORDS = {"m": "M", "male": "M", "boy": "M", "f": "F", "female": "F", "girl": "F"}
 # 1 means male only in a column called "male": in a column "sex" it may be a girl.
-MALE_FLAGS = {"true": "M", "1": "M", "false": "F", "0": "F"}
+_MALE_FLAGS = {"true": "M", "1": "M", "false": "F", "0": "F"}
 
 _FEW = 5
 
@@ -25,9 +26,20 @@ def fold(name: object) -> str:
 
 
 def find_column(cells: Cells, known: Sequence[str]) -> str | None:
-    """Return the column with the first of these folded names that the table has."""
-    folded = {fold(name): str(name) for name in cells.table.columns}
-    return next((folded[name] for name in known if name in folded), None)
+    """Return the column with the first of these folded names that the table has.
+
+    Raises:
+        InputError: Several columns have that name.
+    """
+    names = [*map(str, cells.table.columns), *cells.repeated]
+    for name in known:
+        match [column for column in names if fold(column) == name]:
+            case [column] if column not in cells.repeated:
+                return column
+            case [column, *others]:
+                several = [column, *others] if others else [column, column]
+                raise InputError(repeated_column(cells, several).fault)
+    return None
 
 
 def radiograph_number(text: str) -> str:
@@ -39,23 +51,37 @@ def radiograph_number(text: str) -> str:
     return (name.lstrip("0") or "0") if name.isascii() and name.isdigit() else name
 
 
-def sex_codes(column: str) -> tuple[dict[str, str], str]:
-    """Return what a column of that name may say for F and M, and the same in words."""
-    if fold(column) == "male":
-        return SEX_WORDS | MALE_FLAGS, "True (boy) or False (girl)"
-    return SEX_WORDS, "M or F"
+def read_codes(texts: Sequence[str], female: Sequence[str], male: Sequence[str]) -> list[str]:
+    """Return F or M for each cell that holds one of these codes, and "" for the others.
+
+    The code 1 is also 1.0, and TRUE is also True: spreadsheets and pandas write them so.
+    """
+    codes = {code.strip(): "F" for code in female} | {code.strip(): "M" for code in male}
+    same = {_folded_code(code): sex for code, sex in codes.items()}
+    return [codes.get(text) or same.get(_folded_code(text), "") for text in texts]
 
 
-def sex_findings(
-    cells: Cells, column: str, codes: Mapping[str, str], expected: str
-) -> list[Finding]:
-    """Return the cells of a column that hold none of the codes for a sex."""
-    texts = cells.table[column]
+def _folded_code(text: str) -> str:
+    number = re.fullmatch(r"([0-9]{1,9})\.0+", text)
+    lower = text.lower()
+    return number[1] if number else lower if lower in ("true", "false") else text
+
+
+def read_sexes(column: str, texts: Sequence[str]) -> list[str]:
+    """Return F or M for each cell of a column that means a sex by its name, "" for unknown."""
+    flags = _MALE_FLAGS if fold(column) == "male" else {}
+    return [flags.get(_folded_code(text).lower()) or parse_sex(text) for text in texts]
+
+
+def sex_findings(cells: Cells, column: str) -> list[Finding]:
+    """Return the cells of such a column that mean no sex."""
+    texts = cells.table[column].tolist()
+    is_flag = fold(column) == "male"
     return cells.row_findings(
         "unknown-sex",
-        [row for row, text in enumerate(texts) if text.lower() not in codes],
+        [row for row, sex in enumerate(read_sexes(column, texts)) if not sex],
         lambda row: describe_cell(column, texts[row]),
-        expected,
+        "True (boy) or False (girl)" if is_flag else "M or F",
         "Correct it. A sex is never guessed.",
     )
 

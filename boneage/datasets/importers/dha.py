@@ -17,19 +17,19 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from boneage.datasets.importers.ages import UNITS, read_ages
 from boneage.datasets.importers.columns import (
-    SEX_WORDS,
     few,
     find_column,
     months_cells,
     radiograph_number,
+    read_sexes,
 )
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
-from boneage.datasets.label_rules import MAX_AGE_MONTHS
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
-from boneage.datasets.validation import chronological_findings, id_findings, numbers
+from boneage.datasets.validation import id_findings, patient_findings
 from boneage.errors import Fault, InputError
 
 SOURCE = "dha"
@@ -37,7 +37,6 @@ RADIOGRAPHS = 1_390
 APART_MONTHS = 24.0
 """Readings further apart are named; the two readers' root mean square difference is 7.6 months
 (Thodberg and Saevendahl, Acad Radiol 2010;17:1425-1432)."""
-MONTHS_IN = {"months": 1.0, "years": 12.0}
 
 _LAYOUT = "ASIF/ASIF02/5131.jpg: race (ASI, BLK, CAU, HIS) and sex, the same with years, number"
 _GROUP = re.compile(r"(ASI|BLK|CAU|HIS)([FM])(0[0-9]|1[0-8])", re.IGNORECASE)
@@ -82,7 +81,7 @@ def import_dha(
         folder: Holds the radiographs in the atlas's folders of race, sex and age.
         out: The manifest to write. It refers to the images by relative path.
         readings: The table: CSV, TSV, Excel or Parquet.
-        readings_unit: `months` or `years`.
+        readings_unit: `months` or `years`, or another of `ages.UNITS`.
         seed: Seed of the split.
         progress: Show progress on standard error.
         number: Column with the radiograph's number or path. None finds a column by its usual name.
@@ -109,35 +108,44 @@ def import_dha(
     columns, wrong = _find_columns(cells, dict(zip(_COLUMNS, names, strict=True)))
     units = {"readings-unit": readings_unit, "chronological-unit": chronological_unit}
     for option, unit in units.items():
-        if unit not in (None, *MONTHS_IN):
+        if unit not in (None, *UNITS):
             wrong.append(Fault(f"--{option}", f"unknown unit {unit!r}", "Pass months or years."))
     if wrong:
         raise InputError([*faults, *(finding.fault for finding in cells.findings), *wrong])
     cells = replace(cells, key=columns["number"])
     table = _join(cells, atlas)
     findings = [*cells.findings, *_id_findings(cells, table)]
+    has_commas = []
     for name in _READINGS:
-        table[name] = numbers(cells, columns[name]) * MONTHS_IN[readings_unit]
+        ages = read_ages(cells, columns[name], readings_unit, "--readings-unit", may_be_empty=True)
+        table[name] = ages.months
         faults += _unit_faults(cells, columns[name], readings_unit, table, name)
-        findings += _reading_findings(cells, columns[name], readings_unit, table[name])
-    born = columns.get("chronological", "")
-    size = MONTHS_IN[chronological_unit or readings_unit]
-    table["chronological"] = numbers(cells, born) * size
-    findings += chronological_findings(cells, born, table["chronological"].to_numpy())
-    findings += [*_age_findings(cells, born, table), *_sex_findings(cells, columns, table)]
+        findings += ages.findings
+        has_commas += [columns[name]] if ages.has_commas else []
+    table["chronological"] = np.nan
+    if "chronological" in columns:
+        unit, option = chronological_unit or readings_unit, "--chronological-unit"
+        ages = read_ages(cells, columns["chronological"], unit, option, is_chronological=True)
+        table["chronological"] = ages.months
+        findings += [*ages.findings, *_age_findings(cells, columns["chronological"], table)]
+    findings += _sex_findings(cells, columns, table)
     faults += [finding.fault for finding in findings]
     is_used = table[["path", "reading-1", "reading-2"]].notna().all(axis=1)
     if not is_used.any() and not faults:
         what = f"none of its {len(table):,} rows has two readings and a radiograph"
         fix = f"Does {cells.key} hold the atlas's own numbers, such as {few(atlas.index)}?"
         faults.append(Fault(cells.where, what, fix))
-    if faults:
-        raise InputError(faults)
     if "patient" in columns:
         table["patient_id"] = cells.table[columns["patient"]]
+        sexes = table["sex"].where(is_used, "").tolist()
+        found = patient_findings(cells, table["patient_id"].tolist(), sexes, [])
+        faults += [finding.fault for finding in found]
+    if faults:
+        raise InputError(faults)
     rows = _manifest_rows(table[is_used], columns, Path(out).parent.resolve())
     notes = [
         *_notes(cells, table, atlas, others),
+        *(f"{name} was read with decimal commas: 10,5 is 10.5." for name in has_commas),
         *_column_notes(cells, columns),
         *_split_notes(columns, seed),
     ]
@@ -235,23 +243,6 @@ def _unit_faults(
         yield Fault(cells.where, what, "Pass the other unit with --readings-unit.")
 
 
-def _reading_findings(cells: Cells, column: str, unit: str, months: pd.Series) -> list[Finding]:
-    texts = cells.table[column]
-    return cells.row_findings(
-        "bad-reading",
-        np.flatnonzero(np.isnan(months) & (texts != "").to_numpy()),
-        lambda row: f"{column} is {texts[row]!r}",
-        expected=f"a number of {unit}, or nothing",
-        fix="Write it with a decimal point, such as 10.5. Leave a missing reading empty.",
-    ) + cells.row_findings(
-        "impossible-age",
-        np.flatnonzero((months < 0) | (months > MAX_AGE_MONTHS)),
-        lambda row: f"{column} is {texts[row]} {unit}",
-        expected=f"0 to {MAX_AGE_MONTHS / MONTHS_IN[unit]:g} {unit}",
-        fix="Correct the reading, or the unit.",
-    )
-
-
 def _radiograph_name(table: pd.DataFrame, row: int) -> str:
     return f"{table['group'][row]}/{Path(table['path'][row]).name}"
 
@@ -281,16 +272,16 @@ def _sex_findings(cells: Cells, columns: Mapping[str, str], table: pd.DataFrame)
     if column is None:
         return []
     texts = cells.table[column]
-    sexes = texts.str.lower().map(SEX_WORDS)
+    sexes = pd.Series(read_sexes(column, texts.tolist()))
     return cells.row_findings(
         "unknown-sex",
-        np.flatnonzero(sexes.isna() & (texts != "")),
+        np.flatnonzero((sexes == "") & (texts != "")),
         lambda row: f"{column} is {texts[row]!r}",
         expected="M or F, or nothing",
         fix="Correct it, or rename the column to leave it out. A sex is never guessed.",
     ) + cells.row_findings(
         "sex-not-of-folder",
-        np.flatnonzero(sexes.notna() & table["sex"].notna() & (sexes != table["sex"])),
+        np.flatnonzero((sexes != "") & table["sex"].notna() & (sexes != table["sex"])),
         lambda row: (
             f"{column} is {texts[row]!r}, but the radiograph is {_radiograph_name(table, row)}"
         ),

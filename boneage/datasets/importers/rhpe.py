@@ -31,7 +31,7 @@ from boneage.datasets.importers.columns import (
     fold,
     months_cells,
     radiograph_number,
-    sex_codes,
+    read_sexes,
     sex_findings,
 )
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
@@ -134,7 +134,7 @@ class _Split:
             *id_findings(self.cells, "ID", self.ids),
             *age_findings(self.cells, "Boneage", ages),
             *years_findings(self.cells, "Boneage", ages, _IN_MONTHS),
-            *sex_findings(self.cells, "Male", *sex_codes("Male")),
+            *sex_findings(self.cells, "Male"),
             *chronological_findings(self.cells, "Chronological", months),
             *years_findings(self.cells, "Chronological", months, _IN_MONTHS),
         ]
@@ -217,7 +217,7 @@ class _Split:
 
     def rows(self, base: Path) -> pd.DataFrame:
         """Return the rows of the manifest, with image paths relative to `base`."""
-        months, (codes, _) = numbers(self.cells, "Chronological"), sex_codes("Male")
+        months = numbers(self.cells, "Chronological")
         if empty := int(np.isnan(months).sum()):
             self.notes.append(f"{self.name}: {empty:,} radiographs have no chronological age.")
         return pd.DataFrame(
@@ -226,7 +226,7 @@ class _Split:
                 "image_id": [f"rhpe-{self.name}-{number.zfill(5)}" for number in self.ids],
                 "image": [os.path.relpath(path, base) for path in self.paths],
                 "age_months": numbers(self.cells, "Boneage"),
-                "sex": [codes[text.lower()] for text in self.cells.table["Male"]],
+                "sex": read_sexes("Male", self.cells.table["Male"].tolist()),
                 "split": self.name,
                 "chronological_age_months": months_cells(months),
                 "region": [" ".join(map(str, region)) for region in self.regions],
@@ -247,10 +247,10 @@ def _find_splits(root: Path) -> list[_Split]:
         if path.exists():
             try:
                 cells = read_sheet(path, key="ID")
+                found = {column: find_column(cells, [fold(column)]) for column in _COLUMNS}
             except InputError as error:
                 faults += error.faults
                 continue
-            found = {column: find_column(cells, [fold(column)]) for column in _COLUMNS}
             faults += [missing_column(cells, name).fault for name in found if not found[name]]
             table = cells.table.rename(columns={real: column for column, real in found.items()})
             splits.append(_Split(name, replace(cells, table=table, key="ID")))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from boneage.datasets.importers.columns import few, find_column, fold, sex_codes, sex_findings
+from boneage.datasets.importers.columns import few, find_column, fold, read_sexes, sex_findings
 from boneage.datasets.importers.folder import (
     IMAGE_SUFFIXES,
     TABLE_SUFFIXES,
@@ -156,12 +156,11 @@ class _Table:
 
     def rows(self) -> pd.DataFrame:
         """Return the columns of the manifest, without the images."""
-        codes, _ = sex_codes(self.sex)
         return pd.DataFrame(
             {
                 "image_id": self.ids,
                 "age_months": numbers(self.cells, self.age),
-                "sex": [codes[text.lower()] for text in self.cells.table[self.sex]],
+                "sex": read_sexes(self.sex, self.cells.table[self.sex].tolist()),
                 "source": self.source,
                 "split": self.split,
             }
@@ -175,7 +174,7 @@ class _Table:
             *id_findings(cells, cells.key, self.ids),
             *age_findings(cells, self.age, ages),
             *years_findings(cells, self.age, ages, "Convert them to months."),
-            *sex_findings(cells, self.sex, *sex_codes(self.sex)),
+            *sex_findings(cells, self.sex),
             *self._split_findings(),
         ]
 
@@ -210,10 +209,11 @@ def _read_named_tables(labels: Mapping[str, Path]) -> list[_Table]:
     for split in (split for split in SPLITS if split in labels):
         try:
             cells = read_sheet(labels[split], key="id")
+            columns = [find_column(cells, known) for known in _OTHER_COLUMNS]
         except InputError as error:
             faults += error.faults
             continue
-        match [find_column(cells, known) for known in _OTHER_COLUMNS]:
+        match columns:
             case [str() as key, str() as age, str() as sex]:
                 tables.append(_Table(split, replace(cells, key=key), age, sex, OWN_SOURCE))
             case found:
@@ -242,14 +242,19 @@ def _find_tables(files: Sequence[Path], root: Path) -> list[_Table]:
             away = " Or move it out of the folder."
             faults += [replace(fault, fix=fault.fix + away) for fault in error.faults]
             continue
-        names = {fold(name): str(name) for name in cells.table.columns}
-        split = next((split for split in SPLITS if names.keys() >= set(_COLUMNS[split])), None)
+        names = {fold(name) for name in (*cells.table.columns, *cells.repeated)}
+        split = next((split for split in SPLITS if names >= set(_COLUMNS[split])), None)
         if split is not None:
-            key, age, sex = (names[column] for column in _COLUMNS[split])
+            try:
+                key, age, sex = (str(find_column(cells, [name])) for name in _COLUMNS[split])
+            except InputError as error:
+                faults += error.faults
+                continue
             table = _Table(split, replace(cells, key=key), age, sex, OFFICIAL_SOURCE)
             found[split].append(table)
-        elif all(find_column(cells, known) for known in _OTHER_COLUMNS):
-            what = f"its columns don't say which split it labels: {', '.join(names.values())}"
+        elif all(names & set(known) for known in _OTHER_COLUMNS):
+            listed = ", ".join(map(str, cells.table.columns))
+            what = f"its columns don't say which split it labels: {listed}"
             fix = "Name every table with its split: --labels train=FILE --labels val=FILE."
             faults.append(Fault(str(path), what, fix, expected=_LAYOUT))
     for split, several in found.items():

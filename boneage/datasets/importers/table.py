@@ -5,20 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from boneage.datasets.importers.ages import (
-    UNITS,
-    ages_in_months,
-    chronological_in_months,
-    has_decimal_commas,
-)
+from boneage.datasets.importers.ages import UNITS, Ages, read_ages
+from boneage.datasets.importers.columns import read_codes
 from boneage.datasets.importers.image_lookup import SUFFIXES, ImageFiles, Pattern, PatternFiles
 from boneage.datasets.label_rules import INFANTS, SPLIT_OF_WORD, SPLITS, is_probably_years
 from boneage.datasets.manifest import Manifest, write_manifest
@@ -38,7 +32,7 @@ class TableColumns:
         image: Column with each image's path, whose suffix may be left out where only one image
             fits; or a pattern such as `images/{id}_*.tif` that fits one file a row.
         age: Column with the bone age.
-        age_unit: `months`, `years`, `days` or `years-months` (10y6m, 10-06).
+        age_unit: One of `ages.UNITS`: `months`, `years`, `days` or `years-months` (10y6m, 10-06).
         sex: Column with the sex.
         female: What that column holds for a girl, exactly; one or more codes.
         male: What it holds for a boy.
@@ -79,10 +73,7 @@ class TableColumns:
 
     def sexes(self, cells: Cells) -> list[str]:
         """Return F or M for each row, or an empty text where the cell holds none of the codes."""
-        codes = {code.strip(): "F" for code in self.female} | {
-            code.strip(): "M" for code in self.male
-        }
-        return [codes.get(text, "") for text in cells.table[self.sex]]
+        return read_codes(cells.table[self.sex].tolist(), self.female, self.male)
 
     def splits(self, cells: Cells) -> list[str]:
         """Return the split of each row, empty where it is unknown; no list without a column."""
@@ -143,14 +134,17 @@ def import_table(
     files = ImageFiles(Path(image_root or file.parent).resolve())
     images = _find_images(cells, files, columns.image, pattern)
     cells = replace(cells, key=images.column)
-    months, optional, age_findings = _read_ages(cells, columns)
+    ages = _read_ages(cells, columns)
+    months = ages["age_months"].months
     sexes, splits = columns.sexes(cells), columns.splits(cells)
+    patients = [] if columns.patient is None else cells.table[columns.patient].tolist()
     findings = [
         *cells.findings,
         *_image_findings(cells, images, files),
-        *age_findings,
+        *(finding for column in ages.values() for finding in column.findings),
         *_sex_findings(cells, columns, sexes),
         *_split_findings(cells, columns, splits),
+        *patient_findings(cells, patients, sexes, splits),
         *_control_character_findings(cells, images, columns.patient),
     ]
     if findings:
@@ -160,14 +154,13 @@ def import_table(
         {
             "image_id": _image_ids(images.ids),
             "image": [os.path.relpath(found[0], base) for found in images.found],
-            "age_months": months,
             "sex": sexes,
-            **optional,
+            **{name: column.months for name, column in ages.items()},
         }
     )
     if columns.patient is not None:
-        table["patient_id"] = cells.table[columns.patient].tolist()
-    source, notes = [file.stem], _notes(cells, columns)
+        table["patient_id"] = patients
+    source, notes = [file.stem], _notes(cells, columns, ages)
     if is_probably_years(months):  # the source says so, or the manifest would be refused
         source.append(INFANTS)
         notes.append(
@@ -182,16 +175,15 @@ def import_table(
     return write_manifest(table.assign(source=", ".join(source)), out, notes=notes)
 
 
-def _read_ages(
-    cells: Cells, columns: TableColumns
-) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]], list[Finding]]:
-    """Return bone ages in months, the column of chronological ages if any, and findings."""
-    months, findings = ages_in_months(cells, columns.age, columns.age_unit, "--age-unit")
-    if columns.chronological is None:
-        return months, {}, findings
-    unit = columns.chronological_unit or columns.age_unit
-    born, more = chronological_in_months(cells, columns.chronological, unit, "--chronological-unit")
-    return months, {"chronological_age_months": born}, findings + more
+def _read_ages(cells: Cells, columns: TableColumns) -> dict[str, Ages]:
+    """Return the bone ages and, if there is a column, the chronological ages."""
+    ages = {"age_months": read_ages(cells, columns.age, columns.age_unit, "--age-unit")}
+    if columns.chronological is not None:
+        unit, option = columns.chronological_unit, "--chronological-unit"
+        ages["chronological_age_months"] = read_ages(
+            cells, columns.chronological, unit or columns.age_unit, option, is_chronological=True
+        )
+    return ages
 
 
 def _check_columns(cells: Cells, columns: TableColumns, pattern: Pattern | None) -> None:
@@ -313,21 +305,16 @@ def _sex_findings(cells: Cells, columns: TableColumns, sexes: Sequence[str]) -> 
 
 
 def _split_findings(cells: Cells, columns: TableColumns, splits: Sequence[str]) -> list[Finding]:
-    """Return unknown splits, and patients in two splits."""
     if columns.split is None:
         return []
     column, texts = columns.split, cells.table[columns.split]
-    findings = cells.row_findings(
+    return cells.row_findings(
         "unknown-split",
         [row for row, name in enumerate(splits) if not name],
         lambda row: describe_cell(column, texts[row]),
         f"{', '.join(SPLITS[:-1])} or {SPLITS[-1]}",
         "Correct it, or leave --split out for a seeded split.",
     )
-    if columns.patient is None:
-        return findings
-    table = cells.table.assign(patient_id=cells.table[columns.patient], split=list(splits))
-    return findings + patient_findings(replace(cells, table=table[table.columns.unique()]))
 
 
 def _control_character_findings(
@@ -349,11 +336,12 @@ def _control_character_findings(
     return findings
 
 
-def _notes(cells: Cells, columns: TableColumns) -> list[str]:
+def _notes(cells: Cells, columns: TableColumns, ages: Mapping[str, Ages]) -> list[str]:
+    names = (columns.age, columns.chronological)
     notes = [
-        f"{column} was read with decimal commas: 10,5 is 10.5."
-        for column in (columns.age, columns.chronological)
-        if column is not None and has_decimal_commas(cells.table[column].tolist())
+        f"{name} was read with decimal commas: 10,5 is 10.5."
+        for name, column in zip(names, ages.values(), strict=False)
+        if column.has_commas
     ]
     if columns.patient is not None and (empty := int((cells.table[columns.patient] == "").sum())):
         notes.append(

@@ -168,6 +168,37 @@ def test_a_patient_in_two_splits_and_an_unknown_split(radiographs: Path) -> None
     assert "row 2 (film films/0.tif): patient ann is in test and train" in found[1]
 
 
+def test_one_patient_with_two_sexes_is_named_by_the_rows_of_the_table(radiographs: Path) -> None:
+    header = "film,bone age,Geschlecht,pid"
+    rows = ["films/0.tif,8,f,60", "films/1.tif,9,m,60", "films/2.tif,9,m,61", "films/3.tif,9,m,"]
+    (fault,) = faults(table(radiographs, *rows, header=header), patient="pid")
+    assert "readings.csv: row 3 (film films/1.tif): patient 60 is M here and F in row 2" in fault
+    assert len(imported(table(radiographs, *rows, header=header))) == 4
+
+
+def test_a_column_twice_is_a_fault_only_if_it_is_used(radiographs: Path) -> None:
+    rows = [f"{row},a,,b" for row in YEARS]
+    file = table(radiographs, *rows, header="film,bone age,Geschlecht,note,,note")
+    (fault,) = faults(file, patient="note")
+    assert "(--patient note): the header has several columns called 'note'" in fault
+    assert len(imported(file)) == 30
+
+
+@pytest.mark.parametrize(
+    ("texts", "codes"),
+    [
+        (("0.0", "1.0"), {"female": ["0"], "male": ["1"]}),
+        (("FALSE", "TRUE"), {"female": ["False"], "male": ["true"]}),
+        (("m\u00e4nnlich", "weiblich"), {"female": ["m\u00e4nnlich"], "male": ["weiblich"]}),
+    ],
+)
+def test_codes_as_spreadsheets_and_pandas_write_them(
+    radiographs: Path, texts: tuple[str, str], codes: dict[str, list[str]]
+) -> None:
+    rows = [f"films/0.tif,8,{texts[0]}", f"films/1.tif,9,{texts[1]}"]
+    assert imported(table(radiographs, *rows), **codes).table["sex"].tolist() == ["F", "M"]
+
+
 def test_the_first_import_of_a_newcomer(tmp_path: Path) -> None:
     """A CSV of years and codes beside a folder of scans; the ids have no folder and no suffix."""
     folder = tmp_path / "clinic"

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from boneage.datasets.importers.ages import has_decimal_commas
 from boneage.datasets.importers.dicom.files import DicomFiles
 from boneage.datasets.importers.dicom.labels import Labels, Match
-from boneage.datasets.label_rules import SEXES, SPLITS
+from boneage.datasets.label_rules import SEXES
 from boneage.datasets.tables import Finding
+from boneage.datasets.validation import rows_that_differ
 from boneage.radiographs.dicom_headers import (
     OTHER_MODALITIES,
     RADIOGRAPH_MODALITIES,
@@ -90,22 +90,23 @@ def radiograph_findings(labels: Labels, matched: Sequence[DicomHeader | None]) -
 
 def _patient_findings(labels: Labels, headers: dict[int, DicomHeader]) -> list[Finding]:
     """Return radiographs of one patient that differ in the sex or the split."""
-    patients = dict(zip(headers, patients_of(list(headers.values())), strict=True))
-    sexes = {row: labels.sexes[row] if labels.sexes else headers[row].sex for row in headers}
-    splits = {row: labels.splits[row] if labels.splits else "" for row in headers}
+    used = list(headers)
+    patients = [p if p[1] else None for p in patients_of(list(headers.values()))]
+    sexes = [labels.sexes[row] if labels.sexes else headers[row].sex for row in used]
+    splits = [labels.splits[row] if labels.splits else "" for row in used]
     findings = []
     for code, values, what in (
-        ("sex-differs", sexes, "the patient's sex is {} here and {} in row {}"),
+        (
+            "patient-with-two-sexes",
+            [sex if sex in SEXES else "" for sex in sexes],
+            "the patient's sex is {} here and {} in row {}",
+        ),
         ("patient-in-two-splits", splits, "the patient is in {} here and in {} in row {}"),
     ):
-        first: dict[tuple[str, str], int] = {}
-        whats = {}
-        for row, patient in patients.items():
-            if patient[1] and values[row] in ("F", "M", *SPLITS):
-                earlier = first.setdefault(patient, row)
-                if values[earlier] != values[row]:
-                    rows = labels.cells.rows
-                    whats[row] = what.format(values[row], values[earlier], rows[earlier])
+        whats = {
+            used[row]: what.format(values[row], values[first], labels.cells.rows[used[first]])
+            for row, first in rows_that_differ(patients, values).items()
+        }
         fix = "Correct the table, or have the radiograph's registration corrected."
         findings += labels.cells.row_findings(code, whats, whats.__getitem__, "", fix)
     return findings
@@ -173,7 +174,7 @@ def _about_images(headers: Sequence[DicomHeader]) -> Iterator[str]:
 
 
 def _about_children(labels: Labels, headers: Sequence[DicomHeader]) -> Iterator[str]:
-    if has_decimal_commas(labels.ages):
+    if labels.has_commas:
         yield "The bone ages were read with decimal commas: 10,5 is 10.5."
     if labels.sexes is not None:
         pairs = enumerate(zip(labels.sexes, headers, strict=True))

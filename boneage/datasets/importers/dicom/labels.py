@@ -11,16 +11,16 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boneage.datasets.importers.ages import UNITS, ages_in_months
-from boneage.datasets.importers.columns import find_column
+from boneage.datasets.importers.ages import UNITS, Ages, is_years_and_months, read_ages
+from boneage.datasets.importers.columns import find_column, read_codes
 from boneage.datasets.label_rules import SPLIT_OF_WORD
-from boneage.datasets.tables import Cells, Finding, read_sheet
+from boneage.datasets.tables import Cells, Finding, read_sheet, repeated_column
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import OTHER_MODALITIES, DicomHeader
 
@@ -33,10 +33,10 @@ JOINS: Mapping[str, tuple[str, ...]] = {
 
 _NOUN = {"AccessionNumber": "accession number", "file": "file name"}
 _NO_KEY = "(none)"  # no column may name a row in messages
-# Up to four digits before the point (days), or 10y6m and the like: no patient number, no name.
+# Up to four digits before the point (days), or years and months: no patient number, no name.
 _AGE = re.compile(
     r"[+-]?[0-9]{1,4}([.,][0-9]*)?|[0-9]{1,2}\s?([ymj]|years?|jahre?)[0-9a-z ,.]{0,10}"
-    r"|[0-9]{1,2}(m|months?|monate?)|[0-9]{1,2}\s*[-;]\s*[0-9]{1,2}",
+    r"|[0-9]{1,2}\s*[-;]\s*[0-9]{1,2}",
     re.IGNORECASE,
 )
 _HIDDEN = "(not shown)"
@@ -100,8 +100,8 @@ class Labels:
     Attributes:
         cells: Its text.
         keys: What names the radiograph of each row.
-        ages: The text of each bone age.
         months: float64 (n,), NaN where the cell is not an age.
+        has_commas: Whether the ages have decimal commas.
         sexes: "F", "M" or "" (unknown) for each row; None if the table has no such column.
         splits: "train", "val", "test" or "" (unknown) for each row; None likewise.
         findings: Faults of the rows.
@@ -109,8 +109,8 @@ class Labels:
 
     cells: Cells = field(repr=False)
     keys: Sequence[str] = field(repr=False)
-    ages: Sequence[str] = field(repr=False)
     months: NDArray[np.float64]
+    has_commas: bool
     sexes: Sequence[str] | None
     splits: Sequence[str] | None
     findings: Sequence[Finding]
@@ -136,16 +136,17 @@ def read_labels(table: LabelTable) -> Labels:
         faults.append(Fault(cells.where, what, fix))
     if faults or key_column is None:
         raise InputError([*(finding.fault for finding in cells.findings), *faults])
-    months, age_findings = _ages(cells, table)
-    codes = {**dict.fromkeys(table.female, "F"), **dict.fromkeys(table.male, "M")}
+    ages = _ages(cells, table)
     female, male = (" or ".join(map(repr, codes)) for codes in (table.female, table.male))
-    sexes = None if table.sex is None else [codes.get(t, "") for t in cells.table[table.sex]]
+    sexes = None
+    if table.sex is not None:
+        sexes = read_codes(cells.table[table.sex].tolist(), table.female, table.male)
     splits = None
     if table.split is not None:
         splits = [SPLIT_OF_WORD.get(text.lower(), "") for text in cells.table[table.split]]
     findings = [
         *cells.findings,
-        *age_findings,
+        *ages.findings,
         *cells.row_findings(
             "unknown-sex",
             [row for row, sex in enumerate(sexes or ()) if not sex],
@@ -161,11 +162,13 @@ def read_labels(table: LabelTable) -> Labels:
             "Correct the cell, or omit --split for a seeded split.",
         ),
     ]
-    keys, ages = cells.table[key_column].tolist(), cells.table[table.age].tolist()
-    return Labels(cells, keys, ages, months, sexes, splits, findings)
+    keys = cells.table[key_column].tolist()
+    return Labels(cells, keys, ages.months, ages.has_commas, sexes, splits, findings)
 
 
 def _missing(cells: Cells, option: str, name: str) -> Fault:
+    if name in cells.repeated:
+        return repeated_column(cells, [name, name]).fault
     close = difflib.get_close_matches(name, [str(c) for c in cells.table.columns], n=1)
     return Fault(
         f"{cells.where} (--{option} {name})",
@@ -178,13 +181,13 @@ def _check_header(cells: Cells) -> str:
     return f"Is the first line of {Path(cells.where).name} a header?"
 
 
-def _ages(cells: Cells, table: LabelTable) -> tuple[NDArray[np.float64], list[Finding]]:
-    """Return months and what is wrong with them; a cell that is no age at all is not quoted."""
+def _ages(cells: Cells, table: LabelTable) -> Ages:
+    """Return the bone ages; a cell that is no age at all is not quoted."""
     shown = [
-        text if not text or _AGE.fullmatch(text) else _HIDDEN for text in cells.table[table.age]
+        text if not text or _AGE.fullmatch(text) or is_years_and_months(text) else _HIDDEN
+        for text in cells.table[table.age]
     ]
-    veiled = replace(cells, table=cells.table.assign(**{table.age: shown}))
-    return ages_in_months(veiled, table.age, table.age_unit, "--age-unit")
+    return read_ages(cells, table.age, table.age_unit, "--age-unit", shown=shown)
 
 
 @dataclass(frozen=True)

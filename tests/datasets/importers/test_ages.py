@@ -1,0 +1,151 @@
+"""Ages as people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from boneage.datasets.importers.ages import YEARS_MONTHS_CELLS, Ages, read_ages
+from boneage.datasets.tables import Cells
+
+
+def ages(texts: Sequence[str], unit: str, **options: bool) -> Ages:
+    table = pd.DataFrame({"age": list(texts)}, dtype=str)
+    cells = Cells("a.csv", table, tuple(range(2, len(table) + 2)))
+    return read_ages(cells, "age", unit, "--age-unit", **options)
+
+
+def said(found: Ages) -> list[str]:
+    return [str(finding.fault) for finding in found.findings]
+
+
+@pytest.mark.parametrize("odd", ["n.b.", "9.5", "10,5 J"])
+def test_the_odd_cell_of_a_column_is_the_only_fault_and_names_the_form(odd: str) -> None:
+    texts = [f"{5 + i / 10:.1f}".replace(".", ",") for i in range(59)]
+    found = ages([*texts, odd], "years")
+    np.testing.assert_allclose(found.months[:59], [60 + 1.2 * i for i in range(59)])
+    (fault,) = said(found)
+    assert fault.startswith(
+        f"a.csv: row 61: age is {odd!r}; expected a number of years with a decimal comma, like 59 "
+        "other cells. Write years with a decimal comma, such as 10,5 for 10 years and 6 months."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "months"),
+    [
+        ("10y6m", 126),
+        ("10 y 6 m", 126),
+        ("10-06", 126),
+        ("10\u201306", 126),  # an en dash
+        ("10;6", 126),
+        ("10 6/12", 126),
+        ("10-6/12", 126),
+        ("10 1/2", 126),
+        ("10 0/12", 120),
+        ("10 years, 6 months", 126),
+        ("10 years and 6 months", 126),
+        ("10 Jahre und 6 Monate", 126),
+        ("10 J. 6 M.", 126),
+        ("10yrs.", 120),
+        ("18m", 18),
+        ("012Y", 144),
+        ("126M", 126),
+        ("6岁1个月", 73),
+        ("６岁１个月", 73),
+        ("6岁", 72),
+        ("6年1月", 73),
+        ("6歳1か月", 73),
+        ("6세 1개월", 73),
+        ("6 años", 72),
+        ("6 an\u0303os y 1 mes", 73),
+        ("6 AÑOS 1 MES", 73),
+        ("6 anos 1 mês", 73),
+        ("6 Jahre 1 Monat", 73),
+        ("6 ans et 1 mois", 73),
+        ("6 лет 1 месяц", 73),
+        ("\u0666y\u0661m", 73),  # Arabic digits
+    ],
+)
+def test_years_and_months_in_one_cell(text: str, months: int) -> None:
+    found = ages([text, "12y0m"], "years-months")
+    assert said(found) == []
+    assert found.months.tolist() == [months, 144]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10",
+        "10.6",
+        "10.06",
+        "10-12",
+        "10y12m",
+        "6m10y",
+        "10 13/12",
+        "10 6/7",
+        "10²",
+        "10 6 m",
+        "10½",
+        "2024-06-10",
+        "10y6",
+        "y",
+        "10 light years",
+        "6/12",
+        "1000y",
+        "10:06:00",
+        "10y6m3d",
+    ],
+)
+def test_what_may_mean_something_else_is_no_age_in_years_and_months(text: str) -> None:
+    found = ages([text, "12y0m", "9y1m"], "years-months")
+    assert len(said(found)) == 1
+    assert np.isnan(found.months).tolist() == [True, False, False]
+
+
+def test_months_after_the_point_need_two_digits() -> None:
+    found = ages(["10.11", "8.00", "9.03", "6.10", "10.1", "7", "9.12"], "years-months")
+    np.testing.assert_array_equal(found.months, [131, 96, 111, 82, np.nan, np.nan, np.nan])
+    assert len(said(found)) == 3
+    assert ages(["10,11", "8,00"], "years-months").months.tolist() == [131, 96]
+
+
+@pytest.mark.parametrize("mark", [".", ","])
+def test_years_that_never_pass_11_hundredths_are_a_question(mark: str) -> None:
+    texts = [text.replace(".", mark) for text in ("3.05", "4.11", "6.10", "8.00", "9", "7.5")]
+    (fault,) = said(ages(texts, "years"))
+    assert f"never pass .11, as those of 4{mark}11" in fault
+    assert "pass --age-unit years-months" in fault
+    found = ages(texts, "decimal-years")
+    assert said(found) == []
+    assert found.months[1] == pytest.approx(12 * 4.11)
+    # One cell above .11 is the answer, and so are too few cells, or whole years alone.
+    assert said(ages([*texts, f"8{mark}12"], "years")) == []
+    assert said(ages(texts[: YEARS_MONTHS_CELLS - 1], "years")) == []
+    assert said(ages([f"{year}{mark}00" for year in range(3, 15)], "years")) == []
+    assert said(ages([f"{year}{mark}5" for year in range(3, 15)], "years")) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-10-11", "Okt 11", "11-Oct", "Oct-11", "11.10.2024", "10:06:00"]
+)
+def test_an_age_that_became_a_date_is_named_as_one(text: str) -> None:
+    (fault,) = said(ages(["10.5", "9", text], "years"))
+    assert f"age is {text!r}" in fault
+    assert "did a spreadsheet make it of 10-06 or 10.11?" in fault
+
+
+def test_days_with_thousands_marks() -> None:
+    assert ages(["3,652.5", "4,018"], "days").months[0] == pytest.approx(120)
+    faults = said(ages(["3,652", "4,018"], "days"))
+    assert "expected a number of days without thousands marks" in faults[0]
+
+
+def test_only_where_a_cell_may_be_empty_it_is() -> None:
+    assert len(said(ages(["10.5", ""], "years"))) == 1
+    assert said(ages(["10.5", ""], "years", may_be_empty=True)) == []
+    assert said(ages(["39.5", ""], "years", is_chronological=True)) == []
+    assert len(said(ages(["39.5", ""], "years", may_be_empty=True))) == 1
