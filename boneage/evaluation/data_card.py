@@ -20,6 +20,7 @@ from boneage.datasets.validation import ManifestValidation, validate_manifest
 from boneage.errors import InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import duration, fact_blocks, render
+from boneage.evaluation.result import name_sources, without_folders
 from boneage.runtime.files import read_bytes, write_text
 from boneage.runtime.provenance import provenance
 
@@ -55,7 +56,6 @@ FAULT_WORDS = {
     "years-as-months": "Ages in years, not months",
 }
 _SEVERITIES = ("error", "warning", "note")
-_ABSOLUTE = re.compile(r"""(?<![\w.:/~])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\"']+[/\\])+""")
 _TERMS = {
     "rsna": (
         "RSNA Pediatric Bone Age Challenge 2017.",
@@ -135,7 +135,7 @@ def card(report: AuditReport, validation: ManifestValidation | None) -> str:
         decoded=report.decoded,
         girls=sum(counts["F"] for _, counts, _ in splits),
         boys=sum(counts["M"] for _, counts, _ in splits),
-        ages=_summarize_years(validation),
+        ages=_summarize_ages(validation),
         age_figure=_draw_ages(validation),
         sources=sources,
         terms=_terms(sources),
@@ -168,18 +168,23 @@ def _kinds(report: AuditReport, validation: ManifestValidation | None) -> list[_
     return sorted(kinds, key=lambda kind: _SEVERITIES.index(kind.severity))
 
 
-def _summarize_years(validation: ManifestValidation | None) -> dict[str, float]:
-    """Return median, minimum and maximum of the possible ages, in years; {} without any."""
+def _summarize_ages(validation: ManifestValidation | None) -> dict[str, float]:
+    """Return median, minimum and maximum of the possible ages, in months; {} without any."""
     if validation is None or not validation.has_possible_age.any():
         return {}
-    years = validation.ages[validation.has_possible_age] / 12
-    return {"median": np.median(years), "minimum": years.min(), "maximum": years.max()}
+    ages = validation.ages[validation.has_possible_age]
+    return {
+        "median": float(np.median(ages)),
+        "minimum": float(ages.min()),
+        "maximum": float(ages.max()),
+    }
 
 
 def _sources(validation: ManifestValidation | None) -> list[str]:
     if validation is None or "source" not in validation.cells.table:
         return []
-    counted = Counter(str(source) for source in validation.cells.table["source"] if source)
+    named = (name_sources(str(source)) for source in validation.cells.table["source"] if source)
+    counted = Counter(named)
     return [f"{source} ({count:,})" for source, count in counted.most_common()]
 
 
@@ -216,7 +221,7 @@ def _without_folders(message: str, manifest: Path, images: Sequence[str]) -> str
                 text = re.sub(rf"{start}(?![\w-])", "the manifest's folder", text)
     for image in images:  # the whole path, because it may contain blanks
         text = text.replace(image, Path(image).name)
-    return _ABSOLUTE.sub("", text)
+    return without_folders(text)
 
 
 def _facts(report: AuditReport, sources: Sequence[str]) -> Mapping[str, str | None]:

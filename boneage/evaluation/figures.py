@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -21,40 +22,56 @@ from numpy.typing import NDArray
 
 from boneage.datasets.label_rules import MAX_AGE_MONTHS
 from boneage.evaluation.html import months, signed
+from boneage.evaluation.metrics import BAND_WORDS
 
-INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#66727f", "#dde3e9", "#0b5394", "#e1eaf4"
+INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#5b6773", "#dde3e9", "#0b5394", "#e1eaf4"
 # Blue and vermilion are distinct in every common colour blindness (Okabe & Ito 2008, Color
-# Universal Design). The markers are distinct on a black-and-white printer.
+# Universal Design). Markers, hatches and dashes are distinct on a black-and-white printer.
 SEX_STYLE = {
-    "F": {"label": "Girls", "colour": "#d55e00", "marker": "^"},
-    "M": {"label": "Boys", "colour": "#0072b2", "marker": "o"},
+    "F": {"label": "Girls", "colour": "#d55e00", "marker": "^", "hatch": ""},
+    "M": {"label": "Boys", "colour": "#0072b2", "marker": "o", "hatch": "////"},
 }
-BAND_LABELS = {
-    "0-60": "Under 5 years",
-    "60-120": "5 to 10 years",
-    "120-180": "10 to 15 years",
-    "180+": "15 years and over",
+CSS_COLOURS = {
+    INK: "ink",
+    GREY: "grey",
+    RULE: "rule",
+    ACCENT: "accent",
+    BAND: "shade",
+    "#ffffff": "page",
+    SEX_STYLE["F"]["colour"]: "girls",
+    SEX_STYLE["M"]["colour"]: "boys",
 }
+"""The colours of a page that replace those of a figure, so that a dark page has its own."""
+
+_TEXT = 14  # points; a figure of 5 inches has 360, so text on a telephone has 14 pixels or more
+_WIDTH = 5.0  # inches
 _RASTER_ABOVE = 3000  # points: more of them would make the SVG heavy, so they become pixels
 _PNG_DPI = 200
 FEW = 20  # a percentile bootstrap of fewer images gives intervals that are too narrow
 _Row = tuple[str, Mapping[str, Any], str, float]  # label, scores, colour and height of a group
 _STYLE: Any = {
-    "font.size": 9.5,
+    "font.size": _TEXT,
+    "axes.labelsize": _TEXT,
+    "axes.titlesize": _TEXT,
+    "xtick.labelsize": _TEXT,
+    "ytick.labelsize": _TEXT,
+    "legend.fontsize": _TEXT,
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
-    "axes.linewidth": 0.7,
+    "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
+    "hatch.color": "#ffffff",
+    "hatch.linewidth": 0.8,
     "text.color": INK,
     "xtick.color": GREY,
     "ytick.color": GREY,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: searchable, in the font of the page
 }
@@ -76,12 +93,10 @@ def predicted_vs_true(table: pd.DataFrame) -> Figure:
     axes.fill_between(line, line - 12, line + 12, color=BAND, linewidth=0, zorder=0)
     axes.plot(line, line, color=INK, linewidth=0.9, zorder=1)
     _scatter(axes, table, table["age_months"], table["predicted_age_months"])
-    corner = (low + 0.035 * span, low + 0.93 * span)
-    axes.text(*corner, "shaded: within 12 months", color=GREY, fontsize=8.5)
     axes.set(xlim=(low, high), ylim=(low, high))
-    axes.set(xlabel="Labelled bone age, months", ylabel="Predicted bone age, months")
+    axes.set(xlabel="Labelled age, months and years", ylabel="Predicted age")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(_age_ticks(span))
+        _age_axis(axis, span)
     _sex_legend(axes, table)
     return figure
 
@@ -104,22 +119,22 @@ def bland_altman(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure:
     axes.axhline(0, color=RULE, linewidth=1, zorder=0)
     _scatter(axes, table, mean, difference)
     dashed: Any = (0, (4, 3))
-    for label, level, style in (
-        ("+1.96 SD", limits["high"], dashed),
-        ("−1.96 SD", limits["low"], dashed),
-        ("bias", metrics["bias_months"]["value"], "-"),
+    for level, style in (
+        (limits["high"], dashed),
+        (limits["low"], dashed),
+        (metrics["bias_months"]["value"], "-"),
     ):
         if level is None:
             continue
         axes.axhline(level, color=INK, linewidth=0.9, linestyle=style, zorder=3)
         axes.annotate(
-            f"{label}\n{signed(level)}", (1.015, level), xycoords=("axes fraction", "data"),
-            va="center", fontsize=8.5, linespacing=1.15, annotation_clip=False,
+            signed(level), (1.015, level), xycoords=("axes fraction", "data"), va="center",
+            annotation_clip=False,
         )  # fmt: skip
     axes.set(xlim=(low, high), ylim=(-reach, reach))
-    axes.set_xlabel("Mean of labelled and predicted age, months")
+    axes.set_xlabel("Mean of both ages, months and years")
     axes.set_ylabel("Predicted − labelled, months")
-    axes.xaxis.set_major_locator(_age_ticks(high - low))
+    _age_axis(axes.xaxis, high - low)
     axes.yaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 3, 6, 10]))
     _sex_legend(axes, table)
     return figure
@@ -135,24 +150,24 @@ def error_by_group(metrics: Mapping[str, Any]) -> Figure:
     sexes, bands = metrics["groups"]["sex"], metrics["groups"]["age_band"]
     rows: list[_Row] = [("All images", metrics, ACCENT, 0.0)]
     for y, (sex, style) in enumerate(SEX_STYLE.items()):
-        rows.append((style["label"], sexes[sex], style["colour"], y + 1.45))
-    for y, (band, label) in enumerate(BAND_LABELS.items()):
-        rows.append((label, bands[band], INK, y + 3.9))
-    figure = Figure(figsize=(10.2, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-    _whiskers(left, rows, "mae_months", months)
-    _whiskers(right, rows, "bias_months", signed)
-    left.set_xlim(left=0)
-    reach = max(abs(end) for end in right.get_xlim())
-    right.set_xlim(-reach, reach)
-    right.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-    left.set_title("Mean absolute error, months", fontsize=10, loc="left")
-    right.set_title("Bias (predicted − labelled), months", fontsize=10, loc="left")
-    for axes in (left, right):
+        rows.append((style["label"], sexes[sex], style["colour"], y + 1.3))
+    for y, (band, words) in enumerate(BAND_WORDS.items()):
+        rows.append((words[0].upper() + words[1:], bands[band], INK, y + 3.6))
+    figure = Figure(figsize=(_WIDTH, 9.4), layout="constrained")
+    errors, biases = figure.subplots(2, 1)
+    _whiskers(errors, rows, "mae_months", months)
+    _whiskers(biases, rows, "bias_months", signed)
+    errors.set_xlim(left=0)
+    reach = max(abs(end) for end in biases.get_xlim())
+    biases.set_xlim(-reach, reach)
+    biases.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    errors.set_title("Mean absolute error, months", loc="left")
+    biases.set_title("Bias, months", loc="left")
+    labels = [f"{label}\nn = {group['n']:,}" for label, group, _, _ in rows]
+    for axes in (errors, biases):
         axes.tick_params(axis="y", length=0)
-    labels = [f"{label}  (n = {group['n']:,})" for label, group, _, _ in rows]
-    left.set_yticks([y for _, _, _, y in rows], labels)
-    left.set_ylim(rows[-1][3] + 0.6, -0.6)
+        axes.set_yticks([y for _, _, _, y in rows], labels, linespacing=1.0)
+        axes.set_ylim(rows[-1][3] + 0.6, -0.7)
     return figure
 
 
@@ -164,26 +179,30 @@ def learning_curves(history: pd.DataFrame, best_epoch: int | None) -> Figure:
         history: `history.csv`: `epoch`, `mae` and `val_mae` in months, `learning_rate`.
         best_epoch: The epoch whose weights were kept.
     """
-    figure = Figure(figsize=(10.2, 3.7), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4.9), layout="constrained")
     errors, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     epochs, rate = history["epoch"], history["learning_rate"]
     marker = "o" if len(history) < 4 else None
-    for key, label, colour in (("mae", "training", GREY), ("val_mae", "validation", ACCENT)):
+    dotted: Any = (0, (1, 1.2))
+    for key, label, colour, style in (
+        ("mae", "training", GREY, dotted),
+        ("val_mae", "validation", ACCENT, "-"),
+    ):
         errors.plot(
-            epochs, history[key], color=colour, linewidth=1.6, label=label, marker=marker,
-            markersize=4,
+            epochs, history[key], color=colour, linestyle=style, linewidth=1.8, label=label,
+            marker=marker, markersize=4,
         )  # fmt: skip
     _error_scale(errors, history[["mae", "val_mae"]])
     _mark_best(errors, history, best_epoch)
     errors.set_ylabel("MAE, months")
     errors.legend(
-        loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9.5, handlelength=1.4,
-        borderaxespad=0.1,
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handlelength=1.4, borderaxespad=0.1,
+        columnspacing=1.2,
     )  # fmt: skip
     rates.plot(epochs, rate, color=INK, linewidth=1.2)
-    rates.set(xlabel="Epoch", ylabel="Learning\nrate", ylim=(0, 1.15 * float(rate.max())))
+    rates.set(xlabel="Epoch", ylabel="Rate", ylim=(0, 1.15 * float(rate.max())))
     rates.set_yticks([0, float(rate.max())], ["0", f"{rate.max():.2g}"])
-    rates.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+    rates.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     first, last = epochs.min(), epochs.max()
     margin = min(0.5, 0.3 + 0.02 * (last - first))  # no tick at epoch 0
     rates.set_xlim(first - margin, last + margin)
@@ -200,7 +219,7 @@ def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
         ages: Months. Impossible ages and NaN are left out.
         sexes: "F" or "M". Other values are left out.
     """
-    figure = Figure(figsize=(10.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     possible = (ages >= 0) & (ages <= MAX_AGE_MONTHS)
     edges = np.arange(0, ages[possible].max(initial=12 * 19) + 13, 12)
@@ -210,18 +229,23 @@ def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
         counts, _ = np.histogram(chosen, edges)
         centres = edges[:-1] / 12 + 0.5 + side * width
         label = f"{style['label']} ({len(chosen):,})"
-        axes.bar(centres, counts, width, color=style["colour"], label=label)
+        axes.bar(centres, counts, width, color=style["colour"], hatch=style["hatch"], label=label)
     axes.set_xlim(-0.2, edges[-1] / 12)
-    axes.xaxis.set_major_locator(MultipleLocator(2))
+    axes.xaxis.set_major_locator(MultipleLocator(3))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set(xlabel="Labelled bone age, years", ylabel="Images")
-    axes.legend(loc="upper left", fontsize=9.5)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, columnspacing=1.2, borderaxespad=0.1
+    )
     return figure
 
 
 def as_svg(figure: Figure, label: str, name: str) -> Markup:
-    """Return a figure as an `<svg>` element of a page, with `label` for screen readers."""
+    """Return a figure as an `<svg>` element of a page, with `label` for screen readers.
+
+    Its colours are those of the page, if the page has names for them.
+    """
     buffer = io.StringIO()
     # Without a salt of its own, two SVGs in a page would share clip-path ids.
     salt: Any = {"svg.hashsalt": f"boneage-{name}"}
@@ -235,6 +259,8 @@ def as_svg(figure: Figure, label: str, name: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # "axes_1" in every figure is not unique in a page
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    for colour, name in CSS_COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name}, {colour})")
     opening, rest = svg.split(">", 1)
     opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)  # the page sets the width
     return Markup(f'{opening} role="img" aria-label="{escape(label)}">{rest}')
@@ -248,7 +274,7 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def _square() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.1, 4.5), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4.9), layout="constrained")
     return figure, figure.subplots()
 
 
@@ -257,8 +283,10 @@ def _age_range(table: pd.DataFrame) -> tuple[float, float]:
     return min(0.0, 12 * np.floor(ages.min() / 12)), 12 * np.ceil((ages.max() + 1) / 12)
 
 
-def _age_ticks(span: float) -> MultipleLocator:
-    return MultipleLocator(36 if span > 120 else 12)
+def _age_axis(axis: Axis, span: float) -> None:
+    """Mark ages in months with the years below them."""
+    axis.set_major_locator(MultipleLocator(36 if span > 120 else 12))
+    axis.set_major_formatter(lambda age, _: f"{age:.0f}\n{age / 12:g} y".replace("-", "−"))
 
 
 def _scatter(axes: Axes, table: pd.DataFrame, x: pd.Series[float], y: pd.Series[float]) -> None:
@@ -280,7 +308,7 @@ def _sex_legend(axes: Axes, table: pd.DataFrame) -> None:
                 label=f"{style['label']} ({count:,})",
             )  # fmt: skip
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, handletextpad=0.1,
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.1,
         columnspacing=1.2, borderaxespad=0.1, borderpad=0.2,
     )  # fmt: skip
 
@@ -289,20 +317,20 @@ def _whiskers(axes: Axes, rows: list[_Row], metric: str, as_text: Callable[[floa
     for _, group, colour, y in rows:
         value, low, high = (group[metric][key] for key in ("value", "low", "high"))
         if value is None:
-            axes.text(0, y, " none", va="center", color=GREY, fontsize=9)
+            axes.text(0, y, " none", va="center", color=GREY)
             continue
         if low is not None:
             axes.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.45)
         inside = "white" if group["n"] < FEW else colour
         axes.plot([value], [y], marker="o", markersize=6, color=colour, markerfacecolor=inside)
         axes.annotate(
-            as_text(value), (value, y), xytext=(0, 6), textcoords="offset points",
-            ha="center", fontsize=9, color=colour,
+            as_text(value), (value, y), xytext=(0, 5), textcoords="offset points",
+            ha="center", color=colour,
         )  # fmt: skip
     axes.grid(axis="x", color=RULE, linewidth=0.7)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 4, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 4, 5, 10]))
 
 
 def _error_scale(axes: Axes, errors: pd.DataFrame) -> None:
@@ -313,7 +341,7 @@ def _error_scale(axes: Axes, errors: pd.DataFrame) -> None:
         return
     # The errors of the first epochs are so large that a linear scale would flatten the others.
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 4)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0.9 * values.min(), 1.1 * values.max())
@@ -328,8 +356,7 @@ def _mark_best(axes: Axes, history: pd.DataFrame, best_epoch: int | None) -> Non
     axes.axvline(best_epoch, color=ACCENT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
     axes.plot([best_epoch], [value], marker="o", markersize=7, color=ACCENT, zorder=4)
     axes.annotate(
-        f"kept: epoch {best_epoch}, {value:.2f} months", (best_epoch, 1),
+        f"kept: epoch {best_epoch}, {value:.1f}", (best_epoch, 1),
         xycoords=("data", "axes fraction"), xytext=(-6 if late else 6, -3),
-        textcoords="offset points", ha="right" if late else "left", va="top", fontsize=9,
-        color=ACCENT,
+        textcoords="offset points", ha="right" if late else "left", va="top", color=ACCENT,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from boneage.datasets.label_rules import years_and_months
 from boneage.evaluation.metrics import format_interval
 
 Rows = list[tuple[str, str]]
@@ -37,6 +38,10 @@ def _environment() -> jinja2.Environment:
         "count": lambda number: f"{number:,}",
         "share": share,
         "duration": duration,
+        "age": age,
+        "years": years,
+        "direction": amount_and_direction,
+        "certainty": certainty,
     }
     return environment
 
@@ -49,6 +54,30 @@ def months(value: float) -> str:
 def signed(value: float) -> str:
     """Return months to one decimal with a sign, and a minus as wide as the plus."""
     return f"{value:+.1f}".replace("-", "−")
+
+
+def age(value: float) -> str:
+    """Return an age in both units, such as `151.3 months (12 y 7 m)`."""
+    return f"{value:.1f} months ({years(value)})"
+
+
+def years(value: float) -> str:
+    """Return an age as `12 y 7 m`, in one line of a page."""
+    return years_and_months(value).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def amount_and_direction(error: float) -> str:
+    """Return a signed error in words, such as `3.0 months too old`."""
+    return f"{abs(error):.1f} months too {'old' if error > 0 else 'young'}"
+
+
+def certainty(bias: Mapping[str, Any]) -> str:
+    """Return the direction of a bias with its interval, unless the interval includes zero."""
+    if bias["low"] is None:
+        return ""
+    is_sure = bias["low"] > 0 or bias["high"] < 0
+    direction = amount_and_direction(bias["value"]).partition("months ")[2] if is_sure else ""
+    return f"{direction or 'may be chance'}; {interval(bias, '+.1f')}"
 
 
 def interval(metric: Mapping[str, Any], spec: str = ".1f") -> str:

@@ -21,6 +21,13 @@ AGE_BANDS: dict[str, tuple[float, float]] = {
 }
 """Bands of the labelled age in months. The lower end belongs to the band."""
 
+BAND_WORDS = {
+    "0-60": "under 5 years",
+    "60-120": "5 to 10 years",
+    "120-180": "10 to 15 years",
+    "180+": "15 years and over",
+}
+
 WITHIN_MONTHS = (6, 12, 24)
 COVERAGE_PERCENT = 95.0
 NORMAL_QUANTILE = 1.96  # 97.5 % of a normal distribution, as in Bland & Altman 1986

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from boneage.evaluation.html import render
+from boneage.evaluation.metrics import BAND_WORDS
 
 _RSNA = (
     "The training data are {radiographs} of the RSNA Pediatric Bone Age Challenge 2017 (Halabi SS, "
@@ -33,10 +34,7 @@ _DATASETS = {
 _GROUPS = (
     ("girls", "sex", "F"),
     ("boys", "sex", "M"),
-    ("under 5 years", "age_band", "0-60"),
-    ("5 to 10 years", "age_band", "60-120"),
-    ("10 to 15 years", "age_band", "120-180"),
-    ("15 years and over", "age_band", "180+"),
+    *((words, "age_band", band) for band, words in BAND_WORDS.items()),
 )
 _SPLITS = (("test", "test"), ("val", "validation"))
 _LINE_LENGTH = 100

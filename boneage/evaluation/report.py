@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
-from boneage.evaluation.html import fact_blocks, render
+from boneage.evaluation.html import Rows, amount_and_direction, fact_blocks, render
+from boneage.evaluation.metrics import BAND_WORDS
+from boneage.evaluation.result import file_name, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
 from boneage.pipeline.store import open_store
 from boneage.recipe import Recipe
@@ -34,15 +36,15 @@ ALT_TEXT = {
     "learning-curves": "Training and validation error by epoch, and the learning rate",
 }
 _THUMBNAIL_PIXELS = 256
-_SHOWN_INFO = (
-    *("started", "stopped", "model", "seconds", "provenance"),
-    *("best_epoch", "best_val_mae_months"),
+# What of run.json is shown. The page is handed on, so it names no folder and no command.
+_RUN_FACTS = (
+    *("name", "seed", "started", "stopped", "epochs", "best_epoch", "best_val_mae_months"),
+    *("devices", "seconds", "provenance", "model"),
 )
-_BAND_WORDS = {
-    "0-60": "children under 5 years",
-    "60-120": "children of 5 to 10 years",
-    "120-180": "children of 10 to 15 years",
-    "180+": "children of 15 years and over",
+_DATA_FACTS = {
+    "manifest": ("digest", "counts"),
+    "store": ("digest", "version"),
+    "init": ("name", "digest", "known_ids"),
 }
 
 
@@ -75,6 +77,22 @@ class Evaluation:
         views = self.metrics.get("views", 1)
         averaged = f", mean of {views} views" if views > 1 else ""
         return f"{SPLIT_WORDS.get(self.split, self.split)} images{external}{averaged}"
+
+    @property
+    def dataset(self) -> str:
+        """The name of the manifest's file, or "" if the evaluation does not record it."""
+        manifest = self.metrics.get("manifest") or {}
+        return file_name(str(manifest.get("file") or manifest.get("path") or ""))
+
+    def source(self, trained_on: Mapping[str, Any]) -> str:
+        """Return where the images are from, or "" if that is unknown.
+
+        Args:
+            trained_on: What `run.json` records of the manifest. Older evaluations record none.
+        """
+        own = {} if self.is_external else trained_on
+        manifest = self.metrics.get("manifest") or {}
+        return name_sources(str(manifest.get("source") or own.get("source") or ""))
 
     @property
     def baseline_months(self) -> float | None:
@@ -117,34 +135,59 @@ def write_report(run: Run) -> Path:
     groups = [group for kind in shown.metrics["groups"].values() for group in kind.values()]
     manifest, made_by = info.get("manifest") or {}, info.get("provenance") or {}
     others = {evaluation.name: evaluation.metrics for evaluation in evaluations[1:]}
+    source = shown.source(manifest)
+    name = str(info.get("name") or recipe.name)
+    counted = f"{shown.metrics['n']:,} {shown.words}"
     html = render(
         "report.html",
         kind="Bone age model report",
-        title=str(info.get("name") or recipe.name),
-        info=dict.fromkeys(_SHOWN_INFO) | info,
+        title=f"{name}: {counted}" + (f" of {shown.dataset}" if shown.dataset else ""),
+        info=dict.fromkeys(_RUN_FACTS) | info,
         recipe=recipe,
         counts=manifest.get("counts") or {},
-        source=str(manifest.get("source") or "").lower(),
+        source=source,
+        is_phantom=source == "phantom",
         device=re.sub(r"\((R|TM)\)", "", str(made_by.get("device") or "")),
         split_words=SPLIT_WORDS,
         shown=shown,
         others=evaluations[1:],
-        counted=f"{shown.metrics['n']:,} {shown.words}",
+        counted=counted,
         baseline=shown.baseline_months,
         validation=others.get("val", {}).get("mae_months"),
         overlaps=[found for evaluation in evaluations if (found := evaluation.overlap())],
+        group_rows=_group_rows(shown.metrics),
         biased_bands=_biased_bands(shown.metrics),
-        bars=_bars(shown, recipe, is_phantom=manifest.get("source") == "phantom"),
+        bars=_bars(shown, recipe, is_phantom=source == "phantom"),
         svgs=_write_figures(run, shown, info.get("best_epoch")),
         few=figures.FEW if any(0 < group["n"] < figures.FEW for group in groups) else None,
         worst=worst.to_dict("records"),
         images=images,
         missing=missing,
-        recipe_facts=fact_blocks("Recipe", recipe.model_dump(mode="json", exclude_none=True)),
-        run_facts=fact_blocks("Run", info),
+        recipe_facts=_recipe_facts(recipe),
+        run_facts=fact_blocks("Run", _shareable(info)),
     )
     write_text(run.report_path, html)
     return run.report_path
+
+
+def _recipe_facts(recipe: Recipe) -> list[tuple[str, Rows]]:
+    values = without_folder(recipe.model_dump(mode="json", exclude_none=True))
+    return fact_blocks("Recipe", values)
+
+
+def _shareable(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of `run.json` may be handed on: names and digests, but no path of the machine."""
+    facts = {key: info[key] for key in _RUN_FACTS if key in info}
+    if info.get("resumed"):
+        facts["resumed"] = f"{len(info['resumed'])} times"
+    for key, kept in _DATA_FACTS.items():
+        recorded = info.get(key) or {}
+        facts[key] = {name: recorded[name] for name in kept if recorded.get(name) is not None}
+    manifest = info.get("manifest") or {}
+    named = {"file": file_name(str(manifest.get("path") or "")) or None}
+    sources = {"source": name_sources(str(manifest.get("source") or "")) or None}
+    facts["manifest"] = named | facts["manifest"] | sources
+    return facts
 
 
 def read_evaluations(run: Run) -> list[Evaluation]:
@@ -235,9 +278,9 @@ def _case_images(
     try:
         store = open_store(Path(folder))
     except InputError:
-        return {}, f"No images are shown: the store {folder} is gone or damaged."
+        return {}, "No images are shown: the store of the run is gone or damaged."
     if store.differs_from(recorded):
-        return {}, f"No images are shown: the store {folder} has changed since the run."
+        return {}, "No images are shown: the store has changed since the run."
     rows = {image_id: row for row, image_id in enumerate(store.image_ids)}
     found = {image_id: _png(store[rows[image_id]]) for image_id in image_ids if image_id in rows}
     return found, "" if len(found) == len(image_ids) else "Some images are not in the run's store."
@@ -280,14 +323,26 @@ def _bars(shown: Evaluation, recipe: Recipe, *, is_phantom: bool) -> list[dict[s
     return bars
 
 
+def _group_rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the rows of the table of groups, without empty groups."""
+    rows = [("All images", metrics)]
+    for sex, style in figures.SEX_STYLE.items():
+        rows.append((style["label"], metrics["groups"]["sex"][sex]))
+    for band, words in BAND_WORDS.items():
+        rows.append((f"Ages {words}", metrics["groups"]["age_band"][band]))
+    return [(label, group) for label, group in rows if group["n"]]
+
+
 def _biased_bands(metrics: Mapping[str, Any]) -> list[str]:
-    """Return phrases on the age bands with a bias of two months or more that is not chance."""
-    phrases = []
-    for band, label in _BAND_WORDS.items():
+    """Return a sentence for each age band with a bias of two months or more that is not chance."""
+    sentences = []
+    for band, words in BAND_WORDS.items():
         group = metrics["groups"]["age_band"][band]
         bias = group["bias_months"]
         is_sure = group["n"] >= figures.FEW and (bias["low"] > 0 or bias["high"] < 0)
         if is_sure and abs(bias["value"]) >= 2:
-            direction = "high" if bias["value"] > 0 else "low"
-            phrases.append(f"{abs(bias['value']):.1f} months too {direction} for {label}")
-    return phrases
+            sentences.append(
+                f"Ages {words}: predicted {amount_and_direction(bias['value'])} on average, "
+                f"n = {group['n']:,}."
+            )
+    return sentences

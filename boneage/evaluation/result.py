@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -16,6 +17,10 @@ _MANIFEST = ("digest", "counts", "source")
 _INIT = ("name", "digest", "known_ids")
 _SPLITS = ("val", "test")
 _MAX_SOURCES, _MAX_SOURCE_LENGTH = 5, 200  # beyond, `source` names single images
+# The folders of an absolute path: of POSIX, of a home, of Windows, of a share, of a file address.
+_FOLDERS = re.compile(
+    r"""(?<![\w.:/~\\])(?:file://|~\w*(?=/))?(?:/|[A-Za-z]:[\\/]|\\\\)(?:[^\s/\\"']+[/\\])+"""
+)
 _MIN_IMAGES = 5  # an average over fewer images reveals single ones
 
 
@@ -104,7 +109,7 @@ def write_result(run: Run) -> Path:
     result: dict[str, Any] = {key: info[key] for key in _INFO if key in info}
     result["provenance"] = info["provenance"]
     result["manifest"] = {key: info["manifest"][key] for key in _MANIFEST}
-    result["manifest"]["source"] = _source(result["manifest"]["source"])
+    result["manifest"]["source"] = name_sources(result["manifest"]["source"])
     if info.get("init"):  # the first run of a fine-tuned model may have seen these images
         result["init"] = {key: info["init"].get(key) for key in _INIT}
     result["recipe"] = without_folder(read_json(run.recipe_path))
@@ -117,18 +122,26 @@ def write_result(run: Run) -> Path:
     return run.result_path
 
 
-def _source(text: str) -> str:
+def name_sources(text: str) -> str:
+    """Return the sources of a manifest without folders, or `many sources` if they name images."""
     pieces = text.split(", ")
     if len(text) > _MAX_SOURCE_LENGTH or len(pieces) > _MAX_SOURCES:
         return "many sources"
-    return ", ".join(_name(piece) if _is_absolute(piece) else piece for piece in pieces)
+    return ", ".join(
+        file_name(piece) if _is_absolute(piece) else without_folders(piece) for piece in pieces
+    )
+
+
+def without_folders(text: str) -> str:
+    """Return a text in which every absolute path is only the name of its file."""
+    return _FOLDERS.sub("", text)
 
 
 def without_folder(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return a JSON recipe with the name of its weights file, but without the folder."""
     model = recipe.get("model", {})
     if "weights" in model:  # "none" and "imagenet" are names already
-        recipe["model"] = {**model, "weights": _name(model["weights"])}
+        recipe["model"] = {**model, "weights": file_name(model["weights"])}
     return recipe
 
 
@@ -136,7 +149,8 @@ def _is_absolute(path: str) -> bool:
     return path.startswith("/") or PureWindowsPath(path).is_absolute()
 
 
-def _name(path: str) -> str:
+def file_name(path: str) -> str:
+    """Return the last part of a path of any system: what is handed on names no folder."""
     return PureWindowsPath(path).name  # takes both kinds of slash
 
 

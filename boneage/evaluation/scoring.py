@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 from pathlib import Path
@@ -24,7 +25,7 @@ from boneage.datasets.validation import (
 )
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import baseline_median_by_sex, score
-from boneage.evaluation.result import prepare_results
+from boneage.evaluation.result import name_sources, prepare_results
 from boneage.pipeline.store import prepare
 from boneage.prediction.engines import load_engine
 from boneage.prediction.predict import BATCH_SIZE, predict_batches
@@ -119,8 +120,9 @@ def evaluate_run(
 
     Returns:
         The content of `metrics-<split>.json`: the answer of `score_table`, with `split`, `views`,
-        `manifest` and `predictions`. For an external test, `manifest` has `overlap`: how many of
-        its images were `train` or `val` of the run, or None if that is unknown.
+        `manifest`, `evaluated` (the day) and `predictions`. The manifest is named without its
+        folder, because the file may be handed on. For an external test, `manifest` has `overlap`:
+        how many of its images were `train` or `val` of the run, or None if that is unknown.
 
     Raises:
         InputError: The manifest is missing, faulty or changed; the split is empty; there is no
@@ -137,16 +139,22 @@ def evaluate_run(
     training = _training_table(manifest, recorded)
     is_external = manifest.digest != recorded["digest"]
     tested_on = {
-        "path": str(manifest.path),
+        "file": manifest.path.name,
         "digest": manifest.digest,
+        "source": name_sources(", ".join(_sources(images))),
         "external": is_external,
         **({"overlap": _count_overlap(training, images)} if is_external else {}),
     }
     metrics = score_table(table, training)
     metrics |= {"split": split, "views": views, "manifest": tested_on}
+    metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     name = f"{split}-{manifest.path.stem}-{manifest.digest[:8]}" if is_external else split
     name += f"-{views}-views" if views != usual else ""
     return write_evaluation(results, name, table, metrics)
+
+
+def _sources(images: Manifest) -> list[str]:
+    return [] if "source" not in images.table else sorted(set(images.table["source"].astype(str)))
 
 
 def predict_split(

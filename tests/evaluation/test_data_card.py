@@ -20,7 +20,7 @@ def write_manifest(folder: Path, rows: Sequence[str]) -> Path:
 
 def card_of(manifest: Path) -> str:
     """The page as one line, so that the templates may wrap their text."""
-    return " ".join(write_card(manifest, progress=False).read_text(encoding="utf-8").split())
+    return re.sub(r"[ \n]+", " ", write_card(manifest, progress=False).read_text(encoding="utf-8"))
 
 
 def test_a_card_is_one_page_without_network_or_images(cohort: Path, tmp_path: Path) -> None:
@@ -71,7 +71,12 @@ def test_impossible_ages_are_left_out_of_the_figure_and_the_summaries(tmp_path: 
     html = card_of(
         write_manifest(tmp_path, [f"{i},{i}.png,{a},F,train" for i, a in enumerate(ages)])
     )
-    for words in ("Girls (2)", "5.0 to 10.0 years", "90.0 ± 30.0", "images affected: 5"):
+    for words in (
+        "Girls (2)",
+        "from 5\xa0y\xa00\xa0m to 10\xa0y\xa00\xa0m",
+        "90.0 ± 30.0",
+        "images affected: 5",
+    ):
         assert words in html
 
 

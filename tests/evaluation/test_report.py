@@ -20,7 +20,7 @@ from boneage.evaluation.report import write_report
 from boneage.pipeline.store import Store, prepare
 from boneage.recipe import Framing, Phantom, Published, Recipe
 from boneage.run import Run
-from boneage.runtime.files import write_json
+from boneage.runtime.files import read_json, write_json
 
 FIGURES = ("predicted-vs-true", "bland-altman", "error-by-group", "learning-curves")
 
@@ -106,13 +106,16 @@ def test_page_holds_every_section_and_the_figures_stand_beside_it(run: Run) -> N
         "Other evaluations",
         "Recipe",
         "Provenance",
-        "On 60 test images, the mean absolute error is",
+        "small run: 60 test images",
+        "On 60 test images, the predictions differ from the label by",
+        "This page contains image ids and ages of patients, but no radiograph.",
+        "Research use only, not for diagnosis.",
         f"{error.abs().mean():.2f} months",
         f"test{error.abs().argmax()},",
+        f"{error.abs().max():.1f} months too",
         "32.6 months",
         "0.38 million",
         "67 min",
-        "boneage train <recipe> & more",  # escaped in the file
         "is gone or damaged",  # the store with the images of the largest errors
     ):
         assert words in page.text
@@ -178,13 +181,97 @@ def test_the_largest_errors_show_their_own_images_and_none_for_an_external_test(
     assert "may hold other images by these ids" in page.text
 
 
+def page_of(run: Run) -> str:
+    return write_report(run).read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_a_page_with_radiographs_says_so_and_they_carry_pixels_only(
+    stored: tuple[Run, Store],
+) -> None:
+    run, _ = stored
+    evaluate(run, "test", count=12)
+    page = read_page(run)
+    assert "This page contains radiographs of patients." in page.text
+    pngs = [url.partition("base64,")[2] for url in page.addresses if url.startswith("data:image")]
+    for png in map(base64.b64decode, pngs):
+        chunks, position = [], 8
+        while position < len(png):  # a PNG is a signature, then length, kind, content, checksum
+            chunks.append(png[position + 4 : position + 8])
+            position += 12 + int.from_bytes(png[position : position + 4])
+        assert set(chunks) == {b"IHDR", b"IDAT", b"IEND"}
+    alt = re.search(r'alt="Radiograph ([^"]*)"', page_of(run))
+    assert alt is not None
+    assert re.fullmatch(
+        r"test\d+, (girl|boy): labelled [\d.]+ months \(\d+ y \d+ m\), "
+        r"predicted [\d.]+ months \(\d+ y \d+ m\)",
+        alt[1].replace("\xa0", " "),
+    )
+
+
+@pytest.mark.parametrize("home", ["/home/ann schmidt", "C:\\Users\\ann schmidt"])
+@pytest.mark.usefixtures("no_drawing")
+def test_no_folder_of_the_machine_is_named(tmp_path: Path, home: str) -> None:
+    source = f"clinic, {home}/x.csv"
+    run = make_run(
+        tmp_path / "run",
+        command=f"boneage train {home}/recipe.toml --data {home}/hospital.csv",
+        manifest={"path": f"{home}/hospital.csv", "source": source, "digest": "d"},
+        store={"folder": f"{home}/hospital.store", "digest": "x"},
+        init={"name": "first", "folder": f"{home}/runs/first", "digest": "y"},
+    )
+    recipe = read_json(run.recipe_path)
+    recipe["model"]["weights"] = f"{home}/weights.h5"
+    write_json(run.recipe_path, recipe)
+    evaluate(run, "test", manifest={"path": f"{home}/hospital.csv", "digest": "d"})
+    page = page_of(run)
+    assert "ann schmidt" not in page
+    for words in ("small run: 60 test images of hospital.csv", "clinic, x.csv", "weights.h5"):
+        assert words in page
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_a_biased_age_band_is_a_sentence_that_can_be_read(run: Run) -> None:
+    table = pd.read_csv(run.predictions_path("test"))
+    is_band = table["age_months"].between(60, 120, inclusive="left")
+    generator = np.random.default_rng(0)
+    shift = np.where(is_band, 12.0, 0.0) + generator.normal(0, 1, len(table))
+    table["predicted_age_months"] = table["age_months"] + shift
+    table = pd.concat([table] * 3).assign(image_id=lambda all_: [f"i{n}" for n in range(len(all_))])
+    table.to_csv(run.predictions_path("test"), index=False)
+    ages, predicted = table["age_months"], table["predicted_age_months"]
+    metrics = score(ages, predicted, table["sex"].to_numpy(str), bootstrap=50)
+    write_json(run.metrics_path("test"), metrics | {"split": "test"})
+    bias = (predicted - ages)[ages.between(60, 120, inclusive="left")]
+    sentence = f"Ages 5 to 10 years: predicted {bias.mean():.1f} months too old on average, "
+    assert f"Bias by age. {sentence}n = {len(bias)}." in read_page(run).text
+
+
+def test_everything_on_a_page_can_be_read_on_a_telephone_and_heard(run: Run) -> None:
+    page = page_of(run)
+    screen = page.partition("@media print")[0]
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", screen)]
+    assert min(sizes) >= 14
+    assert page.count("<figure") == page.count("<figcaption>") == len(FIGURES)
+    assert len(re.findall(r'<svg[^>]* role="img" aria-label="[^"]+"', page)) == len(FIGURES)
+    for box, text in re.findall(r'viewBox="0 0 ([\d.]+) [^"]*"(.*?)</svg>', page, re.DOTALL):
+        drawn = [float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", text)]
+        assert drawn
+        assert min(drawn) * 356 / float(box) >= 13.5  # the width of a figure at 420 pixels
+    assert page.count("<table>") == page.count('<div class="scroll" role="region"')
+    for colour, name in figures.CSS_COLOURS.items():
+        assert not re.search(rf"(?<!, ){colour}", page.partition("</style>")[2]), name
+        assert page.partition("</style>")[0].count(f"--{name}:") == 2  # light and dark
+
+
 @pytest.mark.usefixtures("no_drawing")
 def test_external_images_that_the_model_was_trained_on_are_counted(run: Run) -> None:
     name = "test-hospital-1a2b3c4d"
     evaluate(run, name, count=20, manifest={"external": True, "overlap": {"train": 7, "val": 2}})
     text = read_page(run).text
     assert "On 60 test images" in text  # the own test set comes first
-    assert f"Test images (external) {name}" in text
+    assert "Test images (external)" in text
+    assert name in text
     assert f"Of the 20 images of {name}, 7 were used to train the model and 2 to select" in text
     for overlap in ({"train": 0, "val": 0}, None):
         evaluate(run, name, count=20, manifest={"external": True, "overlap": overlap})

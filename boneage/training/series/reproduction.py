@@ -16,7 +16,7 @@ from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.published import SPLIT_NAMES, as_markdown, compare
 from boneage.evaluation.report import write_report
-from boneage.evaluation.result import write_result
+from boneage.evaluation.result import file_name, name_sources, without_folders, write_result
 from boneage.evaluation.scoring import evaluate_run
 from boneage.recipe import Recipe, changed_settings, read_recipe
 from boneage.run import Run
@@ -95,7 +95,8 @@ def reproduce(
     Returns:
         `recipe`, `seed`, `source` (of the published number), `changed` (settings), `data`,
         `estimate` (None when a training is resumed), `notes` and `rows` (from `compare`). After a
-        training also parts of `run.json`, and `files`. `reproduction.json` holds the same.
+        training also parts of `run.json`, and `files`. `reproduction.json` holds the same, but it
+        names files without their folders.
 
     Raises:
         InputError: Recipe, data, weights file or disk are faulty, or the data has changed since
@@ -121,9 +122,9 @@ def reproduce(
             "recipe": recipe.name,
             "seed": recipe.seed,
             "source": recipe.published.source,
-            "changed": changed,
+            "changed": [_without_folder(setting) for setting in changed],
             "data": _describe(manifest, log),
-            "notes": list(manifest.notes),
+            "notes": [without_folders(note) for note in manifest.notes],
             "estimate": None if is_resumed else _estimate(recipe, manifest, out, log),
         }
         if dry_run:
@@ -140,6 +141,11 @@ def reproduce(
     return _write(document | {"rows": compare(recipe, manifest, metrics)}, run)
 
 
+def _without_folder(setting: str) -> str:
+    key, _, value = setting.partition("=")
+    return f"{key}={file_name(value)}" if key == "model.weights" else setting
+
+
 def _read_data(data: Path, out: Path, progress: bool) -> Manifest:
     return read_manifest(data) if data.is_file() else import_rsna(data, out, progress=progress)
 
@@ -151,7 +157,11 @@ def _describe(manifest: Manifest, log: Log) -> dict[str, Any]:
     log(f"{len(manifest):,} images: {', '.join(f'{n:,} {s}' for s, n in by_split.items())}")
     for note in manifest.notes:
         log(f"note: {note}")
-    return {"counts": by_split, "source": ", ".join(map(str, sources)), "digest": manifest.digest}
+    return {
+        "counts": by_split,
+        "source": name_sources(", ".join(map(str, sources))),
+        "digest": manifest.digest,
+    }
 
 
 def _estimate(recipe: Recipe, manifest: Manifest, out: Path, log: Log) -> dict[str, Any]:
@@ -205,5 +215,7 @@ def _write(document: dict[str, Any], run: Run) -> dict[str, Any]:
     document |= {key: info.get(key) for key in keys}
     document["files"] = {name: str(path) for name, path in files.items()}
     write_text(page, as_markdown(document))
-    write_json(run.folder / "reproduction.json", document)
+    # The file may be handed on, so it names the files of its folder without the folder.
+    named = {name: path.name for name, path in files.items() if path != run.folder}
+    write_json(run.folder / "reproduction.json", {**document, "files": named})
     return document

@@ -99,7 +99,10 @@ def test_a_stopped_reproduction_continues_to_the_table(
     assert test["difference_months"] == pytest.approx(test["ours"]["value"] - 40.0)
     assert test["intervals_overlap"] is True
     assert val["not_comparable"] == "12 validation images here, 1,425 in the published result"
-    assert document == json.loads((run.folder / "reproduction.json").read_text())
+    stored = json.loads((run.folder / "reproduction.json").read_text())
+    assert stored.pop("files") == {"report": "report.html", "page": "reproduction.md"}
+    assert document | stored == document
+    assert str(tmp_path) not in json.dumps(stored)
     assert run.read_info()["stopped"] == "finished"
     assert list(pd.read_csv(run.history_path)["epoch"]) == [1, 2]
     assert run.report_path.exists()
