@@ -209,14 +209,24 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     if limits["low"] is not None:
         title = "95 % limits of agreement, months"
         lines.append(f"{title:<34}{limits['low']:8.2f} to {limits['high']:.2f}")
-    for group, parts in metrics["groups"].items():
-        for name, part in parts.items():
-            if part["n"]:
-                title = f"MAE of {group.replace('_', ' ')} {name}, n {part['n']:,}"
-                mae, bias = part["mae_months"], part["bias_months"]["value"]
-                interval = f"{_interval(mae):<16}"
-                lines.append(f"{title:<34}{mae['value']:8.2f}   {interval} bias {bias:+.2f}")
+    for title, part in _group_titles(metrics["groups"]):
+        mae, bias = part["mae_months"], part["bias_months"]["value"]
+        interval = f"{_interval(mae):<16}"
+        lines.append(f"{title:<34}{mae['value']:8.2f}   {interval} bias {bias:+.2f}")
     return "\n".join(lines)
+
+
+def _group_titles(groups: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return a title for each group that has images, such as `MAE, 5 to 10 years, n 210`."""
+    from boneage.evaluation.metrics import BAND_WORDS
+
+    words = {"F": "girls", "M": "boys", **BAND_WORDS}
+    return [
+        (f"MAE, {words[name]}, n {part['n']:,}", part)
+        for parts in groups.values()
+        for name, part in parts.items()
+        if part["n"]
+    ]
 
 
 def _interval(part: dict[str, Any], factor: float = 1.0) -> str:

@@ -23,7 +23,8 @@ def test_evaluate_scores_predictions_of_any_model(boneage, tmp_path):
     code, out, _ = boneage("evaluate", "--predictions", "mine.csv")
     assert code == 0
     assert "MAE, months" in out
-    assert "sex F, n 4" in out
+    assert "MAE, girls, n 4" in out
+    assert "MAE, 5 to 10 years, n 8" in out
 
 
 @pytest.mark.parametrize(
