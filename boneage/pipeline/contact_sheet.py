@@ -15,6 +15,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from boneage.datasets.label_rules import years_and_months
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.pipeline.store import Store
@@ -170,7 +171,7 @@ def _cell(
     shrink = cv2.INTER_AREA if framed.shape[0] > CELL else cv2.INTER_LINEAR
     cell[:CELL, CELL + 4 :] = cv2.resize(framed, (CELL, CELL), interpolation=shrink)[..., None]
     rotated = f", rotated by {crop['rotation']}" if crop["rotation"] else ""
-    label = f"{crop['age_months'] / 12:.1f} years, {crop['sex']}"
+    label = f"{years_and_months(crop['age_months'])}, {crop['sex']}"
     _write(cell, f"{_short(crop['image_id'])}: {label}", (3, CELL + 16))
     _write(cell, f"{crop['why'].partition(':')[0]}{rotated}", (3, CELL + 33))
     return cell

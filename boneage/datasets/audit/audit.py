@@ -20,7 +20,7 @@ from boneage.datasets.audit.images import (
     inspection_findings,
 )
 from boneage.datasets.audit.split_balance import balance_findings, digit_findings
-from boneage.datasets.label_rules import SEXES, SPLITS, Region, parse_region
+from boneage.datasets.label_rules import SEXES, SPLITS, Region, parse_region, years_and_months
 from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import ManifestValidation, rows_by_image, validate_manifest
 from boneage.errors import Fault, InputError
@@ -132,7 +132,8 @@ class AuditReport:
             age = self.ages.get(split)
             months = (
                 f"  age {age['mean']:.1f} ± {age['sd']:.1f} months, "
-                f"{age['minimum']:g} to {age['maximum']:g}"
+                f"{age['minimum']:g} to {age['maximum']:g} "
+                f"({years_and_months(age['minimum'])} to {years_and_months(age['maximum'])})"
                 if age
                 else ""
             )
