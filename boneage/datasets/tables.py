@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-import datetime
 import difflib
 import io
 import itertools
@@ -18,12 +17,13 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from boneage.datasets.cell_text import cell_text
+from boneage.datasets.parquet import decode_parquet
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import LARGEST_TEXT, read_bytes
 
@@ -383,25 +383,6 @@ def _clean(name: str) -> str:
     return re.sub("[\u00a0\u202f\u2007]", " ", name.replace("\ufeff", "")).strip()
 
 
-def cell_text(value: object) -> str:
-    """Return a value as a person would write it: 12.0 as 12, a date as 2024-05-31, None as ''."""
-    if value is None or value != value:  # NaN
-        return ""
-    if isinstance(value, float):
-        if value.is_integer() and abs(value) < 2**53:
-            return str(int(value))  # an identifier of 16 digits, and each is exact
-        # 15 digits are what Excel shows and keeps; an exponent is never written.
-        return format(Decimal(f"{value:.15g}").normalize(), "f")
-    if isinstance(value, Decimal):
-        return format(value.normalize(), "f") if value.is_finite() else str(value)
-    if isinstance(value, datetime.datetime):
-        is_midnight = value.time() == datetime.time()
-        return value.date().isoformat() if is_midnight else value.isoformat(" ")
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    return str(value)
-
-
 class _Worksheet(NamedTuple):
     """A worksheet's rows from the first on, empty ones too, all of one width."""
 
@@ -513,47 +494,7 @@ def _choose_worksheet(
 
 
 def _read_parquet(content: bytes, where: str, key: str) -> Cells:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        what = "it is a Parquet file, and pyarrow is not installed"
-        fix = "Run pip install pyarrow, or save the table as CSV."
-        raise InputError(Fault(where, what, fix)) from None
-    try:
-        file = pq.ParquetFile(io.BytesIO(content))
-        schema = file.schema_arrow
-        _check_parquet(file.metadata, schema, where)
-        # As dictionaries: a long text that stands in every row is kept once.
-        texts = [column.name for column in schema if pa.types.is_string(column.type)]
-        table = pq.ParquetFile(io.BytesIO(content), read_dictionary=texts).read(use_threads=False)
-        columns = [_parquet_texts(column.combine_chunks()) for column in table.columns]
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        what = f"it can't be read as Parquet ({reason})"
-        raise InputError(Fault(where, what, "Write it again, or write it as CSV.")) from None
-    return _build_cells([table.column_names, *zip(*columns, strict=True)], where, key)
-
-
-def _check_parquet(metadata: Any, schema: Any, where: str) -> None:
-    import pyarrow.types as kinds
-
-    _check_size(where, metadata.num_rows, metadata.num_rows * metadata.num_columns)
-    groups = range(metadata.num_row_groups)
-    _check_unpacked_size(where, sum(metadata.row_group(i).total_byte_size for i in groups))
-    nested = [f.name for f in schema if kinds.is_nested(f.type) or kinds.is_binary(f.type)]
-    if nested:
-        what = f"the columns {', '.join(map(repr, nested[:_FEW]))} hold lists, records or bytes"
-        raise InputError(Fault(where, what, "Remove those columns, or write them as text."))
-
-
-def _parquet_texts(column: Any) -> list[str]:
-    import pyarrow as pa
-
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    values = encoded.dictionary.to_pylist()
-    if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):
-        # 10.6 is 10.600000381… in 64 bits; the shortest number with the same 32 bits is meant.
-        values = [float(str(value)) for value in encoded.dictionary.to_numpy(zero_copy_only=False)]
-    texts = [cell_text(value) for value in values]
-    return ["" if i is None else texts[i] for i in encoded.indices.to_pylist()]
+    found = decode_parquet(content, where, most=(MAX_ROWS, MAX_CELLS, MAX_UNPACKED_BYTES))
+    _check_size(where, found.rows, found.cells)
+    _check_unpacked_size(where, found.unpacked)
+    return _build_cells([found.names, *zip(*found.columns, strict=True)], where, key)

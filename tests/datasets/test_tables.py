@@ -391,7 +391,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str) -> None:
     else:
         excel(path, list(frame.columns), *frame.astype(object).to_numpy().tolist())
     whole = path.read_bytes()
-    for _ in range(80):
+    for _ in range(20 if kind == "parquet" else 80):  # each starts a process
         path.write_bytes(damaged(whole, lot))
         with suppress(InputError):
             read_sheet(path)

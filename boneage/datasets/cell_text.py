@@ -1,0 +1,25 @@
+"""Write a value of a spreadsheet or a Parquet file as a person would write it."""
+
+from __future__ import annotations
+
+import datetime
+from decimal import Decimal
+
+
+def cell_text(value: object) -> str:
+    """Return a value as a person would write it: 12.0 as 12, a date as 2024-05-31, None as ''."""
+    if value is None or value != value:  # NaN
+        return ""
+    if isinstance(value, float):
+        if value.is_integer() and abs(value) < 2**53:
+            return str(int(value))  # an identifier of 16 digits, and each is exact
+        # 15 digits are what Excel shows and keeps; an exponent is never written.
+        return format(Decimal(f"{value:.15g}").normalize(), "f")
+    if isinstance(value, Decimal):
+        return format(value.normalize(), "f") if value.is_finite() else str(value)
+    if isinstance(value, datetime.datetime):
+        is_midnight = value.time() == datetime.time()
+        return value.date().isoformat() if is_midnight else value.isoformat(" ")
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value)
