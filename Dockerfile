@@ -55,7 +55,8 @@ ENV PATH=/opt/boneage/bin:$PATH \
 LABEL org.opencontainers.image.title="boneage" \
       org.opencontainers.image.description="Bone-age regression on Keras 3: train, evaluate, report, predict" \
       org.opencontainers.image.licenses="Apache-2.0"
-# `docker stop` sends SIGTERM: a training ends after the batch in hand, with a checkpoint, and exits 0.
+# `docker stop` sends SIGTERM: every verb ends at once with exit code 143, a training after the batch
+# in hand, with a checkpoint.
 WORKDIR /opt/project
 COPY experiments experiments
 VOLUME /runs

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Augmentation", "DataGenerator", "InputError", "build_model"]
 
-# Each name is imported when it is first asked for: Keras takes seconds to import.
+# Each name is imported when it is first used: Keras takes seconds to import.
 _HOMES = {
     "Augmentation": "boneage.recipe",
     "DataGenerator": "boneage.pipeline.generator",
@@ -24,7 +26,18 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
+def _imported_late(name: str) -> property:
+    def value(package: types.ModuleType) -> Any:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    return property(value)
+
+
+# Properties, because completion with the tab key fetches every other attribute, but no property.
+sys.modules[__name__].__class__ = type(
+    "Package", (types.ModuleType,), {name: _imported_late(name) for name in _HOMES}
+)

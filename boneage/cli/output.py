@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,7 +125,8 @@ def _escape(text: str, categories: frozenset[str]) -> str:
 
 def print_json(values: dict[str, Any]) -> None:
     """Print one JSON object. A number that is not finite becomes null."""
-    text = json.dumps(_finite(values), indent=2, ensure_ascii=False)
+    can_print_all = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(_finite(values), indent=2, ensure_ascii=not can_print_all)
     # Names of files may hold commands to the terminal.
     typer.echo(re.sub(r"[^ -~\n]", lambda char: _as_json(char[0]), text))
 

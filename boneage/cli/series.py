@@ -134,21 +134,20 @@ def _train(
 ) -> int:
     """Train what is not finished. Return 0 if everything chosen is finished now, else 1."""
     from boneage.training.series.planned_runs import ENDED, FINISHED, run_series
-    from boneage.training.stop_signals import Stop, Terminated
+    from boneage.training.stop_signals import Terminated
 
     waiting = [each for each in chosen if each.state() not in ENDED]
     given = [option for option, is_given in options.items() if is_given]
     try:
         if waiting:
-            with Stop().listening():
-                prepare(waiting)
+            prepare(waiting)
         outcomes = run_series(chosen, len(planned), log=log, options=given, quiet=quiet)
     except KeyboardInterrupt:
         log("interrupted. Repeat the command to continue.")
         raise  # Typer exits with 130
     except Terminated:
         log("terminated. Repeat the command to continue.")
-        raise typer.Exit(0) from None
+        raise  # `main` exits with 143
     failed = [outcome for outcome in outcomes if outcome.state != FINISHED]
     if failed:
         log(f"error: {len(failed)} of {len(planned)} runs did not finish")

@@ -112,6 +112,7 @@ def train(
             raise  # Typer exits with 130
         except Terminated:
             _log_how_to_continue("terminated", folder, deterministic)
+            raise  # `main` exits with 143
 
 
 def reproduce(
@@ -155,7 +156,7 @@ def reproduce(
             raise  # Typer exits with 130
         except Terminated:
             log("terminated. Repeat the command to continue.")
-            return
+            raise  # `main` exits with 143
     if as_json:
         print_json(document)
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import io
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from boneage.evaluation.result import write_result
 from boneage.evaluation.scoring import evaluate_run, predict_split, run_manifest
 from boneage.prediction.shipped import CARD_NAME, RELEASE_NAME, SUMS_NAME, checksums
 from boneage.run import TRAINED, Run
-from boneage.runtime.files import read_json, write_bytes, write_json, write_text
+from boneage.runtime.files import read_json, temporary_folder, write_bytes, write_json, write_text
 from boneage.runtime.provenance import file_digest, provenance
 
 Storage = Literal["float16", "float32"]
@@ -77,8 +76,8 @@ def release(
         raise InputError(Fault(str(out), "it exists already", "Move it, or name another folder."))
     manifest = run_manifest(run)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
-        part = Run(Path(folder) / out.name)
+    with temporary_folder(out.absolute().parent, f".{out.name}.") as folder:
+        part = Run(folder / out.name)
         stored = _store_model(run, part, storage)
         recipe = run.read_recipe().model_dump(mode="json")
         if views is not None:

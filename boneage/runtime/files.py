@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from boneage.errors import Fault, InputError
 
 LARGEST_TEXT = 64 * 2**20  # bytes of a JSON, TOML or history file; ours have a few thousand
 _CHECK_PATH = "Check the path."
+_unfinished: set[Path] = set()  # temporary files and folders that are being written
 
 
 class RegularFile(io.BufferedReader):
@@ -105,6 +107,7 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(f".part{suffix}", f".{path.name}.", path.parent)
         part = Path(name)
+        _unfinished.add(part)
         os.close(handle)
         yield part
         part.chmod(0o644)  # mkstemp sets 0600, which other users of a container can't read
@@ -122,6 +125,30 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)  # already renamed if all went well
+            _unfinished.discard(part)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path | None = None, prefix: str = "boneage-") -> Iterator[Path]:
+    """Provide a new folder that is removed at the end, however the process ends by a signal.
+
+    Args:
+        parent: The folder that it is made in. Default: that of the system's temporary files.
+        prefix: The beginning of its name.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
+        _unfinished.add(Path(name))
+        try:
+            yield Path(name)
+        finally:
+            _unfinished.discard(Path(name))
+
+
+def remove_unfinished() -> None:
+    """Remove the temporary files and folders of this process, which is about to end."""
+    for path in tuple(_unfinished):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def is_part(path: Path) -> bool:

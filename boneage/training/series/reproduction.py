@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from boneage.evaluation.result import file_name, name_sources, without_folders, 
 from boneage.evaluation.scoring import evaluate_run
 from boneage.recipe import Recipe, changed_settings, read_recipe
 from boneage.run import Run
-from boneage.runtime.files import read_json, write_json, write_text
+from boneage.runtime.files import read_json, temporary_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from boneage.training.stop_signals import Stop
@@ -116,7 +115,7 @@ def reproduce(
     with contextlib.ExitStack() as stack:
         folder = out.with_name(f"{out.name}-data")
         if dry_run:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="boneage-")))
+            folder = stack.enter_context(temporary_folder())
         manifest = _read_data(data, folder / "manifest.csv", progress)
         document: dict[str, Any] = {
             "recipe": recipe.name,

@@ -208,7 +208,7 @@ def test_a_failed_run_is_reported_and_the_others_are_trained(sweep, trainer, tmp
     assert "error: 1 of 4 runs did not finish" in err
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_keeps_finished_runs_and_starts_no_other(sweep, trainer, name, code):
     trainer.outcomes = {"seed-1": name}
     ended, _, err = sweep("--seeds", "0,1,2")

@@ -1,0 +1,120 @@
+"""The command line: verbs to functions, errors to exit codes. A verb imports what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from boneage import __version__
+from boneage.cli.data import data_app
+from boneage.cli.evaluate import evaluate, release, report
+from boneage.cli.output import verb_group
+from boneage.cli.predict import predict
+from boneage.cli.series import cross_validate, sweep
+from boneage.cli.train import reproduce, train
+from boneage.errors import InputError
+
+# In the order of `boneage --help`: the most used first.
+VERBS = (
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+    "data",
+    "reproduce",
+    "cross-validate",
+    "sweep",
+    "release",
+)
+REMOVED_VERBS = {
+    "bench": "Run the benchmarks in a clone: python -m experiments.throughput.benchmark --help.",
+    "leaderboard": "Run the script in a clone: python experiments/leaderboard.py.",
+}
+
+
+app = typer.Typer(
+    cls=verb_group(VERBS, REMOVED_VERBS),
+    name="boneage",
+    help="Estimate bone age in months from a hand radiograph and the child's sex.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every verb below, too
+)
+app.command()(train)
+app.command()(evaluate)
+app.command()(predict)
+app.command()(report)
+app.add_typer(data_app, name="data")
+app.command()(reproduce)
+app.command("cross-validate")(cross_validate)
+app.command()(sweep)
+app.command()(release)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"boneage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that come before a verb."""
+
+
+def run() -> None:
+    """Run the verb that the command line names, and end with its exit code."""
+    _prepare_process()
+    output = sys.stdout
+    try:
+        app(prog_name="boneage")
+    except InputError as error:
+        for fault in error.faults:
+            typer.echo(f"error: {fault}", err=True)
+        sys.exit(2)
+    except OSError as error:  # the system refused something, such as a write
+        typer.echo(f"error: {error.filename or 'boneage'}: {error.strerror or error}", err=True)
+        sys.exit(2)
+    finally:
+        try:
+            output.flush()
+        except BrokenPipeError:
+            _end_quietly()
+        if sys.stdout is not output:  # Typer found that nobody reads the output
+            _end_quietly()
+
+
+def _prepare_process() -> None:
+    """Set what holds for the whole process: libraries' settings, and how text is printed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no information from TensorFlow
+    # By default TensorFlow uses oneDNN only on processors with AVX-512, but others gain too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # our own messages name damaged files
+    os.environ["MPLBACKEND"] = "agg"  # that of a notebook may not be installed here
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed before the start
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w")))
+        elif isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII alone
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _end_quietly() -> NoReturn:
+    """End as if by SIGPIPE: the reader of the output, such as `head`, has closed it."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still writes at its end
+    sys.exit(141)
