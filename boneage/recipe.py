@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import tomllib
@@ -16,6 +17,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import read_text
 
+_RECIPE = "recipe.toml"
 LARGEST_RECIPE = 1 << 20  # bytes
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -205,6 +207,43 @@ class Recipe(_Section):
     training: Training = Training()
     prediction: Prediction = Prediction()
     published: Published | None = None
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Return the file of a recipe, given as a file, a folder, or the name of an experiment.
+
+    Names are those of the folders in `experiments`, of the clone and of the working folder. A path
+    that exists wins over a name.
+
+    Raises:
+        InputError: There is no such recipe.
+    """
+    path = Path(name)
+    clone = Path(__file__).parents[1]
+    is_clone = (clone / "pyproject.toml").is_file()  # otherwise this is site-packages
+    shelves = [*([clone / "experiments"] if is_clone else []), Path("experiments")]
+    is_name = path.name == str(name)  # not a path of several parts
+    is_folder = False
+    with contextlib.suppress(OSError, ValueError):  # such as a name that is too long
+        is_folder = path.is_dir()
+        if path.exists() and not is_folder:
+            return path
+        for found in (path / _RECIPE, *(shelf / path / _RECIPE for shelf in shelves if is_name)):
+            if found.is_file():
+                return found
+    what = f"the folder holds no {_RECIPE}" if is_folder else "there is no such file"
+    if is_name:
+        what += ", and there is no recipe of that name"
+    names = sorted({file.parent.name for shelf in shelves for file in shelf.glob(f"*/{_RECIPE}")})
+    close = difflib.get_close_matches(path.name, names, n=1)
+    fix = f"Did you mean {close[0]!r}?" if close else "Name the path of a recipe."
+    if names:
+        fix += f" Known names: {', '.join(names)}."
+    else:
+        fix += (
+            " The project's recipes are in the folder experiments of a clone, not in the package."
+        )
+    raise InputError(Fault(f"recipe {str(name)!r}", what, fix))
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), *, seed: int | None = None) -> Recipe:

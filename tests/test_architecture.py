@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -207,6 +209,80 @@ def test_data_check_imports_no_keras(tmp_path: Path) -> None:
     _, drawing = run_verb(tmp_path, "data", "phantom", cohort, "--count", "10", "--size", "64")
     _, checking = run_verb(tmp_path, "data", "check", cohort / "manifest.csv")
     assert not {"tensorflow", "keras"} & (drawing | checking)
+
+
+FAULTS = (  # arguments, and a part of the message
+    ("predict rsna-best absent.png --sex F", "absent.png: there is no such file"),
+    ("predict rsna-best blank.png --sex F", "every pixel is 0"),
+    ("predict rsna-bst absent.png --sex F", "Did you mean 'rsna-best'?"),
+    ("predict rsna-best absent.png --sex x", "--sex x"),
+    ("predict rsna-best absent.png --sex F --views 3", "Choose one of 1, 2, 6"),
+    ("train", "the recipe is missing"),
+    ("train rsna-bst", "Did you mean 'rsna-best'?"),
+    ("train rsna-best", "--data MANIFEST"),
+    ("train rsna-best --data absent.csv", "absent.csv: there is no such file"),
+    ("train rsna-best --data blank.png", "blank.png"),
+    ("train phantom --out full", "full: the folder is not empty"),
+    ("train phantom --out full/x/y", "full/x/y"),
+    ("train phantom --out blank.png/run", "is a file"),
+    ("train phantom --set training.epoch=3", "Did you mean 'epochs'?"),
+    ("train phantom --set model.backbone=resnet", "'resnet' is not known"),
+    ("train phantom --set model.weights=absent.h5", "this file does not exist"),
+    ("train phantom --set model.weights=imagenet", "no ImageNet weights"),
+    ("train phantom --init absent", "absent: there is no such folder"),
+    ("train phantom --init rsna-best", "the run has another network"),
+    ("train --resume full", "no run.json"),
+    ("train --resume full --out x", "can't be combined"),
+    ("train phantom --hosts a:1,b:2 --out x", "--rank is missing"),
+    ("evaluate", "RUN or --predictions FILE"),
+    ("evaluate full", "this is not a finished run"),
+    ("evaluate rsna-best", "--data MANIFEST"),
+    ("evaluate rsna-best --data absent.csv", "absent.csv: there is no such file"),
+    ("evaluate --predictions absent.csv", "absent.csv: there is no such file"),
+    ("report full", "full"),
+    ("release full --out x", "this is not a finished run"),
+    ("release rsna-best --out full", "full: it exists already"),
+    ("reproduce rsna-xceptoin --data absent", "Did you mean 'rsna-xception'?"),
+    ("reproduce rsna-xception --data absent --set model.weights=none", "absent"),
+    ("reproduce rsna-xception --data absent --out full", "full: the folder holds something else"),
+    ("reproduce phantom --data absent", "no [published] section"),
+    ("cross-validate phantom --data absent.csv --out x", "absent.csv"),
+    ("cross-validate phantom --data absent.csv --out x --set model.backbone=y", "'y' is not known"),
+    ("sweep phantom --data absent.csv --out x", "absent.csv"),
+    ("sweep phantom --data x --out x --grid model.backbone=y,z", "'y' is not known"),
+    ("data prepare absent.csv --recipe rsna-bst", "Did you mean 'rsna-best'?"),
+)
+
+
+def test_what_can_be_checked_without_keras_is_checked_before_it(tmp_path: Path) -> None:
+    script = """
+import contextlib, io, json, sys
+from boneage.cli.main import main
+found = []
+for line in sys.argv[1:]:
+    sys.argv = ["boneage", *line.split()]
+    with contextlib.redirect_stderr(io.StringIO()) as text, contextlib.redirect_stdout(text):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    found.append((code, text.getvalue(), sorted({"keras", "tensorflow"} & set(sys.modules))))
+print(json.dumps(found))
+"""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    cv2.imwrite(str(tmp_path / "blank.png"), np.zeros((64, 64), np.uint8))
+    command = [sys.executable, "-c", script, *(line for line, _ in FAULTS)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_HOME": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    for (line, message), (code, text, loaded) in zip(FAULTS, json.loads(done.stdout), strict=True):
+        assert code == (3 if "every pixel" in message else 2), line
+        assert message in text, line
+        assert "Traceback" not in text, line
+        assert not loaded, line
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "blank.png"}
 
 
 def test_scoring_predictions_and_reporting_import_no_keras(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from boneage import recipe as recipe_module
 from boneage.errors import InputError
-from boneage.recipe import Recipe, read_recipe
+from boneage.recipe import Recipe, find_recipe, read_recipe
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -93,3 +94,49 @@ def test_every_committed_recipe_is_valid_and_bears_its_folder_s_name(path):
     recipe = read_recipe(path)
     assert isinstance(recipe, Recipe)
     assert recipe.name == path.parent.name
+
+
+def test_recipes_are_found_by_name_by_folder_and_by_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    by_name = find_recipe("rsna-xception")
+    assert by_name.name == "recipe.toml"
+    assert find_recipe(by_name) == by_name
+    assert find_recipe(by_name.parent) == by_name
+    mine = Path("experiments/mine/recipe.toml")  # as in the Docker image's folder
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    assert find_recipe("mine") == mine
+    Path("rsna-best").mkdir()  # such as a run: it holds no recipe, so the name counts
+    assert find_recipe("rsna-best").parent.name == "rsna-best"
+    assert find_recipe("rsna-best").is_absolute()
+    Path("rsna-best/recipe.toml").touch()
+    assert find_recipe("rsna-best") == Path("rsna-best/recipe.toml")
+    Path("phantom").touch()
+    assert find_recipe("phantom") == Path("phantom")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rsna-bst", r"Did you mean 'rsna-best'\? Known names: .*rsna-16bit"),
+        ("nothing of the kind", "no recipe of that name. Name the path of a recipe. Known names"),
+        ("rsna-best/recipe.toml", "there is no such file. "),
+        ("../rsna-best", "there is no such file. "),
+        ("x" * 5000, "there is no such file"),
+        ("nul\0", "there is no such file"),
+        (".", "the folder holds no recipe.toml"),
+    ],
+)
+def test_an_unknown_recipe_is_refused_with_the_known_names(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        find_recipe(name)
+
+
+def test_without_a_clone_the_message_says_where_the_recipes_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        recipe_module, "__file__", str(tmp_path / "site-packages/boneage/recipe.py")
+    )
+    with pytest.raises(InputError, match="in the folder experiments of a clone"):
+        find_recipe("rsna-best")

@@ -27,7 +27,7 @@ SizeOption = Annotated[
     int | None, typer.Option(min=32, max=2048, help="Side of the images in pixels. Default: 299.")
 ]
 RecipeOption = Annotated[
-    Path | None, typer.Option(help="Recipe with the framing settings, in place of --size.")
+    str | None, typer.Option(help="Recipe with the framing settings, in place of --size.")
 ]
 
 VERBS = ("import", "download", "check", "card", "contact-sheet", "frame", "prepare", "phantom")
@@ -197,9 +197,9 @@ def data_prepare(
     typer.echo(f"{store.folder}: {len(store):,} images of {framing.size} x {framing.size} pixels")
 
 
-def _framing(size: int | None, recipe: Path | None) -> Framing:
-    from boneage.recipe import Framing, read_recipe
+def _framing(size: int | None, recipe: str | None) -> Framing:
+    from boneage.recipe import Framing, find_recipe, read_recipe
 
     if recipe and size:
         refuse("--size", "--size and --recipe can't be combined", "The recipe has its own size.")
-    return read_recipe(recipe).framing if recipe else Framing(size=size or 299)
+    return read_recipe(find_recipe(recipe)).framing if recipe else Framing(size=size or 299)

@@ -24,7 +24,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing
 OutOption = Annotated[Path, typer.Option("--out", help="Manifest to write.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split.")]
 ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest, CSV.")]
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, TOML.")]
+RECIPE_HELP = "Recipe: a TOML file, or a name in experiments/."
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 RUN_HELP = "Run folder, or the name of a shipped model."
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)]
 SetOption = Annotated[

@@ -56,12 +56,15 @@ def cross_validate(
     only scored. To continue after an interruption, repeat the command. Finished folds are kept.
     """
     from boneage.datasets.manifest import read_manifest
-    from boneage.recipe import read_recipe
+    from boneage.recipe import find_recipe, read_recipe
+    from boneage.training.input_checks import check_recipe
     from boneage.training.series import cross_validation as series
     from boneage.training.series.planned_runs import select_runs
 
-    resolved = read_recipe(recipe, overrides or (), seed=seed)
+    resolved = read_recipe(find_recipe(recipe), overrides or (), seed=seed)
     resolved = resolved.model_copy(update={"phantom": None})  # the manifest replaces it
+    if not table:
+        check_recipe(resolved)
     manifest = read_manifest(data)
     planned = series.plan_folds(resolved, manifest, out, folds)
     chosen = select_runs(planned, fold, "--fold")
@@ -110,10 +113,16 @@ def sweep(
     command. Finished runs are kept.
     """
     from boneage.datasets.manifest import read_manifest
+    from boneage.recipe import find_recipe
+    from boneage.training.input_checks import check_recipe
     from boneage.training.series import sweep as series
     from boneage.training.series.planned_runs import select_runs
 
-    resolved, settings, numbers = series.read_grid(recipe, overrides or (), grid or (), seeds)
+    resolved, settings, numbers = series.read_grid(
+        find_recipe(recipe), overrides or (), grid or (), seeds
+    )
+    for setting in [] if table else settings:
+        check_recipe(setting.recipe)
     planned = series.plan_sweep(resolved, read_manifest(data), out, settings, numbers)
     chosen = select_runs(planned, only)
     code = 0

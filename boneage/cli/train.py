@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from boneage.cli.output import (
+    RECIPE_HELP,
     DeterministicOption,
     GpuOption,
     JsonOption,
@@ -26,6 +27,7 @@ from boneage.cli.output import (
 if TYPE_CHECKING:
     from boneage.datasets.manifest import Manifest
     from boneage.recipe import Recipe
+    from boneage.run import Run
     from boneage.training.hosts import Hosts
     from boneage.training.stop_signals import Stop
 
@@ -49,7 +51,7 @@ RankOption = Annotated[
 
 def train(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="Recipe, TOML. Not with --resume.")
+        str | None, typer.Argument(metavar="RECIPE", help=f"{RECIPE_HELP} Not with --resume.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Manifest, CSV. Default: the recipe's phantom cohort.")
@@ -78,8 +80,10 @@ def train(
     """
     if deterministic:
         _make_deterministic()  # before TensorFlow and XLA are imported
+    from boneage.prediction.shipped import open_run
     from boneage.runtime.cpu_settings import keep_freed_memory
     from boneage.training.hosts import find_hosts
+    from boneage.training.input_checks import check_inputs
     from boneage.training.stop_signals import Stop, Terminated
 
     if resume is not None and (out is not None or init is not None):
@@ -92,16 +96,16 @@ def train(
     folder = resume or out
     with stop.listening():
         try:
-            if resume is None:
-                resolved, manifest = _requested(recipe, data, seed, overrides or ())
-            else:
-                resolved, manifest = _recorded(resume, recipe, data, seed, overrides or ())
+            begin = None if init is None else open_run(init)
+            resolved, manifest = _read_inputs(resume, recipe, data, seed, overrides or ())
             folder = folder or _new_run_folder(resolved)
+            if together is None:  # several hosts check after they have connected
+                check_inputs(resolved, manifest, folder, init=begin, resume=resume is not None)
             _train_and_evaluate(
                 resolved,
-                manifest,
+                _phantom_manifest(resolved) if manifest is None else manifest,
                 folder,
-                init=init,
+                init=begin,
                 resume=resume is not None,
                 stop=stop,
                 hosts=together,
@@ -116,9 +120,7 @@ def train(
 
 
 def reproduce(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Recipe: a path, or a name in experiments/.")
-    ],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)],
     data: Annotated[
         Path, typer.Option(help="Unpacked RSNA set (official or Kaggle's), or a manifest.")
     ],
@@ -136,12 +138,13 @@ def reproduce(
     first. To continue after an interruption, repeat the command.
     """
     from boneage.evaluation.published import TITLES, explain_rows, table_cells
+    from boneage.recipe import find_recipe
     from boneage.runtime.cpu_settings import keep_freed_memory
     from boneage.training.series import reproduction
     from boneage.training.stop_signals import Stop, Terminated
 
     keep_freed_memory()
-    path = reproduction.find_recipe(recipe)
+    path = find_recipe(recipe)
     resolved = reproduction.read_published_recipe(path, overrides or (), seed=seed)
     folder = out or _runs_folder() / f"{resolved.name}-seed{resolved.seed}"
     stop = Stop()
@@ -166,40 +169,47 @@ def reproduce(
         typer.echo(f"{name}: {file}")
 
 
-def _requested(
-    recipe: Path | None, data: Path | None, seed: int | None, overrides: Sequence[str]
-) -> tuple[Recipe, Manifest]:
-    if recipe is None:
-        refuse("boneage train", "the recipe is missing", "Name a RECIPE, or --resume RUN.")
-    from boneage.datasets.manifest import read_manifest
-    from boneage.recipe import read_recipe
+def _read_inputs(
+    resume: Path | None,
+    name: str | None,
+    data: Path | None,
+    seed: int | None,
+    overrides: Sequence[str],
+) -> tuple[Recipe, Manifest | None]:
+    """Return the recipe and the manifest; None for phantoms, which are drawn later.
 
-    resolved = read_recipe(recipe, overrides, seed=seed)
-    if data:  # then the phantom cohort is not used
-        return resolved.model_copy(update={"phantom": None}), read_manifest(data)
-    return resolved, _phantom_manifest(recipe, resolved)
-
-
-def _recorded(
-    folder: Path, recipe: Path | None, data: Path | None, seed: int | None, overrides: Sequence[str]
-) -> tuple[Recipe, Manifest]:
-    """Return recipe and manifest of a run. Those that are given replace them, to be compared."""
+    Those of a run to resume are replaced by what is given, to be compared.
+    """
     from boneage.datasets.manifest import read_manifest
     from boneage.evaluation.scoring import run_manifest
-    from boneage.recipe import read_recipe
+    from boneage.recipe import find_recipe, read_recipe
     from boneage.run import Run
 
-    run = Run(folder)
-    if not run.is_started:
+    if resume is not None:
+        run = Run(resume)
+        if not run.is_started:
+            refuse(
+                f"--resume {resume}",
+                "it holds no run.json, so it is no run folder",
+                "Check the path, or start a new run with --out.",
+            )
+        asked = name is not None or seed is not None or bool(overrides)
+        given = run.recipe_path if name is None else find_recipe(name)
+        recipe = read_recipe(given, overrides, seed=seed) if asked else run.read_recipe()
+        return recipe, run_manifest(run) if data is None else read_manifest(data)
+    if name is None:
+        refuse("boneage train", "the recipe is missing", "Name a RECIPE, or --resume RUN.")
+    path = find_recipe(name)
+    recipe = read_recipe(path, overrides, seed=seed)
+    if data is not None:  # then the phantom cohort is not used
+        return recipe.model_copy(update={"phantom": None}), read_manifest(data)
+    if recipe.phantom is None:
         refuse(
-            f"--resume {folder}",
-            "it holds no run.json, so it is no run folder",
-            "Check the path, or start a new run with --out.",
+            str(path),
+            "this recipe has no [phantom] cohort, and --data is missing",
+            "Name a manifest: --data MANIFEST. `boneage data import` makes one.",
         )
-    asked = recipe is not None or seed is not None or bool(overrides)
-    given = recipe or run.recipe_path
-    resolved = read_recipe(given, overrides, seed=seed) if asked else run.read_recipe()
-    return resolved, run_manifest(run) if data is None else read_manifest(data)
+    return recipe, None
 
 
 def _train_and_evaluate(
@@ -207,17 +217,15 @@ def _train_and_evaluate(
     manifest: Manifest,
     folder: Path,
     *,
-    init: Path | None,
+    init: Run | None,
     resume: bool,
     stop: Stop,
     hosts: Hosts | None,
     require_gpu: bool,
 ) -> None:
-
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
-    from boneage.prediction.shipped import open_run
     from boneage.runtime.provenance import lacks_bfloat16
     from boneage.training.distributed import accelerator
     from boneage.training.trainer import train as run_training
@@ -225,12 +233,11 @@ def _train_and_evaluate(
     bfloat16 = recipe.training.precision == "mixed_bfloat16" and lacks_bfloat16()
     if bfloat16 and hosts is None and accelerator() is None:  # several hosts connect first
         log(SLOW_BFLOAT16)
-    begin = None if init is None else open_run(init)
     run = run_training(
         recipe,
         manifest,
         folder,
-        init=begin,
+        init=init,
         resume=resume,
         stop=stop,
         hosts=hosts,
@@ -263,16 +270,11 @@ def _log_how_to_continue(event: str, folder: Path | None, deterministic: bool) -
     log(f"{event}; to continue: boneage train --resume {folder}{options}")
 
 
-def _phantom_manifest(path: Path, recipe: Recipe) -> Manifest:
-    if recipe.phantom is None:
-        refuse(
-            str(path),
-            "this recipe has no [phantom] cohort, and --data is missing",
-            "Name a manifest: --data MANIFEST. `boneage data import` makes one.",
-        )
+def _phantom_manifest(recipe: Recipe) -> Manifest:
     from boneage.datasets.phantom.cohort import DRAWING_VERSION, make_phantom_cohort
 
     settings = recipe.phantom
+    assert settings is not None  # `_read_inputs` refuses a recipe without phantoms
     cache = Path(os.environ.get("BONEAGE_CACHE") or Path.home() / ".cache" / "boneage")
     drawing = f"phantom{DRAWING_VERSION}-{settings.count}-{settings.seed}-{settings.size}px"
     return make_phantom_cohort(cache / drawing, **settings.model_dump())

@@ -68,13 +68,13 @@ def release(
         InputError: The run is unfinished, its manifest is gone or changed, the folder is in use,
             the files are too large, or smaller storage costs too much accuracy.
     """
-    import keras
-
     info = run.read_info()
     _check_finished(run, info)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(Fault(str(out), "it exists already", "Move it, or name another folder."))
     manifest = run_manifest(run)
+    import keras  # only now, because it takes seconds
+
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out.absolute().parent, f".{out.name}.") as folder:
         part = Run(folder / out.name)

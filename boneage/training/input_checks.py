@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import tempfile
 from pathlib import Path
 
 from boneage.datasets.manifest import Manifest
@@ -93,9 +93,14 @@ def check_out(out: Path) -> None:
             fix += f" To continue that run: boneage train --resume {out}."
         raise InputError(Fault(str(out), "the folder is not empty", fix))
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        what = f"{nearest} is not writable" if nearest.is_dir() else f"{nearest} is a file"
-        raise InputError(Fault(str(out), what, "Name another --out."))
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        what = f"{nearest} is not writable ({error.strerror})"
+        if not nearest.is_dir():
+            what = f"{nearest} is a file"
+        raise InputError(Fault(str(out), what, "Name another --out.")) from None
 
 
 def check_same_network(init: Run, recipe: Recipe) -> None:

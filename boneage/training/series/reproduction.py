@@ -20,6 +20,7 @@ from boneage.evaluation.scoring import evaluate_run
 from boneage.recipe import Recipe, changed_settings, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, temporary_folder, write_json, write_text
+from boneage.training.input_checks import check_recipe
 
 if TYPE_CHECKING:
     from boneage.training.stop_signals import Stop
@@ -27,26 +28,6 @@ if TYPE_CHECKING:
 _SHOWN_FAULTS = 5
 
 Log = Callable[[str], None]
-
-
-def find_recipe(name: str) -> Path:
-    """Return the path of a recipe, given as a file, a folder, or the name of an experiment.
-
-    Raises:
-        InputError: There is no such recipe.
-    """
-    checkout = Path(__file__).parents[3]
-    is_checkout = (checkout / "pyproject.toml").is_file()  # otherwise this is site-packages
-    shelves = [*([checkout / "experiments"] if is_checkout else []), Path("experiments")]
-    path = Path(name)
-    named = [shelf / name / "recipe.toml" for shelf in shelves]
-    for found in (path, path / "recipe.toml", *named):
-        if found.is_file():
-            return found
-    names = sorted({file.parent.name for shelf in shelves for file in shelf.glob("*/recipe.toml")})
-    known = f" Known names: {', '.join(names)}." if names else ""
-    fix = f"Name the path of a recipe.{known}"
-    raise InputError(Fault(f"recipe {name!r}", "this recipe does not exist", fix))
 
 
 def read_published_recipe(
@@ -93,9 +74,10 @@ def reproduce(
 
     Returns:
         `recipe`, `seed`, `source` (of the published number), `changed` (settings), `data`,
-        `estimate` (None when a training is resumed), `notes` and `rows` (from `compare`). After a
-        training also parts of `run.json`, and `files`. `reproduction.json` holds the same, but it
-        names files without their folders.
+        `estimate` (None when a training is resumed), `notes` and `rows` (from `compare`). A dry run
+        also has `missing`: what a training needs. After a training there are also parts of
+        `run.json`, and `files`. `reproduction.json` holds the same, but it names files without
+        their folders.
 
     Raises:
         InputError: Recipe, data, weights file or disk are faulty, or the data has changed since
@@ -109,6 +91,7 @@ def reproduce(
         what = "this is a file" if out.is_file() else "the folder holds something else"
         raise InputError(Fault(str(out), what, "Name another --out."))
     assert recipe.published is not None  # read_published_recipe checks it
+    missing = [] if is_resumed else _missing(recipe, dry_run=dry_run)
     changed = changed_settings(read_recipe(recipe_path), recipe)
     if changed:
         log(f"settings that differ from the recipe: {', '.join(changed)}")
@@ -124,10 +107,17 @@ def reproduce(
             "changed": [_without_folder(setting) for setting in changed],
             "data": _describe(manifest, log),
             "notes": [without_folders(note) for note in manifest.notes],
-            "estimate": None if is_resumed else _estimate(recipe, manifest, out, log),
+            "estimate": None if is_resumed else _estimate(recipe, manifest, bool(missing), log),
         }
+        if document["estimate"]:
+            missing += _too_small_disks(document["estimate"], manifest, out)
         if dry_run:
-            return {**document, "rows": compare(recipe, manifest, {})}
+            for fault in missing:
+                log(f"missing: {fault}")
+            texts = [str(fault) for fault in missing]
+            return {**document, "missing": texts, "rows": compare(recipe, manifest, {})}
+        if missing:
+            raise InputError(missing)
     if not is_resumed:
         log("checking every radiograph")
         _check(manifest, progress)
@@ -163,27 +153,44 @@ def _describe(manifest: Manifest, log: Log) -> dict[str, Any]:
     }
 
 
-def _estimate(recipe: Recipe, manifest: Manifest, out: Path, log: Log) -> dict[str, Any]:
-    """Estimate hours and disk space, and refuse a disk that is too small."""
+def _missing(recipe: Recipe, *, dry_run: bool) -> list[Fault]:
+    """Check the recipe. A dry run only reports that the weights file is missing or another one."""
+    check_recipe(recipe, needs_weights=not dry_run)
+    try:
+        check_recipe(recipe)
+    except InputError as error:
+        return list(error.faults)
+    return []
+
+
+def _estimate(recipe: Recipe, manifest: Manifest, lacks_weights: bool, log: Log) -> dict[str, Any]:
+    """Estimate hours and disk space. Random weights cost as much as those of a file."""
     from boneage.training.cost_estimate import describe_cost, estimate_cost  # imports Keras
 
+    if lacks_weights:
+        model = recipe.model.model_copy(update={"weights": "none", "weights_sha256": None})
+        recipe = recipe.model_copy(update={"model": model})
     log("timing a few training steps")
     cost = estimate_cost(recipe, manifest)
     for line in describe_cost(cost):
         log(line)
-    cache = os.environ.get("BONEAGE_CACHE")  # else the store is next to the manifest
-    _check_disk(Path(cache) if cache else manifest.path.parent, cost["store_bytes"])
-    _check_disk(out, cost["run_bytes"])
     return cost
 
 
-def _check_disk(folder: Path, needed: int) -> None:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        what = f"its disk has {free / 1e9:.1f} GB left, but {needed / 1e9:.1f} GB are needed"
-        fix = "Free some space, name an --out on another disk, or set BONEAGE_CACHE."
-        raise InputError(Fault(str(folder), what, fix))
+def _too_small_disks(cost: dict[str, Any], manifest: Manifest, out: Path) -> list[Fault]:
+    cache = os.environ.get("BONEAGE_CACHE")  # else the store is next to the manifest
+    faults = []
+    for folder, needed in (
+        (Path(cache) if cache else manifest.path.parent, cost["store_bytes"]),
+        (out, cost["run_bytes"]),
+    ):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        if needed > free:
+            what = f"its disk has {free / 1e9:.1f} GB left, but {needed / 1e9:.1f} GB are needed"
+            fix = "Free some space, name an --out on another disk, or set BONEAGE_CACHE."
+            faults.append(Fault(str(folder), what, fix))
+    return faults
 
 
 def _check(manifest: Manifest, progress: bool) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from boneage.errors import InputError
 from boneage.run import Run
-from boneage.training.series.reproduction import find_recipe, read_published_recipe, reproduce
+from boneage.training.series.reproduction import read_published_recipe, reproduce
 from boneage.training.stop_signals import Stop, Terminated
 
 Command = Callable[..., tuple[int, str, str]]
@@ -180,7 +179,28 @@ def test_wrong_commands_are_refused_at_once(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
 
 
-@pytest.mark.slow
+def test_a_dry_run_estimates_without_the_weights_file_and_says_that_it_is_missing(
+    official_tree, boneage, tmp_path, estimate, monkeypatch
+):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    estimate(COST | {"run_bytes": 10**18})
+    command = (
+        "reproduce", "rsna-xception", "--data", official_tree, "--out", tmp_path / "run",
+        "--dry-run",
+    )  # fmt: skip
+    code, _, err = boneage(*command)
+    assert code == 0, err
+    assert "A GPU: 100 ms per step" in err
+    assert "missing: " in err
+    assert "the file of the ImageNet weights does not exist. Copy xception" in err
+    assert "GB left, but 1000000000.0 GB are needed" in err
+    code, out, _ = boneage(*command, "--json")
+    assert code == 0
+    assert len(json.loads(out)["missing"]) == 2
+    assert list(tmp_path.iterdir()) == []
+    refused(boneage(*command, "--set", "model.backbone=xeption"), "'xeption' is not known")
+
+
 def test_missing_imagenet_weights_are_refused_before_anything_long(
     official_tree, boneage, tmp_path, monkeypatch
 ):
@@ -191,17 +211,3 @@ def test_missing_imagenet_weights_are_refused_before_anything_long(
     )  # fmt: skip
     refused(result, "--set model.weights=none")
     assert not (tmp_path / "run").exists()
-
-
-def test_recipes_are_found_by_name_by_folder_and_by_file(tmp_path, monkeypatch):
-    by_name = find_recipe("rsna-xception")
-    assert by_name.name == "recipe.toml"
-    assert find_recipe(str(by_name)) == by_name
-    assert find_recipe(str(by_name.parent)) == by_name
-    with pytest.raises(InputError, match=r"Known names: .*rsna-16bit"):
-        find_recipe("nothing of the kind")
-    mine = tmp_path / "experiments" / "mine" / "recipe.toml"  # as in the Docker image's folder
-    mine.parent.mkdir(parents=True)
-    mine.touch()
-    monkeypatch.chdir(tmp_path)
-    assert find_recipe("mine") == Path("experiments/mine/recipe.toml")
