@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES
+from boneage.datasets.importers.image_lookup import whole_number
 from boneage.datasets.label_rules import parse_sex
 from boneage.datasets.tables import Cells, Finding, repeated_column
 from boneage.datasets.validation import describe_cell
@@ -62,9 +63,8 @@ def read_codes(texts: Sequence[str], female: Sequence[str], male: Sequence[str])
 
 
 def _folded_code(text: str) -> str:
-    number = re.fullmatch(r"([0-9]{1,9})\.0+", text)
     lower = text.lower()
-    return number[1] if number else lower if lower in ("true", "false") else text
+    return lower if lower in ("true", "false") else whole_number(text)
 
 
 def read_sexes(column: str, texts: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".dicom")
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PADDED = re.compile(r"(.+):0([1-9][0-9]?)", re.DOTALL)
+_WHOLE = re.compile(r"([0-9]+)\.0+")
 _MAX_VISITED = 5_000
 _LETTERS = 4
 
@@ -39,13 +40,15 @@ class ImageFiles:
 
         If there is a file of exactly that path, only this file is meant. Otherwise the suffix may
         be missing or in capitals, folders may be separated by backslashes, and accents may be
-        composed differently (as on macOS).
+        composed differently (as on macOS). If nothing fits, a number is compared as a number: 1 and
+        1.0, as spreadsheets write it, are 001.png.
         """
         path = image_path(self.root, name)
         if is_file(path):
             return [path]
         path = image_path(self.root, name.replace("\\", "/"))
-        found = self._listing(path.parent).get(_folded(path.name), [])
+        listing = self._listing(path.parent)
+        found = listing.get(_folded(path.name)) or listing.get(_number_key(path.name), [])
         return [path.parent / entry for entry in found]
 
     def find_folder(self, name: str) -> Path | None:
@@ -62,7 +65,7 @@ class ImageFiles:
         return None
 
     def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """Return the files of a folder by folded name, and images by name without suffix too."""
+        """Return the files of a folder by folded name, images without suffix and by number too."""
         if folder not in self._listings:
             listing: dict[str, list[str]] = {}
             for name in filter(_is_text, _file_names(folder)):
@@ -70,6 +73,7 @@ class ImageFiles:
                 stem, suffix = os.path.splitext(name)  # noqa: PTH122  (a Path a file is slow)
                 if suffix.lower() in SUFFIXES:
                     listing.setdefault(_folded(stem), []).append(name)
+                    listing.setdefault(_number_key(stem), []).append(name)
             self._listings[folder] = listing
         return self._listings[folder]
 
@@ -79,6 +83,27 @@ def _folded(name: str) -> str:
     if suffix.lower() in SUFFIXES:
         name = stem + suffix.lower()
     return unicodedata.normalize("NFC", name)
+
+
+def is_same_number(name: str, path: Path) -> bool:
+    """Return whether a table calls an image by its number, but writes it in another way."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return last != path.stem and _number_key(last) == _number_key(path.stem)
+
+
+def _number_key(name: str) -> str:
+    """Return the key of a name that is a whole number: the same for 1, 001 and 1.0.
+
+    The key is no file name, so that it never hides one.
+    """
+    number = whole_number(name).lstrip("0") or "0"
+    return f"/{number}" if number.isascii() and number.isdigit() else f"//{name}"
+
+
+def whole_number(text: str) -> str:
+    """Return 5 for 5.0: a column of whole numbers with a gap becomes one of decimal numbers."""
+    found = _WHOLE.fullmatch(text)
+    return found[1] if found else text
 
 
 def _file_names(folder: Path) -> list[str]:

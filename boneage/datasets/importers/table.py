@@ -13,7 +13,14 @@ import pandas as pd
 
 from boneage.datasets.importers.ages import UNITS, Ages, read_ages
 from boneage.datasets.importers.columns import read_codes
-from boneage.datasets.importers.image_lookup import SUFFIXES, ImageFiles, Pattern, PatternFiles
+from boneage.datasets.importers.image_lookup import (
+    SUFFIXES,
+    ImageFiles,
+    Pattern,
+    PatternFiles,
+    is_same_number,
+    whole_number,
+)
 from boneage.datasets.label_rules import INFANTS, SPLIT_OF_WORD, SPLITS, is_probably_years
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.splits import assign_splits
@@ -161,6 +168,7 @@ def import_table(
     if columns.patient is not None:
         table["patient_id"] = patients
     source, notes = [file.stem], _notes(cells, columns, ages)
+    notes += _number_notes(images)
     if is_probably_years(months):  # the source says so, or the manifest would be refused
         source.append(INFANTS)
         notes.append(
@@ -224,21 +232,32 @@ def _find_images(cells: Cells, files: ImageFiles, image: str, pattern: Pattern |
     if pattern is None:
         names = cells.table[image].tolist()
         found = [files.named(name) if name else [] for name in names]
-        ids = [
-            _names_of(name.replace("\\", "/") if paths and "\\" not in paths[0].name else name)
-            for name, paths in zip(names, found, strict=True)
-        ]
+        ids = []
+        for name, paths in zip(names, found, strict=True):
+            if paths and is_same_number(name, paths[0]):
+                ids.append(_names_of(os.path.relpath(paths[0], files.root)))
+            elif paths and "\\" not in paths[0].name:
+                ids.append(_names_of(name.replace("\\", "/")))
+            else:
+                ids.append(_names_of(name))
         return _Images(image, names, found, ids)
     rows = [
         dict(zip(pattern.columns, values, strict=True))
         for values in cells.table[pattern.columns].itertuples(index=False, name=None)
     ]
-    names = [pattern.filled(row) if all(row.values()) else "" for row in rows]
     fitting = PatternFiles(files.root, pattern) if pattern.has_wildcards else None
-    found = [
-        [] if not name else fitting.fitting(row) if fitting else files.named(name)
-        for name, row in zip(names, rows, strict=True)
-    ]
+
+    def find(row: dict[str, str]) -> list[Path]:
+        if not all(row.values()):
+            return []
+        return fitting.fitting(row) if fitting else files.named(pattern.filled(row))
+
+    found = [find(row) for row in rows]
+    for i, row in enumerate(rows):
+        whole = {name: whole_number(text) for name, text in row.items()}
+        if not found[i] and whole != row and (paths := find(whole)):
+            rows[i], found[i] = whole, paths
+    names = [pattern.filled(row) if all(row.values()) else "" for row in rows]
     ids = [["_".join(row.values())] if len(row) == 1 else [] for row in rows]
     for row_ids, paths, name in zip(ids, found, names, strict=True):
         row_ids += _names_of(os.path.relpath(paths[0], files.root) if paths else name)
@@ -334,6 +353,18 @@ def _control_character_findings(
         fix = "Remove these characters from the cell."
         findings += cells.row_findings("control-character", what, what.__getitem__, "", fix)
     return findings
+
+
+def _number_notes(images: _Images) -> list[str]:
+    numbered = [
+        (name, path.name)
+        for name, (path, *_) in zip(images.names, images.found, strict=True)
+        if is_same_number(name, path)
+    ]
+    if not numbered:
+        return []
+    name, file = numbered[0]
+    return [f"{len(numbered):,} images were found by their number: {name} is {file}."]
 
 
 def _notes(cells: Cells, columns: TableColumns, ages: Mapping[str, Ages]) -> list[str]:

@@ -330,6 +330,33 @@ def test_a_pattern_fits_one_image_a_row(radiographs: Path, pattern: str, names: 
     assert manifest.table["image_id"].tolist() == ids
 
 
+@pytest.mark.parametrize("image", ["id", "{id}.png", "{id:03}.png", "{id}*.png"])
+def test_ids_that_a_spreadsheet_made_numbers(radiographs: Path, image: str) -> None:
+    make(radiographs, "001.png", "012.png", "7.png")
+    ids = ["012.0", "7.0"] if image == "{id}*.png" else ["1.0", "12.0", "7.0"]
+    if image == "{id}.png":
+        ids = ["001.0", "012.0", "7.0"]
+    if image == "{id:03}.png":
+        make(radiographs, "007.png")
+    manifest = patterned(radiographs, *ids, image=image)
+    numbers = [int(path.stem) for path in manifest.image_paths()]
+    assert numbers == [int(float(name)) for name in ids]
+
+
+def test_numbers_find_an_image_only_if_one_fits(radiographs: Path) -> None:
+    make(radiographs, "001.png", "1.png", "02.png", "0003.png")
+    manifest = patterned(radiographs, "1", "2", "3.0", image="id")  # 1.png is exactly that name
+    assert [path.name for path in manifest.image_paths()] == ["1.png", "02.png", "0003.png"]
+    assert manifest.table["image_id"].tolist() == ["1", "02", "0003"]
+    assert "2 images were found by their number: 2 is 02.png." in manifest.notes
+    with pytest.raises(InputError, match="1.0 fits 2 files: 001.png, 1.png"):
+        patterned(radiographs, "1.0", "2", image="id")
+    with pytest.raises(InputError, match="id 2 is already in row 2"):
+        patterned(radiographs, "02", "2", image="id")
+    with pytest.raises(InputError, match="there is no image 1.5"):
+        patterned(radiographs, "1.5", image="id")
+
+
 def test_a_pattern_that_fits_none_or_several_images(radiographs: Path) -> None:
     make(radiographs, "xs/1_a.png", "xs/1_b.png", "xs/2_a.png", "xs/2_a.txt")
     with pytest.raises(InputError) as caught:

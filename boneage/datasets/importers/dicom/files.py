@@ -6,6 +6,7 @@ A path can hold a patient's name, so no path below a folder is ever shown. A mes
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from boneage.datasets.importers.folder import files_below
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom import is_dicom, quiet_pydicom
 from boneage.radiographs.dicom_headers import DicomHeader, read_dicom_header
-from boneage.runtime.files import read_text
+from boneage.runtime.files import open_regular, read_text
 
 _ARCHIVES = (".zip", ".7z", ".iso")
 _DICOMDIR = "1.2.840.10008.1.3.10"
@@ -120,14 +121,17 @@ def read_headers(where: Mapping[Path, str], *, progress: bool = True) -> DicomFi
     console = Console(stderr=True)
     for path in track(where, "Reading headers", console=console, disable=not progress):
         try:
-            with path.open("rb") as file:
+            with open_regular(path, sys.maxsize) as file:
                 start = file.read(_START)
-        except OSError as error:
+        except InputError as error:
             if path.is_file():
-                what = f"the file can't be read ({error.strerror})"
-                files.broken.append(Fault(where[path], what, "Check its permissions."))
-            else:  # a link without a target
+                files.broken += [replace(fault, where=where[path]) for fault in error.faults]
+            else:  # a link without a target, a pipe or a device
                 files.not_dicom.append(path)
+            continue
+        except OSError as error:
+            what = f"the file can't be read ({error.strerror})"
+            files.broken.append(Fault(where[path], what, "Copy it again."))
             continue
         if not is_dicom(start, path):
             files.not_dicom.append(path)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from boneage.datasets.importers.ages import UNITS, Ages, is_years_and_months, read_ages
 from boneage.datasets.importers.columns import find_column, read_codes
+from boneage.datasets.importers.image_lookup import whole_number
 from boneage.datasets.label_rules import SPLIT_OF_WORD
 from boneage.datasets.tables import Cells, Finding, read_sheet, repeated_column
 from boneage.errors import Fault, InputError
@@ -253,7 +254,9 @@ def _candidates(
         for header in headers:
             key = header.instance_uid if join == "SOPInstanceUID" else header.accession_number
             index.setdefault(key, []).append(header)
-        return [index.get(key, ()) if key else () for key in labels.keys]
+        return [
+            index.get(key, index.get(whole_number(key), ())) if key else () for key in labels.keys
+        ]
     for header in headers:
         for name in {header.path.name, _DICOM_SUFFIX.sub("", header.path.name)}:
             index.setdefault(name, []).append(header)
@@ -264,7 +267,7 @@ def _at_path(key: str, index: Mapping[str, Sequence[DicomHeader]]) -> Sequence[D
     """Return the radiographs whose path ends like the cell, with or without DICOM's suffix."""
     *folders, name = PurePosixPath(key.replace("\\", "/")).parts or ("",)
     folders = [part for part in folders if part not in ("..", "/")]
-    headers = index.get(name, ())
+    headers = index.get(name, index.get(whole_number(name), ()))
     return [
         header
         for header in headers
