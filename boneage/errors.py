@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_SURROGATES = frozenset({"Cs"})  # categories of Unicode
+_CONTROLS = _SURROGATES | {"Cc", "Cf", "Zl", "Zp"}
+
+
+def printable(text: str) -> str:
+    """Return a text in which control characters and bytes that are no UTF-8 are escaped.
+
+    The name of a file may hold commands to the terminal, or a line break.
+    """
+    return _escape(text, _CONTROLS)
+
+
+def utf8(text: str) -> str:
+    """Return the name of a file, in which bytes that are no UTF-8 are escaped."""
+    return _escape(text, _SURROGATES)
+
+
+def _escape(text: str, categories: frozenset[str]) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char
+        if unicodedata.category(char) not in categories
+        else f"\\x{ord(char) - 0xDC00:02x}"  # how Python stores a byte that is no UTF-8
+        if "\udc80" <= char <= "\udcff"
+        else ascii(char)[1:-1]
+        for char in text
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +54,7 @@ class Fault:
 
     def __str__(self) -> str:
         expected = f"; expected {self.expected}" if self.expected else ""
-        return f"{self.where}: {self.what}{expected}. {self.fix}"
+        return printable(f"{self.where}: {self.what}{expected}. {self.fix}")
 
 
 class InputError(Exception):

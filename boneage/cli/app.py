@@ -13,7 +13,7 @@ import typer
 from boneage import __version__
 from boneage.cli.data import data_app
 from boneage.cli.evaluate import evaluate, release, report
-from boneage.cli.output import verb_group
+from boneage.cli.output import log, verb_group
 from boneage.cli.predict import predict
 from boneage.cli.series import cross_validate, sweep
 from boneage.cli.train import reproduce, train
@@ -84,10 +84,10 @@ def run() -> None:
         app(prog_name="boneage")
     except InputError as error:
         for fault in error.faults:
-            typer.echo(f"error: {fault}", err=True)
+            log(f"error: {fault}")
         sys.exit(2)
     except OSError as error:  # the system refused something, such as a write
-        typer.echo(f"error: {error.filename or 'boneage'}: {error.strerror or error}", err=True)
+        log(f"error: {error.filename or 'boneage'}: {error.strerror or error}")
         sys.exit(2)
     finally:
         try:

@@ -12,13 +12,14 @@ from boneage.cli.output import (
     JsonOption,
     ManifestArgument,
     SeedOption,
+    echo,
     make_app,
     print_json,
     print_manifest,
     refuse,
     verb_group,
 )
-from boneage.errors import Fault, InputError
+from boneage.errors import Fault, InputError, utf8
 
 if TYPE_CHECKING:
     from boneage.recipe import Framing
@@ -112,7 +113,7 @@ def data_card(
     """Write a one-page data card: counts, ages, sizes and faults."""
     from boneage.evaluation.data_card import write_card
 
-    typer.echo(str(write_card(manifest, out)))
+    echo(str(write_card(manifest, out)))
 
 
 @data_app.command("frame")
@@ -136,7 +137,7 @@ def data_frame(
         left, top, right, bottom = crop.box
         frames.append(
             {
-                "image": str(image),
+                "image": utf8(str(image)),
                 "left": left,
                 "top": top,
                 "right": right,
@@ -150,7 +151,7 @@ def data_frame(
     else:
         for found in frames:
             box = " ".join(str(found[side]) for side in ("left", "top", "right", "bottom"))
-            typer.echo(f"{found['image']}: {box}, turned by {found['rotation']}, {found['why']}")
+            echo(f"{found['image']}: {box}, turned by {found['rotation']}, {found['why']}")
     if faults:
         raise InputError(faults)
 
@@ -178,7 +179,7 @@ def data_contact_sheet(
     folder = out or manifest.with_suffix(".contact-sheet")
     check_folder(folder)  # before an hour of preparing
     for sheet in write_contact_sheet(cohort, prepare(cohort, framing), folder, count=count):
-        typer.echo(str(sheet))
+        echo(str(sheet))
 
 
 @data_app.command("prepare")
@@ -194,7 +195,7 @@ def data_prepare(
 
     framing = _framing(size, recipe)
     store = prepare(read_manifest(manifest), framing)
-    typer.echo(f"{store.folder}: {len(store):,} images of {framing.size} x {framing.size} pixels")
+    echo(f"{store.folder}: {len(store):,} images of {framing.size} x {framing.size} pixels")
 
 
 def _framing(size: int | None, recipe: str | None) -> Framing:

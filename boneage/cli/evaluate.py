@@ -12,6 +12,7 @@ from boneage.cli.output import (
     JsonOption,
     RunArgument,
     ViewsOption,
+    echo,
     log,
     metrics_table,
     print_json,
@@ -109,7 +110,7 @@ def report(run: RunArgument) -> None:
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import open_results
 
-    typer.echo(str(write_report(open_results(run))))
+    echo(str(write_report(open_results(run))))
 
 
 def release(

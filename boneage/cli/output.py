@@ -6,7 +6,6 @@ import json
 import math
 import re
 import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from boneage.errors import Fault, InputError
+from boneage.errors import Fault, InputError, printable
 
 if TYPE_CHECKING:
     from boneage.datasets.manifest import Manifest
@@ -47,9 +46,6 @@ DeterministicOption = Annotated[
     bool,
     typer.Option("--deterministic", help="Use only operations that are bit-exact on a GPU."),
 ]
-
-_SURROGATES = frozenset({"Cs"})  # categories of Unicode
-_CONTROLS = _SURROGATES | {"Cc", "Cf", "Zl", "Zp"}
 
 
 def make_app(name: str | None, text: str, **settings: Any) -> typer.Typer:
@@ -95,33 +91,9 @@ def print_manifest(manifest: Manifest) -> None:
 
     counts = manifest.table["split"].value_counts()
     split = ", ".join(f"{counts.get(name, 0):,} {name}" for name in SPLITS)
-    typer.echo(f"{manifest.path}: {len(manifest):,} images ({split})")
+    echo(f"{manifest.path}: {len(manifest):,} images ({split})")
     for note in manifest.notes:
-        typer.echo(f"note: {note}")
-
-
-def printable(text: str) -> str:
-    """Return a text in which control characters and bytes that are no UTF-8 are escaped.
-
-    The name of a file may hold commands to the terminal, or a line break.
-    """
-    return _escape(text, _CONTROLS)
-
-
-def utf8(text: str) -> str:
-    """Return the name of a file, in which bytes that are no UTF-8 are escaped."""
-    return _escape(text, _SURROGATES)
-
-
-def _escape(text: str, categories: frozenset[str]) -> str:
-    return "".join(
-        char
-        if unicodedata.category(char) not in categories
-        else f"\\x{ord(char) - 0xDC00:02x}"  # how Python stores a byte that is no UTF-8
-        if "\udc80" <= char <= "\udcff"
-        else ascii(char)[1:-1]
-        for char in text
-    )
+        echo(f"note: {note}")
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -133,7 +105,7 @@ def print_json(values: dict[str, Any]) -> None:
 
 
 def _as_json(char: str) -> str:
-    return json.dumps(char)[1:-1] if unicodedata.category(char) in _CONTROLS else char
+    return char if printable(char) == char else json.dumps(char)[1:-1]
 
 
 def _finite(value: Any) -> Any:
@@ -163,7 +135,12 @@ def format_mae(mae: dict[str, Any] | None) -> str:
 
 def log(text: str) -> None:
     """Print a line on standard error, where progress goes."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)
+
+
+def echo(text: str) -> None:
+    """Print a line. Control characters in it are escaped."""
+    typer.echo(printable(text))
 
 
 def refuse(where: str, what: str, fix: str = "See --help.") -> NoReturn:

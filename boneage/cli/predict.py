@@ -12,12 +12,12 @@ from boneage.cli.output import (
     JsonOption,
     RunArgument,
     ViewsOption,
+    echo,
     log,
     print_json,
-    printable,
     refuse,
-    utf8,
 )
+from boneage.errors import utf8
 
 if TYPE_CHECKING:
     from boneage.prediction.predict import Prediction
@@ -84,14 +84,14 @@ def _with_progress(
 def _print(prediction: Prediction) -> None:
     from boneage.datasets.label_rules import years_and_months
 
-    name, months = printable(prediction.image), prediction.predicted_age_months
+    name, months = prediction.image, prediction.predicted_age_months
     for warning in prediction.warnings:
         log(f"warning: {name}: {warning.what}. {warning.fix}")
     if months is not None:
-        typer.echo(f"{name}: {months:.1f} months ({years_and_months(months)})")
+        echo(f"{name}: {months:.1f} months ({years_and_months(months)})")
     elif prediction.fault is not None:
         kind = "refused" if prediction.status == "refused" else "error"
-        log(f"{kind}: {printable(str(prediction.fault))}")
+        log(f"{kind}: {prediction.fault}")
 
 
 def _as_dict(prediction: Prediction) -> dict[str, Any]:

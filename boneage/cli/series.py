@@ -15,6 +15,7 @@ from boneage.cli.output import (
     RecipeArgument,
     RecipeSeedOption,
     SetOption,
+    echo,
     format_mae,
     format_table,
     log,
@@ -173,7 +174,7 @@ def _show(result: dict[str, Any], text: str, path: Path, as_json: bool) -> None:
     unfinished = [row for row in result["rows"] if row["state"] != "finished"]
     if unfinished:
         typer.echo(f"{len(unfinished)} of {len(result['rows'])} runs are not finished")
-    typer.echo(f"written: {path}")
+    echo(f"written: {path}")
 
 
 def _format_folds(result: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from boneage.cli.output import (
     JsonOption,
     RecipeSeedOption,
     SetOption,
+    echo,
     format_table,
     log,
     print_json,
@@ -166,7 +167,7 @@ def reproduce(
     rows = document["rows"]
     typer.echo("\n".join([format_table(TITLES, table_cells(rows)), *explain_rows(rows)]))
     for name, file in document.get("files", {}).items():
-        typer.echo(f"{name}: {file}")
+        echo(f"{name}: {file}")
 
 
 def _read_inputs(
@@ -253,7 +254,7 @@ def _train_and_evaluate(
     write_result(run)
     report = write_report(run)
     typer.echo(verdict(metrics))
-    typer.echo(f"report: {report}")
+    echo(f"report: {report}")
 
 
 def _make_deterministic() -> None:

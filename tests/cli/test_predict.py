@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from boneage.cli.output import printable
 from boneage.datasets.phantom.cohort import phantom
+from boneage.errors import printable
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
