@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,78 @@ import filelock
 from boneage.errors import Fault, InputError
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.runtime.files import is_part, read_json
+from boneage.runtime.schemas import Count, FileSchema, Number, Text, read_checked
 
 TRAINED = ("finished", "early")
 """Values of `stopped` in `run.json` of a training that reached its end."""
 
 _LOCK = ".lock"
+
+MANIFEST_KEYS = ("manifest.path", "manifest.digest")
+"""Keys of `run.json` that say which manifest a run was trained with."""
+
+
+class RecordedProvenance(FileSchema):
+    """The key `provenance` of `run.json`; see `boneage.runtime.provenance`."""
+
+    boneage: Text | None = None
+    commit: Text | None = None
+    uncommitted_changes: bool | None = None
+    device: Text | None = None
+    versions: dict[Text, Text] | None = None
+
+
+class RecordedManifest(FileSchema):
+    """The key `manifest` of `run.json`."""
+
+    path: Text | None = None
+    digest: Text | None = None
+    counts: dict[Text, Count] | None = None
+    source: Text = ""
+
+
+class RecordedStore(FileSchema):
+    """The key `store` of `run.json`."""
+
+    folder: Text | None = None
+    digest: Text | None = None
+    version: Count | None = None
+
+
+class RecordedInit(FileSchema):
+    """The key `init` of `run.json`: the run whose weights this one began with."""
+
+    name: Text
+    digest: Text
+    folder: Text | None = None
+    known_ids: dict[Text, Count] | None = None
+
+
+class RecordedModel(FileSchema):
+    """The key `model` of `run.json`."""
+
+    parameters: Count
+
+
+class RunInfo(FileSchema):
+    """The types of the keys of `run.json`. Every reader names the keys that it needs."""
+
+    name: Text = ""
+    seed: Count = 0
+    command: Text = ""
+    started: Text = ""
+    seconds: dict[Text, Number] | None = None
+    provenance: RecordedProvenance | None = None
+    manifest: RecordedManifest | None = None
+    store: RecordedStore | None = None
+    model: RecordedModel | None = None
+    init: RecordedInit | None = None
+    stopped: Text = ""
+    devices: Count = 1
+    epochs: Count = 0
+    best_epoch: Count | None = None
+    best_val_mae_months: Number | None = None
+    resumed: list[dict[Text, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,13 +215,16 @@ class Run:
         """
         return recipe_from_run(read_json(self.recipe_path), where=str(self.recipe_path))
 
-    def read_info(self) -> dict[str, Any]:
-        """Read `run.json`.
+    def read_info(self, needs: Sequence[str] = ()) -> dict[str, Any]:
+        """Read and check `run.json`.
+
+        Args:
+            needs: Keys that must be there, such as `manifest` or `model.parameters`.
 
         Raises:
-            InputError: The file is missing or not JSON.
+            InputError: The file can't be read, or keys are missing or have wrong values.
         """
-        return read_json(self.info_path)
+        return read_checked(self.info_path, RunInfo, needs)
 
 
 def recipe_from_run(values: dict[str, Any], *, where: str) -> Recipe:

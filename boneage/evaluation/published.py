@@ -77,8 +77,8 @@ def as_markdown(document: Mapping[str, Any]) -> str:
     """Return the page of a reproduction: the table, the data, the training and the versions."""
     made_by, data = document["provenance"], document["data"]
     counts = ", ".join(f"{data['counts'][split]:,} {split}" for split in data["counts"])
-    commit = (made_by["commit"] or "unknown")[:12]
-    if made_by["uncommitted_changes"]:
+    commit = (made_by.get("commit") or "unknown")[:12]
+    if made_by.get("uncommitted_changes"):
         commit += " with changes"
     changed = ", ".join(f"`{setting}`" for setting in document["changed"])
     facts = [

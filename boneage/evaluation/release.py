@@ -15,11 +15,13 @@ import numpy.typing as npt
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.model_card import model_card
+from boneage.evaluation.records import read_metrics
 from boneage.evaluation.result import write_result
 from boneage.evaluation.scoring import evaluate_run, predict_split, run_manifest
 from boneage.prediction.shipped import CARD_NAME, RELEASE_NAME, SUMS_NAME, checksums
-from boneage.run import TRAINED, Run
+from boneage.run import MANIFEST_KEYS, TRAINED, Run
 from boneage.runtime.files import read_json, temporary_folder, write_bytes, write_json, write_text
+from boneage.runtime.names import check_name
 from boneage.runtime.provenance import file_digest, provenance
 
 Storage = Literal["float16", "float32"]
@@ -32,6 +34,11 @@ MAX_COST_MONTHS = 0.02
 
 _WEIGHTS = "model.weights.h5"  # in a .keras file, which is a zip
 _MAX_ERROR = 1e-3  # of a tensor, relative to its norm; rounding to float16 alone makes < 5e-4
+_NEEDED_INFO = (
+    *("name", "seed", "started", "model.parameters", "stopped"),
+    *("provenance.boneage", "provenance.versions"),
+    *MANIFEST_KEYS,
+)
 _INFO = ("name", "seed", "started", "seconds", "provenance", "model", "best_epoch", "epochs")
 
 
@@ -68,7 +75,8 @@ def release(
         InputError: The run is unfinished, its manifest is gone or changed, the folder is in use,
             the files are too large, or smaller storage costs too much accuracy.
     """
-    info = run.read_info()
+    check_name(out.absolute().name, f"--out {out}")
+    info = run.read_info(_NEEDED_INFO)
     _check_finished(run, info)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(Fault(str(out), "it exists already", "Move it, or name another folder."))
@@ -89,7 +97,7 @@ def release(
         for split in ("val", "test"):
             if (manifest.table["split"] == split).any():
                 evaluate_run(part, split=split, progress=progress)
-        after = read_json(part.metrics_path("val"))["mae_months"]["value"]
+        after = read_metrics(part.metrics_path("val"))["mae_months"]["value"]
         _check_cost(run, before, after, storage)
         summary = {
             "name": out.absolute().name,
@@ -165,7 +173,7 @@ def _store_model(run: Run, part: Run, storage: Storage) -> dict[str, int]:
     settings = {**recipe.model.model_dump(), "weights": "none"}
     model = build_model(image_size=recipe.framing.size, precision="float32", **settings)
     try:
-        model.set_weights(load_model(run.best_path).get_weights())
+        model.set_weights(load_model(run).get_weights())
     except ValueError as error:  # the run is older than today's network
         raise InputError(
             Fault(

@@ -19,12 +19,13 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import Rows, amount_and_direction, fact_blocks, render
 from boneage.evaluation.metrics import BAND_WORDS
+from boneage.evaluation.records import read_history, read_metrics
 from boneage.evaluation.result import file_name, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
 from boneage.pipeline.store import open_store
 from boneage.recipe import Recipe
 from boneage.run import Run
-from boneage.runtime.files import read_json, write_text
+from boneage.runtime.files import write_text
 
 WORST_CASES = 10
 READER_MAE_MONTHS = 7.3  # 0.61 years, one reader against the mean of the others, Larson 2018
@@ -211,7 +212,7 @@ def read_evaluations(run: Run) -> list[Evaluation]:
 
 
 def _read_evaluation(run: Run, name: str) -> Evaluation:
-    metrics = read_json(run.metrics_path(name))
+    metrics = read_metrics(run.metrics_path(name))
     table = read_predictions(run.predictions_path(name), own=True)
     found = float((table["predicted_age_months"] - table["age_months"]).abs().mean())
     scored = metrics.get("mae_months", {}).get("value")
@@ -228,20 +229,9 @@ def _read_evaluation(run: Run, name: str) -> Evaluation:
     return Evaluation(name, str(metrics.get("split", name)), metrics, table)
 
 
-def _read_history(run: Run) -> pd.DataFrame | None:
-    try:
-        history = pd.read_csv(run.history_path)
-    except (FileNotFoundError, pd.errors.EmptyDataError):
-        return None
-    if history.empty or not {"epoch", "mae", "val_mae", "learning_rate"} <= set(history.columns):
-        return None
-    # Keras' CSVLogger counts from 0, everything else in a run from 1
-    return history.assign(epoch=history["epoch"] + 1 - history["epoch"].min())
-
-
 def _write_figures(run: Run, shown: Evaluation, best_epoch: int | None) -> dict[str, Markup]:
     """Write the figures as PNG, and return them as SVG by name; "" without a history."""
-    history = _read_history(run)
+    history = read_history(run.history_path)
     drawn = {
         "predicted-vs-true": figures.predicted_vs_true(shown.table),
         "bland-altman": figures.bland_altman(shown.table, shown.metrics),

@@ -8,7 +8,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from boneage.errors import Fault, InputError
-from boneage.prediction.shipped import RELEASE_NAME, find_run, is_release
+from boneage.evaluation.records import read_metrics
+from boneage.prediction.shipped import find_run, is_release, release_name
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_bytes, write_json
 
@@ -88,8 +89,7 @@ def open_results(run: Path) -> Run:
 def _default_folder(folder: Path) -> Path:
     if not is_release(folder):
         return folder
-    name = str(read_json(folder / RELEASE_NAME)["name"])
-    return Path(os.environ.get("BONEAGE_RUNS") or "runs") / name
+    return Path(os.environ.get("BONEAGE_RUNS") or "runs") / release_name(folder)
 
 
 def write_result(run: Run) -> Path:
@@ -105,16 +105,18 @@ def write_result(run: Run) -> Path:
     Raises:
         InputError: A file of the run is missing or broken.
     """
-    info = run.read_info()
+    info = run.read_info(("provenance", "manifest.digest", "manifest.counts"))
     result: dict[str, Any] = {key: info[key] for key in _INFO if key in info}
     result["provenance"] = info["provenance"]
-    result["manifest"] = {key: info["manifest"][key] for key in _MANIFEST}
-    result["manifest"]["source"] = name_sources(result["manifest"]["source"])
+    manifest = {"source": "", **info["manifest"]}
+    result["manifest"] = {key: manifest[key] for key in _MANIFEST}
+    result["manifest"]["source"] = name_sources(manifest["source"])
     if info.get("init"):  # the first run of a fine-tuned model may have seen these images
         result["init"] = {key: info["init"].get(key) for key in _INIT}
+    run.read_recipe()  # raises if it is damaged
     result["recipe"] = without_folder(read_json(run.recipe_path))
     result["metrics"] = {
-        split: aggregates(read_json(run.metrics_path(split)))
+        split: aggregates(read_metrics(run.metrics_path(split)))
         for split in _SPLITS
         if run.metrics_path(split).exists()
     }

@@ -31,7 +31,7 @@ from boneage.prediction.engines import load_engine
 from boneage.prediction.predict import BATCH_SIZE, predict_batches
 from boneage.prediction.shipped import CARD_NAME, is_release
 from boneage.prediction.test_time_views import test_time_views
-from boneage.run import Run
+from boneage.run import MANIFEST_KEYS, Run
 from boneage.runtime.files import read_bytes, write_json, write_text
 from boneage.runtime.provenance import file_digest
 
@@ -135,7 +135,7 @@ def evaluate_run(
     views = usual if views is None else views
     results = prepare_results(run, out)
     table = predict_split(run, manifest, split, views=views, progress=progress)
-    recorded = run.read_info()["manifest"]
+    recorded = run.read_info(MANIFEST_KEYS)["manifest"]
     training = _training_table(manifest, recorded)
     is_external = manifest.digest != recorded["digest"]
     tested_on = {
@@ -226,7 +226,7 @@ def run_manifest(run: Run) -> Manifest:
     Raises:
         InputError: The manifest is gone or has changed since.
     """
-    recorded = run.read_info()["manifest"]
+    recorded = run.read_info(MANIFEST_KEYS)["manifest"]
     path = Path(recorded["path"])
     if is_release(run.folder):
         raise InputError(

@@ -1,27 +1,113 @@
-"""Read the `.keras` files that training writes."""
+"""Read the `.keras` files that training writes, also those that somebody has changed."""
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 from boneage.errors import Fault, InputError
+from boneage.run import Run
+from boneage.runtime.files import LARGEST_FILE, open_regular
+
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_LARGEST_TEXT = 16 * 2**20  # bytes of a member that is no weights; ours have 100 thousand
+_SPARE_BYTES = 2**20  # of a file of weights, for the names and the structure
+
+_FIX = "Was the file cut short, changed or taken from another run? Copy it again, or train again."
 
 
-def load_model(path: Path) -> keras.Model:
-    """Return the model in a `.keras` file, ready to predict.
+def load_model(run: Run) -> keras.Model:
+    """Return the best model of a run, ready to predict.
+
+    The network is first built without values, which takes no memory. Only a network that answers
+    what the recipe says, and has as many values as the file, is then loaded. No code in the file
+    is run.
 
     Raises:
-        InputError: This version of Keras can't read the file as a model.
+        InputError: The file is damaged or holds another network than the recipe says.
+    """
+    path, size = run.best_path, run.read_recipe().framing.size
+    recorded = (run.read_info().get("model") or {}).get("parameters")
+    skeleton = _read_skeleton(path)
+    _check_network(path, skeleton, size)
+    if recorded not in (None, skeleton.count_params()):
+        what = f"its network has {skeleton.count_params():,} parameters"
+        raise _fault(path, what, f"{recorded:,}, as {run.info_path.name} says")
+    model = _load(path)
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise _fault(path, "some of its weights are not finite numbers")
+    return model
+
+
+def _read_skeleton(path: Path) -> keras.Model:
+    """Return the network of a file without values, and check the sizes of its parts.
+
+    Raises:
+        InputError: The file is damaged or holds no network.
     """
     try:
-        return keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            Fault(
-                str(path),
-                f"the model can't be read: {str(error).splitlines()[0]}",
-                "Was the file cut short or changed? Copy it again, or train again.",
-            )
-        ) from None
+        with open_regular(path, LARGEST_FILE) as file, zipfile.ZipFile(file) as archive:
+            _check_sizes(archive)
+            stored = archive.getinfo(_WEIGHTS).file_size
+            config = json.loads(archive.read(_CONFIG))
+        with keras.StatelessScope(initialize_variables=False):
+            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        values = model.count_params()
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged file makes Keras raise anything
+        raise _fault(path, _reason(error)) from None
+    # Released models store values of two bytes.
+    if 2 * values > stored:
+        raise _fault(path, f"its network needs {values:,} values, and it holds fewer")
+    return model
+
+
+def _check_sizes(archive: zipfile.ZipFile) -> None:
+    for member in archive.infolist():
+        largest = _LARGEST_TEXT
+        if member.filename == _WEIGHTS:
+            largest = 8 * member.compress_size + _SPARE_BYTES
+        if member.file_size > largest:
+            raise ValueError(f"{member.filename} has {member.file_size:,} bytes")
+
+
+def _check_network(path: Path, model: Any, size: int) -> None:
+    expected = [(None, size, size, 1), (None, 1)]
+    inputs, outputs = (
+        [tuple(each.shape) for each in getattr(model, name, None) or []]
+        for name in ("inputs", "outputs")
+    )
+    if (inputs, outputs) != (expected, [(None, 1)]):
+        raise _fault(
+            path,
+            f"its network takes inputs of {inputs} and answers {outputs}",
+            f"{expected} and [(None, 1)], as recipe.json says",
+        )
+
+
+def _load(path: Path) -> keras.Model:
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except MemoryError:
+        raise _fault(path, "it does not fit into memory") from None
+    except Exception as error:  # noqa: BLE001 - a damaged file makes Keras raise anything
+        raise _fault(path, _reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error of Keras, without the advice to run the file's code."""
+    text = str(error).strip()
+    if "safe_mode" in text or "unsafe" in text:
+        return "it holds code, which is never run"
+    line = text.splitlines()[0] if text else ""
+    return f"{type(error).__name__}: {line:.200}" if line else type(error).__name__
+
+
+def _fault(path: Path, what: str, expected: str = "") -> InputError:
+    return InputError(Fault(str(path), f"the model can't be read: {what}", _FIX, expected))

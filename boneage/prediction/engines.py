@@ -54,4 +54,4 @@ def load_engine(run: Run) -> Engine:
     """
     from boneage.models.saved import load_model
 
-    return KerasEngine(load_model(run.best_path))
+    return KerasEngine(load_model(run))

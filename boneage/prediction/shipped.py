@@ -11,8 +11,11 @@ import difflib
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
-from boneage.run import Run
+from boneage.run import MANIFEST_KEYS, Run
+from boneage.runtime.files import read_text
+from boneage.runtime.names import check_name
 from boneage.runtime.provenance import file_digest
+from boneage.runtime.schemas import FileSchema, Text, read_checked
 
 RELEASE_NAME = "release.json"
 SUMS_NAME = "SHA256SUMS"
@@ -58,8 +61,8 @@ def open_run(run: Path) -> Run:
     """Open a finished run by its folder, or a shipped model by its name.
 
     Raises:
-        InputError: There is no such run, it has no trained model, or the files of a shipped
-            model differ from its checksums.
+        InputError: There is no such run, it has no trained model, its recipe or its `run.json` is
+            damaged, or the files of a shipped model differ from its checksums.
     """
     opened = Run(find_run(run))
     needed = (opened.best_path, opened.recipe_path, opened.info_path)
@@ -73,12 +76,31 @@ def open_run(run: Path) -> Run:
             )
         )
     check_release(opened.folder)
+    opened.read_recipe()
+    opened.read_info(MANIFEST_KEYS)
     return opened
 
 
 def is_release(folder: Path) -> bool:
     """Return whether a folder holds a released model."""
     return (folder / RELEASE_NAME).exists()
+
+
+class Release(FileSchema):
+    """The keys of `release.json` that are read again."""
+
+    name: Text
+
+
+def release_name(folder: Path) -> str:
+    """Return the name of a released model, which becomes the name of a folder of results.
+
+    Raises:
+        InputError: `release.json` is damaged, or the name leads to another folder.
+    """
+    path = folder / RELEASE_NAME
+    fix = "This model may be forged. Use a copy from its authors."
+    return check_name(read_checked(path, Release)["name"], f"{path}: name", fix)
 
 
 def check_release(folder: Path) -> None:
@@ -91,9 +113,9 @@ def check_release(folder: Path) -> None:
         return
     fix = "Install boneage again, or restore the file with git checkout."
     try:
-        lines = (folder / SUMS_NAME).read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / SUMS_NAME).splitlines()
         expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (OSError, ValueError):
+    except (InputError, ValueError):
         expected = {}
     # Without its own line, a changed model would pass.
     faults = [
@@ -102,6 +124,7 @@ def check_release(folder: Path) -> None:
         if name not in expected
     ]
     for name, digest in expected.items():
+        check_name(name, str(folder / SUMS_NAME), fix)
         path = folder / name
         found = file_digest(path) if path.is_file() else None
         if found is None:

@@ -17,6 +17,8 @@ from typing import Any
 from boneage.errors import Fault, InputError
 
 LARGEST_TEXT = 64 * 2**20  # bytes of a JSON, TOML or history file; ours have a few thousand
+LARGEST_FILE = 2**40  # bytes of a model, a checkpoint or an archive
+DEEPEST_JSON = 20  # objects and lists inside one another; ours have six
 _CHECK_PATH = "Check the path."
 _unfinished: set[Path] = set()  # temporary files and folders that are being written
 
@@ -190,8 +192,23 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; deep nesting
         what = f"the file is not JSON that can be read: {error}"
         raise InputError(Fault(str(path), what, "Restore the original file.")) from None
+    what = ""
     if not isinstance(values, dict):
-        raise InputError(
-            Fault(str(path), "the file holds no JSON object", "Restore the original file.")
-        )
-    return values
+        what = "the file holds no JSON object"
+    elif _is_deeper(values, DEEPEST_JSON):
+        what = f"the file is not JSON that can be read: more than {DEEPEST_JSON} levels of nesting"
+    if what:
+        raise InputError(Fault(str(path), what, "Restore the original file."))
+    return dict(values)
+
+
+def _is_deeper(values: Any, levels: int) -> bool:
+    level = [values]
+    for _ in range(levels):
+        containers = [part for part in level if isinstance(part, dict | list)]
+        level = [
+            inner
+            for part in containers
+            for inner in (part.values() if isinstance(part, dict) else part)
+        ]
+    return any(isinstance(part, dict | list) for part in level)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boneage import __version__
+from boneage.runtime.files import LARGEST_FILE, open_regular
 
 _PACKAGES = (
     "tensorflow",
@@ -27,8 +28,12 @@ _PACKAGES = (
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    """Return the sha256 of a regular file, in hexadecimal.
+
+    Raises:
+        InputError: The file can't be read, or it is a folder, a pipe or a device.
+    """
+    with open_regular(path, LARGEST_FILE) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

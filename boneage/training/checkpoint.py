@@ -8,21 +8,62 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
+from pydantic import ConfigDict, Field, model_validator
 
 from boneage.errors import Fault, InputError
-from boneage.runtime.files import replacing
+from boneage.runtime.files import LARGEST_FILE, open_regular, replacing
+from boneage.runtime.schemas import Count, FileSchema, Text, check_values
 
 # Names inside the file. Earlier versions wrote the same ones.
 _STATE, _VARIABLE, _METRIC = "place", "variable", "metric"
 
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
+
 Row = dict[str, float]
+
+_EPOCH_KEYS = {"epoch", "loss", "mae", "val_loss", "val_mae", "learning_rate"}
+
+
+class StateRecord(FileSchema):
+    """The attributes of `TrainingState` in the file."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a validation may give NaN
+
+    rows: list[dict[Text, float]]
+    best_epoch: Count
+    batch: Count
+    train_logs: dict[Text, float] | None = None
+    ended: bool = False
+    seconds: float = Field(default=0.0, ge=0, le=1e12)
+    epoch_seconds: float = Field(default=0.0, ge=0, le=1e12)
+    callbacks: dict[Text, dict[Literal["wait", "best", "cooldown_counter"], float]]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> StateRecord:
+        for number, row in enumerate(self.rows, 1):
+            if not row.keys() >= _EPOCH_KEYS or row["epoch"] != number:
+                raise ValueError(f"row {number} of the history is not that of epoch {number}")
+        if self.best_epoch > len(self.rows):
+            raise ValueError(f"best_epoch is {self.best_epoch}, after {len(self.rows)} epochs")
+        if self.train_logs is not None and not self.train_logs.keys() >= {"loss", "mae"}:
+            raise ValueError("train_logs has no loss or no mae")
+        return self
+
+
+class Record(FileSchema):
+    """The JSON of the file."""
+
+    place: StateRecord
+    recipe: dict[str, Any]
 
 
 @dataclass
@@ -69,16 +110,35 @@ class Checkpoint:
     """The content of a checkpoint file.
 
     Attributes:
+        path: The file.
         state: How far the training had come.
         recipe: The resolved recipe of the training, as JSON values.
         variables: The variables of the model, then those of the optimizer.
         metrics: The variables of the metrics, for an unfinished epoch.
     """
 
+    path: Path
     state: TrainingState
     recipe: dict[str, Any]
     variables: list[np.ndarray]
     metrics: list[np.ndarray]
+
+    def check_position(self, epochs: int, batches: int) -> None:
+        """Check that a training of so many epochs and batches can be at this point.
+
+        Raises:
+            InputError: It can't.
+        """
+        state = self.state
+        is_validating = state.train_logs is not None
+        if (
+            state.epoch > epochs
+            or (state.epoch == epochs and state.batch)
+            or state.batch > batches
+            or (state.batch == batches) != is_validating
+        ):
+            what = f"it was written at {state}, of {epochs} epochs of {batches} batches"
+            raise InputError(_unreadable(self.path, what))
 
     def restore(self, model: keras.Model) -> None:
         """Set the variables of a compiled model and of its optimizer.
@@ -92,7 +152,7 @@ class Checkpoint:
         if [tuple(v.shape) for v in own] != [array.shape for array in self.variables]:
             raise InputError(
                 Fault(
-                    "checkpoint",
+                    str(self.path),
                     f"its {len(self.variables)} variables do not match the {len(own)} of the model",
                     "Resume with the version of boneage that wrote it, or train in a new folder.",
                 )
@@ -101,7 +161,14 @@ class Checkpoint:
             variable.assign(array)
 
     def restore_metrics(self, model: keras.Model) -> None:
-        """Set the variables of the metrics, which sum over the batches of an unfinished epoch."""
+        """Set the variables of the metrics, which sum over the batches of an unfinished epoch.
+
+        Raises:
+            InputError: The checkpoint has other metrics.
+        """
+        own = [tuple(variable.shape) for variable in model.metrics_variables]
+        if own != [array.shape for array in self.metrics]:
+            raise InputError(_unreadable(self.path, "its metrics are not those of the model"))
         for variable, array in zip(model.metrics_variables, self.metrics, strict=True):
             variable.assign(array)
 
@@ -131,23 +198,52 @@ def read_checkpoint(path: Path) -> Checkpoint:
         InputError: The file is missing, damaged or from an incompatible version.
     """
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            record = json.loads(file[_STATE].tobytes())
-            state = TrainingState(**record["place"])
-            names = sorted(file.files)
-            kinds = {
-                kind: [file[name] for name in names if name.startswith(f"{kind}-")]
-                for kind in (_VARIABLE, _METRIC)
-            }
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            Fault(
-                str(path),
-                f"the checkpoint can't be read: {error}",
-                "If it is a copy, copy it again. Otherwise train in a new folder.",
-            )
-        ) from None
-    return Checkpoint(state, record["recipe"], kinds[_VARIABLE], kinds[_METRIC])
+        arrays = _read_arrays(path)
+        record = json.loads(arrays.pop(_STATE).tobytes())
+        kinds = {kind: _numbered(arrays, kind) for kind in (_VARIABLE, _METRIC)}
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, *_ZIP_ERRORS) as error:
+        raise InputError(_unreadable(path, str(error))) from None
+    if arrays:
+        raise InputError(_unreadable(path, f"it holds the unknown array {min(arrays)!r:.100}"))
+    values = check_values(record, Record, str(path))
+    known = {item.name for item in dataclasses.fields(TrainingState)}
+    state = TrainingState(**{k: v for k, v in values["place"].items() if k in known})
+    return Checkpoint(path, state, record["recipe"], kinds[_VARIABLE], kinds[_METRIC])
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an `.npz` file that are numbers and take no more room than the file."""
+    arrays = {}
+    with open_regular(path, LARGEST_FILE) as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its arrays are larger than the file")
+        for member in members:
+            with archive.open(member) as content:
+                if np.lib.format.read_magic(content) != (1, 0):
+                    raise ValueError(f"{member.filename} is no array of this version")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+                size = math.prod(shape) * dtype.itemsize
+                if dtype.kind not in "fiub" or content.tell() + size != member.file_size:
+                    raise ValueError(f"{member.filename} has the shape {shape} and type {dtype}")
+            with archive.open(member) as content:
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
+    return arrays
+
+
+def _numbered(arrays: dict[str, np.ndarray], kind: str) -> list[np.ndarray]:
+    """Remove and return the arrays `kind-00000`, `kind-00001` and so on."""
+    names = [name for name in arrays if name.startswith(f"{kind}-")]
+    return [arrays.pop(f"{kind}-{number:05d}") for number in range(len(names))]
+
+
+def _unreadable(path: Path, what: str) -> Fault:
+    return Fault(
+        str(path),
+        f"the checkpoint can't be read: {what:.300}",
+        "If it is a copy, copy it again. Otherwise train in a new folder.",
+    )
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

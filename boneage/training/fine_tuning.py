@@ -11,7 +11,7 @@ from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import InputError
 from boneage.models.saved import load_model
 from boneage.recipe import Recipe
-from boneage.run import Run
+from boneage.run import MANIFEST_KEYS, Run
 from boneage.runtime.provenance import file_digest
 from boneage.training.input_checks import check_same_network, other_network
 
@@ -37,7 +37,7 @@ def load_initial_weights(
         InputError: The run has another network, or can't be read.
     """
     check_same_network(init, recipe)
-    source = load_model(init.best_path)
+    source = load_model(init)
     shapes = [[tuple(weight.shape) for weight in each.weights] for each in (model, source)]
     if shapes[0] != shapes[1]:
         raise InputError(other_network(init, "the weights have other shapes"))
@@ -52,7 +52,7 @@ def load_initial_weights(
 
 
 def _known_ids(init: Run, manifest: Manifest) -> dict[str, int] | None:
-    recorded = init.read_info()["manifest"]
+    recorded = init.read_info(MANIFEST_KEYS)["manifest"]
     path = Path(recorded["path"])
     if not path.is_file() or file_digest(path) != recorded["digest"]:
         return None

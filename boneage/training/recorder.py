@@ -97,7 +97,7 @@ class RunRecorder(keras.callbacks.Callback):
         """Restore the metrics of an unfinished epoch."""
         self._training.epoch = epoch  # on JAX, Keras ends an epoch that it only peeked into
         self._epoch_began = time.perf_counter() - self.state.epoch_seconds
-        if self._first and self._checkpoint is not None and self._checkpoint.metrics:
+        if 0 < self._first < len(self._training) and self._checkpoint is not None:
             self._checkpoint.restore_metrics(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:

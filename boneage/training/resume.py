@@ -10,16 +10,22 @@ from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
 from boneage.pipeline.store import Store
 from boneage.recipe import Recipe, differing_settings
-from boneage.run import Run, recipe_from_run
+from boneage.run import MANIFEST_KEYS, Run, recipe_from_run
 
 if TYPE_CHECKING:
     from boneage.training.checkpoint import Checkpoint
 
+_NEEDED = (*MANIFEST_KEYS, "manifest.counts", "store.digest", "stopped", "seconds")
 _RECORDED = ("boneage", "commit", "uncommitted_changes", "backend", "device")
 
 
-def last_checkpoint(run: Run, recipe: Recipe) -> Checkpoint | None:
+def last_checkpoint(run: Run, recipe: Recipe, batches: int) -> Checkpoint | None:
     """Read the checkpoint of a run, or return None if it has none.
+
+    Args:
+        run: The run.
+        recipe: Its recipe.
+        batches: Number of training batches in an epoch.
 
     Raises:
         InputError: The checkpoint is damaged, or another recipe trained it.
@@ -31,6 +37,7 @@ def last_checkpoint(run: Run, recipe: Recipe) -> Checkpoint | None:
     checkpoint = read_checkpoint(run.checkpoint_path)
     previous = recipe_from_run(checkpoint.recipe, where=str(run.checkpoint_path))
     _check_recipe(str(run.recipe_path), previous, recipe)
+    checkpoint.check_position(recipe.training.epochs, batches)
     return checkpoint
 
 
@@ -40,7 +47,7 @@ def check_same(run: Run, recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     Raises:
         InputError: The recipe or the manifest is another. The message names every difference.
     """
-    info = run.read_info()
+    info = run.read_info(_NEEDED)
     _check_recipe(str(run.folder), run.read_recipe(), recipe)
     if manifest.digest != info["manifest"]["digest"]:
         raise InputError(
@@ -73,7 +80,9 @@ def _check_recipe(where: str, previous: Recipe, recipe: Recipe) -> None:
 def first_init(info: dict[str, Any]) -> Run | None:
     """Return the run whose weights a run began with, from its `run.json`, or None."""
     initial = info.get("init")
-    return None if initial is None else Run(Path(initial["folder"]))
+    if initial is None:
+        return None
+    return Run(Path(initial.get("folder") or initial["name"]))
 
 
 def check_same_init(initial: dict[str, Any], info: dict[str, Any]) -> None:
@@ -117,4 +126,4 @@ def resumed_run_info(
         )
     now = {key: made_by[key] for key in _RECORDED}
     now |= {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    return {**info, "resumed": [*info.get("resumed", []), now], "stopped": "running"}
+    return {**info, "resumed": [*(info.get("resumed") or []), now], "stopped": "running"}

@@ -86,10 +86,11 @@ class TrainingSession:
     def run_passes(self, parts: Parts, *, progress: bool) -> None:
         """Run `fit` until no epoch is left. An unfinished epoch is a pass of its own."""
         values, settings = self.recipe.model_dump(mode="json"), self.recipe.training
-        batch_size = min(settings.batch_size, self.info["manifest"]["counts"]["train"])
+        count = self.info["manifest"]["counts"].get("train", settings.batch_size)
+        batch_size = min(settings.batch_size, count)
         while True:
             self.group.wait()  # until the first process has written the checkpoint
-            checkpoint = last_checkpoint(self.run, self.recipe)
+            checkpoint = last_checkpoint(self.run, self.recipe, len(parts.training))
             others = _callbacks(self.run, settings, writes=self.group.writes)
             recorder = RunRecorder(
                 self.run,

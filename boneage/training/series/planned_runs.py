@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
+from boneage.evaluation.records import read_metrics
 from boneage.evaluation.result import aggregates, without_folder
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.run import TRAINED, Run
-from boneage.runtime.files import read_json, write_json
+from boneage.runtime.files import write_json
 from boneage.runtime.provenance import file_digest
+from boneage.runtime.schemas import FileSchema, Text, read_checked
 from boneage.training.series.command_process import CommandRunner, describe_exit
 from boneage.training.stop_signals import Terminated
 
@@ -72,7 +74,7 @@ class PlannedRun:
         """
         if not self.run.is_started:
             return NEW
-        info = self.run.read_info()
+        info = self.run.read_info(("manifest.digest",))
         self._check_same(info)
         if info.get("stopped") == DIVERGED:
             return DIVERGED
@@ -89,7 +91,7 @@ class PlannedRun:
         """
         summary: dict[str, Any] = {"state": self.state()}
         if summary["state"] == FINISHED:
-            info = self.run.read_info()
+            info = self.run.read_info(("model.parameters",))
             summary |= {key: info[key] for key in ("best_epoch", "epochs") if key in info}
             summary["parameters"] = info["model"]["parameters"]
             for split in self.splits():
@@ -103,7 +105,7 @@ class PlannedRun:
         Raises:
             InputError: The predictions have changed since they were scored.
         """
-        scores = read_json(self.run.metrics_path(split))
+        scores = read_metrics(self.run.metrics_path(split), ("predictions",))
         predictions = self.run.predictions_path(split)
         if not predictions.exists() or file_digest(predictions) != scores["predictions"]["digest"]:
             what = "the predictions are missing or have changed since they were scored"
@@ -124,6 +126,14 @@ class PlannedRun:
         ]
         if faults:
             raise InputError(faults)
+
+
+class Plan(FileSchema):
+    """The keys of `series.json` that every series has. Its other keys are compared as they are."""
+
+    verb: Text
+    manifest: Text
+    recipe: dict[str, Any]
 
 
 class Outcome(NamedTuple):
@@ -148,10 +158,7 @@ def record_plan(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
             what = "the folder is not empty and holds no series"
             raise InputError(Fault(str(out), what, "Name another --out."))
         write_json(path, values)
-    recorded = read_json(path)
-    if not isinstance(recorded.get("recipe"), dict):
-        what = "the file records no recipe"
-        raise InputError(Fault(str(path), what, "Was the file edited? Name another --out."))
+    recorded = read_checked(path, Plan)
     # A recipe of an earlier version does not have the keys that were added later.
     recorded["recipe"] = recipe_from_values(recorded["recipe"], where=str(path))
     faults = [
@@ -302,7 +309,7 @@ def describe_series(
     finished = [each for each in planned if each.state() == FINISHED]
     provenance: list[dict[str, Any]] = []
     for each in finished:
-        made_by = each.run.read_info()["provenance"]
+        made_by = each.run.read_info(("provenance",))["provenance"]
         if made_by not in provenance:
             provenance.append(made_by)
     return {

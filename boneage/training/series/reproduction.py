@@ -14,18 +14,23 @@ from boneage.datasets.importers.rsna import import_rsna
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation.published import SPLIT_NAMES, as_markdown, compare
+from boneage.evaluation.records import read_metrics
 from boneage.evaluation.report import write_report
 from boneage.evaluation.result import file_name, name_sources, without_folders, write_result
 from boneage.evaluation.scoring import evaluate_run
 from boneage.recipe import Recipe, changed_settings, read_recipe
 from boneage.run import Run
-from boneage.runtime.files import read_json, temporary_folder, write_json, write_text
+from boneage.runtime.files import temporary_folder, write_json, write_text
 from boneage.training.input_checks import check_recipe
 
 if TYPE_CHECKING:
     from boneage.training.stop_signals import Stop
 
 _SHOWN_FAULTS = 5
+_NEEDED_INFO = (
+    *("epochs", "best_epoch", "seconds.fit"),
+    *("provenance.boneage", "provenance.device", "provenance.versions"),
+)
 
 Log = Callable[[str], None]
 
@@ -206,7 +211,7 @@ def _evaluate(run: Run, split: str, log: Log) -> dict[str, Any]:
     """Return the scores of a split. They are computed again if the model is newer."""
     path = run.metrics_path(split)
     if path.exists() and path.stat().st_mtime_ns > run.best_path.stat().st_mtime_ns:
-        return read_json(path)
+        return read_metrics(path)
     log(f"evaluating {SPLIT_NAMES[split]}")
     return evaluate_run(run, split=split, progress=False)
 
@@ -216,7 +221,7 @@ def _write(document: dict[str, Any], run: Run) -> dict[str, Any]:
     write_result(run)
     page = run.folder / "reproduction.md"
     files = {"run": run.folder, "report": write_report(run), "page": page}
-    info = run.read_info()
+    info = run.read_info(_NEEDED_INFO)
     keys = ("stopped", "epochs", "best_epoch", "seconds", "provenance")
     document |= {key: info.get(key) for key in keys}
     document["files"] = {name: str(path) for name, path in files.items()}

@@ -109,7 +109,7 @@ def _networks(run: Path | None, recipe: Path | None) -> list[Network]:
     if run is not None:
         opened = open_run(run)
         size = opened.read_recipe().framing.size
-        return [Network(str(run), load_model(opened.best_path), size)]
+        return [Network(str(run), load_model(opened), size)]
     if recipe is not None:
         settings = read_recipe(recipe)
         size, precision = settings.framing.size, settings.training.precision

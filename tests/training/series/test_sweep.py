@@ -257,7 +257,7 @@ def test_another_series_in_the_folder_is_refused_with_all_differences(
     ("file", "text", "message"),
     [
         ("thesis.txt", "precious", "s: the folder is not empty and holds no series"),
-        ("series.json", '{"recipe": 3}', "s/series.json: the file records no recipe"),
+        ("series.json", '{"recipe": 3}', "s/series.json: recipe is 3; expected a valid dictionary"),
     ],
 )
 def test_a_folder_that_holds_something_else_is_refused(

@@ -1,0 +1,149 @@
+"""Read the scores and the history of a run folder, with every value checked."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from boneage.datasets.label_rules import SEXES
+from boneage.errors import Fault, InputError
+from boneage.evaluation.metrics import AGE_BANDS
+from boneage.runtime.files import read_bytes
+from boneage.runtime.schemas import CHANGED, Count, FileSchema, Number, Text, read_checked
+
+_HISTORY_COLUMNS = ("epoch", "mae", "val_mae", "learning_rate")
+_LARGEST_NUMBER = 1e12
+
+
+class Limits(FileSchema):
+    """Both ends of an interval; None where there are too few images."""
+
+    low: Number | None = None
+    high: Number | None = None
+
+
+class Score(Limits):
+    """One metric of a group of images."""
+
+    value: Number | None
+
+
+class Scores(FileSchema):
+    """The metrics of a group of images, as `metrics.score` returns them."""
+
+    n: Count
+    mae_months: Score
+    rmse_months: Score
+    median_absolute_error_months: Score
+    bias_months: Score
+    within_6_months: Score
+    within_12_months: Score
+    within_24_months: Score
+    limits_of_agreement_months: Limits
+
+    @model_validator(mode="after")
+    def _has_values(self) -> Scores:
+        for name, part in self:
+            if isinstance(part, Score) and self.n > 0:
+                ends = (part.low, part.high) if self.n > 1 else ()
+                if None in (part.value, *ends):
+                    raise ValueError(f"{name} of {self.n} images has no value or no interval")
+        return self
+
+
+class BaselineScore(FileSchema):
+    """The error of a prediction without the image. Early versions wrote a number."""
+
+    mae_months: Score | Number | None
+
+
+class Baseline(FileSchema):
+    """The key `baseline` of the metrics."""
+
+    median_by_sex: BaselineScore
+
+
+class TestedOn(FileSchema):
+    """The key `manifest` of the metrics."""
+
+    path: Text = ""
+    digest: Text = ""
+    external: bool = False
+    overlap: dict[Text, Count] | None = None
+
+
+class Scored(FileSchema):
+    """The key `predictions` of the metrics."""
+
+    file: Text
+    digest: Text
+
+
+class Metrics(Scores):
+    """The content of `metrics-NAME.json`."""
+
+    groups: dict[Text, dict[Text, Scores]]
+    baseline: Baseline | None = None
+    manifest: TestedOn | None = None
+    predictions: Scored | None = None
+    split: Text = ""
+    views: int = Field(default=1, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _has_images_and_groups(self) -> Metrics:
+        if self.n == 0:
+            raise ValueError("n is 0, so nothing was scored")
+        for kind, names in {"sex": SEXES, "age_band": AGE_BANDS}.items():
+            if missing := set(names) - set(self.groups.get(kind, {})):
+                raise ValueError(f"groups.{kind} has no {', '.join(sorted(missing))}")
+        return self
+
+
+def read_metrics(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a file `metrics-NAME.json`.
+
+    Args:
+        path: The file.
+        needs: Keys that must be there, although older versions did not write them.
+
+    Raises:
+        InputError: The file can't be read, or keys are missing or have wrong values.
+    """
+    return read_checked(path, Metrics, needs)
+
+
+def read_history(path: Path) -> pd.DataFrame | None:
+    """Read `history.csv`, one row for each epoch.
+
+    Returns:
+        The table, with `epoch` from 1; None if there is no file, no row, or no column to draw.
+
+    Raises:
+        InputError: The file can't be read, or a value is not a number.
+    """
+    if not path.exists():
+        return None
+    try:
+        history = pd.read_csv(io.BytesIO(read_bytes(path)))
+    except pd.errors.EmptyDataError:
+        return None
+    except ValueError as error:  # also of bytes that are no text, and of ragged rows
+        what = f"it is no table that can be read: {str(error).splitlines()[0]:.200}"
+        raise InputError(Fault(str(path), what, CHANGED)) from None
+    if history.empty or not set(_HISTORY_COLUMNS) <= set(history.columns):
+        return None
+    for name in _HISTORY_COLUMNS:
+        column = pd.to_numeric(history[name], errors="coerce").to_numpy(np.float64)
+        # The loss of a training that diverges may be NaN or infinite, but the column has numbers.
+        is_odd = history[name].dtype.kind not in "iuf" or np.any(np.abs(column) > _LARGEST_NUMBER)
+        if is_odd or (name == "epoch" and not np.isfinite(column).all()):
+            what = f"a value of the column {name!r} is not a number, or is too large"
+            raise InputError(Fault(str(path), what, CHANGED))
+    # Keras' CSVLogger counts from 0, everything else in a run from 1
+    return history.assign(epoch=history["epoch"] + 1 - history["epoch"].min())
