@@ -17,7 +17,7 @@ a kill, the rows with a correct checksum are kept.
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 import operator
 import os
 import weakref
@@ -34,9 +34,11 @@ from rich.console import Console
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.pipeline.store_builder import build, clear, link, locked, store_digest
+from boneage.pipeline.store_builder import FRAME_COLUMNS, build, clear, link, locked, store_digest
 from boneage.radiographs.framing import framing_key
 from boneage.recipe import Framing
+from boneage.runtime.files import LARGEST_FILE, open_regular, read_bytes, read_json
+from boneage.runtime.schemas import FileSchema, Text, check_values, shown
 
 VERSION = 4
 SAMPLED_ROWS = 64
@@ -103,10 +105,23 @@ class Store:
         return np.frombuffer(pixels, np.uint8).reshape(height, width)
 
     def frames(self) -> pd.DataFrame:
-        """Return the crop of every image: the table `frames.csv`, in the order of the rows."""
+        """Return the crop of every image: the table `frames.csv`, in the order of the rows.
+
+        Raises:
+            InputError: The table is damaged.
+        """
         # No value is ever missing, so an id may be "NA" or "null".
-        path = self.folder / "frames.csv"
-        return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False)
+        types = {"image_id": str, "why": str}
+        numbers = dict.fromkeys(FRAME_COLUMNS[1:6], np.int64)
+        content = io.BytesIO(read_bytes(self.folder / "frames.csv"))
+        try:
+            table = pd.read_csv(content, dtype={**types, **numbers}, keep_default_na=False)
+        except ValueError as error:
+            what = f"frames.csv: {str(error).splitlines()[0]:.200}"
+            raise InputError(_damaged(self.folder, what)) from None
+        if list(table) != list(FRAME_COLUMNS) or table["image_id"].tolist() != self.image_ids:
+            raise InputError(_damaged(self.folder, "frames.csv does not have the images"))
+        return table
 
     def select(self, image_ids: Sequence[str]) -> StoreView:
         """Return the rows of these ids, in this order.
@@ -191,32 +206,21 @@ def open_store(folder: str | Path, *, verify: bool = False) -> Store:
         InputError: The store is missing or incomplete, has another version, or is damaged.
     """
     folder = Path(folder)
+    _check_files(folder, "store.json")
+    described = _read_description(folder)
+    _check_files(folder, "frames.csv", "checksums.npy", "images.npy")
     try:
-        described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        if described["version"] != VERSION:
-            raise InputError(_of_another_version(folder, described["version"]))
-        (folder / "frames.csv").stat()
-        checksums = np.load(folder / "checksums.npy")
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        image_ids = list(described["image_ids"])
         framing = Framing.model_validate(described["framing"])
-        expected = (len(image_ids), framing.size, framing.size)
-        recorded = described["digest"]
-        is_consistent = store_digest(described, checksums) == recorded
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        # A folder with a store.json counts as complete, so `prepare` would not build it again.
-        delete = "" if missing == "store.json" else "Delete this folder first. "
-        raise InputError(
-            Fault(
-                str(folder),
-                f"this folder has no complete store ({missing} is missing)",
-                f"{delete}Prepare the manifest with `boneage data prepare`.",
-            )
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(_damaged(folder, str(error))) from None
-    if not is_consistent or checksums.shape != expected[:1]:
+        # Mapped, so that a header which claims more than the file has reserves no memory.
+        checksums = np.load(folder / "checksums.npy", mmap_mode="r")
+        images = np.load(folder / "images.npy", mmap_mode="r")
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(_damaged(folder, str(error).splitlines()[0])) from None
+    image_ids, recorded = list(described["image_ids"]), described["digest"]
+    expected = (len(image_ids), framing.size, framing.size)
+    if (checksums.shape, checksums.dtype) != (expected[:1], np.uint32) or not image_ids:
+        raise InputError(_damaged(folder, f"checksums.npy is {checksums.dtype} {checksums.shape}"))
+    if store_digest(described, checksums) != recorded:
         raise InputError(_damaged(folder, "the digest in store.json does not match the files"))
     if images.shape != expected or images.dtype != np.uint8:
         raise InputError(_damaged(folder, f"images.npy is {images.dtype} {images.shape}"))
@@ -331,10 +335,50 @@ def _reopen(folder: Path, digest: str) -> Store:
     return store
 
 
+class Description(FileSchema):
+    """The keys of `store.json`."""
+
+    key: Text
+    manifest_digest: Text
+    sources_digest: Text
+    digest: Text
+    framing: dict[Text, Any]
+    image_ids: list[Text]
+
+
+def _check_files(folder: Path, *names: str) -> None:
+    for name in names:
+        if not (folder / name).exists():
+            # A folder with a store.json counts as complete: `prepare` would not build it again.
+            delete = "" if name == "store.json" else "Delete this folder first. "
+            raise InputError(
+                Fault(
+                    str(folder),
+                    f"this folder has no complete store ({name} is missing)",
+                    f"{delete}Prepare the manifest with `boneage data prepare`.",
+                )
+            )
+        open_regular(folder / name, LARGEST_FILE).close()  # raises for a pipe
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / "store.json"
+    try:
+        described = read_json(path)
+    except InputError as error:
+        raise InputError(_damaged(folder, error.faults[0].what)) from None
+    if described.get("version") != VERSION:
+        raise InputError(_of_another_version(folder, described.get("version")))
+    try:
+        return check_values(described, Description, str(path))
+    except InputError as error:
+        raise InputError(_damaged(folder, f"store.json: {error.faults[0].what}")) from None
+
+
 def _of_another_version(folder: Path, version: object) -> Fault:
     return Fault(
         str(folder),
-        f"the store has version {version}, and this version of boneage needs {VERSION}",
+        f"the store has version {shown(version)}, and this version of boneage needs {VERSION}",
         "Prepare the manifest again with `boneage data prepare`.",
     )
 
@@ -389,10 +433,8 @@ def _default_folder(manifest: Manifest, name: str) -> Path:
 
 def _open_if_current(folder: Path, plan: dict[str, Any]) -> Store | None:
     try:
-        described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(described, dict):
+        described = read_json(folder / "store.json")
+    except InputError:
         return None
     # The plan includes the version, so a store of another version is made again.
     if any(described.get(name) != value for name, value in plan.items()):

@@ -32,12 +32,14 @@ from boneage.pipeline.store_worker import Framer, FramerDiedError, FramingTask, 
 from boneage.radiographs.framing import REASONS
 from boneage.radiographs.hand_detection import Box
 from boneage.recipe import Framing
+from boneage.runtime.files import read_json
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
 JOURNAL_SECONDS = 2.0
 FRAME_COLUMNS = ("image_id", "left", "top", "right", "bottom", "rotation", "why")
 _UNDONE = -1
+_BEGUN = ("journal", "crops", "images")  # arrays of an unfinished store
 # With this many threads, they wait for one another. Starting processes takes a second, which this
 # many radiographs are worth.
 _PROCESSES_FROM_WORKERS, _PROCESSES_FROM_RADIOGRAPHS = 5, 1000
@@ -209,15 +211,9 @@ def _begin(
     partial: Path, plan: dict[str, Any], shape: tuple[int, int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], int]:
     """Return the journal and the crops so far, and the offset of the pixels in images.npy."""
-    try:
-        can_resume = json.loads((partial / "plan.json").read_text(encoding="utf-8")) == plan
-        journal = np.load(partial / "journal.npy")
-        crops = np.load(partial / "crops.npy")
-        images = np.load(partial / "images.npy", mmap_mode="r")
-        can_resume = can_resume and len(journal) == len(crops) == shape[0] and images.shape == shape
-    except (OSError, ValueError):
-        can_resume = False
-    if can_resume:
+    begun = _read_begun(partial, plan, shape)
+    if begun is not None:
+        journal, crops, images = begun
         for row in np.flatnonzero(journal != _UNDONE):
             if zlib.crc32(images[row].data) != journal[row]:
                 journal[row] = _UNDONE
@@ -241,6 +237,31 @@ def _begin(
     _save_progress(partial, journal, crops)
     (partial / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     return journal, crops, images.offset
+
+
+def _read_begun(
+    partial: Path, plan: dict[str, Any], shape: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Any] | None:
+    """Return the journal, the crops and the images of an unfinished store; None if unusable."""
+    try:
+        is_same = read_json(partial / "plan.json") == plan
+        # Mapped, so that a header which claims more than the file has reserves no memory.
+        journal, crops, images = (
+            np.load(partial / f"{name}.npy", mmap_mode="r") for name in _BEGUN
+        )
+    except (InputError, OSError, ValueError, OverflowError):
+        return None
+    count = shape[0]
+    kinds = [(array.shape, array.dtype) for array in (journal, crops, images)]
+    expected = [((count,), np.int64), ((count, 6), np.int32), (shape, np.uint8)]
+    if not is_same or kinds != expected or not _are_crops(crops):
+        return None
+    return np.array(journal), np.array(crops), images
+
+
+def _are_crops(crops: npt.NDArray[np.int32]) -> bool:
+    reasons = crops[:, 5]
+    return bool(((reasons >= 0) & (reasons < len(REASONS))).all())
 
 
 def _save_progress(
