@@ -16,39 +16,56 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import read_text
+from boneage.runtime.names import NAME_RULE, is_name
+from boneage.runtime.schemas import expected, key_of, shown
 
 _RECIPE = "recipe.toml"
-LARGEST_RECIPE = 1 << 20  # bytes
+LARGEST_RECIPE = 1 << 15  # bytes; ours have three thousand
+MAX_DOTS = 300  # in a line
+MAX_PHANTOMS = 1_000_000
+MAX_UNITS = 65_536
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
+Scale = Annotated[float, Field(ge=0.01, le=100)]
+Months = Annotated[float, Field(ge=0, le=1000)]
+
+
+def _share(default: float, description: str, **limits: float) -> Any:
+    settings: dict[str, Any] = {"ge": 0, **(limits or {"le": 1})}
+    return Field(default=default, description=description, **settings)
 
 
 class _Section(pydantic.BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Phantom(_Section):
-    """The phantom dataset that a recipe trains on if no manifest is given."""
+    """Synthetic dataset to train on if no manifest is given."""
 
-    count: int = Field(default=1500, ge=10)
-    seed: int = Field(default=0, ge=0)
-    size: int = Field(default=256, ge=64, le=2048)
+    count: int = Field(
+        default=1500, ge=10, le=MAX_PHANTOMS, description="Number of images to draw."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the drawings.")
+    size: int = Field(default=256, ge=64, le=2048, description="Side of the images, pixels.")
 
 
 class Framing(_Section):
-    """How a decoded radiograph becomes one square uint8 image of `size` pixels.
+    """How a decoded radiograph becomes one square image of grey levels."""
 
-    `crop` is `hand`, which finds the hand and cuts it out with a margin, or `none`. `fit` is `pad`,
-    which keeps the aspect and makes the rest black, or `stretch`, which fills the square. The grey
-    levels at the two `contrast_percentiles` become 0 and 255. The first is a percentile of the
-    crop, the second one of the hand where a hand was found.
-    """
-
-    size: int = Field(default=299, ge=32, le=2048)
-    crop: Literal["hand", "none"] = "hand"
-    fit: Literal["pad", "stretch"] = "pad"
-    contrast_percentiles: tuple[float, float] = (2.0, 99.5)
+    size: int = Field(default=299, ge=32, le=2048, description="Side of the square, pixels.")
+    crop: Literal["hand", "none"] = Field(
+        default="hand",
+        description="`hand` finds the hand and cuts it out with a margin. `none` keeps everything.",
+    )
+    fit: Literal["pad", "stretch"] = Field(
+        default="pad",
+        description="`pad` keeps the aspect and makes the rest black. `stretch` fills the square.",
+    )
+    contrast_percentiles: tuple[float, float] = Field(
+        default=(2.0, 99.5),
+        description="The grey levels at these percentiles become black and white. The first is a "
+        "percentile of the crop, the second one of the hand where a hand was found.",
+    )
 
     @field_validator("crop", mode="before")
     @classmethod
@@ -64,37 +81,34 @@ class Framing(_Section):
 
 
 class Augmentation(_Section):
-    """Augmentation of training images. The defaults are those of IvanKosik/bone-age-models.
+    """Random changes of training images. The defaults are those of IvanKosik/bone-age-models."""
 
-    Probabilities and ranges at zero mean no augmentation.
-
-    Attributes:
-        affine: Share of the images that are shifted, scaled and rotated. This interpolates their
-            pixels. A network that sees no sharp image in training confuses sharpness with age.
-        shift: Largest shift, as a fraction of the side.
-        scale: Smallest and largest scale factor.
-        rotate_degrees: Largest rotation in either direction.
-        horizontal_flip: Probability, like all values below.
-        erase: Probability of a black rectangle (Zhong et al., Random Erasing Data Augmentation,
-            AAAI 2020).
-    """
-
-    affine: Probability = 1.0
-    shift: Fraction = 0.2
-    scale: tuple[float, float] = (0.8, 1.2)
-    rotate_degrees: float = Field(default=20.0, ge=0, le=180)
-    horizontal_flip: Probability = 0.5
-    vertical_flip: Probability = 0.0
-    gamma: Probability = 0.5
-    brightness_contrast: Probability = 0.2
-    sharpen: Probability = 0.5
-    optical_distortion: Probability = 0.5
-    erase: Probability = 0.0
+    affine: float = _share(
+        1.0,
+        "Share of the images that are shifted, scaled and rotated. This interpolates pixels. A "
+        "network that sees no sharp image in training confuses sharpness with age.",
+    )
+    shift: float = _share(0.2, "Largest shift, as a fraction of the side.", lt=1)
+    scale: tuple[Scale, Scale] = Field(
+        default=(0.8, 1.2), description="Smallest and largest scale factor."
+    )
+    rotate_degrees: float = _share(20.0, "Largest rotation in either direction.", le=180)
+    horizontal_flip: float = _share(0.5, "Probability of a mirror image.")
+    vertical_flip: float = _share(0.0, "Probability of an upside-down image.")
+    gamma: float = _share(0.5, "Probability of a gamma correction.")
+    brightness_contrast: float = _share(0.2, "Probability of another brightness and contrast.")
+    sharpen: float = _share(0.5, "Probability of sharpening.")
+    optical_distortion: float = _share(0.5, "Probability of a barrel or pincushion distortion.")
+    erase: float = _share(
+        0.0,
+        "Probability of a black rectangle (Zhong et al., Random Erasing Data Augmentation, AAAI "
+        "2020).",
+    )
 
     @model_validator(mode="after")
     def _scale_in_order(self) -> Augmentation:
         low, high = self.scale
-        if not 0 < low <= high:
+        if low > high:
             raise ValueError(f"scale {low}, {high} is not 0 < low <= high")
         return self
 
@@ -102,39 +116,110 @@ class Augmentation(_Section):
 class Model(_Section):
     """The network: backbone and head. The default head is that of IvanKosik/bone-age-models."""
 
-    backbone: str = "xception"
-    weights: str = "none"  # "none", "imagenet" or the path of a weights file
-    weights_sha256: str | None = None  # of that file; None: it must be the ImageNet file
-    head: Literal["number", "distribution"] = "number"  # see `build_model`
-    gender: bool = True
-    gender_units: int = Field(default=32, ge=1)
-    dense_units: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 1000)
-    dropout: Fraction = 0.0
-    pooling: Literal["average", "flatten"] = "average"  # of the feature map; 16Bit flattened it
-    age_centre_months: float = 120.0
-    age_scale_months: float = Field(default=120.0, gt=0)
+    backbone: str = Field(
+        default="xception",
+        max_length=100,
+        description="`xception`, `inception_v3`, `densenet169`, `mini_xception`, `mini_resnet`, "
+        "`small_resnet`, or the name of a plug-in.",
+    )
+    weights: str = Field(
+        default="none",
+        max_length=4096,
+        description="Weights to start from: `none`, `imagenet` or the path of a weights file.",
+    )
+    weights_sha256: str | None = Field(
+        default=None,
+        max_length=64,
+        description="SHA-256 of the weights file. Without it, the file must be the ImageNet file.",
+    )
+    head: Literal["number", "distribution"] = Field(
+        default="number",
+        description="`number` answers one number. `distribution` gives a probability for each "
+        "month, and answers their mean.",
+    )
+    gender: bool = Field(default=True, description="Whether the child's sex is used.")
+    gender_units: int = Field(
+        default=32, ge=1, le=MAX_UNITS, description="Width of the layer for the child's sex."
+    )
+    dense_units: tuple[Units, ...] = Field(
+        default=(1000, 1000), max_length=32, description="Widths of the dense layers of the head."
+    )
+    dropout: float = _share(0.0, "Rate of dropout before each dense layer.", lt=1)
+    pooling: Literal["average", "flatten"] = Field(
+        default="average",
+        description="`average` takes the mean of the feature map. `flatten` keeps positions, as "
+        "the winner of the RSNA challenge did.",
+    )
+    age_centre_months: float = Field(
+        default=120.0, ge=-1000, le=1000, description="Age that the number 0 stands for, months."
+    )
+    age_scale_months: float = Field(
+        default=120.0, gt=0, le=1000, description="Months for each unit of the number."
+    )
 
 
 class Training(_Section):
-    """Optimizer, learning rate schedule and length of one training."""
+    """Optimizer, learning rate and length of one training."""
 
-    epochs: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=9, ge=1)
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    spread_months: float = Field(default=6.0, gt=0)  # of the label, for a distribution head
-    schedule: Literal["constant", "plateau", "cosine"] = "plateau"
-    warmup_epochs: float = Field(default=0.0, ge=0)
-    plateau_factor: float = Field(default=0.75, gt=0, lt=1)
-    plateau_patience: int = Field(default=4, ge=1)
-    minimum_learning_rate: float = Field(default=1e-6, ge=0)
-    early_stop_patience: int = Field(default=25, ge=0)  # epochs without improvement; 0: never stop
-    ema: Fraction = 0.0  # momentum of the averaged weights, which are validated; 0: no average
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    workers: int | None = Field(default=None, ge=1)  # that make batches; None: one per core
-    use_multiprocessing: bool = True  # processes make batches; else threads
-    tensorboard: bool = False
+    epochs: int = Field(default=100, ge=1, le=100_000, description="Largest number of epochs.")
+    batch_size: int = Field(default=9, ge=1, le=65_536, description="Images in a batch.")
+    optimizer: Literal["adam", "adamw"] = Field(
+        default="adam", description="Optimizer. Only `adamw` has weight decay."
+    )
+    learning_rate: float = Field(
+        default=1e-4, ge=1e-12, le=100, description="Highest learning rate."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, le=100, description="Weight decay of `adamw`.")
+    spread_months: float = Field(
+        default=6.0,
+        gt=0,
+        le=240,
+        description="Standard deviation of the label's distribution, for a distribution head.",
+    )
+    schedule: Literal["constant", "plateau", "cosine"] = Field(
+        default="plateau",
+        description="Learning rate by epoch. `plateau` lowers it when the validation MAE stops "
+        "improving. `cosine` lowers it to the minimum at the last epoch.",
+    )
+    warmup_epochs: float = Field(
+        default=0.0,
+        ge=0,
+        le=100_000,
+        description="Epochs with a rising learning rate, for `cosine`. At most `epochs`.",
+    )
+    plateau_factor: float = Field(
+        default=0.75, gt=0, lt=1, description="Factor of the learning rate at a plateau."
+    )
+    plateau_patience: int = Field(
+        default=4, ge=1, le=100_000, description="Epochs without improvement before a plateau."
+    )
+    minimum_learning_rate: float = Field(
+        default=1e-6, ge=0, le=100, description="Lowest learning rate of `plateau` and `cosine`."
+    )
+    early_stop_patience: int = Field(
+        default=25,
+        ge=0,
+        le=100_000,
+        description="Epochs without improvement before the training ends. 0 never ends it.",
+    )
+    ema: float = _share(
+        0.0,
+        "Momentum of averaged weights, which are validated and saved. 0 means no average.",
+        lt=1,
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        default="float32", description="Type of the computation. The mixed types need a GPU."
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Processes or threads that make batches. Default: one for each core.",
+    )
+    use_multiprocessing: bool = Field(
+        default=True, description="Whether processes make batches. Otherwise threads do."
+    )
+    tensorboard: bool = Field(default=False, description="Whether to write logs for TensorBoard.")
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Training:
@@ -142,6 +227,8 @@ class Training(_Section):
             raise ValueError(f"weight_decay {self.weight_decay:g} needs optimizer = 'adamw'")
         if self.warmup_epochs and self.schedule != "cosine":
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} needs schedule = 'cosine'")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}")
         return self
 
 
@@ -149,35 +236,43 @@ Views = Literal[1, 2, 6]
 
 
 class Prediction(_Section):
-    """Test-time augmentation, in evaluation and for single radiographs.
+    """Test-time augmentation, in evaluation and for single radiographs."""
 
-    Attributes:
-        views: Number of views whose predictions are averaged. 1 is the image itself. 2 adds its
-            mirror image. 6 adds both, rotated by ten degrees in either direction. Training and
-            validation use one view.
-    """
-
-    views: Views = 1
+    views: Views = Field(
+        default=1,
+        description="Number of views whose answers are averaged. 1 is the image itself. 2 adds "
+        "its mirror image. 6 adds both, rotated by ten degrees in either direction. Training and "
+        "validation use one view.",
+    )
 
 
 class Published(_Section):
-    """The published result that a recipe reproduces, in months, with its source.
+    """The published result that a recipe reproduces, with its source."""
 
-    Attributes:
-        test_images: Number of images, like `val_images`.
-        test_labels: Who read the images, like `val_labels`. A result on the mean of six readings
-            can't be compared with one on a single reading.
-    """
-
-    source: str
-    test_mae_months: float | None = None
-    test_interval_months: tuple[float, float] | None = None
-    test_images: int | None = Field(default=None, ge=1)
-    test_labels: str | None = None
-    val_mae_months: float | None = None
-    val_interval_months: tuple[float, float] | None = None
-    val_images: int | None = Field(default=None, ge=1)
-    val_labels: str | None = None
+    source: str = Field(max_length=2000, description="Article or repository of the result.")
+    test_mae_months: Months | None = Field(default=None, description="MAE on the test set.")
+    test_interval_months: tuple[Months, Months] | None = Field(
+        default=None, description="95 % interval of that MAE."
+    )
+    test_images: int | None = Field(
+        default=None, ge=1, le=10**9, description="Number of test images."
+    )
+    test_labels: str | None = Field(
+        default=None,
+        max_length=2000,
+        description="Who read the test images. A result on the mean of six readings can't be "
+        "compared with one on a single reading.",
+    )
+    val_mae_months: Months | None = Field(default=None, description="MAE on the validation set.")
+    val_interval_months: tuple[Months, Months] | None = Field(
+        default=None, description="95 % interval of that MAE."
+    )
+    val_images: int | None = Field(
+        default=None, ge=1, le=10**9, description="Number of validation images."
+    )
+    val_labels: str | None = Field(
+        default=None, max_length=2000, description="Who read the validation images."
+    )
 
     @model_validator(mode="after")
     def _has_a_result(self) -> Published:
@@ -198,8 +293,10 @@ WITHOUT_EFFECT = frozenset(
 class Recipe(_Section):
     """All settings of one experiment. A recipe and a manifest reproduce a run."""
 
-    name: str
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    name: str = Field(description="Name of the experiment, which begins the name of a run.")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="Seed of weights, order and augmentation."
+    )
     phantom: Phantom | None = None
     framing: Framing = Framing()
     augmentation: Augmentation = Augmentation()
@@ -207,6 +304,13 @@ class Recipe(_Section):
     training: Training = Training()
     prediction: Prediction = Prediction()
     published: Published | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not is_name(name):
+            raise ValueError(f"it becomes the name of a folder: {NAME_RULE}")
+        return name
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -257,21 +361,31 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, seed: int | None =
     Raises:
         InputError: The file can't be read, or it has wrong keys or values. All are reported.
     """
-    try:
-        text = read_text(path, LARGEST_RECIPE)
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except InputError as error:
-        fix = f"{error.faults[0].fix} The project's recipes are experiments/NAME/recipe.toml."
-        raise InputError(replace(error.faults[0], fix=fix)) from None
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; deep nesting
-        raise InputError(
-            Fault(str(path), f"it is not valid TOML: {error}", "Correct that line.")
-        ) from None
+    values = _read_values(path)
     for override in overrides:
         _apply(values, override)
     if seed is not None:
         values["seed"] = seed
     return recipe_from_values(values, where=str(path))
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    try:
+        text = read_text(path, LARGEST_RECIPE)
+    except InputError as error:
+        fix = f"{error.faults[0].fix} The project's recipes are experiments/NAME/recipe.toml."
+        raise InputError(replace(error.faults[0], fix=fix)) from None
+    if any(line.count(".") > MAX_DOTS for line in text.splitlines()):  # slow for tomllib
+        raise InputError(Fault(str(path), f"a line has over {MAX_DOTS} dots", "Shorten it."))
+    try:
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; deep nesting
+        raise InputError(
+            Fault(str(path), f"it is not valid TOML: {error}", "Correct that line.")
+        ) from None
+    if not isinstance(values, dict):
+        raise InputError(Fault(str(path), "it holds no JSON object", "Name another file."))
+    return values
 
 
 def recipe_from_values(values: dict[str, Any], *, where: str) -> Recipe:
@@ -327,31 +441,36 @@ def _toml(value: Any) -> str:
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
+    example = "Write section.key=value, as in --set training.epochs=3."
     if not equals:
-        raise InputError(
-            Fault(
-                f"--set {override}",
-                "the '=' is missing",
-                "Write it as in --set training.epochs=3.",
-            )
-        )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+        raise InputError(_override_fault(override, "the '=' is missing", example))
     *sections, name = key.strip().split(".")
+    if len(sections) > 1:
+        what = f"no key of a recipe has {len(sections) + 1} parts"
+        raise InputError(_override_fault(override, what, example))
     target = values
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
-            raise InputError(
-                Fault(
-                    f"--set {override}",
-                    f"{section!r} is a value, not a section",
-                    "Write section.key=value, as in --set training.epochs=3.",
-                )
-            )
-    target[name] = value
+            what = f"{shown(section)} is a value, not a section"
+            raise InputError(_override_fault(override, what, example))
+    target[name] = _value(override, text)
+
+
+def _value(override: str, text: str) -> Any:
+    """Return the value of an override: as TOML, or else as plain text."""
+    try:
+        read = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    except (ValueError, RecursionError):  # a number of 5,000 digits; deep nesting
+        what = "the value is too long or too deep"
+        raise InputError(_override_fault(override, what, "Correct that value.")) from None
+    return read["value"] if len(read) == 1 else text  # a second line is no second override
+
+
+def _override_fault(override: str, what: str, fix: str) -> Fault:
+    return Fault(f"--set {override:.200}", what, fix)
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
@@ -376,10 +495,10 @@ _SECTIONS: dict[str, type[_Section]] = {
 
 def _fault(where: str, detail: Any) -> Fault:
     location = detail["loc"]
-    key = ".".join(str(part) for part in location)
+    key = key_of(detail)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(str(location[-1])[:100], known, n=1, cutoff=0.5)
         section = ".".join(str(part) for part in location[:-1])
         return Fault(
             where,
@@ -389,14 +508,6 @@ def _fault(where: str, detail: Any) -> Fault:
         )
     if detail["type"] == "missing":
         return Fault(where, f"{key!r} is missing", f"Add a line: {key} = …")
-    message = detail["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    what = f"{key} is {detail['input']!r}"
-    return Fault(where, what, "Correct that value.", expected=_expected(message))
-
-
-def _expected(message: str) -> str:
-    for opening in ("input should be ", "input should "):
-        if message.startswith(opening):
-            return message.removeprefix(opening)
-    return f"a valid value ({message})"
+    return Fault(
+        where, f"{key} is {shown(detail['input'])}", "Correct that value.", expected(detail)
+    )

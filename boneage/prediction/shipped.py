@@ -11,7 +11,7 @@ import difflib
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
-from boneage.run import MANIFEST_KEYS, Run
+from boneage.run import Run
 from boneage.runtime.files import read_text
 from boneage.runtime.names import check_name
 from boneage.runtime.provenance import file_digest
@@ -77,7 +77,7 @@ def open_run(run: Path) -> Run:
         )
     check_release(opened.folder)
     opened.read_recipe()
-    opened.read_info(MANIFEST_KEYS)
+    opened.read_info(("name",))
     return opened
 
 

@@ -7,7 +7,9 @@ import re
 from boneage.errors import Fault, InputError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-RULE = "a name of at most 100 letters (a-z), digits, '.', '_' or '-' that starts with no '.' or '-'"
+NAME_RULE = (
+    "a name of at most 100 letters (a-z), digits, '.', '_' or '-' that starts with no '.' or '-'"
+)
 
 
 def is_name(text: object) -> bool:
@@ -32,4 +34,4 @@ def check_name(text: object, where: str, fix: str = "Choose another name.") -> s
     if isinstance(text, str) and is_name(text):
         return text
     shown = f"{text!r:.80}" if isinstance(text, str) else f"a {type(text).__name__}"
-    raise InputError(Fault(where, f"the name is {shown}", fix, expected=RULE))
+    raise InputError(Fault(where, f"the name is {shown}", fix, expected=NAME_RULE))

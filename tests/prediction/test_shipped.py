@@ -15,7 +15,7 @@ def release(tmp_path, monkeypatch):
     folder = tmp_path / "shipped_models" / "small"
     folder.mkdir(parents=True)
     for name in ("recipe.json", "run.json", "best.keras", "README.md"):
-        (folder / name).write_text(name)
+        (folder / name).write_text('{"name": "small"}')
     (folder / "release.json").write_text(json.dumps({"name": "small"}))
     (folder / "SHA256SUMS").write_text(checksums(folder))
     monkeypatch.setattr("boneage.prediction.shipped.shipped_models", lambda: {"small": folder})
