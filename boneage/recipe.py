@@ -154,7 +154,7 @@ class Model(_Section):
         default=120.0, ge=-1000, le=1000, description="Age that the number 0 stands for, months."
     )
     age_scale_months: float = Field(
-        default=120.0, gt=0, le=1000, description="Months for each unit of the number."
+        default=120.0, gt=0, le=10_000, description="Months for each unit of the number."
     )
 
 
@@ -309,7 +309,7 @@ class Recipe(_Section):
     @classmethod
     def _is_a_name(cls, name: str) -> str:
         if not is_name(name):
-            raise ValueError(f"it becomes the name of a folder: {NAME_RULE}")
+            raise ValueError(f"input should be {NAME_RULE}")
         return name
 
 

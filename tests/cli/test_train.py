@@ -103,7 +103,7 @@ def test_a_gpu_that_is_required_and_absent_is_refused_before_anything_is_made(
     ],
 )
 def test_a_training_of_nothing_is_refused(boneage, refused, tmp_path, arguments, message):
-    (tmp_path / "recipe.toml").write_text('name = "without data"')
+    (tmp_path / "recipe.toml").write_text('name = "without-data"')
     refused(boneage("train", *arguments), message)
 
 
