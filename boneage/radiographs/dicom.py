@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import re
 import struct
+import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -26,11 +29,18 @@ from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_transformations import (
     PARSING_ERRORS,
     PixelFormat,
-    RefusedPixelsError,
     grey_of_colour,
     grey_of_levels,
 )
-from boneage.radiographs.file_limits import LARGEST_FILE, check_dimensions, open_radiograph, quiet
+from boneage.radiographs.file_limits import (
+    LARGEST_FILE,
+    RefusedPixelsError,
+    check_dimensions,
+    open_radiograph,
+    quiet,
+)
+from boneage.radiographs.jpeg import decode_jpeg, read_segments
+from boneage.radiographs.tiff import is_whole_packbits
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -53,6 +63,7 @@ _BARE_START = re.compile(
 # millions of empty elements would take minutes and gigabytes.
 _MAX_READS = 200_000
 _MAX_FRAGMENTS = 10_000
+_MOST_ABOVE = 0.01
 _MAX_LAYERS = 64  # of JPEG 2000: a decoder reserves memory for each
 
 _UID = "1.2.840.10008.1.2"
@@ -63,9 +74,10 @@ _JPEG = frozenset({f"{_UID}.4.50", f"{_UID}.4.51"})
 _JPEG_LOSSLESS = frozenset({f"{_UID}.4.57", f"{_UID}.4.70"})
 _JPEG_LS = frozenset({f"{_UID}.4.80", f"{_UID}.4.81"})
 _JPEG_2000 = frozenset({f"{_UID}.4.90", f"{_UID}.4.91"})
+_LOSSY = frozenset({f"{_UID}.4.81", f"{_UID}.4.91"})
 # The marker that begins the frame header of each (ITU-T T.81, T.87).
-_FRAME_MARKERS = {0xFFC0: _JPEG, 0xFFC1: _JPEG, 0xFFC2: _JPEG, 0xFFC3: _JPEG_LOSSLESS}
-_FRAME_MARKERS[0xFFF7] = _JPEG_LS
+_FRAME_MARKERS = {0xC0: _JPEG, 0xC1: _JPEG, 0xC2: _JPEG, 0xC3: _JPEG_LOSSLESS}
+_FRAME_MARKERS[0xF7] = _JPEG_LS
 _SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3}
 _SAMPLES |= dict.fromkeys(("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3)
 
@@ -328,11 +340,12 @@ def _stored_values(
         _check_jpeg(frame, form, bits)
     if form.syntax in _JPEG_LOSSLESS:  # else GDCM clears bits that the check below needs
         dataset.BitsStored, dataset.HighBit = bits, bits - 1
-    pixels = _through_pydicom(dataset, form, plugin, masked=False)
-    if form.syntax in _JPEG_LOSSLESS and bits > 8:
-        _check_last_row(pixels, bits)
-    if plugin == "pillow" and not form.signed and int(pixels.max()) >> form.stored:
-        return pixels, form.with_stored(bits)  # BitsStored is too small
+    with _refusing_what_is_printed() if plugin == "gdcm" else nullcontext():
+        pixels = _through_pydicom(dataset, form, plugin, masked=False)
+    if form.syntax in _LOSSY and not form.signed:
+        above = pixels >= 2**form.stored
+        if above.mean() < _MOST_ABOVE:  # a few values that the compression raised
+            pixels = np.minimum(pixels, 2**form.stored - 1).astype(pixels.dtype)
     return pixels, form.with_stored(form.stored)
 
 
@@ -429,40 +442,74 @@ def _read_frame_header(frame: bytes) -> tuple[frozenset[str], int, int, int, int
         coding = frame.find(b"\xff\x52", start)
         if struct.unpack_from(">H", frame, coding + 6)[0] > _MAX_LAYERS:
             raise damaged
+        _check_tiles(frame, start)
         return _JPEG_2000, right - left, bottom - top, samples, (depth & 0x7F) + 1
     if not frame.startswith(b"\xff\xd8"):
         raise RefusedPixelsError("the compressed pixels are of no known kind")
-    position = 2
-    for _ in range(1000):
-        marker, length = struct.unpack_from(">HH", frame, position)
+    for marker, body in read_segments(frame):
         if marker in _FRAME_MARKERS:
-            bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, position + 4)
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", body)
             return _FRAME_MARKERS[marker], columns, rows, samples, bits
-        if marker < 0xFFC0 or marker == 0xFFDA:
-            break
-        position += 2 + length
     raise damaged
+
+
+def _check_tiles(frame: bytes, start: int) -> None:
+    """Count the tiles of JPEG 2000 data: decoders leave out in silence those that are missing."""
+    right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", frame, start + 8)
+    expected = -(-(right - left) // width) * -(-(bottom - top) // height)
+    tiles: set[int] = set()
+    position = frame.find(b"\xff\x90\x00\x0a", start)
+    while position >= 0 and frame.startswith(b"\xff\x90", position):
+        tile, length = struct.unpack_from(">HI", frame, position + 4)
+        tiles.add(tile)
+        position += max(length, 14)
+        if not length:  # the last, which ends where the data ends
+            break
+    else:
+        if position < 0 or not frame.startswith(b"\xff\xd9", position):
+            raise RefusedPixelsError("the compressed pixels are truncated or damaged")
+    if len(tiles) != expected:
+        raise RefusedPixelsError(f"the compressed pixels have {len(tiles)} of {expected} tiles")
 
 
 def _check_jpeg(frame: bytes, form: PixelFormat, bits: int) -> None:
     """Have libjpeg-turbo decode a JPEG frame in strict mode: its warnings are errors.
 
-    Pillow and GDCM pass no warning on, and GDCM aborts the process on some damaged headers.
-    libjpeg-turbo decodes 8 bits, but reads the headers of all.
+    Pillow passes no warning on, and GDCM aborts the process on some damaged headers. libjpeg-turbo
+    decodes 8 bits, but reads the headers of all.
     """
     try:
         simplejpeg.decode_jpeg_header(frame)
-        if bits <= 8:
-            colours = "GRAY" if form.samples == 1 or form.syntax in _JPEG else "RGB"
-            simplejpeg.decode_jpeg(frame, colorspace=colours)
+        if form.syntax in _JPEG:
+            decode_jpeg(frame)
+        elif bits <= 8:
+            simplejpeg.decode_jpeg(frame, colorspace="GRAY" if form.samples == 1 else "RGB")
     except ValueError:
         raise RefusedPixelsError("the compressed pixels are truncated or damaged") from None
 
 
-def _check_last_row(pixels: npt.NDArray[Any], bits: int) -> None:
-    """Refuse the value that libjpeg fills missing pixels with; GDCM passes no warning on."""
-    if ((pixels[-1].astype(np.int64) & (2**bits - 1)) == 1 << (bits - 1)).all():
-        raise RefusedPixelsError("the compressed pixels are truncated")
+@contextmanager
+def _refusing_what_is_printed() -> Iterator[None]:
+    """Refuse pixels of which GDCM's libjpeg prints a warning, which is the only way to hear it.
+
+    Hold it within `quiet_pydicom()`, so that threads take turns. What other threads print meanwhile
+    comes a moment later.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as printed:
+        kept = os.dup(2)
+        os.dup2(printed.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            printed.seek(0)
+            lines = printed.read().splitlines(keepends=True)
+            warned = [line for line in lines if b"JPEG" in line]
+            os.write(2, b"".join(line for line in lines if line not in warned))
+    if warned:
+        raise RefusedPixelsError("the compressed pixels are truncated or damaged")
 
 
 def _decode_rle(frame: bytes, form: PixelFormat) -> npt.NDArray[Any]:
@@ -477,13 +524,10 @@ def _decode_rle(frame: bytes, form: PixelFormat) -> npt.NDArray[Any]:
     if not width or count != form.samples * width or ends != sorted(ends) or ends[0] < 64:
         raise RefusedPixelsError("the run-length coded pixels have a damaged header")
     size = (form.rows * form.columns, 1)
-    try:
-        planes = [
-            np.asarray(Image.frombytes("L", size, frame[start:end], "packbits", "L"))
-            for start, end in pairwise(ends)
-        ]
-    except ValueError:
-        raise RefusedPixelsError("the run-length coded pixels are truncated") from None
+    parts = [frame[start:end] for start, end in pairwise(ends)]
+    if not all(is_whole_packbits(part, size[0], form.columns) for part in parts):
+        raise RefusedPixelsError("the run-length coded pixels are truncated or damaged")
+    planes = [np.asarray(Image.frombytes("L", size, part, "packbits", "L")) for part in parts]
     values = np.stack(planes).reshape(form.samples, width, form.rows, form.columns)
     # The most significant byte comes first.
     values = values.transpose(0, 2, 3, 1).copy().view(f">u{width}")[..., 0]

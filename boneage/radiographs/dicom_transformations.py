@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from boneage.radiographs.file_limits import RefusedPixelsError
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -53,10 +55,6 @@ _NOT_SUPPORTED = (
     *("PresentationLUTSequence", "SoftcopyVOILUTSequence"),
     *("FrameVOILUTSequence", "PixelValueTransformationSequence"),
 )
-
-
-class RefusedPixelsError(Exception):
-    """Why a DICOM file's pixels are refused; a second argument is what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)

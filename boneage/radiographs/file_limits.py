@@ -25,6 +25,10 @@ _FETCH_AGAIN = "Download or export the file again."
 _LIBRARY_LOCK = threading.RLock()
 
 
+class RefusedPixelsError(Exception):
+    """Why a file's pixels are refused; a second argument is what to do about it."""
+
+
 def open_radiograph(path: Path) -> RegularFile:
     """Open a regular file of at most `LARGEST_FILE` bytes for reading.
 

@@ -428,6 +428,70 @@ def test_half_a_frame_with_an_end_marker_is_refused(
         read_radiograph(tmp_path / "radiograph.dcm")
 
 
+def with_frame(data: bytes, change: Callable[[bytes], list[bytes]], *, table: bool = True) -> bytes:
+    """The same file with other fragments of its compressed pixels."""
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate, get_frame, itemize_fragment
+
+    dataset = dcmread(io.BytesIO(data))
+    fragments = change(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    items = b"".join(itemize_fragment(part + bytes(len(part) % 2)) for part in fragments)
+    empty_table = b"\xfe\xff\x00\xe0\0\0\0\0"
+    dataset.PixelData = encapsulate(fragments) if table else empty_table + items
+    out = io.BytesIO()
+    dataset.save_as(out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("syntax", [JPEG, LOSSLESS["JPEG lossless"], LOSSLESS["JPEG 2000"]])
+def test_a_frame_may_have_fragments_but_the_file_one_frame(
+    make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path, syntax: str
+) -> None:
+    path = tmp_path / "radiograph.dcm"
+    data = make_dicom(hand, 8, syntax=syntax)
+    path.write_bytes(data)
+    whole = read_radiograph(path)
+    path.write_bytes(with_frame(data, lambda frame: [frame[:200], frame[200:]], table=False))
+    assert np.array_equal(read_radiograph(path), whole)
+    for table in (True, False):
+        path.write_bytes(with_frame(data, lambda frame: [frame, frame], table=table))
+        with pytest.raises(InputError, match="holds 2 frames, and the header says 1"):
+            read_radiograph(path)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("name", ["JPEG lossless", "JPEG-LS", "JPEG 2000 lossless", "RLE"])
+def test_a_hole_in_a_compressed_frame_is_refused(
+    make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path, bits: int, name: str
+) -> None:
+    stored = hand if bits == 8 else spread(hand, bits)
+    data = make_dicom(stored, bits, syntax=LOSSLESS[name])
+    path = tmp_path / "radiograph.dcm"
+    for share in (3, 2):
+
+        def without(frame: bytes, share: int = share) -> list[bytes]:
+            start = len(frame) // share
+            return [frame[:start] + frame[start + len(frame) // 4 :]]
+
+        path.write_bytes(with_frame(data, without))
+        with pytest.raises(InputError, match="truncated|damaged|can't be decoded"):
+            read_radiograph(path)
+
+
+def test_missing_tiles_of_jpeg_2000_are_counted(
+    make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    def smaller_tiles(frame: bytes) -> list[bytes]:
+        at = frame.index(b"\xff\x51") + 22  # the size of a tile
+        return [frame[:at] + struct.pack(">II", 64, 64) + frame[at + 8 :]]
+
+    path = tmp_path / "radiograph.dcm"
+    data = make_dicom(hand, 8, syntax=LOSSLESS["JPEG 2000 lossless"])
+    path.write_bytes(with_frame(data, smaller_tiles))
+    with pytest.raises(InputError, match="have 1 of 4 tiles"):
+        read_radiograph(path)
+
+
 def test_compressed_colour_is_read(read: Read, hand: npt.NDArray[np.uint8]) -> None:
     colour = np.dstack([hand] * 3)
     for syntax in (LOSSLESS["RLE"], LOSSLESS["JPEG 2000 lossless"], LOSSLESS["JPEG lossless SV1"]):

@@ -1,0 +1,159 @@
+"""TIFF files: what to check before decoding by libtiff, which is lenient."""
+
+from __future__ import annotations
+
+import zlib
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, TiffImagePlugin
+
+from boneage.radiographs.file_limits import SAVE_AS_PNG, RefusedPixelsError
+from boneage.radiographs.jpeg import decode_jpeg
+
+_MAX_DIRECTORIES = 64
+_MAX_ENTRIES = 1000  # of a directory
+_MAX_ENTRY_BYTES = 64 * 2**20  # of all values of a directory: entries may share them
+_NONE, _LZW, _JPEG, _DEFLATE, _PACKBITS = 1, 5, 7, (8, 32946), 32773  # of the tag Compression
+_TYPE_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], np.uint64)
+
+
+class Segment(NamedTuple):
+    """A strip or a tile: its bytes, and the rows and bytes a row that it must decode to."""
+
+    data: bytes
+    rows: int
+    row_bytes: int
+    width: int
+
+
+def check_directories(file: BinaryIO) -> None:
+    """Refuse several pages and directories of unreasonable size; a reduced preview is no page.
+
+    Raises:
+        RefusedPixelsError: There are several pages, or a directory is damaged.
+    """
+    file.seek(0)
+    start = file.read(16)
+    order, is_big = "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+")
+    word = "u8" if is_big else "u4"
+    position = int(np.frombuffer(start, order + word, 1, 8 if is_big else 4)[0])
+    entry = np.dtype(
+        [
+            ("tag", order + "u2"),
+            ("type", order + "u2"),
+            ("count", order + word),
+            ("value", order + word),
+        ]
+    )
+    for number in range(_MAX_DIRECTORIES):
+        if not position:
+            return
+        file.seek(position)
+        head = file.read(8 if is_big else 2)
+        count = int(np.frombuffer(head, order + ("u8" if is_big else "u2"), 1)[0])
+        if count > _MAX_ENTRIES:
+            raise RefusedPixelsError(f"the file is damaged: a directory has {count:,} entries")
+        body = file.read(count * entry.itemsize)
+        entries = np.frombuffer(body, entry, count)
+        sizes = _TYPE_BYTES[np.minimum(entries["type"], 18)].astype(np.float64)
+        if float((sizes * entries["count"]).sum()) > _MAX_ENTRY_BYTES:
+            raise RefusedPixelsError("the file is damaged: a directory has too large values")
+        kind = _short_or_long(entries, order)
+        if number and not kind & 1:
+            raise RefusedPixelsError("the file holds several pages", SAVE_AS_PNG)
+        position = int(np.frombuffer(file.read(np.dtype(word).itemsize), order + word, 1)[0])
+    raise RefusedPixelsError(f"the file holds more than {_MAX_DIRECTORIES} images", SAVE_AS_PNG)
+
+
+def _short_or_long(entries: npt.NDArray[np.void], order: str) -> int:
+    """Return the value of the tag NewSubfileType; 0 where it is missing."""
+    found = entries[entries["tag"] == 254]
+    if not len(found):
+        return 0
+    kind = order + ("u2" if found[0]["type"] == 3 else "u4")
+    return int(np.frombuffer(found[0]["value"].tobytes(), kind, 1)[0])
+
+
+def check_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
+    """Check what libtiff does not: the sample format, and how many pixels the strips hold.
+
+    Raises:
+        RefusedPixelsError: The kind of pixels is not supported, or pixels are missing.
+    """
+    tags = image.tag_v2
+    if not {1, 4}.issuperset(tags.get(339, (1,))):
+        what = "the pixels are signed or floating point, not unsigned integers"
+        raise RefusedPixelsError(what, SAVE_AS_PNG)
+    compression = tags.get(259, _NONE)
+    if compression not in (_NONE, _LZW, _JPEG, *_DEFLATE, _PACKBITS):
+        what = f"the compression {compression} of the TIFF file is not supported"
+        raise RefusedPixelsError(what, SAVE_AS_PNG)
+    if tags.get(262) == 6 and compression != _JPEG:
+        raise RefusedPixelsError("the pixels are YCbCr without JPEG", SAVE_AS_PNG)
+    for number, segment in enumerate(_segments(tags, data)):
+        if not _is_whole(segment, compression, tags):
+            what = (
+                f"the file is truncated or damaged: strip {number + 1} has too few or many pixels"
+            )
+            raise RefusedPixelsError(what)
+
+
+def _segments(tags: TiffImagePlugin.ImageFileDirectory_v2, data: bytes) -> list[Segment]:
+    """Return the strips or tiles; there must be as many as the dimensions ask for."""
+    width, height, samples = tags[256], tags[257], tags.get(277, 1)
+    bits = tags.get(258, (1,))
+    bits = bits * samples if len(bits) == 1 else bits
+    planes = [(each,) for each in bits] if tags.get(284, 1) == 2 else [bits]
+    offsets = tags.get(273) or tags.get(324) or ()
+    counts = tags.get(279) or tags.get(325) or ()
+    is_tiled = 322 in tags
+    part_width = tags[322] if is_tiled else width
+    part_rows = tags[323] if is_tiled else min(tags.get(278, height), height)
+    across, down = -(-width // part_width), -(-height // part_rows)
+    if not len(offsets) == len(counts) == len(planes) * across * down:
+        raise RefusedPixelsError(
+            f"the file is truncated or damaged: it has {len(offsets)} strips of pixels"
+        )
+    found = []
+    for number, (start, count) in enumerate(zip(offsets, counts, strict=True)):
+        plane, place = divmod(number, across * down)
+        rows = part_rows if is_tiled else min(part_rows, height - place * part_rows)
+        row_bytes = -(-part_width * sum(planes[plane]) // 8)
+        found.append(Segment(data[start : start + count], rows, row_bytes, part_width))
+    return found
+
+
+def _is_whole(
+    segment: Segment, compression: int, tags: TiffImagePlugin.ImageFileDirectory_v2
+) -> bool:
+    """Return whether a strip or tile has its pixels, and less than a row more."""
+    size = segment.rows * segment.row_bytes
+    if compression == _NONE:
+        return size <= len(segment.data) < size + segment.row_bytes
+    if compression in _DEFLATE:
+        inflater = zlib.decompressobj()
+        held = len(inflater.decompress(segment.data, size + segment.row_bytes))
+        return bool(inflater.eof) and size <= held < size + segment.row_bytes
+    if compression == _PACKBITS:
+        return is_whole_packbits(segment.data, size, segment.row_bytes)
+    if compression == _JPEG:
+        tables = tags.get(347, b"")[:-2]  # JPEGTables: a start marker and what all strips share
+        strip = tables + segment.data[2:] if tables else segment.data
+        height, width = decode_jpeg(strip).shape[:2]
+        return bool(height == segment.rows and width == segment.width)
+    return True  # of LZW, libtiff refuses too few
+
+
+def is_whole_packbits(data: bytes, size: int, slack: int) -> bool:
+    """Return whether PackBits data decodes to at least `size` bytes, and less than `slack` more."""
+
+    def holds(length: int) -> bool:
+        try:
+            Image.frombytes("L", (length, 1), data, "packbits", "L")
+        except ValueError:
+            return False
+        return True
+
+    return holds(size) and not holds(size + slack)
