@@ -36,9 +36,10 @@ MAX_LISTED = 20
 """Up to this number, rows with the same kind of fault are named one by one; more are grouped."""
 
 _FEW = 5
+_MOST_ABOVE = 30  # rows above a header
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
-_READABLE = "CSV, TSV, Excel (.xlsx) or Parquet"
 _SAVE_AS = "Open the file, remove any password, and save the table as .xlsx or as 'CSV UTF-8'."
+_ZIP, _PARQUET = b"PK\x03\x04", b"PAR1"
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
 _EXCEL_ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
@@ -165,6 +166,7 @@ def missing_column(
     close = [folded[candidate] for candidate in candidates if candidate in folded] or [
         folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=1)
     ]
+    close = close or [c for c in present if name.lower() in re.split(r"\W+", c.lower())]  # Age (y)
     what = f"there is no column {name!r} among {', '.join(present)}"
     fix = f"Did you mean {close[0]!r}?" if close else "Add or rename a column."
     return Finding("missing-column", Fault(cells.where, what, fix))
@@ -177,13 +179,17 @@ def repeated_column(cells: Cells, names: Sequence[str]) -> Finding:
     return Finding("duplicate-column", Fault(cells.where, what, "Rename or remove one of them."))
 
 
-def read_sheet(path: Path, *, key: str = "image_id", sheet: str | None = None) -> Cells:
+def read_sheet(
+    path: Path, *, key: str = "image_id", sheet: str | None = None, names: Sequence[str] = ()
+) -> Cells:
     """Read a table as text: every cell as a person would write it, nothing interpreted.
 
     Args:
         path: CSV, TSV, semicolon-separated text, Excel (.xlsx) or Parquet, whatever its suffix.
         key: Column whose value names a row in messages.
         sheet: Worksheet of a workbook; if None, the only one that holds a table.
+        names: Columns that the header should have. The first row with all of them is the header,
+            if one of the first rows has them; else the first row with two cells.
 
     Raises:
         InputError: It is none of these, broken, too large, or the worksheet is not clear.
@@ -191,16 +197,14 @@ def read_sheet(path: Path, *, key: str = "image_id", sheet: str | None = None) -
     path = Path(path)
     where = str(path)
     content = read_bytes(path)
-    if content.startswith(b"PK\x03\x04"):
-        return _read_excel(content, where, key, sheet)
+    if content.startswith(_ZIP):
+        return _read_excel(content, where, key, sheet, names)
     if sheet is not None:
         what = f"it is not an Excel workbook, but the sheet {sheet!r} was asked for"
         raise InputError(Fault(where, what, "Leave --sheet out, or name an .xlsx file."))
-    if content.startswith(b"PAR1"):
-        return _read_parquet(content, where, key)
-    if kind := _other_kind(content):
-        raise InputError(Fault(where, f"it is {kind}", _SAVE_AS, _READABLE))
-    return read_cells(content, where, key=key)
+    if content.startswith(_PARQUET):
+        return _read_parquet(content, where, key, names)
+    return read_cells(content, where, key=key, names=names)
 
 
 def _other_kind(content: bytes) -> str:
@@ -209,6 +213,10 @@ def _other_kind(content: bytes) -> str:
         is_encrypted = _ENCRYPTED in content
         return "a workbook with a password" if is_encrypted else "an old Excel file (.xls)"
     start = content[:16].lstrip(codecs.BOM_UTF8 + b" \r\n\t")
+    if start.startswith(_ZIP):
+        return "an Excel workbook or another archive"
+    if start.startswith(_PARQUET):
+        return "a Parquet file"
     if start.startswith(b"<"):
         return "an HTML or XML page"
     if start.startswith(b"%PDF"):
@@ -217,18 +225,25 @@ def _other_kind(content: bytes) -> str:
     return "a binary file" if b"\0" in start and not is_utf16 else ""
 
 
-def read_cells(content: bytes, where: str, *, key: str = "image_id") -> Cells:
+def read_cells(
+    content: bytes, where: str, *, key: str = "image_id", names: Sequence[str] = ()
+) -> Cells:
     """Parse delimited text strictly: no record is dropped, padded or shifted silently.
 
     Args:
         content: UTF-8, or UTF-16 with a byte order mark; commas, tabs or semicolons.
         where: The file, as messages name it.
         key: Column whose value names a row in messages.
+        names: Columns that the header should have, as in `read_sheet`.
 
     Raises:
         InputError: It is no such text, or it has no header or no row.
     """
-    separator, text = _find_separator(_decode(content, where))
+    if kind := _other_kind(content):
+        is_table = content.startswith((_ZIP, _PARQUET))  # but not where a manifest is expected
+        fix = "Save the table as 'CSV UTF-8'." if is_table else _SAVE_AS
+        raise InputError(Fault(where, f"it is {kind}", fix))
+    separator, text = _find_separator(_decode(content, where), names)
     rows = max(text.count("\n"), text.count("\r"))
     _check_size(where, rows, rows + text.count(separator))
     try:
@@ -236,7 +251,7 @@ def read_cells(content: bytes, where: str, *, key: str = "image_id") -> Cells:
     except csv.Error as error:
         fix = "Check that every quotation mark is closed."
         raise InputError(Fault(where, f"it is not valid CSV ({error})", fix)) from None
-    return _build_cells(records, where, key, _SEPARATORS.get(separator, repr(separator)))
+    return _build_cells(records, where, key, names, _SEPARATORS.get(separator, repr(separator)))
 
 
 def _decode(content: bytes, where: str) -> str:
@@ -255,7 +270,7 @@ def _decode(content: bytes, where: str) -> str:
         raise InputError(Fault(where, what, fix)) from None
 
 
-def _find_separator(text: str) -> tuple[str, str]:
+def _find_separator(text: str, names: Sequence[str]) -> tuple[str, str]:
     """Return what separates the cells of the header and the rows after it, and the text.
 
     A first line such as `sep=;` is removed: Excel hides it and does not count it as a row.
@@ -265,19 +280,20 @@ def _find_separator(text: str) -> tuple[str, str]:
     if hint.startswith("sep=") and len(hint) == 5 and end:
         return hint[4], rest
 
-    def describe(separator: str) -> tuple[bool, int, int, int]:
-        """Return whether most rows are as wide as the header, its line (negative), and widths."""
+    def describe(separator: str) -> tuple[bool, bool, int, int, int]:
+        """Return whether the header has the names, whether most rows are as wide, and the like."""
         reader = csv.reader(io.StringIO(text[: 1 << 16], newline=""), delimiter=separator)
         records: list[list[str]] = []
         with contextlib.suppress(csv.Error):  # reported when the whole text is parsed
             for record in itertools.islice(reader, 50):
                 records += [record] if any(record) else []
-        top = _find_header(records) or 0
+        top = _find_header(records, names) or 0
         widths = [len(record) for record in records[top:]]
         if not widths or widths[0] < 2:
-            return False, 0, 0, 0
+            return False, False, 0, 0, 0
         same = widths.count(widths[0])
-        return 2 * same >= len(widths), -top, widths[0], same
+        has_names = bool(names) and _has_names(records[top], names)
+        return has_names, 2 * same >= len(widths), -top, widths[0], same
 
     return max(_SEPARATORS, key=describe), text
 
@@ -286,17 +302,26 @@ def _count_filled(record: Sequence[str]) -> int:
     return sum(bool(cell.strip()) for cell in record)
 
 
-def _find_header(records: Sequence[Sequence[str]]) -> int | None:
-    """Return the position of the header: the first record with two cells, below any title.
+def _find_header(records: Sequence[Sequence[str]], names: Sequence[str]) -> int | None:
+    """Return the position of the header.
 
-    A comment (# …) with another number of cells than the next record is a title, too.
+    It is the row with all names that are looked for, else the first with two cells: titles, merged
+    cells and comments (# …, with another number of cells than the next row) may stand above it.
     """
+    if names:
+        for i, record in enumerate(records[:_MOST_ABOVE]):
+            if _has_names(record, names):
+                return i
     filled = [_count_filled(record) for record in records]
     for fewest in (1, 0):
         for i, number in enumerate(filled):
             if number > fewest and not _is_comment(records, i):
                 return i
     return None
+
+
+def _has_names(record: Sequence[str], names: Sequence[str]) -> bool:
+    return set(names) <= {_clean(cell) for cell in record}
 
 
 def _is_comment(records: Sequence[Sequence[str]], position: int) -> bool:
@@ -323,7 +348,11 @@ def _check_unpacked_size(where: str, size: int) -> None:
 
 
 def _build_cells(
-    records: Sequence[Sequence[str]], where: str, key: str, separators: str = "cells"
+    records: Sequence[Sequence[str]],
+    where: str,
+    key: str,
+    names: Sequence[str],
+    separators: str = "cells",
 ) -> Cells:
     """Return records, numbered from 1, as a table; blank ones and titles are left out."""
     records = [[cell.strip() for cell in record] for record in records]
@@ -333,7 +362,7 @@ def _build_cells(
     ):  # a few texts may stand in every row of a small workbook or Parquet file
         what = f"its cells have {size:,} characters, and at most {LARGEST_TEXT:,} are read"
         raise InputError(Fault(where, what, "Remove the columns that are not needed."))
-    top = _find_header(records)
+    top = _find_header(records, names)
     body = [] if top is None else list(enumerate(records, start=1))[top + 1 :]
     body = [(row, record) for row, record in body if any(record)]
     if top is None or not body:
@@ -392,7 +421,9 @@ class _Worksheet(NamedTuple):
     findings: list[Finding]
 
 
-def _read_excel(content: bytes, where: str, key: str, sheet: str | None) -> Cells:
+def _read_excel(
+    content: bytes, where: str, key: str, sheet: str | None, names: Sequence[str]
+) -> Cells:
     import openpyxl
 
     try:
@@ -402,9 +433,9 @@ def _read_excel(content: bytes, where: str, key: str, sheet: str | None) -> Cell
             book = openpyxl.load_workbook(
                 io.BytesIO(content), read_only=True, data_only=True, keep_links=False
             )
-            names = [page.title for page in book.worksheets]
+            titles = [page.title for page in book.worksheets]
             sheets = [
-                _read_worksheet(page, archive, where)
+                _read_worksheet(page, archive, where, names)
                 for page in book.worksheets
                 if sheet in (None, page.title)
             ]
@@ -414,13 +445,15 @@ def _read_excel(content: bytes, where: str, key: str, sheet: str | None) -> Cell
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         what = f"it can't be read as an Excel workbook ({reason})"
         raise InputError(Fault(where, what, _SAVE_AS)) from None
-    chosen = _choose_worksheet(sheets, names, where, sheet)
-    sheet_name = where if len(names) == 1 else f"{where}, sheet {chosen.name!r}"
-    cells = _build_cells(chosen.rows, sheet_name, key)
+    chosen = _choose_worksheet(sheets, titles, where, sheet)
+    sheet_name = where if len(titles) == 1 else f"{where}, sheet {chosen.name!r}"
+    cells = _build_cells(chosen.rows, sheet_name, key, names)
     return replace(cells, findings=(*cells.findings, *chosen.findings))
 
 
-def _read_worksheet(page: Any, archive: zipfile.ZipFile, where: str) -> _Worksheet:
+def _read_worksheet(
+    page: Any, archive: zipfile.ZipFile, where: str, names: Sequence[str]
+) -> _Worksheet:
     from openpyxl.utils import get_column_letter
 
     page.reset_dimensions()  # the size that the file announces may be wrong
@@ -437,7 +470,7 @@ def _read_worksheet(page: Any, archive: zipfile.ZipFile, where: str) -> _Workshe
     if any(cell >= following for cell, following in itertools.pairwise(cells)):
         what = "its cells are out of order, so that openpyxl would drop some"
         raise InputError(Fault(sheet_name, what, _SAVE_AS))
-    top = _find_header(rows) or 0
+    top = _find_header(rows, names) or 0
     merged = [name.decode() for name, last in _MERGED.findall(xml) if int(last) > top + 1]
     formulas = [name.decode() for name in _FORMULA_WITHOUT_RESULT.findall(xml)]
     errors = [
@@ -493,8 +526,8 @@ def _choose_worksheet(
     return (tables or visible)[0]
 
 
-def _read_parquet(content: bytes, where: str, key: str) -> Cells:
+def _read_parquet(content: bytes, where: str, key: str, names: Sequence[str]) -> Cells:
     found = decode_parquet(content, where, most=(MAX_ROWS, MAX_CELLS, MAX_UNPACKED_BYTES))
     _check_size(where, found.rows, found.cells)
     _check_unpacked_size(where, found.unpacked)
-    return _build_cells([found.names, *zip(*found.columns, strict=True)], where, key)
+    return _build_cells([found.names, *zip(*found.columns, strict=True)], where, key, names)

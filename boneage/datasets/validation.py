@@ -73,7 +73,7 @@ def validate_manifest(content: bytes, path: Path) -> ManifestValidation:
     Raises:
         InputError: The bytes are not a readable table.
     """
-    cells = read_cells(content, str(path))
+    cells = read_cells(content, str(path), names=COLUMNS)
     folder = path.parent.resolve()
     ages = numbers(cells, "age_months")
     chronological_ages = numbers(cells, "chronological_age_months")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from rich.progress import track
 
 from boneage.datasets.label_rules import SEXES, image_path
 from boneage.datasets.manifest import Manifest, read_manifest
-from boneage.datasets.tables import missing_column, read_cells
+from boneage.datasets.tables import missing_column, read_cells, read_sheet
 from boneage.datasets.validation import (
     age_findings,
     choice_findings,
+    expected_months,
     id_findings,
     numbers,
     years_findings,
@@ -42,7 +44,8 @@ def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
     """Read and check a table of predictions: `image_id,age_months,sex,predicted_age_months`.
 
     Args:
-        csv: One row for each image; ages in months, sex `F` or `M`. Other columns are ignored.
+        csv: One row for each image; ages in months, sex `F` or `M`. Other columns are ignored. CSV
+            as a rule; Excel and Parquet are read too.
         own: A run wrote the table, so low ages are infants and not ages in years.
 
     Returns:
@@ -51,7 +54,7 @@ def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
     Raises:
         InputError: The table is faulty; all faults are reported.
     """
-    cells = read_cells(read_bytes(csv), csv.name)
+    cells = replace(read_sheet(csv, names=PREDICTION_COLUMNS), where=csv.name)
     missing = [
         missing_column(cells, name) for name in PREDICTION_COLUMNS if name not in cells.table
     ]
@@ -68,7 +71,7 @@ def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
             "bad-prediction",
             np.flatnonzero(np.isnan(ages["predicted_age_months"])),
             lambda row: f"predicted_age_months is {answers[row]!r}",
-            "a number of months",
+            expected_months(cells, "predicted_age_months"),
             "Correct it.",
         ),
     ]

@@ -217,6 +217,14 @@ def test_a_manifest_that_a_german_spreadsheet_has_saved(folder: Path) -> None:
     assert "age_months is 'n.b.'; expected a number of months with a decimal comma" in fault
 
 
+def test_a_manifest_saved_as_a_workbook_is_named_as_one(folder: Path) -> None:
+    pd.read_csv(written(folder, GOOD)).to_excel(folder / "m.xlsx", index=False)
+    with pytest.raises(
+        InputError, match="it is an Excel workbook .* Save the table as 'CSV UTF-8'"
+    ):
+        read_manifest(folder / "m.xlsx")
+
+
 @pytest.mark.parametrize("name", ["age_months", "patient_id", "sex"])
 def test_a_column_that_is_used_may_be_there_only_once(folder: Path, name: str) -> None:
     more = ",patient_id,patient_id" if name == "patient_id" else f",{name}"

@@ -129,6 +129,18 @@ def test_columns_without_a_name_and_names_that_nobody_uses_do_no_harm(tmp_path: 
     assert "the header has several columns called 'note'. Rename or remove one of them." in said
 
 
+def test_the_row_with_all_names_is_the_header_whatever_is_above_it(tmp_path: Path) -> None:
+    title, groups = "Bone ages, 2019, Hospital, Y", "Patient,,Reading"
+    for above in (title, groups, f"{title}\n\n{groups}", "a;b;c;d;e"):
+        path = written(tmp_path / "a.csv", f"{above}\nid,age,sex\n1,10,f\n")
+        cells = read_sheet(path, names=["sex", "age"])
+        assert cells.findings == ()
+        assert cells.table.to_dict("list") == {"id": ["1"], "age": ["10"], "sex": ["f"]}
+    path = excel(tmp_path / "a.xlsx", ["Patient", "", "Reading"], ["id", "sex", "age"], [1, "f", 2])
+    assert list(read_sheet(path, names=["age"]).table.columns) == ["id", "sex", "age"]
+    assert list(read_sheet(path, names=["Age"]).table.columns) == ["Patient", "Reading"]
+
+
 def test_marks_in_a_header_that_nobody_can_type(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "\ufeffid,bone\u00a0age\n1,2\n", "utf-8-sig")
     assert list(cells_of(path)) == ["id", "bone age"]

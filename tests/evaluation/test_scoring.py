@@ -47,6 +47,26 @@ def test_predictions_are_read_and_scored_with_the_name_of_their_file(tmp_path: P
     assert metrics["predictions"] == {"file": "predictions.csv", "digest": file_digest(path)}
 
 
+def test_predictions_as_spreadsheets_save_them_are_read_as_they_are(tmp_path: Path) -> None:
+    header = "image_id,age_months,sex,predicted_age_months"
+    text = "\n".join([header, "1,100.5,F,104.5", "2,90,M,88.5", "3,120.5,M,121"])
+    kept = read_predictions(write(tmp_path, text))
+    for other in (
+        text.replace(",", ";"),
+        text.replace(",", "\t"),
+        text.replace(",", ";").replace(".", ","),
+        "Answers, by us, and you, in May\n" + text,
+        "\n".join(f"{line};;" for line in text.replace(",", ";").splitlines()),
+    ):
+        pd.testing.assert_frame_equal(read_predictions(write(tmp_path, other)), kept)
+    kept.to_excel(tmp_path / "a.xlsx", index=False)
+    pd.testing.assert_frame_equal(read_predictions(tmp_path / "a.xlsx"), kept)
+    with pytest.raises(InputError, match="is 'n.b.'; expected .* a decimal comma, like 2 other"):
+        read_predictions(
+            write(tmp_path, text.replace(",", ";").replace(".", ",").replace("121", "n.b."))
+        )
+
+
 def test_every_fault_of_a_table_is_reported_at_once(tmp_path: Path) -> None:
     rows = ["a,100,F,106", "a,140,M,138", "c,abc,F,nan", "d,150,male,150", ",300,F,12", "f,,F,inf"]
     message = faults(tmp_path, HEADER + "\n".join(rows) + "\n")

@@ -103,7 +103,7 @@ def read_ages(
     """
     texts = cells.table[column].tolist()
     if unit == "years-months":
-        found = NumberColumn(_read_years_and_months(texts), has_commas=False, form="")
+        found = _read_years_and_months(texts)
     else:
         found = read_numbers(texts, has_thousands=unit == "days")
     months = found.numbers * MONTHS_IN.get(unit, 1.0)
@@ -122,14 +122,16 @@ def read_ages(
 
 def is_years_and_months(text: str) -> bool:
     """Return whether a cell is an age in years and months, such as 10y6m, 10-06 or 10 6/12."""
-    return not np.isnan(_read_years_and_months([text])).any()
+    return not np.isnan(_read_years_and_months([text]).numbers).any()
 
 
-def _read_years_and_months(texts: Sequence[str]) -> NDArray[np.float64]:
+def _read_years_and_months(texts: Sequence[str]) -> NumberColumn:
     texts = [_plain(text) for text in texts]
     dotted = sum(_DOTTED.fullmatch(text) is not None for text in texts)
     is_dotted = 2 * dotted > sum(map(bool, texts))  # else 10.10 may be a number that lost its zero
-    return np.array([_years_and_months(text, is_dotted) for text in texts], np.float64)
+    months = np.array([_years_and_months(text, is_dotted) for text in texts], np.float64)
+    form = f"years and months such as 10.06, like {dotted:,} other cells" if is_dotted else ""
+    return NumberColumn(months, has_commas=False, form=form)
 
 
 def _plain(text: str) -> str:
@@ -170,7 +172,10 @@ def _bad_cells(
     example = _EXAMPLE[_noun(unit)]
     if found.has_commas:
         example = example.replace("decimal point", "decimal comma").replace("10.5", "10,5")
-    expected = " ".join(filter(None, (_expected(unit), found.form)))
+    if unit == "years-months":
+        expected = found.form or "years and months such as 10y6m or 10-06"
+    else:
+        expected = f"a number of {_noun(unit)} {found.form}".rstrip()
     return [
         finding
         for rows, fix in ((bad & ~is_date, example), (bad & is_date, _WAS_A_DATE))
@@ -188,17 +193,13 @@ def _noun(unit: str) -> str:
     return "years" if unit == "decimal-years" else unit
 
 
-def _expected(unit: str) -> str:
-    if unit == "years-months":
-        return "years and months such as 10y6m or 10-06"
-    return f"a number of {_noun(unit)}"
-
-
 def _question_years(cells: Cells, column: str, option: str, texts: Sequence[str]) -> list[Finding]:
     """Return a fault if a column of years probably holds years and months, such as 10.11."""
     decimals = [re.split("[.,]", text)[1] for text in texts if _DECIMAL.fullmatch(text)]
     large = [row for row, text in enumerate(texts) if _DOTTED.fullmatch(text) and text[-2:] != "00"]
-    if len(large) < YEARS_MONTHS_CELLS or any(len(d) > 2 or int(d) > 11 for d in decimals):
+    is_bare = all(int(texts[row][-2:]) > 9 for row in large)  # 10.6 and 10.11, but never 10.06
+    enough = YEARS_MONTHS_CELLS - is_bare  # only 2 of 99 hundredths are .10 and .11
+    if len(large) < enough or any(len(d) > 2 or int(d) > 11 for d in decimals):
         return []
     example = cells.table[column][max(large, key=lambda row: texts[row][-2:])]
     what = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
@@ -64,6 +65,7 @@ def read_codes(texts: Sequence[str], female: Sequence[str], male: Sequence[str])
 
 def _folded_code(text: str) -> str:
     lower = text.lower()
+    text = unicodedata.normalize("NFC", text)  # macOS writes an a and two dots for an ä
     return lower if lower in ("true", "false") else whole_number(text)
 
 

@@ -103,8 +103,9 @@ def import_dha(
     root = Path(folder).resolve()
     files = files_below(folder, progress=progress, layout=_LAYOUT)
     atlas, others, faults = _read_folders(files, root)
-    cells = read_sheet(Path(readings), key=number or "number", sheet=sheet)
     names = (number, reading_1, reading_2, chronological, sex, patient)
+    wanted = [name for name in names if name is not None]
+    cells = read_sheet(Path(readings), key=number or "number", sheet=sheet, names=wanted)
     columns, wrong = _find_columns(cells, dict(zip(_COLUMNS, names, strict=True)))
     units = {"readings-unit": readings_unit, "chronological-unit": chronological_unit}
     for option, unit in units.items():

@@ -135,7 +135,8 @@ def import_table(
         option_faults.append(Fault("--image-root", what, "Check the path."))
     if option_faults:
         raise InputError(option_faults)
-    cells = read_sheet(file, key=columns.image, sheet=sheet)
+    names = [name for name in (columns.image, columns.age, columns.sex) if "{" not in name]
+    cells = read_sheet(file, key=columns.image, sheet=sheet, names=names)
     pattern = _parse_pattern(cells, columns.image)
     _check_columns(cells, columns, pattern)
     files = ImageFiles(Path(image_root or file.parent).resolve())

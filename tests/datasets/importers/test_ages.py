@@ -109,7 +109,11 @@ def test_what_may_mean_something_else_is_no_age_in_years_and_months(text: str) -
 def test_months_after_the_point_need_two_digits() -> None:
     found = ages(["10.11", "8.00", "9.03", "6.10", "10.1", "7", "9.12"], "years-months")
     np.testing.assert_array_equal(found.months, [131, 96, 111, 82, np.nan, np.nan, np.nan])
-    assert len(said(found)) == 3
+    faults = said(found)
+    assert (
+        "row 6: age is '10.1'; expected years and months such as 10.06, like 5 other" in faults[0]
+    )
+    assert len(faults) == 3
     assert ages(["10,11", "8,00"], "years-months").months.tolist() == [131, 96]
 
 
@@ -125,6 +129,7 @@ def test_years_that_never_pass_11_hundredths_are_a_question(mark: str) -> None:
     # One cell above .11 is the answer, and so are too few cells, or whole years alone.
     assert said(ages([*texts, f"8{mark}12"], "years")) == []
     assert said(ages(texts[: YEARS_MONTHS_CELLS - 1], "years")) == []
+    assert len(said(ages([f"8{mark}6", f"9{mark}10", f"9{mark}11", f"7{mark}0"], "years"))) == 1
     assert said(ages([f"{year}{mark}00" for year in range(3, 15)], "years")) == []
     assert said(ages([f"{year}{mark}5" for year in range(3, 15)], "years")) == []
 

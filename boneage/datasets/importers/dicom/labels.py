@@ -123,7 +123,8 @@ def read_labels(table: LabelTable) -> Labels:
     Raises:
         InputError: The file can't be read, or has no such column. Faults of rows are findings.
     """
-    cells = read_sheet(Path(table.file), key=_NO_KEY, sheet=table.sheet)
+    wanted = [n for n in (table.age, table.join_column, table.sex, table.split) if n is not None]
+    cells = read_sheet(Path(table.file), key=_NO_KEY, sheet=table.sheet, names=wanted)
     key_column = table.join_column or find_column(cells, JOINS[table.join])
     named = {"join-column": key_column, "age": table.age, "sex": table.sex, "split": table.split}
     faults = [
