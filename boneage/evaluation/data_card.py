@@ -20,7 +20,7 @@ from boneage.datasets.validation import ManifestValidation, validate_manifest
 from boneage.errors import InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import duration, fact_blocks, render
-from boneage.evaluation.result import name_sources, without_folders
+from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folders
 from boneage.runtime.files import read_bytes, write_text
 from boneage.runtime.provenance import provenance
 
@@ -155,17 +155,21 @@ def _kinds(report: AuditReport, validation: ManifestValidation | None) -> list[_
     groups: dict[str, list[AuditFault]] = {}
     for fault in report.faults:
         groups.setdefault(fault.code, []).append(fault)
-    images = _outside_images(validation)
+    paths = _outside_paths(validation)
     kinds = [
         _Kind(
             faults[0].severity,
             FAULT_WORDS.get(code, code.replace("-", " ").capitalize()),
-            list(dict.fromkeys(image_id for fault in faults for image_id in fault.image_ids)),
-            _without_folders(faults[0].message, report.manifest, images),
+            [file_name(name) if is_absolute(name) else name for name in _ids(faults)],
+            _without_folders(faults[0].message, report.manifest, paths),
         )
         for code, faults in groups.items()
     ]
     return sorted(kinds, key=lambda kind: _SEVERITIES.index(kind.severity))
+
+
+def _ids(faults: Sequence[AuditFault]) -> list[str]:
+    return list(dict.fromkeys(image_id for fault in faults for image_id in fault.image_ids))
 
 
 def _summarize_ages(validation: ManifestValidation | None) -> dict[str, float]:
@@ -202,15 +206,16 @@ def _draw_ages(validation: ManifestValidation | None) -> Markup:
     return figures.as_svg(drawn, label, "age-histogram")
 
 
-def _outside_images(validation: ManifestValidation | None) -> list[str]:
-    """Return the image paths that lead out of the manifest's folder, longest first."""
-    if validation is None or "image" not in validation.cells.table:
+def _outside_paths(validation: ManifestValidation | None) -> list[str]:
+    """Return the images and ids that are paths out of the manifest's folder, longest first."""
+    if validation is None:
         return []
-    paths = {str(image) for image in validation.cells.table["image"]}
-    return sorted((n for n in paths if n.startswith(("/", ".."))), key=len, reverse=True)
+    table = validation.cells.table
+    names = {str(name) for key in ("image", "image_id") if key in table for name in table[key]}
+    return sorted((n for n in names if n.startswith("..") or is_absolute(n)), key=len, reverse=True)
 
 
-def _without_folders(message: str, manifest: Path, images: Sequence[str]) -> str:
+def _without_folders(message: str, manifest: Path, paths: Sequence[str]) -> str:
     """Return a message that names files, but no folder of this machine: a card is passed on."""
     text = message.replace(f"{manifest}: ", "")
     for folder in (manifest.parent.resolve(), manifest.parent):
@@ -219,8 +224,8 @@ def _without_folders(message: str, manifest: Path, images: Sequence[str]) -> str
             text = re.sub(rf"{start}/", "", text)
             if folder.is_absolute():  # a relative `data` is also a word
                 text = re.sub(rf"{start}(?![\w-])", "the manifest's folder", text)
-    for image in images:  # the whole path, because it may contain blanks
-        text = text.replace(image, Path(image).name)
+    for path in paths:  # the whole path, because it may contain blanks
+        text = text.replace(path, file_name(path))
     return without_folders(text)
 
 

@@ -20,7 +20,7 @@ from boneage.evaluation import figures
 from boneage.evaluation.html import Rows, amount_and_direction, fact_blocks, render
 from boneage.evaluation.metrics import BAND_WORDS
 from boneage.evaluation.records import read_history, read_metrics
-from boneage.evaluation.result import file_name, name_sources, without_folder
+from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
 from boneage.pipeline.store import open_store
 from boneage.recipe import Recipe
@@ -139,10 +139,12 @@ def write_report(run: Run) -> Path:
     source = shown.source(manifest)
     name = str(info.get("name") or recipe.name)
     counted = f"{shown.metrics['n']:,} {shown.words}"
+    if shown.metrics["n"] == 1:
+        counted = counted.replace("images", "image")
     html = render(
         "report.html",
         kind="Bone age model report",
-        title=f"{name}: {counted}" + (f" of {shown.dataset}" if shown.dataset else ""),
+        title=f"{name} on {shown.dataset}: {counted}" if shown.dataset else f"{name}: {counted}",
         info=dict.fromkeys(_RUN_FACTS) | info,
         recipe=recipe,
         counts=manifest.get("counts") or {},
@@ -161,7 +163,7 @@ def write_report(run: Run) -> Path:
         bars=_bars(shown, recipe, is_phantom=source == "phantom"),
         svgs=_write_figures(run, shown, info.get("best_epoch")),
         few=figures.FEW if any(0 < group["n"] < figures.FEW for group in groups) else None,
-        worst=worst.to_dict("records"),
+        worst=worst.assign(shown_id=worst["image_id"].map(_shown_id)).to_dict("records"),
         images=images,
         missing=missing,
         recipe_facts=_recipe_facts(recipe),
@@ -169,6 +171,10 @@ def write_report(run: Run) -> Path:
     )
     write_text(run.report_path, html)
     return run.report_path
+
+
+def _shown_id(image_id: str) -> str:
+    return file_name(image_id) if is_absolute(image_id) else image_id
 
 
 def _recipe_facts(recipe: Recipe) -> list[tuple[str, Rows]]:

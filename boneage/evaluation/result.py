@@ -130,7 +130,7 @@ def name_sources(text: str) -> str:
     if len(text) > _MAX_SOURCE_LENGTH or len(pieces) > _MAX_SOURCES:
         return "many sources"
     return ", ".join(
-        file_name(piece) if _is_absolute(piece) else without_folders(piece) for piece in pieces
+        file_name(piece) if is_absolute(piece) else without_folders(piece) for piece in pieces
     )
 
 
@@ -147,7 +147,8 @@ def without_folder(recipe: dict[str, Any]) -> dict[str, Any]:
     return recipe
 
 
-def _is_absolute(path: str) -> bool:
+def is_absolute(path: str) -> bool:
+    """Return whether a path is absolute, on POSIX or on Windows."""
     return path.startswith("/") or PureWindowsPath(path).is_absolute()
 
 

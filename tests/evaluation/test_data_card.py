@@ -86,6 +86,7 @@ def test_images_in_other_folders_are_named_without_their_folder(tmp_path: Path) 
         folder.mkdir()
     (elsewhere / "b.png").touch()
     rows = [f"b,{elsewhere}/b.png,60,F,train", f"c,{elsewhere}/c.png,60,F,train"]
+    rows.append(f"{elsewhere}/d.png,d.png,60,x,train")
     html = card_of(write_manifest(tmp_path / "a", rows))
     assert str(tmp_path) not in html
     assert "of a person" not in html

@@ -226,7 +226,7 @@ def test_no_folder_of_the_machine_is_named(tmp_path: Path, home: str) -> None:
     evaluate(run, "test", manifest={"path": f"{home}/hospital.csv", "digest": "d"})
     page = page_of(run)
     assert "ann schmidt" not in page
-    for words in ("small run: 60 test images of hospital.csv", "clinic, x.csv", "weights.h5"):
+    for words in ("small run on hospital.csv: 60 test images", "clinic, x.csv", "weights.h5"):
         assert words in page
 
 
@@ -292,7 +292,9 @@ def test_only_validation_and_no_history(tmp_path: Path) -> None:
 def test_a_single_image_is_reported(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", history=1)
     evaluate(run, "test", count=1)
-    assert "n = 1: the interval is wide" in read_page(run).text
+    text = read_page(run).text
+    assert "n = 1: the interval is wide" in text
+    assert "On 1 test image, the predictions" in text
 
 
 def test_both_limits_of_agreement_stand_inside_the_axes() -> None:
