@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from boneage.datasets.label_rules import (
+    MAX_AGE_MONTHS,
+    is_possible_age,
+    parse_sex,
+    suspect_age_unit,
+)
 from boneage.errors import Fault, InputError
 from boneage.pipeline.augmentation import Augment, ImageFunction
+from boneage.pipeline.augmentation_trial import try_steps
 from boneage.pipeline.batches import Batches, Floats
-from boneage.pipeline.sources import ImageSource, image_source
+from boneage.pipeline.sources import ImageSource, image_source, sample_image
 from boneage.recipe import Augmentation, Framing
 
 if TYPE_CHECKING:
     import albumentations
 
-MAX_AGE_MONTHS = 240.0
+MAX_WORKERS = 256
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,13 @@ class Columns:
     Attributes:
         gender: float32 `(n, 1)`, 1.0 = male.
         age_months: float32 `(n, 1)`, or None.
+        sample_weight: float32 `(n,)`, or None.
         image_ids: Names of the images, or None.
     """
 
     gender: Floats
     age_months: Floats | None
+    sample_weight: Floats | None
     image_ids: list[str] | None
 
 
@@ -73,6 +82,8 @@ def check_arguments(
     image_size: int | None,
     framing: Framing | None,
     image_ids: Sequence[str] | None,
+    sample_weight: Any,
+    infants: bool,
     workers: WorkerSettings,
 ) -> tuple[Batches, Columns]:
     """Check the arguments of `DataGenerator`, and return what it serves from.
@@ -94,13 +105,20 @@ def check_arguments(
     count = None if source is None else len(source)
     columns = Columns(
         _check_gender(gender, count, faults),
-        None if age_months is None else _check_ages(age_months, count, faults),
+        None if age_months is None else _check_ages(age_months, count, infants, faults),
+        None if sample_weight is None else _check_weights(sample_weight, count, faults),
         _check_ids(images, image_ids, count, faults),
     )
-    numbers = {"batch_size": batch_size, "seed": seed}
-    numbers |= {"workers": workers.workers, "max_queue_size": workers.max_queue_size}
-    for name, value in numbers.items():
-        _check_whole_number(name, value, 0 if name == "seed" else 1, faults)
+    if sample_weight is not None and age_months is None:
+        fix = "Pass age_months too, or leave sample_weight out."
+        faults.append(Fault("sample_weight", "it weights the errors of age_months", fix))
+    _check_whole_number("seed", seed, 0, None, faults)
+    _check_whole_number("batch_size", batch_size, 1, None, faults)
+    _check_whole_number("workers", workers.workers, 1, MAX_WORKERS, faults)
+    _check_whole_number("max_queue_size", workers.max_queue_size, 1, None, faults)
+    is_own = augment is not None and not isinstance(augmentation, Augmentation)
+    if is_own and source is not None and not faults:
+        faults.extend(try_steps(augmentation, sample_image(source)))
     if faults:
         raise InputError(faults)
     assert source is not None
@@ -123,26 +141,56 @@ def _check_gender(values: Any, count: int | None, faults: list[Fault]) -> Floats
         faults.append(_not_a_column("gender", column))
         return np.zeros((0, 1), np.float32)
     _check_length("gender", len(column), count, faults)
-    male = np.array([value in (1, "M") for value in column.tolist()], bool)
-    female = np.array([value in (0, "F") for value in column.tolist()], bool)
+    sexes = [parse_sex(each) if isinstance(each, str) else each for each in column.tolist()]
+    male = np.array([sex in (1, "M") for sex in sexes], bool)
+    female = np.array([sex in (0, "F") for sex in sexes], bool)
     fix = "Pass 1 or 'M' for male, and 0 or 'F' for female."
     _check_values("gender", column, male | female, fix, faults)
     return male.astype(np.float32)[:, None]
 
 
-def _check_ages(values: Any, count: int | None, faults: list[Fault]) -> Floats:
+def _check_ages(values: Any, count: int | None, infants: bool, faults: list[Fault]) -> Floats:
+    column = _check_numbers("age_months", values, count, faults)
+    if column is None:
+        return np.zeros((0, 1), np.float32)
+    unit = "" if infants and not (column < 0).any() else suspect_age_unit(column)
+    if unit:
+        what = f"they run from {np.nanmin(column):.4g} to {np.nanmax(column):.4g}"
+        fix = "Pass bone ages in months, not scaled."
+        if not (column < 0).any():
+            fix += " If all children are that young, pass infants=True."
+        faults.append(Fault("age_months", f"{what}, so they are probably {unit}", fix))
+    else:
+        fix = f"Pass every bone age in months, from 0 to {MAX_AGE_MONTHS:g}, not scaled."
+        _check_values("age_months", column, is_possible_age(column), fix, faults)
+    return column.astype(np.float32)[:, None]
+
+
+def _check_weights(values: Any, count: int | None, faults: list[Fault]) -> Floats:
+    column = _check_numbers("sample_weight", values, count, faults)
+    if column is None:
+        return np.zeros(0, np.float32)
+    weights = column.astype(np.float32)
+    valid = np.isfinite(weights) & (weights >= 0)
+    _check_values("sample_weight", column, valid, "Pass finite weights, 0 or more.", faults)
+    if valid.all() and not weights.any():
+        faults.append(Fault("sample_weight", "all weights are 0", "Weight some images above 0."))
+    return weights
+
+
+def _check_numbers(
+    name: str, values: Any, count: int | None, faults: list[Fault]
+) -> npt.NDArray[np.float64] | None:
+    """Return a column as float64 `(n,)`, NaN for what is no number; None if it is no column."""
     try:
         column = _column(values).astype(np.float64)
     except (TypeError, ValueError):
         column = np.full(np.shape(values)[:1], np.nan)
     if column.ndim != 1:
-        faults.append(_not_a_column("age_months", column))
-        return np.zeros((0, 1), np.float32)
-    _check_length("age_months", len(column), count, faults)
-    valid = (column >= 0) & (column <= MAX_AGE_MONTHS)
-    fix = f"Pass every bone age in months, from 0 to {MAX_AGE_MONTHS:g}, not scaled."
-    _check_values("age_months", column, valid, fix, faults)
-    return column.astype(np.float32)[:, None]
+        faults.append(_not_a_column(name, column))
+        return None
+    _check_length(name, len(column), count, faults)
+    return column
 
 
 def _column(values: Any) -> npt.NDArray[Any]:
@@ -173,7 +221,10 @@ def _check_values(
         faults.append(Fault(name, f"{what} at {wrong[0]}", fix))
 
 
-def _check_whole_number(name: str, value: Any, least: int, faults: list[Fault]) -> None:
+def _check_whole_number(
+    name: str, value: Any, least: int, most: int | None, faults: list[Fault]
+) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least:
-        faults.append(Fault(name, f"it is {value!r}", f"Pass a whole number, {least} or more."))
+    if not whole or value < least or (most is not None and value > most):
+        limits = f"{least} or more" if most is None else f"{least} to {most}"
+        faults.append(Fault(name, f"it is {value!r}", f"Pass a whole number, {limits}."))

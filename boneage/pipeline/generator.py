@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 Batch: TypeAlias = tuple[Any, ...]
 
 
-class DataGenerator(keras.utils.PyDataset, InOrder):
+class DataGenerator(InOrder):
     """Serves `(image, gender), age_months` to `fit`, `evaluate` and `predict`.
 
     | served | array |
@@ -34,16 +33,18 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
     | `image` | float32 `(b, h, w, 1)` in [0, 1]: uint8 / 255, divided after augmentation |
     | `gender` | float32 `(b, 1)`, 1.0 = male |
     | `age_months` | float32 `(b, 1)`, months |
+    | `sample_weight` | float32 `(b,)`, a third element, only if weights are given |
 
     A batch is a pure function of (seed, epoch, index). It is the same with any number of workers,
     threads or processes, in any order of access, and after a resume. Every image is served
-    exactly once per epoch. The last batch may be short. The epoch advances with each epoch of
-    `fit`, with each `evaluate` or `predict` on this generator, and when `next` has served a last
-    batch. To resume a training, set `generator.epoch` first.
+    exactly once per pass, which is one iteration over all batches. The last batch may be short.
+    A pass has one epoch, however many epochs of `fit` it lasts with `steps_per_epoch`. Each pass
+    of `fit`, `evaluate` or `predict` on this generator has the next epoch, and so has `next` after
+    a last batch. A pass that was broken off is not repeated. To resume a training, set
+    `generator.epoch` first.
 
     `fit` takes the batches in order and ignores its own `shuffle`. Use the generator's `shuffle`,
-    which also shuffles within batches and can be repeated. `class_weight` has no effect, because
-    it does not apply to regression.
+    which also shuffles within batches and can be repeated.
 
     With `use_multiprocessing`, `workers` new processes (spawned, never forked) write batches into
     shared memory ahead of time, also for the next epoch. TensorFlow reads that memory without a
@@ -51,13 +52,14 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
     `with DataGenerator(...) as generator:`, or with the generator. Scripts need no
     `if __name__ == "__main__"`, and an augmentation may be a function or lambda of a notebook.
 
+    A subclass may override `__getitem__` and serve other inputs, channels, sizes, types, targets
+    or weights. It calls `super().__getitem__(index)`. Keras learns their shapes from the first
+    batches. `self.epoch` is then the epoch of the batch, also in threads.
+
     Attributes:
-        epoch: Epoch whose batches are served, from 0. It may be set.
         image_ids: Names of the images, or None.
         processes: Number of processes that make batches, 0 for none.
         threads: Number of threads that make batches in `fit`.
-        failure: The last exception while making a batch, as it was raised, or None. Keras raises
-            it in a wrapper.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
         framing: Framing | None = None,
         named: bool = False,
         image_ids: Sequence[str] | None = None,
+        sample_weight: Any = None,
+        infants: bool = False,
         workers: int = 1,
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
@@ -89,7 +93,7 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
             batch_size: Images per batch.
             shuffle: Whether each epoch has its own order.
             augmentation: Recipe settings, an albumentations transform, or a function of a uint8
-                `(h, w)` array (see `Augment`).
+                `(h, w)` array (see `Augment`). A transform or function is tried once on an image.
             seed: Seed of order and augmentation, 0 or more.
             image_size: Side of the framed image in pixels, for paths. For other images, the side
                 that they must have.
@@ -97,6 +101,10 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
             named: Whether to serve `{"image": ..., "gender": ...}` instead of the tuple. The ages
                 stay an array: Keras refuses named targets for a model with one output.
             image_ids: `n` names of the images. Default: those of the store.
+            sample_weight: `n` weights, finite and 0 or more, which Keras multiplies each image's
+                loss by. Default: none.
+            infants: Whether all children may be under two. Otherwise such ages are refused,
+                because they are probably in years or scaled.
             workers: Number of threads or processes that make batches for `fit`.
             use_multiprocessing: Use processes instead of threads. This is faster where
                 augmentation takes most of the time. The processes share one copy of the images.
@@ -117,20 +125,18 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
             image_size=image_size,
             framing=framing,
             image_ids=image_ids,
+            sample_weight=sample_weight,
+            infants=infants,
             workers=settings,
         )
-        # Keras gets no workers: it would fork them each epoch, and its queue waits.
-        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=int(max_queue_size))
-        self._gender, self._age_months = columns.gender, columns.age_months
+        super().__init__(int(settings.threads), int(max_queue_size))
+        self._columns = columns
         self.image_ids = columns.image_ids
-        self.processes, self.threads = int(settings.processes), int(settings.threads)
+        self.processes = int(settings.processes)
         self.named = bool(named)
-        self.epoch = 0
-        self.failure: BaseException | None = None
-        self._in_epoch = False
         self._next_index = 0
         self._pool: Workers | None = None
-        self._plan = PrefetchPlan(len(self._batches))
+        self._plan: PrefetchPlan | None = None
 
     @property
     def batch_size(self) -> int:
@@ -153,15 +159,21 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
 
     def __getitem__(self, index: SupportsIndex) -> Batch:
         """Return the batch of an index in the present epoch, counted from the end if negative."""
-        count = len(self)
+        count = len(self._batches)
         number = operator.index(index)
         if not -count <= number < count:
             raise IndexError(f"batch {number} of {count}")
         number %= count
         epoch = self.epoch  # read once, so that the whole batch is of one epoch
         rows = self._batches.rows(number, epoch)
-        inputs = self._in_structure(self._images(number, epoch), self._gender[rows])
-        return (inputs,) if self._age_months is None else (inputs, self._age_months[rows])
+        columns, image = self._columns, self._images(number, epoch)
+        gender = columns.gender[rows]
+        inputs = {"image": image, "gender": gender} if self.named else (image, gender)
+        if columns.age_months is None:
+            return (inputs,)
+        if columns.sample_weight is None:
+            return inputs, columns.age_months[rows]
+        return inputs, columns.age_months[rows], columns.sample_weight[rows]
 
     def __next__(self) -> Batch:
         """Return the following batch. After the last one comes the first of the next epoch."""
@@ -171,18 +183,6 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
             self._next_index = 0
             self.epoch += 1
         return batch
-
-    def on_epoch_begin(self) -> None:
-        """Note that an epoch runs. Keras calls this."""
-        self._in_epoch = True
-
-    def on_epoch_end(self) -> None:
-        """Advance the epoch. Keras calls this, once before the first epoch too."""
-        # The epoch advances here and not at the beginning: workers ask for batches before
-        # `on_epoch_begin` is called, and never between this call and the next epoch.
-        if self._in_epoch:
-            self.epoch += 1
-        self._in_epoch = False
 
     def close(self) -> None:
         """End the worker processes, if any. Later batches are made in this process."""
@@ -207,33 +207,20 @@ class DataGenerator(keras.utils.PyDataset, InOrder):
             raise failure from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None, "_plan": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._plan = PrefetchPlan(len(self))
-
-    def _shapes(self) -> Any:
-        inputs = self._in_structure((None, *self.image_shape), (None, 1))
-        return (inputs,) if self._age_months is None else (inputs, (None, 1))
-
-    def _in_structure(self, image: Any, gender: Any) -> Any:
-        return {"image": image, "gender": gender} if self.named else (image, gender)
+        return {**super().__getstate__(), "_pool": None, "_plan": None}
 
     def _images(self, index: int, epoch: int) -> Floats:
-        try:
-            if self.processes:
-                key = (epoch, index)
-                if self._pool is None:
-                    self._pool = Workers(self._batches, self.processes, self.max_queue_size)
-                batch = self._pool.get(key, self._plan.upcoming(key, self._pool.ahead))
-                if batch is not None:
-                    return batch
-            batch = aligned(self._batches.shape(index))
-            self._batches.fill(batch, index, epoch)
-        except BaseException as error:
-            self.failure = error
-            raise
+        if self.processes:
+            key = (epoch, index)
+            if self._pool is None:
+                self._plan = PrefetchPlan(min(len(self), len(self._batches)))
+                self._pool = Workers(self._batches, self.processes, self.max_queue_size)
+            assert self._plan is not None
+            batch = self._pool.get(key, self._plan.upcoming(key, self._pool.ahead))
+            if batch is not None:
+                return batch
+        batch = aligned(self._batches.shape(index))
+        self._batches.fill(batch, index, epoch)
         return batch
 
 
@@ -271,7 +258,7 @@ def whole_batch_rows(generator: DataGenerator, index: int, epoch: int) -> npt.ND
     return whole.rows(index, epoch)
 
 
-class EpochRemainder(keras.utils.PyDataset, InOrder):
+class EpochRemainder(InOrder):
     """The later batches of a generator's epoch, to resume a training in the middle of an epoch.
 
     Args:
@@ -280,10 +267,9 @@ class EpochRemainder(keras.utils.PyDataset, InOrder):
     """
 
     def __init__(self, generator: DataGenerator, first: int) -> None:
-        super().__init__()
+        super().__init__(generator.threads, generator.max_queue_size)
         self.generator = generator
         self.first = first
-        self.threads = generator.threads
 
     def __len__(self) -> int:
         """Return the number of batches that remain."""
@@ -293,13 +279,20 @@ class EpochRemainder(keras.utils.PyDataset, InOrder):
         """Return a batch, counted from the first that remains."""
         return self.generator[self.first + operator.index(index)]
 
-    def on_epoch_begin(self) -> None:
-        """Pass the call on to the generator."""
-        self.generator.on_epoch_begin()
+    @property
+    def next_epoch(self) -> int:
+        """Return the generator's."""
+        return self.generator.next_epoch
 
-    def on_epoch_end(self) -> None:
-        """Pass the call on to the generator."""
-        self.generator.on_epoch_end()
+    def begin_pass(self, *, again: bool = False) -> int:
+        """Begin a pass of the generator."""
+        return self.generator.begin_pass(again=again)
 
-    def _shapes(self) -> Any:
-        return self.generator._shapes()
+    def batch_of_pass(self, epoch: int, index: int) -> Batch:
+        """Return a batch, counted from the first that remains, of an epoch."""
+        batch: Batch = self.generator.batch_of_pass(epoch, self.first + index)
+        return batch
+
+    def end_pass(self, epoch: int) -> None:
+        """End the pass of the generator."""
+        self.generator.end_pass(epoch)

@@ -1,6 +1,5 @@
-"""How `fit` takes batches from a generator: in order, without Keras' and tf.data's own queues.
+"""How Keras takes batches from a generator: in order, without Keras' and tf.data's own queues.
 
-Keras wraps a PyDataset in an adapter of its own, but takes an object that is an adapter as it is.
 Keras' adapter for TensorFlow leaves prefetching to tf.data. The tuning thread of tf.data can delay
 the next epoch by up to a minute. With Keras' own threads, each end of an epoch waits a tenth of a
 second, and each batch passes through five threads. Keras also shuffles the order of batches, so
@@ -10,83 +9,263 @@ nobody can predict the next batch.
 from __future__ import annotations
 
 import collections
+import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import keras
+import numpy as np
 from keras.src.trainers.data_adapters import data_adapter_utils
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
+from boneage.errors import Fault, InputError
 
 
-class InOrder(DataAdapter):
-    """Serves `self[0]`, `self[1]`, … to `fit`, `evaluate` and `predict` on every backend.
+class InOrder(keras.utils.PyDataset):
+    """A dataset that `fit`, `evaluate` and `predict` take in order, pass by pass.
 
-    Attributes:
+    A pass is one iteration over all batches. It has one epoch from its first batch to its last,
+    however many epochs of `fit` it lasts.
+
+    Args:
         threads: Number of threads that make batches ahead of time. With 1, each batch is made when
             it is asked for.
         max_queue_size: Most batches that wait, besides those that the threads are making.
+
+    Attributes:
+        failure: The last exception while making a batch, as it was raised, or None. Keras raises
+            it in a wrapper.
     """
 
-    threads: int
-    max_queue_size: int
+    def __init__(self, threads: int = 1, max_queue_size: int = 10) -> None:
+        # Keras gets no workers: it would fork them each epoch, and its queue waits.
+        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=max_queue_size)
+        self.threads = threads
+        self.failure: BaseException | None = None
+        self._epoch = 0
+        self._is_begun = False  # whether a pass has this epoch
+        self.is_direct = False  # whether batches are taken without a pass
+        self._of_thread = threading.local()
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch whose batches are served. It may be set."""
+        return getattr(self._of_thread, "epoch", self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch, self._is_begun = epoch, False
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
         raise NotImplementedError
 
-    def __getitem__(self, index: int) -> Any:
-        """Return a batch of the present epoch."""
-        raise NotImplementedError
+    def on_epoch_begin(self) -> None:
+        """Note that an epoch of Keras runs. Keras calls this."""
+        self.is_direct = True
 
-    def _shapes(self) -> Any:
-        """Return the shape of each array in a batch, with None for the number of images."""
-        raise NotImplementedError
+    def on_epoch_end(self) -> None:
+        """Advance the epoch, unless passes do. A dataset that contains this one may call this."""
+        if self.is_direct:
+            self.epoch += 1
+        self.is_direct = False
 
-    def get_numpy_iterator(self) -> Iterator[Any]:
-        """Return an iterator of one epoch, as arrays."""
-        return self._one_epoch()
+    @property
+    def next_epoch(self) -> int:
+        """Return the epoch of the next pass. A pass that was broken off is not repeated."""
+        return self._epoch + self._is_begun
 
-    def get_jax_iterator(self) -> Iterator[Any]:
-        """Return an iterator of one epoch, as arrays, which JAX takes as they are."""
-        return self._one_epoch()
+    def begin_pass(self, *, again: bool = False) -> int:
+        """Return the epoch of a new pass.
 
-    def get_torch_dataloader(self) -> Any:
-        """Return a loader of one epoch, as tensors."""
-        return data_adapter_utils.get_torch_dataloader(self._one_epoch())
+        Args:
+            again: Repeat the last epoch, because its pass did not count.
+        """
+        if not again:
+            self._epoch = self.next_epoch
+        self._is_begun = True
+        return self._epoch
+
+    def batch_of_pass(self, epoch: int, index: int) -> Any:
+        """Return a batch of an epoch, whatever `epoch` is set to meanwhile."""
+        self._of_thread.epoch = epoch
+        try:
+            return self[index]
+        except BaseException as error:
+            self.failure = error
+            raise
+        finally:
+            del self._of_thread.epoch
+
+    def end_pass(self, epoch: int) -> None:
+        """Advance the epoch. This comes before the last batch of a pass is handed over."""
+        if self._is_begun and self._epoch == epoch:
+            self.epoch = epoch + 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_of_thread"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._of_thread = threading.local()
+
+
+class InOrderAdapter(PyDatasetAdapter):
+    """What Keras asks for the batches of an `InOrder`. Each `fit` or `evaluate` makes its own.
+
+    It refers to the dataset weakly. TensorFlow never forgets a function that it has called, and a
+    model keeps its last validation after an exception.
+    """
+
+    def __init__(self, x: InOrder, class_weight: Any = None, shuffle: bool = False) -> None:
+        super().__init__(weakref.proxy(x), class_weight=class_weight)
+        self.enqueuer = None  # even if somebody has set `workers`
+        self._dataset = weakref.ref(x)
+        self._passes = 0
+        self._served = 0  # batches of the last pass
+        self._waiting: dict[tuple[int, int], Any] = {}  # batches that gave the signature
+
+    def on_epoch_begin(self) -> None:
+        """Pass the call on."""
+        super().on_epoch_begin()
+        self.py_dataset.is_direct = False  # its passes advance its epoch
 
     def get_tf_dataset(self) -> Any:
-        """Return a dataset of one epoch, as float32 tensors that share the arrays' memory."""
+        """Return a dataset of one epoch, as tensors that share the arrays' memory.
+
+        The signature is read off the first batches, as Keras does.
+        """
         import tensorflow as tf
 
-        def spec(shape: Any) -> Any:
-            if isinstance(shape, dict):
-                return {name: spec(part) for name, part in shape.items()}
-            if shape and isinstance(shape[0], int | None):
-                return tf.TensorSpec(shape, tf.float32)
-            return tuple(spec(part) for part in shape)
-
-        self[0]  # here its exception reaches the user as it is; and the processes start
-        dataset = tf.data.Dataset.from_generator(
-            self._one_epoch, output_signature=spec(self._shapes())
-        )
+        # Here their exception reaches the user as it is. The worker processes start, too.
+        dataset = self.py_dataset
+        keys = [(dataset.next_epoch, index) for index in range(min(2, len(dataset)))]
+        batches = [self._make(*key) for key in keys]
+        try:
+            signature = data_adapter_utils.get_tensor_spec(batches)
+        except (TypeError, ValueError):
+            raise self._unlike(1, batches[-1], batches[0]) from None
+        for index, batch in enumerate(batches):
+            if not _fits(batch, signature):
+                raise self._unlike(index, batch, signature)
+        self._waiting = dict(zip(keys, batches, strict=True))
+        self._output_signature = signature
+        tensors = tf.data.Dataset.from_generator(self._get_iterator, output_signature=signature)
         options = tf.data.Options()
         options.autotune.enabled = False
         options.threading.private_threadpool_size = 1
-        return dataset.with_options(options)
+        return tensors.with_options(options)
 
-    def _one_epoch(self) -> Iterator[Any]:
-        count = len(self)
-        if self.threads == 1:
-            yield from (self[index] for index in range(count))
+    def _get_iterator(self) -> Iterator[Any]:
+        """Yield the batches of one pass."""
+        dataset = self.py_dataset
+        # JAX and PyTorch take one batch to build the model. That is not a pass.
+        epoch = dataset.begin_pass(again=self._passes == self._served == 1)
+        count = len(dataset)
+        self._passes += 1
+        self._served = 0
+        if (epoch, 0) not in self._waiting:
+            self._waiting = {}
+        made = self._made(count, epoch)
+        for _ in range(count):
+            self._served += 1
+            if self._served == count:
+                dataset.end_pass(epoch)
+            yield next(made)
+
+    def _made(self, count: int, epoch: int) -> Iterator[Any]:
+        dataset = self.py_dataset
+        if dataset.threads == 1:
+            yield from (self._make(epoch, index) for index in range(count))
             return
+        most = dataset.threads + dataset.max_queue_size
         made: collections.deque[Future[Any]] = collections.deque()
-        threads = ThreadPoolExecutor(self.threads, "batches")
+        threads = ThreadPoolExecutor(dataset.threads, "batches")
+        # An iterator that was broken off may be kept longer than the dataset.
+        end = weakref.finalize(self._dataset(), threads.shutdown, wait=False, cancel_futures=True)
         try:
             for index in range(count):
-                made.append(threads.submit(self.__getitem__, index))
-                if len(made) == self.threads + self.max_queue_size:
+                made.append(threads.submit(self._make, epoch, index))
+                if len(made) == most:
                     yield made.popleft().result()
             while made:
                 yield made.popleft().result()
         finally:
-            threads.shutdown(cancel_futures=True)
+            end()
+
+    def _make(self, epoch: int, index: int) -> Any:
+        if (epoch, index) in self._waiting:
+            return self._waiting.pop((epoch, index))
+        batch = self._standardize_batch(_with_arrays(self.py_dataset.batch_of_pass(epoch, index)))
+        if len({len(array) for array in keras.tree.flatten(batch) if array.ndim}) > 1:
+            what = f"the arrays of batch {index} have different lengths: {_layout(batch)}"
+            raise self._fail(what, "Return one row per image in every array.")
+        if self._output_signature is not None and not _fits(batch, self._output_signature):
+            raise self._unlike(index, batch, self._output_signature)
+        return batch
+
+    def _unlike(self, index: int, batch: Any, signature: Any) -> InputError:
+        what = f"batch {index} is {_layout(batch)}, but batch 0 is {_layout(signature)}"
+        fix = "Return arrays of the same structure, type and shape. Only their length may differ."
+        return self._fail(what, fix)
+
+    def _fail(self, what: str, fix: str) -> InputError:
+        error = InputError(Fault(type(self._dataset()).__name__, what, fix))
+        self.py_dataset.failure = error
+        return error
+
+
+def _adapter(kind: type[PyDatasetAdapter], x: Any, *_: Any, **__: Any) -> PyDatasetAdapter:
+    is_ours = kind is PyDatasetAdapter and isinstance(x, InOrder)
+    return object.__new__(InOrderAdapter if is_ours else kind)
+
+
+# Keras makes an adapter of every dataset, after it has checked `y` and `sample_weight`. Nothing
+# else lets a dataset choose its adapter and keeps these checks.
+PyDatasetAdapter.__new__ = staticmethod(_adapter)
+
+
+def _with_arrays(part: Any) -> Any:
+    """Return the tuples, dicts and arrays of a batch for its lists, tensors and columns."""
+    if isinstance(part, dict):
+        return {name: _with_arrays(each) for name, each in part.items()}
+    if isinstance(part, (list, tuple)) and not (part and all(map(np.isscalar, part))):
+        parts = tuple(map(_with_arrays, part))
+        return parts[:-1] if len(parts) > 1 and parts[-1] is None else parts
+    if part is None or isinstance(part, np.ndarray):
+        return part
+    return keras.ops.convert_to_numpy(part)
+
+
+def _fits(batch: Any, signature: Any) -> bool:
+    """Return whether a batch has the structure, types and shapes of a signature."""
+    if isinstance(signature, dict):
+        return (
+            isinstance(batch, dict)
+            and batch.keys() == signature.keys()
+            and all(_fits(batch[name], each) for name, each in signature.items())
+        )
+    if isinstance(signature, tuple):
+        return (
+            isinstance(batch, tuple)
+            and len(batch) == len(signature)
+            and all(map(_fits, batch, signature))
+        )
+    return (
+        isinstance(batch, np.ndarray)
+        and batch.dtype.name == signature.dtype.name
+        and bool(signature.shape.is_compatible_with(batch.shape))
+    )
+
+
+def _layout(part: Any) -> str:
+    """Describe a batch or a signature without its numbers: `((float32 (8, 64, 64, 1), …), …)`."""
+    if isinstance(part, dict):
+        return "{" + ", ".join(f"{name}: {_layout(each)}" for name, each in part.items()) + "}"
+    if isinstance(part, tuple):
+        return "(" + ", ".join(map(_layout, part)) + ")"
+    if not hasattr(part, "dtype"):
+        return "None"
+    return f"{part.dtype.name} {tuple(part.shape)}"

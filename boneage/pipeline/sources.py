@@ -86,6 +86,15 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
     return source
 
 
+def sample_image(source: ImageSource) -> npt.NDArray[np.uint8]:
+    """Return the first image of a source: uint8 `(h, w)`. For paths, it is drawn, not decoded."""
+    if not isinstance(source, PathImages):
+        return np.array(source[0])
+    _, height, width = source.shape
+    down, across = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    return np.asarray(np.clip(255 * (1 - down**2 - across**2), 0, 255), np.uint8)
+
+
 class ArrayImages:
     """The rows of an array, converted to grey and uint8 when they are read."""
 

@@ -155,6 +155,7 @@ def _generator(
         shuffle=is_training,
         augmentation=recipe.augmentation if is_training else None,
         seed=recipe.seed,
+        infants=True,  # the manifest knows whether they are
         **workers,
     )
 

@@ -20,7 +20,7 @@ def images(count):
 
 
 def generator(count, augmentation, **arguments):
-    ages = np.arange(float(count))
+    ages = np.arange(float(count)) * 9
     sexes = np.arange(count) % 2
     return DataGenerator(images(count), sexes, ages, 8, True, augmentation, 5, **arguments)
 

@@ -17,6 +17,7 @@ from boneage.datasets.manifest import read_manifest, write_manifest
 from boneage.errors import InputError
 from boneage.pipeline.augmentation import build_augmentation
 from boneage.pipeline.generator import DataGenerator
+from boneage.pipeline.keras_adapter import InOrderAdapter
 from boneage.pipeline.store import prepare
 from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import read_radiograph
@@ -75,14 +76,17 @@ def test_batches_are_those_of_the_reference(workers: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE), dtype=np.uint8)
     gender, age_months = np.arange(COUNT) % 2, np.arange(COUNT) * 10.0
     with make(workers=workers) as generator:
-        for generator.epoch in (0, 1, 5):
-            words = {"seed": 3, "epoch": generator.epoch, "batch_size": 4}
+        for epoch in (0, 1, 5):
+            generator.epoch = epoch
+            words = {"seed": 3, "epoch": epoch, "batch_size": 4}
             expected = [
                 reference_batch(images, gender, age_months, index=index, **words)
                 for index in range(6)
             ]
-            assert [as_bytes(batch) for batch in generator.get_numpy_iterator()] == expected
-            assert epoch_bytes(generator, generator.epoch) == expected
+            served = list(InOrderAdapter(generator).get_numpy_iterator())
+            assert [as_bytes(batch) for batch in served] == expected
+            assert generator.epoch == epoch + 1
+            assert epoch_bytes(generator, epoch) == expected
 
 
 def test_types_shapes_and_ranges() -> None:
@@ -176,12 +180,13 @@ def test_without_ages_for_predict() -> None:
         [False, True, True],
         np.array([[0], [1], [1]]),
         pd.Series(["F", "M", "M"], index=[7, 8, 9]),
+        ["female", "m", "Boy"],
     ],
 )
 def test_gender_in_every_form(gender: Any) -> None:
     images = np.zeros((3, SIZE, SIZE), np.uint8)
     (_, served), _ = make(
-        images=images, gender=gender, age_months=pd.Series([1, 2, 3]), shuffle=False
+        images=images, gender=gender, age_months=pd.Series([10, 20, 30]), shuffle=False
     )[0]
     assert served.tolist() == [[0.0], [1.0], [1.0]]
 
@@ -191,7 +196,7 @@ def test_gender_in_every_form(gender: Any) -> None:
     [
         ({"gender": ["M"] * 22}, ["gender: it has 22 values for 23 images"]),
         (
-            {"gender": ["M"] * 22 + ["male"]},
+            {"gender": ["M"] * 22 + ["1"]},
             ["gender: 1 of 23 values are invalid, the first np.str_"],
         ),
         ({"gender": [np.nan] * COUNT}, ["gender: 23 of 23"]),
@@ -204,6 +209,17 @@ def test_gender_in_every_form(gender: Any) -> None:
         ({"image_ids": ["a"]}, ["image_ids: it has 1 values"]),
         ({"image_size": 64}, ["image_size: it is 64, but the images are 32 x 32"]),
         ({"workers": 0}, ["workers: it is 0"]),
+        ({"workers": 100_000}, ["workers: it is 100000. Pass a whole number, 1 to 256"]),
+        ({"age_months": np.linspace(1, 18, COUNT)}, ["age_months: they run from 1 to 18, so"]),
+        ({"age_months": np.linspace(0, 1, COUNT)}, ["age_months: they run from 0 to 1, so they"]),
+        ({"age_months": np.linspace(-2, 2, COUNT)}, ["age_months: they run from -2 to 2, so"]),
+        ({"age_months": [240.5] + [9.0] * 22}, ["age_months: 1 of 23"]),
+        ({"sample_weight": [1.0] * 22}, ["sample_weight: it has 22 values for 23 images"]),
+        ({"sample_weight": [1.0] * 22 + [-1.0]}, ["sample_weight: 1 of 23 values are invalid"]),
+        ({"sample_weight": [np.nan, np.inf] + ["a"] * 21}, ["sample_weight: 23 of 23"]),
+        ({"sample_weight": [0] * COUNT}, ["sample_weight: all weights are 0"]),
+        ({"sample_weight": 1.0}, ["sample_weight: its shape is ()"]),
+        ({"sample_weight": [1] * COUNT, "age_months": None}, ["sample_weight: it weights the"]),
         (
             {"images": np.zeros((0, 8, 8)), "gender": ["x"], "batch_size": -1},
             ["images: there are no images", "gender: 1 of 1", "batch_size: it is -1"],
@@ -259,8 +275,26 @@ def test_array_paths_and_store_serve_the_same(radiographs: list[Path], tmp_path:
 def test_a_broken_file_is_named_when_it_is_reached(radiographs: list[Path]) -> None:
     radiographs[9].write_bytes(radiographs[9].read_bytes()[:300])
     generator = make(
-        images=radiographs, gender=[1] * 10, age_months=[9] * 10, image_size=32, shuffle=False
+        images=radiographs, gender=[1] * 10, age_months=[90] * 10, image_size=32, shuffle=False
     )
     generator[0]
     with pytest.raises(InputError, match=r"9\.png: the file is truncated"):
         generator[2]
+
+
+def test_young_children_are_taken_when_it_is_said() -> None:
+    ages = np.linspace(0.5, 20, COUNT)
+    with pytest.raises(InputError, match="pass infants=True"):
+        make(age_months=ages)
+    served = np.concatenate([months for _, months in make(age_months=ages, infants=True)])
+    assert sorted(served[:, 0]) == pytest.approx(ages)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_sample_weights_stay_with_their_images(named: bool) -> None:
+    ages = np.arange(COUNT) * 10.0
+    generator = make(sample_weight=pd.Series(ages / 100), named=named)
+    for _, months, weights in generator:
+        assert weights.dtype == np.float32
+        assert np.allclose(weights, months[:, 0] / 100)
+    assert sum(len(weights) for *_, weights in generator) == COUNT

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from boneage.pipeline.generator import DataGenerator
+from boneage.pipeline.keras_adapter import InOrderAdapter
 from boneage.recipe import Augmentation
 
 SIZE = 16
@@ -31,7 +32,7 @@ def make(count: int = 23, **changes: Any) -> DataGenerator:
         "augmentation": Augmentation(),
         "seed": 3,
     }
-    gender, age_months = np.arange(count) % 2, np.arange(count)
+    gender, age_months = np.arange(count) % 2, np.arange(count) * 10
     return DataGenerator(images, gender, age_months, **{**given, **changes})
 
 
@@ -111,7 +112,7 @@ def test_fit_s_own_shuffle_changes_nothing() -> None:
 def test_an_epoch_ends_without_a_wait() -> None:
     # As Keras' own adapter has it, tf.data's tuning or a queue holds up the end of each.
     train = make()
-    dataset = train.get_tf_dataset()
+    dataset = InOrderAdapter(train).get_tf_dataset()
     assert not dataset.options().autotune.enabled
     assert [as_bytes(batch) for batch in dataset] == expected(range(1))
 
@@ -125,7 +126,8 @@ def test_batches_are_handed_over_without_a_copy() -> None:
             return served[-1]
 
     images = np.zeros((4, 64, 64), np.uint8)
-    for batch in Noted(images, ["F"] * 4, [1.0] * 4, 4).get_tf_dataset():
+    noted = Noted(images, ["F"] * 4, [100.0] * 4, 4)
+    for batch in InOrderAdapter(noted).get_tf_dataset():
         served[-1][0][0][0, 0, 0, 0] = 0.5
         assert float(batch[0][0][0, 0, 0, 0]) == 0.5
 
@@ -172,8 +174,13 @@ def test_prediction_keeps_the_order() -> None:
 
 @pytest.mark.parametrize("way", [WAYS["in the main thread"], WAYS["4 threads, short queue"]])
 def test_an_error_in_an_augmentation_reaches_the_user(way: dict[str, Any]) -> None:
-    def fail(_: Any) -> Any:
-        raise ZeroDivisionError("what the user did")
+    called: list[Any] = []
+
+    def fail(image: Any) -> Any:
+        called.append(image)
+        if len(called) > 1:  # it is tried once when the generator is made
+            raise ZeroDivisionError("what the user did")
+        return image
 
     model = recorder()
     with pytest.raises(ZeroDivisionError, match="what the user did"):

@@ -42,7 +42,7 @@ def test_several_hosts_on_tensorflow_are_refused(tmp_path: Path) -> None:
 def test_one_process_on_tensorflow_trains_on_one_device(tmp_path: Path) -> None:
     with joined(None, tmp_path / "run") as group:
         assert (group.devices, group.writes) == (1, True)
-        batches = DataGenerator(np.zeros((5, 8, 8), np.uint8), [1] * 5, [9.0] * 5, 4)
+        batches = DataGenerator(np.zeros((5, 8, 8), np.uint8), [1] * 5, [90.0] * 5, 4)
         assert group.shard(keras.Model(), batches, batches) == (batches, batches)
 
 
