@@ -6,7 +6,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -98,10 +99,35 @@ def print_manifest(manifest: Manifest) -> None:
 
 def print_json(values: dict[str, Any]) -> None:
     """Print one JSON object. A number that is not finite becomes null."""
+    typer.echo(_json_text(values))
+
+
+def print_json_list(values: dict[str, Any], key: str, items: Iterable[dict[str, Any]]) -> None:
+    """Print one JSON object whose last key holds a list, item by item.
+
+    An interrupt or an error so keeps the items that are finished. Without any, nothing is printed.
+
+    Args:
+        values: The other keys.
+        key: The key of the list.
+        items: The items of the list.
+    """
+    opening = _json_text({**values, key: []}).removesuffix("]\n}")
+    before = opening
+    try:
+        for item in items:
+            typer.echo(f"{before}\n{textwrap.indent(_json_text(item), '    ')}", nl=False)
+            before = ","
+    finally:
+        if before != opening:
+            typer.echo("\n  ]\n}")
+
+
+def _json_text(values: dict[str, Any]) -> str:
     can_print_all = (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(_finite(values), indent=2, ensure_ascii=not can_print_all)
     # Names of files may hold commands to the terminal.
-    typer.echo(re.sub(r"[^ -~\n]", lambda char: _as_json(char[0]), text))
+    return re.sub(r"[^ -~\n]", lambda char: _as_json(char[0]), text)
 
 
 def _as_json(char: str) -> str:

@@ -14,7 +14,7 @@ from boneage.cli.output import (
     ViewsOption,
     echo,
     log,
-    print_json,
+    print_json_list,
     refuse,
 )
 from boneage.errors import utf8
@@ -52,20 +52,19 @@ def predict(
     from boneage.prediction.shipped import open_run
 
     predictions = predict_radiographs(open_run(run), images, letter, views=views)
-    code = 0
-    answers: list[dict[str, Any]] = []
-    try:
+    codes = {0}
+
+    def finished() -> Iterator[Prediction]:
         for prediction in _with_progress(predictions, len(images), as_json):
-            if as_json:
-                answers.append(_as_dict(prediction))
-            else:
-                _print(prediction)
-            codes = {code, EXIT_CODES[prediction.status]}
-            code = 2 if 2 in codes else max(codes)
-    finally:  # after Ctrl-C, too, the finished answers are printed
-        if answers:
-            print_json({"run": utf8(str(run)), "predictions": answers})
-    raise typer.Exit(code)
+            codes.add(EXIT_CODES[prediction.status])
+            yield prediction
+
+    if as_json:
+        print_json_list({"run": utf8(str(run))}, "predictions", map(_as_dict, finished()))
+    else:
+        for prediction in finished():
+            _print(prediction)
+    raise typer.Exit(2 if 2 in codes else max(codes))
 
 
 def _with_progress(

@@ -182,9 +182,12 @@ def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], 
             break
         chosen = chosen[:: len(chosen) // _SAMPLES + 1]
         sampled = terms[chosen]
-        weights = np.linalg.solve(
-            sampled.T @ sampled + len(chosen) * stiffness, sampled.T @ values.ravel()[chosen]
-        )
+        try:
+            weights = np.linalg.solve(
+                sampled.T @ sampled + len(chosen) * stiffness, sampled.T @ values.ravel()[chosen]
+            )
+        except np.linalg.LinAlgError:  # all samples are on a line
+            break
         above = values - (terms @ weights.astype(np.float32)).reshape(height, width)
         residual = above.ravel()[chosen]
         spread = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))

@@ -14,6 +14,7 @@ from boneage.radiographs.framing import (
     VERSION,
     WHOLE_RADIOGRAPH_ASKED,
     frame,
+    framing_findings,
     framing_key,
 )
 from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH
@@ -192,3 +193,12 @@ def test_the_same_version_gives_the_same_pixels() -> None:
     cells = frame(radiograph, Framing(size=64)).pixels.reshape(4, 16, 4, 16).mean((1, 3))
     assert VERSION == 4
     assert np.abs(cells - PINNED).max() < 1.5
+
+
+@pytest.mark.parametrize("shape", [(4000, 64), (64, 4000), (16, 20_000), (16, 16)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_image_of_any_shape_is_framed(shape, dtype):
+    gradient = np.linspace(0, np.iinfo(dtype).max, shape[1]).astype(dtype)
+    framed = frame(np.tile(gradient, (shape[0], 1)), Framing(size=32))
+    assert framed.pixels.shape == (32, 32)
+    assert {finding.code for finding in framing_findings(framed)} <= {"no-hand", "low-resolution"}
