@@ -45,6 +45,7 @@ def with_patients(cohort: Path, folder: Path, patients: list[str], test: str = "
     manifest = read_manifest(cohort)
     table = manifest.table.assign(image=[str(path) for path in manifest.image_paths()])
     table["patient_id"] = np.resize(patients, len(table))
+    table["sex"] = table["patient_id"].map(lambda name: "FM"[patients.index(name) % 2])
     table["split"] = np.where(table["patient_id"] == test, "test", "train")
     return write_manifest(table, folder / "patients.csv")
 

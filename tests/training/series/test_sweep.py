@@ -67,7 +67,7 @@ def test_a_grid_is_every_combination_the_first_key_slowest(tiny_recipe):
         ([], [""]),
         (["framing.size=64", "phantom.size=80"], ["framing.size-64-phantom.size-80"]),
         ([f"model.dense_units=[{','.join(['1000'] * 30)}],[8]"], ["setting-1", "setting-2"]),
-        (['name="a, b",c'], ["name-a-b", "name-c"]),
+        (['model.weights="a, b",c'], ["weights-a-b", "weights-c"]),
     ],
 )
 def test_names_are_short_and_unique(tiny_recipe, grid, names):
