@@ -10,7 +10,6 @@ import io
 import os
 import re
 import struct
-import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ from boneage.radiographs.file_limits import (
     quiet,
 )
 from boneage.radiographs.jpeg import decode_jpeg, read_segments
-from boneage.radiographs.tiff import is_whole_packbits
+from boneage.radiographs.tiff import has_more_packbits
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -495,7 +494,6 @@ def _refusing_what_is_printed() -> Iterator[None]:
     Hold it within `quiet_pydicom()`, so that threads take turns. What other threads print meanwhile
     comes a moment later.
     """
-    sys.stderr.flush()
     with tempfile.TemporaryFile() as printed:
         kept = os.dup(2)
         os.dup2(printed.fileno(), 2)
@@ -525,9 +523,12 @@ def _decode_rle(frame: bytes, form: PixelFormat) -> npt.NDArray[Any]:
         raise RefusedPixelsError("the run-length coded pixels have a damaged header")
     size = (form.rows * form.columns, 1)
     parts = [frame[start:end] for start, end in pairwise(ends)]
-    if not all(is_whole_packbits(part, size[0], form.columns) for part in parts):
-        raise RefusedPixelsError("the run-length coded pixels are truncated or damaged")
-    planes = [np.asarray(Image.frombytes("L", size, part, "packbits", "L")) for part in parts]
+    try:
+        planes = [np.asarray(Image.frombytes("L", size, part, "packbits", "L")) for part in parts]
+    except ValueError:
+        raise RefusedPixelsError("the run-length coded pixels are truncated") from None
+    if any(has_more_packbits(part, size[0] + form.columns) for part in parts):
+        raise RefusedPixelsError("the run-length coded pixels are more than the header says")
     values = np.stack(planes).reshape(form.samples, width, form.rows, form.columns)
     # The most significant byte comes first.
     values = values.transpose(0, 2, 3, 1).copy().view(f">u{width}")[..., 0]

@@ -128,7 +128,10 @@ def _segments(tags: TiffImagePlugin.ImageFileDirectory_v2, data: bytes) -> list[
 def _is_whole(
     segment: Segment, compression: int, tags: TiffImagePlugin.ImageFileDirectory_v2
 ) -> bool:
-    """Return whether a strip or tile has its pixels, and less than a row more."""
+    """Return whether a strip or tile has its pixels, and less than a row more.
+
+    libtiff itself refuses too few of LZW and PackBits. Too many of LZW can't be seen.
+    """
     size = segment.rows * segment.row_bytes
     if compression == _NONE:
         return size <= len(segment.data) < size + segment.row_bytes
@@ -137,23 +140,19 @@ def _is_whole(
         held = len(inflater.decompress(segment.data, size + segment.row_bytes))
         return bool(inflater.eof) and size <= held < size + segment.row_bytes
     if compression == _PACKBITS:
-        return is_whole_packbits(segment.data, size, segment.row_bytes)
+        return not has_more_packbits(segment.data, size + segment.row_bytes)
     if compression == _JPEG:
         tables = tags.get(347, b"")[:-2]  # JPEGTables: a start marker and what all strips share
         strip = tables + segment.data[2:] if tables else segment.data
         height, width = decode_jpeg(strip).shape[:2]
         return bool(height == segment.rows and width == segment.width)
-    return True  # of LZW, libtiff refuses too few
+    return True
 
 
-def is_whole_packbits(data: bytes, size: int, slack: int) -> bool:
-    """Return whether PackBits data decodes to at least `size` bytes, and less than `slack` more."""
-
-    def holds(length: int) -> bool:
-        try:
-            Image.frombytes("L", (length, 1), data, "packbits", "L")
-        except ValueError:
-            return False
-        return True
-
-    return holds(size) and not holds(size + slack)
+def has_more_packbits(data: bytes, size: int) -> bool:
+    """Return whether PackBits data decodes to at least `size` bytes."""
+    try:
+        Image.frombytes("L", (size, 1), data, "packbits", "L")
+    except ValueError:
+        return False
+    return True

@@ -15,7 +15,7 @@ from PIL import Image
 from boneage.errors import InputError
 from boneage.radiographs.file_limits import RefusedPixelsError
 from boneage.radiographs.reader import read_radiograph
-from boneage.radiographs.tiff import check_directories, is_whole_packbits
+from boneage.radiographs.tiff import check_directories, has_more_packbits
 
 IMAGE = np.asarray(
     cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (90, 60), np.uint8), (0, 0), 2),
@@ -89,10 +89,8 @@ def test_fax_compression_is_refused(tmp_path: Path, compression: str) -> None:
 
 def test_packbits_are_counted() -> None:
     data = bytes([9]) + bytes(10) + bytes([255 - 7, 7]) + bytes([128])  # ten bytes, then nine
-    assert is_whole_packbits(data, 19, 5)
-    assert is_whole_packbits(data, 16, 5)
-    assert not is_whole_packbits(data, 20, 5)
-    assert not is_whole_packbits(data, 14, 5)
+    assert has_more_packbits(data, 19)
+    assert not has_more_packbits(data, 20)
 
 
 def test_directories_are_limited() -> None:
