@@ -20,10 +20,19 @@ _TYPE_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8]
 
 
 class Segment(NamedTuple):
-    """A strip or a tile: its bytes, and the rows and bytes a row that it must decode to."""
+    """A strip or a tile: its bytes, and what they must decode to.
+
+    Attributes:
+        data: The bytes.
+        rows: Rows that it must have.
+        most_rows: Rows that it may have: some programs fill up the last strip.
+        row_bytes: Bytes of a row.
+        width: Pixels of a row.
+    """
 
     data: bytes
     rows: int
+    most_rows: int
     row_bytes: int
     width: int
 
@@ -121,7 +130,8 @@ def _segments(tags: TiffImagePlugin.ImageFileDirectory_v2, data: bytes) -> list[
         plane, place = divmod(number, across * down)
         rows = part_rows if is_tiled else min(part_rows, height - place * part_rows)
         row_bytes = -(-part_width * sum(planes[plane]) // 8)
-        found.append(Segment(data[start : start + count], rows, row_bytes, part_width))
+        most_rows = part_rows if down > 1 else rows
+        found.append(Segment(data[start : start + count], rows, most_rows, row_bytes, part_width))
     return found
 
 
@@ -132,20 +142,21 @@ def _is_whole(
 
     libtiff itself refuses too few of LZW and PackBits. Too many of LZW can't be seen.
     """
-    size = segment.rows * segment.row_bytes
+    least = segment.rows * segment.row_bytes
+    limit = (segment.most_rows + 1) * segment.row_bytes
     if compression == _NONE:
-        return size <= len(segment.data) < size + segment.row_bytes
+        return least <= len(segment.data) < limit
     if compression in _DEFLATE:
         inflater = zlib.decompressobj()
-        held = len(inflater.decompress(segment.data, size + segment.row_bytes))
-        return bool(inflater.eof) and size <= held < size + segment.row_bytes
+        held = len(inflater.decompress(segment.data, limit))
+        return bool(inflater.eof) and least <= held < limit
     if compression == _PACKBITS:
-        return not has_more_packbits(segment.data, size + segment.row_bytes)
+        return not has_more_packbits(segment.data, limit)
     if compression == _JPEG:
         tables = tags.get(347, b"")[:-2]  # JPEGTables: a start marker and what all strips share
         strip = tables + segment.data[2:] if tables else segment.data
         height, width = decode_jpeg(strip).shape[:2]
-        return bool(height == segment.rows and width == segment.width)
+        return segment.rows <= height <= segment.most_rows and bool(width == segment.width)
     return True
 
 

@@ -112,3 +112,13 @@ def test_deflate_bombs_are_not_inflated(tmp_path: Path) -> None:
     path.write_bytes(with_tag(with_tag(data + bomb, 273, len(data)), 279, len(bomb)))
     with pytest.raises(InputError, match="too few or many pixels"):
         read_radiograph(path)
+
+
+def test_a_last_strip_may_be_filled_up(tmp_path: Path) -> None:
+    data = encode(IMAGE, "tiff_adobe_deflate", tiffinfo={278: 16})  # six strips, 96 rows
+    path = tmp_path / "radiograph.tif"
+    path.write_bytes(with_tag(data, 257, 85))
+    assert np.array_equal(read_radiograph(path), IMAGE[:85])
+    path.write_bytes(with_tag(data, 257, 80))
+    with pytest.raises(InputError, match="it has 6 strips"):
+        read_radiograph(path)
