@@ -60,10 +60,19 @@ class RecordedInit(FileSchema):
     known_ids: dict[Text, Count] | None = None
 
 
+class RecordedBackbone(FileSchema):
+    """The key `model.backbone` of `run.json`: its name, and the package that it comes from."""
+
+    name: Text
+    package: Text | None = None
+    version: Text | None = None
+
+
 class RecordedModel(FileSchema):
     """The key `model` of `run.json`."""
 
     parameters: Count
+    backbone: RecordedBackbone | None = None
 
 
 class RunInfo(FileSchema):

@@ -6,7 +6,7 @@ import csv
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,6 +133,39 @@ def boneage(
         return int(ended.value.code or 0), captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Install a package as pip does: its modules and its `.dist-info`, in a folder on the path."""
+    written: list[str] = []
+
+    def install(
+        package: str,
+        points: dict[str, dict[str, str]],
+        modules: dict[str, str] | None = None,
+        version: str = "1.0",
+    ) -> Path:
+        site = tmp_path / f"site-{package}"
+        info = site / f"{package.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+        (info / "METADATA").write_text(metadata)
+        lines = [
+            line
+            for group, names in points.items()
+            for line in (f"[{group}]", *(f"{name} = {value}" for name, value in names.items()))
+        ]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        for name, code in (modules or {}).items():
+            (site / f"{name}.py").write_text(code)
+            written.append(name)
+        monkeypatch.syspath_prepend(site)
+        return site
+
+    yield install
+    for name in written:
+        sys.modules.pop(name, None)
 
 
 VAL_FOLDER = "Bone Age Validation Set"

@@ -227,10 +227,13 @@ def _train_and_evaluate(
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run
+    from boneage.models.backbones import backbone_notes
     from boneage.runtime.provenance import lacks_bfloat16
     from boneage.training.distributed import accelerator
     from boneage.training.trainer import train as run_training
 
+    for note in backbone_notes(recipe.model.backbone):
+        log(note)
     bfloat16 = recipe.training.precision == "mixed_bfloat16" and lacks_bfloat16()
     if bfloat16 and hosts is None and accelerator() is None:  # several hosts connect first
         log(SLOW_BFLOAT16)

@@ -166,9 +166,11 @@ def _as_float16(values: npt.NDArray[Any]) -> npt.NDArray[np.float16] | None:
 
 def _store_model(run: Run, part: Run, storage: Storage) -> dict[str, int]:
     """Write the best model, built for float32; return the number of values stored in each way."""
+    from boneage.models.backbones import require_backbone
     from boneage.models.builder import build_model
     from boneage.models.saved import load_model
 
+    require_backbone(run)
     recipe = run.read_recipe()
     settings = {**recipe.model.model_dump(), "weights": "none"}
     model = build_model(image_size=recipe.framing.size, precision="float32", **settings)

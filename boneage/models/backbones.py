@@ -1,15 +1,18 @@
 """The backbones: networks that turn an image into features, and the pixel range each expects.
 
-Keras is imported when a network is built, so that a wrong name is reported at once.
+Other packages offer backbones by entry points of the group `boneage.backbones`. Keras is imported
+when a network is built, so that a wrong name is reported at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from boneage.errors import Fault, InputError
+from boneage.run import Run
+from boneage.runtime.plug_ins import Kind, PlugIn, find_plug_in, find_plug_ins
 
 if TYPE_CHECKING:
     import keras
@@ -87,24 +90,29 @@ BACKBONES: dict[str, Backbone] = {
     "mini_resnet": Backbone(_from_own("mini_resnet")),
     "small_resnet": Backbone(_from_own("small_resnet")),
 }
-"""The backbones, by their names in a recipe."""
+"""The backbones of this package, by their names in a recipe."""
+
+PLUG_INS = Kind(
+    "boneage.backbones",
+    "model.backbone",
+    "A backbone is one function (image_size: int) -> keras.Model, from one image of 1 or 3 "
+    "channels to features (height, width, channels).",
+)
 
 
 def find_backbone(name: str, image_size: int) -> Backbone:
     """Return the backbone of a name, after a check that it takes images of this size.
 
     Raises:
-        InputError: The name is unknown, or the images are too small.
+        InputError: The name is unknown, the images are too small, or a package offers no backbone
+            under this name.
     """
-    if name not in BACKBONES:
-        raise InputError(
-            Fault(
-                "model.backbone",
-                f"{name!r} is not known",
-                f"Choose one of {', '.join(BACKBONES)} in the recipe's [model].",
-            )
-        )
-    backbone = BACKBONES[name]
+    backbone = BACKBONES.get(name)
+    if backbone is None:
+        plug_in = find_plug_in(PLUG_INS, name)
+        if plug_in is None:
+            raise InputError(_unknown(name))
+        backbone = _load(plug_in)
     if image_size < backbone.smallest:
         raise InputError(
             Fault(
@@ -114,3 +122,115 @@ def find_backbone(name: str, image_size: int) -> Backbone:
             )
         )
     return backbone
+
+
+def backbone_source(name: str) -> dict[str, str]:
+    """Return the package and version that a backbone comes from; nothing for those of boneage."""
+    plug_in = None if name in BACKBONES else find_plug_in(PLUG_INS, name)
+    return {} if plug_in is None else {"package": plug_in.package, "version": plug_in.version}
+
+
+def require_backbone(run: Run) -> None:
+    """Import the package that the backbone of a run comes from: its layers are defined there.
+
+    Raises:
+        InputError: The package is not installed, or is broken.
+    """
+    name = run.read_recipe().model.backbone
+    if name in BACKBONES:
+        return
+    plug_in = find_plug_in(PLUG_INS, name)
+    if plug_in is not None:
+        plug_in.load()
+        return
+    source = (run.read_info().get("model") or {}).get("backbone") or {}
+    package, version = source.get("package"), source.get("version")
+    what, fix = f"its backbone {name!r} is not known", "Install the package that offers it."
+    if package:
+        what = f"its backbone {name!r} comes from {package} {version}, which is not installed"
+        fix = f"Install it: pip install {package}=={version}."
+    raise InputError(Fault(str(run.folder), what, fix))
+
+
+def backbone_notes(name: str) -> list[str]:
+    """Return notes on a name of this package that other packages offer, too."""
+    if name not in BACKBONES:
+        return []
+    return [
+        f"note: {plug_in} offers a backbone {name}, too. The backbone of boneage is used."
+        for plug_in in find_plug_ins(PLUG_INS).get(name, [])
+    ]
+
+
+def _unknown(name: str) -> Fault:
+    known = [*BACKBONES, *find_plug_ins(PLUG_INS)]
+    return Fault(
+        "model.backbone",
+        f"{name!r} is not known",
+        f"Choose one of {', '.join(dict.fromkeys(known))} in the recipe's [model], or install the "
+        "package that offers it.",
+    )
+
+
+def _load(plug_in: PlugIn) -> Backbone:
+    """Return the backbone of another package. Its networks are checked when they are built."""
+    loaded = plug_in.load()
+    if not isinstance(loaded, Backbone):
+        if not callable(loaded):
+            raise plug_in.error(f"{plug_in.value} is not a function")
+        loaded = Backbone(loaded)
+    if loaded.range not in ("symmetric", "imagenet"):
+        raise plug_in.error(f"its range {loaded.range!r} is neither 'symmetric' nor 'imagenet'")
+    build = loaded.build
+
+    def checked(image_size: int) -> keras.Model:
+        try:
+            network = build(image_size)
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:  # another package's code raises anything
+            raise plug_in.error(f"it failed ({type(error).__name__}: {error})") from error
+        problem = _problem(network, image_size, loaded.range) or _why_not_saved(network)
+        if problem:
+            raise plug_in.error(problem)
+        return network
+
+    return replace(loaded, build=checked)
+
+
+def _problem(network: Any, image_size: int, scale: str) -> str:
+    """Return why a network can't be a backbone, or an empty text."""
+    import keras
+
+    if not isinstance(network, keras.Model):
+        return f"it returned {type(network).__name__} instead of a keras.Model"
+    shapes = [
+        [tuple(each.shape) for each in getattr(network, name, None) or []]
+        for name in ("inputs", "outputs")
+    ]
+    channels = (3,) if scale == "imagenet" else (1, 3)
+    sides = (image_size, None)
+    if not (
+        len(shapes[0]) == len(shapes[1]) == 1
+        and len(shapes[0][0]) == len(shapes[1][0]) == 4
+        and shapes[0][0][1] in sides
+        and shapes[0][0][2] in sides
+        and shapes[0][0][3] in channels
+        and shapes[1][0][3]
+    ):
+        return f"at {image_size} pixels, its network has inputs {shapes[0]} and outputs {shapes[1]}"
+    return ""
+
+
+def _why_not_saved(network: keras.Model) -> str:
+    """Return why a `.keras` file with this network could not be read again, or an empty text."""
+    try:
+        type(network).from_config(network.get_config())
+    except Exception as error:  # noqa: BLE001 - another package's layers raise anything
+        text = str(error).strip()
+        reason = text.rpartition("Exception encountered: ")[2].partition(". ")[0]
+        return (
+            f"its network can't be saved and read again ({reason:.200}); layers of its own need "
+            "@keras.saving.register_keras_serializable(), and lambdas are refused"
+        )
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 
 from boneage.errors import Fault, InputError
+from boneage.models.backbones import require_backbone
 from boneage.run import Run
 from boneage.runtime.files import LARGEST_FILE, open_regular
 
@@ -29,8 +31,19 @@ def load_model(run: Run) -> keras.Model:
     is run.
 
     Raises:
-        InputError: The file is damaged or holds another network than the recipe says.
+        InputError: The file is damaged or holds another network than the recipe says. Or it needs
+            layers of a package that is not installed.
     """
+    with contextlib.suppress(InputError):
+        require_backbone(run)  # its package may define layers
+    try:
+        return _load_checked(run)
+    except InputError:
+        require_backbone(run)
+        raise
+
+
+def _load_checked(run: Run) -> keras.Model:
     path, size = run.best_path, run.read_recipe().framing.size
     recorded = (run.read_info().get("model") or {}).get("parameters")
     skeleton = _read_skeleton(path)

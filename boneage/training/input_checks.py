@@ -8,7 +8,7 @@ from pathlib import Path
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.models.backbones import find_backbone
+from boneage.models.backbones import find_backbone, require_backbone
 from boneage.models.pretrained import find_weights
 from boneage.recipe import Recipe, Training
 from boneage.run import Run
@@ -38,6 +38,8 @@ def check_inputs(
     Raises:
         InputError: The recipe can't be trained here, a split is missing, or a folder is refused.
     """
+    if resume:
+        require_backbone(Run(out))
     check_recipe(recipe, needs_weights=init is None and not resume)
     if manifest is not None:
         for split in ("train", "val"):

@@ -14,6 +14,7 @@ import keras
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
+from boneage.models.backbones import backbone_source
 from boneage.models.builder import build_model
 from boneage.models.losses import compile_for_training
 from boneage.pipeline.generator import DataGenerator
@@ -201,7 +202,10 @@ def _new_run_info(
             "source": ", ".join(sources),
         },
         "store": store.metadata(),
-        "model": {"parameters": network.count_params()},
+        "model": {
+            "parameters": network.count_params(),
+            "backbone": {"name": recipe.model.backbone, **backbone_source(recipe.model.backbone)},
+        },
         "stopped": "running",
     }
 

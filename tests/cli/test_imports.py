@@ -5,29 +5,36 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from boneage.datasets.importers import entry_points
-from boneage.datasets.manifest import Manifest, read_manifest
+from boneage.datasets.manifest import read_manifest
 
 README = Path(__file__).parents[2] / "data" / "README.md"
 
 
-def test_the_example_in_the_documentation_installs_and_runs(cohort: Path, tmp_path: Path) -> None:
-    package, site = tmp_path / "boneage-clinic", tmp_path / "site"
+def write_example(package: Path) -> None:
+    """Write the package that the documentation shows."""
     package.mkdir()
     for name, language in (("pyproject.toml", "toml"), ("boneage_clinic.py", "python")):
         block = re.search(rf"```{language}\n# {name}\n(.*?)```", README.read_text(), re.DOTALL)
         assert block is not None, f"data/README.md has no {name}"
         (package / name).write_text(block.group(1))
+
+
+def pip_install(*arguments: str | Path) -> None:
+    """Install a package as a user does, without the network."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     offline = ["--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*pip, *offline, "--target", site, package], check=True)
+    subprocess.run([*pip, *offline, *arguments], check=True)
+
+
+def test_the_example_in_the_documentation_installs_and_runs(cohort: Path, tmp_path: Path) -> None:
+    package, site = tmp_path / "boneage-clinic", tmp_path / "site"
+    write_example(package)
+    pip_install("--target", site, package)
     (tmp_path / "scans").mkdir()
     table = read_manifest(cohort).table.head(20)
     for row, path in zip(table.itertuples(), read_manifest(cohort).image_paths(), strict=False):
@@ -48,44 +55,35 @@ def test_the_example_in_the_documentation_installs_and_runs(cohort: Path, tmp_pa
     assert set(manifest.table["source"]) == {"clinic, seeded split"}
 
 
-class Offered(EntryPoint):
-    """An entry point of a package that is not installed; it names a function of this module."""
+IMPORTERS = """
+from pathlib import Path
 
-    def load(self) -> Any:
-        return globals()[self.value]
+def fails(source, out):
+    \"""Divide by nothing.
 
-
-@pytest.fixture
-def offer(monkeypatch: pytest.MonkeyPatch):
-    """Pretend that installed packages offer these importers: names, or (name, package)."""
-
-    def offer(*names: str | EntryPoint | tuple[str, str]) -> None:
-        points = []
-        for name in names:
-            if isinstance(name, EntryPoint):
-                points.append(name)
-                continue
-            name, package = (name, "boneage-clinic") if isinstance(name, str) else name
-            point = Offered(name, name, entry_points.GROUP)
-            vars(point)["dist"] = SimpleNamespace(name=package)
-            points.append(point)
-        monkeypatch.setattr(entry_points, "entry_points", lambda group: points)
-
-    return offer
-
-
-def fails(source: Path, out: Path) -> Manifest:
-    """Divide by nothing."""
+    Always.
+    \"""
     assert out == Path("manifest.csv")
     raise ZeroDivisionError("by nothing")
 
+def stops(source, out): raise KeyboardInterrupt
+def leaves(source, out): raise SystemExit(0)
+def returns_nothing(source, out): ...
+def wants_more(source, out, *, column): ...
+def takes_none(): ...
+"""
+GROUP = "boneage.datasets"
 
-def stops(source: Path, out: Path) -> Manifest:
-    raise KeyboardInterrupt
 
+@pytest.fixture
+def offer(install: Callable[..., Path]) -> Callable[..., Path]:
+    """Install a package with importers, by default those above."""
 
-def returns_nothing(source: Path, out: Path) -> None: ...
-def wants_more(source: Path, out: Path, *, column: str) -> None: ...
+    def offer(*names: str, package: str = "boneage-clinic", **values: str) -> Path:
+        points = {name: f"clinic_importers:{name}" for name in names} | values
+        return install(package, {GROUP: points}, {"clinic_importers": IMPORTERS})
+
+    return offer
 
 
 @pytest.mark.parametrize(
@@ -94,44 +92,96 @@ def wants_more(source: Path, out: Path, *, column: str) -> None: ...
         ("fails", r"it failed (ZeroDivisionError: by nothing)"),
         ("returns_nothing", "it returned NoneType instead of a Manifest"),
         ("wants_more", "missing 1 required keyword-only argument: 'column'"),
+        ("takes_none", "takes 0 positional arguments but 2 were given"),
+        ("leaves", "it failed (SystemExit: 0)"),
     ],
 )
 def test_a_plug_in_that_fails_is_named_with_its_package(
     boneage, refused, offer, name: str, what: str
 ) -> None:
     offer(name)
-    where = f"boneage data import {name} (from boneage-clinic): "
+    where = f"boneage data import {name} (from boneage-clinic 1.0): "
     contract = "An importer is one function (source: Path, out: Path) -> Manifest."
     refused(boneage("data", "import", name, "scans"), where, what, contract)
+
+
+def test_ctrl_c_in_a_plug_in_is_that_of_the_user(boneage, offer) -> None:
     offer("stops")
-    assert boneage("data", "import", "stops", "scans")[0] == 130  # as after Ctrl-C
+    assert boneage("data", "import", "stops", "scans")[0] == 130
 
 
 @pytest.mark.parametrize(
-    ("value", "what"),
+    ("value", "what", "listed_as"),
     [
-        ("no_such_module:function", "can't be loaded (ModuleNotFoundError"),
-        ("math:pi", "math:pi is not a function"),
+        ("no_such_module:function", "can't be loaded (ModuleNotFoundError", "Broken: there is no"),
+        ("math:pi", "math:pi is not a function", "Importer of boneage-clinic 1.0."),
+        ("math:tau.real", "math:tau.real is not a function", "Importer of boneage-clinic 1.0."),
+        ("clinic_importers:no", "can't be loaded (AttributeError", "Importer of boneage-clinic"),
+        ("not a value", "can't be loaded", "Broken: there is no"),
     ],
 )
-def test_a_broken_plug_in_is_listed_as_such_and_the_others_work(
-    boneage, refused, offer, value: str, what: str
+def test_a_broken_plug_in_is_refused_and_the_others_work(
+    boneage, refused, offer, value: str, what: str, listed_as: str
 ) -> None:
-    offer(EntryPoint("broken", value, entry_points.GROUP), "fails")
+    offer("fails", broken=value)
     _, listed, _ = boneage("data", "import", "--help")
-    assert re.search("broken +Broken: ", listed)
+    assert re.search(f"broken +{re.escape(listed_as)}", listed)
     assert re.search("fails +Divide by nothing", listed)
     assert re.search("rsna +Import the RSNA 2017 challenge set.", listed)
-    refused(boneage("data", "import", "broken", "scans"), "(from an unknown package)", what)
+    refused(boneage("data", "import", "broken", "x"), "(from boneage-clinic 1.0)", what)
+    assert "Broken: " in boneage("data", "import", "broken", "-h")[1] or "function" in what
+    assert "Always." in boneage("data", "import", "fails", "--help")[1]
 
 
 def test_a_name_that_is_taken(boneage, refused, offer) -> None:
-    offer("rsna", ("fails", "b-scans"), ("fails", "a-scans"))
+    offer("fails", package="b-scans", rsna="clinic_importers:fails")
+    offer("fails", package="a-scans")
     _, listed, _ = boneage("data", "import", "--help")
     assert listed.count("\n  rsna ") == 1
-    assert "Another package offers rsna, too." in listed
+    assert "b-scans 1.0 offers rsna, too. The importer of boneage is used." in listed
+    assert "Broken: offered by a-scans 1.0 and b-scans 1.0." in listed
     answer = boneage("data", "import", "fails", "scans")
-    refused(answer, "(from a-scans and b-scans)", "several packages offer this name")
+    refused(answer, "(from a-scans 1.0 and b-scans 1.0)", "2 plug-ins have this name")
+
+
+def test_a_name_like_an_option_hides_none(boneage, offer) -> None:
+    offer("fails", **{"--help": "clinic_importers:fails", "-x": "clinic_importers:fails"})
+    code, listed, _ = boneage("data", "import", "--help")
+    assert (code, listed.count("Divide by nothing")) == (0, 1)
+
+
+def test_the_help_runs_no_plug_in(boneage, install) -> None:
+    code = 'import sys; sys.exit("imported")\ndef slow(source, out):\n    """Take long."""\n'
+    install("boneage-slow", {GROUP: {"slow": "slow_importer:slow"}}, {"slow_importer": code})
+    code, listed, error = boneage("data", "import", "--help")
+    assert re.search("slow +Take long", listed)
+    assert (code, error) == (0, "")
+
+
+@pytest.mark.parametrize("is_editable", [False, True])
+def test_a_package_that_is_found_twice_counts_once(
+    cohort: Path, tmp_path: Path, is_editable: bool
+) -> None:
+    package, target = tmp_path / "boneage-clinic", tmp_path / "target"
+    write_example(package)
+    with (package / "pyproject.toml").open("a") as file:  # without it, one more package is needed
+        file.write('[tool.hatch.build]\ndev-mode-dirs = ["."]\n')
+    pip_install(*(["--editable"] if is_editable else []), package, "--prefix", target)
+    (site,) = target.rglob("site-packages")
+    again = tmp_path / "again"
+    again.symlink_to(site)
+    start = f"import site; [site.addsitedir(f) for f in ({str(site)!r}, {str(again)!r})]; "
+    command = [sys.executable, "-c", f"{start}from boneage.cli.main import main; main()"]
+    paths = [str(site), str(site), str(package), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    (tmp_path / "scans").mkdir()
+    shutil.copy(next(cohort.parent.glob("images/*.png")), tmp_path / "scans" / "1_F_40.png")
+    done = subprocess.run(
+        [*command, "data", "import", "clinic", "scans"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 images" in done.stdout
 
 
 @pytest.mark.parametrize(
