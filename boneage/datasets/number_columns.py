@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _GROUPED = re.compile(
     r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?|[+-]?[0-9]{1,3}([ '’\u00a0\u202f][0-9]{3})+"
 )
 _AMBIGUOUS = re.compile(r"[+-]?[0-9]{1,3}[.,][0-9]{3}")  # 3,652 is 3652 or 3.652
+_LONGEST = 100  # letters of a number
 _SWAP = str.maketrans(".,", ",.")
 
 
@@ -71,6 +72,8 @@ def _likewise(form: str, cells: int) -> str:
 
 
 def _number(text: str, has_thousands: bool) -> float:
+    if len(text) > _LONGEST:
+        return math.nan
     if has_thousands and _GROUPED.fullmatch(text):
         text = re.sub(r"[^0-9.+-]", "", text)
     value = float(text) if _NUMBER.fullmatch(text) else math.nan

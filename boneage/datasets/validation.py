@@ -24,6 +24,7 @@ from boneage.datasets.label_rules import (
     is_possible_age,
     is_probably_years,
     parse_region,
+    suspect_age_unit,
 )
 from boneage.datasets.number_columns import read_numbers
 from boneage.datasets.tables import Cells, Finding, missing_column, read_cells
@@ -36,6 +37,7 @@ _SYNONYMS = {
     "sex": ("gender", "male"),
     "split": ("subset", "set", "partition", "fold"),
 }
+_LONGEST_QUOTE = 200
 _PATIENT_NAMES = ("patient", "patient_name", "subject", "subject_id", "patientid")
 _IN_YEARS = (
     "Are the ages in years? Import the table with --age-unit years. "
@@ -144,9 +146,12 @@ def years_findings(
     fix: str = "Are the ages in years? Pass --age-unit years.",
 ) -> list[Finding]:
     """Return a fault if a column of months probably holds years."""
-    if column not in cells.table or not is_probably_years(ages):
+    unit = suspect_age_unit(ages) if is_probably_years(ages) else ""
+    if column not in cells.table or not unit:
         return []
     median = np.nanmedian(ages)
+    if unit != "in years":
+        fix = f"The ages are probably {unit}. Write months."
     return cells.row_findings(
         "years-as-months",
         [int(np.nanargmax(ages))],
@@ -182,6 +187,8 @@ def chronological_findings(cells: Cells, column: str, months: NDArray[np.float64
 
 def describe_cell(column: str, text: str) -> str:
     """Return what a cell holds, as a clause of a message."""
+    if len(text) > _LONGEST_QUOTE:
+        text = f"{text[:_LONGEST_QUOTE]}…"
     return f"{column} is {text!r}" if text else f"{column} is empty"
 
 

@@ -43,6 +43,7 @@ FAULT_WORDS = {
     "near-duplicate-in-two-splits": "Near-duplicate images in two splits",
     "nearly-empty-image": "Nearly empty images",
     "patient-in-two-splits": "Patients in two splits",
+    "patient-with-two-sexes": "Patients with two sexes",
     "region-outside": "Regions outside the image",
     "region-too-small": "Regions that are too small",
     "saturated-image": "Overexposed images",

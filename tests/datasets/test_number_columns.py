@@ -54,3 +54,8 @@ def test_thousands_marks_are_read_where_other_cells_say_what_they_are(
     np.testing.assert_array_equal(column.numbers, numbers)
     if texts[-1] == "900":
         assert column.form == "without thousands marks"
+
+
+def test_a_cell_of_a_million_digits_costs_no_time() -> None:
+    texts = ["9" * 1_000_000 + "x", "1" + " " * 1_000_000 + "2", "9,5", "9" * 1_000_000]
+    assert np.isnan(read_numbers(texts, has_thousands=True).numbers).tolist() == [1, 1, 0, 1]

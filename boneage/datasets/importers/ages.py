@@ -41,6 +41,7 @@ _WORDS = {  # months in a unit, by the words for it
     )
     for word in words.split()
 }
+_LONGEST = 60  # letters of an age
 _PAIRS = re.compile(
     r"(?P<n>[0-9]{1,3})\s*(?P<word>[^\W\d_]+)\.?"
     r"(?:\s*(?:,|&|and|und|et|e|y)?\s*(?P<m>[0-9]{1,2})\s*(?P<then>[^\W\d_]+)\.?)?"
@@ -126,8 +127,9 @@ def is_years_and_months(text: str) -> bool:
 
 
 def _read_years_and_months(texts: Sequence[str]) -> NumberColumn:
-    texts = [_plain(text) for text in texts]
-    dotted = sum(_DOTTED.fullmatch(text) is not None for text in texts)
+    texts = [_plain(text) if len(text) <= _LONGEST else "" for text in texts]
+    found = [_DOTTED.fullmatch(text) for text in texts]
+    dotted = sum(match is not None and int(match["m"]) < 12 for match in found)
     is_dotted = 2 * dotted > sum(map(bool, texts))  # else 10.10 may be a number that lost its zero
     months = np.array([_years_and_months(text, is_dotted) for text in texts], np.float64)
     form = f"years and months such as 10.06, like {dotted:,} other cells" if is_dotted else ""

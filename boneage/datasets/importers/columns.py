@@ -17,7 +17,10 @@ from boneage.datasets.validation import describe_cell
 from boneage.errors import InputError
 
 # 1 means male only in a column called "male": in a column "sex" it may be a girl.
-_MALE_FLAGS = {"true": "M", "1": "M", "false": "F", "0": "F"}
+_MALE_FLAGS = {
+    **dict.fromkeys(("true", "1", "wahr", "vrai", "verdadero", "verdadeiro", "vero"), "M"),
+    **dict.fromkeys(("false", "0", "falsch", "faux", "falso"), "F"),
+}  # spreadsheets save them in the language of their user
 
 _FEW = 5
 
