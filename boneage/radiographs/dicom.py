@@ -333,11 +333,13 @@ def _stored_values(
                     "Install it: pip install 'boneage[dicom]'",
                 )
             )
-    if form.syntax in _JPEG and bits > 8:
-        raise RefusedPixelsError(f"JPEG of {bits} bits is not supported")
-    if form.syntax in _JPEG | _JPEG_LOSSLESS:
-        _check_jpeg(frame, form, bits)
-    if form.syntax in _JPEG_LOSSLESS:  # else GDCM clears bits that the check below needs
+    if form.syntax in _JPEG:
+        if bits > 8:
+            raise RefusedPixelsError(f"JPEG of {bits} bits is not supported")
+        return decode_jpeg(frame)[:, :, 0], form.with_stored(form.stored)
+    if form.syntax in _JPEG_LOSSLESS:
+        _check_lossless_jpeg(frame, form, bits)
+        # Else GDCM would clear bits that must not be used.
         dataset.BitsStored, dataset.HighBit = bits, bits - 1
     with _refusing_what_is_printed() if plugin == "gdcm" else nullcontext():
         pixels = _through_pydicom(dataset, form, plugin, masked=False)
@@ -417,10 +419,10 @@ def _check_frame(frame: bytes, form: PixelFormat) -> int:
             f"the compressed pixels are {columns} x {rows}, "
             f"and the header says {form.columns} x {form.rows}"
         )
-    if samples != form.samples or not 1 <= bits <= form.allocated:
+    if samples != form.samples or not form.stored <= bits <= form.allocated:
         raise RefusedPixelsError(
             f"the compressed pixels have {samples} samples of {bits} bits, "
-            f"and the header says {form.samples} of {form.allocated}"
+            f"and the header says {form.samples} of {form.stored}"
         )
     if form.is_shifted and bits != form.stored:
         raise RefusedPixelsError(form.shift)
@@ -471,17 +473,15 @@ def _check_tiles(frame: bytes, start: int) -> None:
         raise RefusedPixelsError(f"the compressed pixels have {len(tiles)} of {expected} tiles")
 
 
-def _check_jpeg(frame: bytes, form: PixelFormat, bits: int) -> None:
-    """Have libjpeg-turbo decode a JPEG frame in strict mode: its warnings are errors.
+def _check_lossless_jpeg(frame: bytes, form: PixelFormat, bits: int) -> None:
+    """Have libjpeg-turbo read a frame in strict mode: its warnings are errors.
 
-    Pillow passes no warning on, and GDCM aborts the process on some damaged headers. libjpeg-turbo
-    decodes 8 bits, but reads the headers of all.
+    GDCM aborts the process on some damaged headers. libjpeg-turbo decodes 8 bits, but reads the
+    headers of all.
     """
     try:
         simplejpeg.decode_jpeg_header(frame)
-        if form.syntax in _JPEG:
-            decode_jpeg(frame)
-        elif bits <= 8:
+        if bits <= 8:
             simplejpeg.decode_jpeg(frame, colorspace="GRAY" if form.samples == 1 else "RGB")
     except ValueError:
         raise RefusedPixelsError("the compressed pixels are truncated or damaged") from None

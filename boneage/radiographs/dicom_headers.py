@@ -171,6 +171,8 @@ def _code(text: str, known: re.Pattern[str]) -> str:
 
 def _date(text: str) -> date | None:
     digits = text.replace(".", "").replace("-", "")[:8]  # the old standard wrote 2004.08.26
+    if not re.fullmatch("[0-9]{8}", digits):
+        return None  # strptime would guess where the month of 2004111 ends
     try:
         return datetime.strptime(digits, "%Y%m%d").date()
     except ValueError:

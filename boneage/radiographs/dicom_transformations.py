@@ -93,6 +93,8 @@ def grey_of_colour(pixels: npt.NDArray[Any], form: PixelFormat, *, is_rle: bool)
     """Weigh red, green and blue as the eye does. A window does not apply to colour."""
     from pydicom.pixels.processing import convert_color_space
 
+    if pixels.ndim == 2:
+        return np.asarray(pixels, np.uint8)  # libjpeg-turbo weighs colours in the same way
     if is_rle and form.photometric == "YBR_FULL":
         pixels = convert_color_space(pixels, "YBR_FULL", "RGB")
     grey = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_RGB2GRAY)

@@ -11,7 +11,7 @@ import simplejpeg
 from boneage.radiographs.file_limits import RefusedPixelsError
 
 _MAX_SEGMENTS = 500  # before the pixels; a colour profile has 255 at most
-_MAX_SCANS = 50  # each scan of a progressive JPEG runs over the whole image; encoders write ten
+_MAX_SCANS = 25  # each scan of a progressive JPEG runs over the whole image; encoders write ten
 _SEGMENT = re.compile(rb"\xff{1,16}([\xc0-\xcf\xda-\xfe])(..)", re.DOTALL)
 _SCAN = b"\xff\xda"
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)  # between the markers of frames, 0xC0 to 0xCF
