@@ -140,3 +140,56 @@ def test_without_a_clone_the_message_says_where_the_recipes_are(tmp_path, monkey
     )
     with pytest.raises(InputError, match="in the folder experiments of a clone"):
         find_recipe("rsna-best")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("training.learning_rate=inf", "training.minimum_learning_rate=nan"),
+        *("training.spread_months=inf", "training.workers=100000", "training.epochs=1e12"),
+        *("training.batch_size=1000000", "training.warmup_epochs=1e308", "seed=4294967296"),
+        *("model.age_centre_months=nan", "model.age_scale_months=inf", "phantom.count=1e12"),
+        *("model.dense_units=[1000000000]", "model.gender_units=10000000000"),
+        *("augmentation.scale=[1, inf]", "augmentation.rotate_degrees=nan", "framing.size=1e9"),
+        *("framing.contrast_percentiles=[nan, 99]", "name=../x", "name=/x", 'name="a\\u0000b"'),
+        *("name=..", "name=''", "model.backbone=" + "x" * 5000, "training.epochs=" + "9" * 5000),
+        *("training.epochs=" + "[" * 5000, "training.epochs=0x" + "f" * 5000),
+        *("a" + ".a" * 100_000 + "=1", "x" * 100_000, "=", ".=1", "training.epochs=1\nseed=2"),
+    ],
+    ids=lambda setting: setting[:30],
+)  # fmt: skip
+def test_a_value_without_bounds_is_refused_at_once_and_in_few_words(tmp_path, setting):
+    path = written(tmp_path, 'name = "x"')
+    with pytest.raises(InputError) as refused:
+        read_recipe(path, [setting])
+    assert len(str(refused.value)) < 800
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a" + ".a" * 16_000 + " = 1", "[" + "a." * 400 + "a]", "x = " + "[" * 900 + "]" * 900),
+        *("seed = " + "9" * 5000, "seed = 0x" + "f" * 9000, "x = " + "{a=" * 500 + "1" + "}" * 500),
+        "# " + "x" * 40_000,
+    ],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_a_recipe_that_is_slow_or_deep_is_refused(tmp_path, text):
+    with pytest.raises(InputError) as refused:
+        read_recipe(written(tmp_path, f'name = "x"\n{text}\n'))
+    assert len(str(refused.value)) < 800
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"name": ' + "[" * 900 + "]" * 900 + "}"])
+def test_a_json_recipe_that_is_no_section_of_keys_is_refused(tmp_path, text):
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(InputError):
+        read_recipe(path, ["training.epochs=3"], seed=1)
+
+
+def test_a_warmup_is_no_longer_than_the_training(tmp_path):
+    schedule = '[training]\nschedule = "cosine"\nepochs = 3\nwarmup_epochs = '
+    assert read_recipe(written(tmp_path, f'name = "x"\n{schedule}3')).training.warmup_epochs == 3
+    with pytest.raises(InputError, match="warmup_epochs 3.5 exceeds epochs 3"):
+        read_recipe(written(tmp_path, f'name = "x"\n{schedule}3.5'))

@@ -45,8 +45,10 @@ data_app.add_typer(download_app, name="download")
 @data_app.command("phantom")
 def data_phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
-    count: Annotated[int, typer.Option(min=10, help="Number of radiographs.")] = 1500,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawings.")] = 0,
+    count: Annotated[
+        int, typer.Option(min=10, max=1_000_000, help="Number of radiographs.")
+    ] = 1500,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the drawings.")] = 0,
     size: Annotated[
         int, typer.Option(min=64, max=2048, help="Side of the radiographs, pixels.")
     ] = 256,
@@ -162,7 +164,9 @@ def data_contact_sheet(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the sheets. Default: NAME.contact-sheet.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Number of images, 20 on a sheet.")] = 60,
+    count: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Number of images, 20 on a sheet.")
+    ] = 60,
     size: SizeOption = None,
     recipe: RecipeOption = None,
 ) -> None:

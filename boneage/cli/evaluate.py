@@ -19,7 +19,9 @@ from boneage.cli.output import (
     refuse,
     renamed_option,
 )
+from boneage.errors import InputError
 
+_LARGEST_MEGABYTES = 100_000
 STORAGES = ("float16", "float32")
 UNKNOWN_OVERLAP = (
     "note: the model's training images are unknown. If some of them are in this split, its error "
@@ -64,7 +66,11 @@ def evaluate(
         refuse(
             "boneage evaluate", "it scores either RUN or --predictions FILE", "Name one of them."
         )
-    from boneage.evaluation.scoring import evaluate_predictions, evaluate_run
+    from boneage.evaluation.scoring import (
+        evaluate_predictions,
+        evaluate_run,
+        impossible_answers,
+    )
 
     if predictions is not None:
         metrics = evaluate_predictions(predictions)
@@ -88,6 +94,8 @@ def evaluate(
         print_json(metrics)
     else:
         typer.echo(metrics_table(metrics))
+    if run is not None and (fault := impossible_answers(opened, metrics)) is not None:
+        raise InputError(fault)  # the results are written and shown all the same
 
 
 def _independence_notes(metrics: dict[str, Any]) -> list[str]:
@@ -138,6 +146,9 @@ def release(
     """
     if storage not in STORAGES:
         refuse(f"--storage {storage}", f"it is neither {' nor '.join(STORAGES)}", "See --help.")
+    if not 0 <= max_megabytes <= _LARGEST_MEGABYTES:  # not NaN either, which `max` lets pass
+        fix = f"Use a number from 0 to {_LARGEST_MEGABYTES:,}."
+        refuse(f"--max-megabytes {max_megabytes}", "it is no size of a file", fix)
     from boneage.evaluation.release import release as make_release
     from boneage.prediction.shipped import RELEASE_NAME, open_run
     from boneage.runtime.files import read_json

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # The same option has the same name, help and meaning in every verb.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Manifest to write.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the split.")]
 ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest, CSV.")]
 RECIPE_HELP = "Recipe: a TOML file, or a name in experiments/."
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
@@ -33,7 +33,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Recipe value to replace; may be repeated."),
 ]
 RecipeSeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed of the training. Default: the recipe's.")
+    int | None,
+    typer.Option(
+        "--seed", min=0, max=2**32 - 1, help="Seed of the training. Default: the recipe's."
+    ),
 ]
 ViewsOption = Annotated[
     int | None,

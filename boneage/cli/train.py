@@ -226,7 +226,7 @@ def _train_and_evaluate(
 ) -> None:
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
-    from boneage.evaluation.scoring import evaluate_run
+    from boneage.evaluation.scoring import evaluate_run, impossible_answers
     from boneage.models.backbones import backbone_notes
     from boneage.runtime.provenance import lacks_bfloat16
     from boneage.training.distributed import accelerator
@@ -253,6 +253,8 @@ def _train_and_evaluate(
     for name in ("val", "test"):
         if (manifest.table["split"] == name).any():
             metrics = evaluate_run(run, split=name)
+            if (fault := impossible_answers(run, metrics)) is not None:
+                log(f"warning: {fault}")
     assert metrics is not None  # every manifest has a val split
     write_result(run)
     report = write_report(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import baseline_median_by_sex, score
 from boneage.evaluation.result import name_sources, prepare_results
 from boneage.pipeline.store import prepare
+from boneage.prediction.answers import MAX_AGE_MONTHS, answer_faults, possible_answers
 from boneage.prediction.engines import load_engine
 from boneage.prediction.predict import BATCH_SIZE, predict_batches
 from boneage.prediction.shipped import CARD_NAME, is_release
@@ -37,6 +39,7 @@ from boneage.run import MANIFEST_KEYS, Run
 from boneage.runtime.files import read_bytes, write_json, write_text
 from boneage.runtime.provenance import file_digest
 
+_SHOWN_FAULTS = 5
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")
 
 
@@ -150,6 +153,9 @@ def evaluate_run(
     }
     metrics = score_table(table, training)
     metrics |= {"split": split, "views": views, "manifest": tested_on}
+    possible = possible_answers(table["predicted_age_months"].to_numpy(np.float64))
+    if not possible.all():  # finite, so that the error is known and stays in the scores
+        metrics["impossible_answers"] = int(np.sum(~possible))
     metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     name = f"{split}-{manifest.path.stem}-{manifest.digest[:8]}" if is_external else split
     name += f"-{views}-views" if views != usual else ""
@@ -184,7 +190,34 @@ def predict_split(
         disable=not progress,
     )
     table = images.table[["image_id", "age_months", "sex"]].reset_index(drop=True)
-    return table.assign(predicted_age_months=np.concatenate(list(batches)))
+    months = np.concatenate(list(batches))
+    finite = np.isfinite(months)
+    if not finite.all():
+        ids = table["image_id"][~finite].tolist()
+        faults = answer_faults(ids[:_SHOWN_FAULTS], months[~finite][:_SHOWN_FAULTS])
+        if len(ids) > _SHOWN_FAULTS:
+            what = f"{len(ids):,} of {len(months):,} answers are no bone age"
+            faults.append(Fault(str(run.best_path), what, "The model is damaged or untrained."))
+        raise InputError(faults)
+    return table.assign(predicted_age_months=months)
+
+
+def impossible_answers(run: Run, metrics: Mapping[str, Any]) -> Fault | None:
+    """Return a fault if some scored answers are no bone age, else None.
+
+    Args:
+        run: The run that was scored.
+        metrics: The answer of `evaluate_run`.
+    """
+    count = metrics.get("impossible_answers", 0)
+    if not count:
+        return None
+    return Fault(
+        str(run.best_path),
+        f"{count:,} of {metrics['n']:,} answers are no bone age from 0 to {MAX_AGE_MONTHS:g} "
+        "months, and they are part of these scores",
+        f"See {metrics['predictions']['file']}. The model is damaged, untrained or another one.",
+    )
 
 
 def score_table(table: pd.DataFrame, training: pd.DataFrame | None) -> dict[str, Any]:

@@ -108,11 +108,12 @@ def load_weights(network: keras.Model, path: Path) -> None:
             # Keras only warns of layers that the file has no weights for, and leaves them random.
             warnings.simplefilter("error", UserWarning)
             network.load_weights(str(path))
-    except (OSError, ValueError, KeyError, UserWarning) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged file makes Keras raise anything
+        line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             Fault(
                 str(path),
-                f"the weights in this file don't fit {network.name}: {str(error).splitlines()[0]}",
+                f"the weights in this file don't fit {network.name}: {line:.200}",
                 "Set model.weights to a .h5 or .weights.h5 file of this backbone without a head, "
                 "or to 'none'.",
             )

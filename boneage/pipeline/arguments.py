@@ -21,6 +21,8 @@ from boneage.pipeline.augmentation_trial import try_steps
 from boneage.pipeline.batches import Batches, Floats
 from boneage.pipeline.sources import ImageSource, image_source, sample_image
 from boneage.recipe import Augmentation, Framing
+from boneage.runtime.machine import check_workers
+from boneage.runtime.schemas import shown
 
 if TYPE_CHECKING:
     import albumentations
@@ -112,10 +114,10 @@ def check_arguments(
     if sample_weight is not None and age_months is None:
         fix = "Pass age_months too, or leave sample_weight out."
         faults.append(Fault("sample_weight", "it weights the errors of age_months", fix))
-    _check_whole_number("seed", seed, 0, None, faults)
-    _check_whole_number("batch_size", batch_size, 1, None, faults)
-    _check_whole_number("workers", workers.workers, 1, MAX_WORKERS, faults)
-    _check_whole_number("max_queue_size", workers.max_queue_size, 1, None, faults)
+    _check_whole_number("seed", seed, 0, 2**64 - 1, faults)
+    _check_whole_number("batch_size", batch_size, 1, 65_536, faults)
+    _check_workers(workers.workers, faults)
+    _check_whole_number("max_queue_size", workers.max_queue_size, 1, 1000, faults)
     is_own = augment is not None and not isinstance(augmentation, Augmentation)
     if is_own and source is not None and not faults:
         faults.extend(try_steps(augmentation, sample_image(source)))
@@ -222,9 +224,19 @@ def _check_values(
 
 
 def _check_whole_number(
-    name: str, value: Any, least: int, most: int | None, faults: list[Fault]
+    name: str, value: Any, least: int, most: int, faults: list[Fault]
 ) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        limits = f"{least} or more" if most is None else f"{least} to {most}"
-        faults.append(Fault(name, f"it is {value!r}", f"Pass a whole number, {limits}."))
+    if not whole or not least <= value <= most:
+        fix = f"Pass a whole number, {least} to {most:,}."
+        faults.append(Fault(name, f"it is {shown(value)}", fix))
+
+
+def _check_workers(workers: Any, faults: list[Fault]) -> None:
+    before = len(faults)
+    _check_whole_number("workers", workers, 1, MAX_WORKERS, faults)
+    if len(faults) == before:
+        try:
+            check_workers(int(workers), "workers")
+        except InputError as error:
+            faults += error.faults

@@ -38,6 +38,7 @@ from boneage.pipeline.store_builder import FRAME_COLUMNS, build, clear, link, lo
 from boneage.radiographs.framing import framing_key
 from boneage.recipe import Framing
 from boneage.runtime.files import LARGEST_FILE, open_regular, read_bytes, read_json
+from boneage.runtime.machine import check_workers
 from boneage.runtime.schemas import FileSchema, Text, check_values, shown
 
 VERSION = 4
@@ -268,6 +269,8 @@ def prepare(
                 "Add at least one image.",
             )
         )
+    if workers is not None:
+        check_workers(workers, "workers")
     paths = manifest.image_paths()
     plan = _plan(manifest, framing, paths)
     if folder is None:

@@ -12,6 +12,7 @@ from boneage.models.backbones import find_backbone, require_backbone
 from boneage.models.pretrained import find_weights
 from boneage.recipe import Recipe, Training
 from boneage.run import Run
+from boneage.runtime.machine import check_workers
 from boneage.training.resume import check_same
 
 # Keys of [model] that may differ, because they do not change the meaning of the weights.
@@ -57,21 +58,23 @@ def check_recipe(recipe: Recipe, *, needs_weights: bool = True) -> None:
 
     Raises:
         InputError: The backbone is unknown or takes no images of this size, the weights file is
-            missing, or TensorBoard is not installed.
+            missing, there are too many workers, or TensorBoard is not installed.
     """
-    check_tensorboard(recipe.training)
+    check_settings(recipe.training)
     model = recipe.model
     find_backbone(model.backbone, recipe.framing.size)
     if needs_weights:
         find_weights(model.backbone, model.weights, model.weights_sha256)
 
 
-def check_tensorboard(settings: Training) -> None:
-    """Refuse TensorBoard logs if TensorBoard is not installed.
+def check_settings(settings: Training) -> None:
+    """Refuse more workers than this machine can use, and TensorBoard if it is not installed.
 
     Raises:
-        InputError: It is not installed.
+        InputError: There are too many workers, or TensorBoard is not installed.
     """
+    if settings.workers is not None:
+        check_workers(settings.workers, "training.workers")
     if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
             Fault(

@@ -22,14 +22,17 @@ from boneage.pipeline.store import Store, prepare
 from boneage.recipe import Recipe, Training
 from boneage.run import TRAINED, Run
 from boneage.runtime.files import write_json
+from boneage.runtime.machine import check_memory
 from boneage.runtime.provenance import command_line, provenance, usable_cores
 from boneage.training.distributed import DeviceGroup, accelerator, joined
 from boneage.training.fine_tuning import load_initial_weights
 from boneage.training.hosts import Hosts
-from boneage.training.input_checks import check_out, check_tensorboard
+from boneage.training.input_checks import check_out, check_settings
 from boneage.training.resume import check_same, check_same_init, first_init, resumed_run_info
 from boneage.training.session import Parts, TrainingSession
 from boneage.training.stop_signals import Stop
+
+_BYTES_TRAINED = 16  # of a parameter: its value, its gradient and two moments of Adam
 
 
 def train(
@@ -71,7 +74,7 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed. `run.json` is written first.
         Terminated: `stop` received SIGTERM. `run.json` is written first.
     """
-    check_tensorboard(recipe.training)
+    check_settings(recipe.training)
     run = Run(out)
     previous = check_same(run, recipe, manifest) if resume else None
     if previous is not None and previous["stopped"] in TRAINED:
@@ -88,6 +91,8 @@ def train(
         elif group.writes:
             check_out(out)
         network = _build_network(recipe, has_weights=init is not None or is_restored)
+        if accelerator() is None:
+            _check_memory(network)
         started = time.perf_counter()
         initial = None if init is None else load_initial_weights(network, init, recipe, manifest)
         if initial is not None and previous is not None:
@@ -121,6 +126,12 @@ def _build_network(recipe: Recipe, *, has_weights: bool) -> keras.Model:
         settings["weights"] = "none"
     precision = recipe.training.precision
     return build_model(image_size=recipe.framing.size, precision=precision, **settings)
+
+
+def _check_memory(network: keras.Model) -> None:
+    count = network.count_params()
+    what = f"training {count:,} parameters"
+    check_memory(_BYTES_TRAINED * count, "model", what, "Set model.dense_units lower.")
 
 
 def _make_parts(

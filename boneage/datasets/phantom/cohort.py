@@ -30,6 +30,7 @@ from boneage.datasets.phantom.tissue import View, draw_bones, draw_flesh
 from boneage.datasets.splits import assign_splits
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import read_json, write_bytes, write_json
+from boneage.runtime.machine import check_disk, check_workers
 from boneage.runtime.threads import threads
 
 DRAWING_VERSION = 2
@@ -37,6 +38,7 @@ DRAWING_VERSION = 2
 
 SMALLEST_SIZE = 64
 
+MAX_COUNT = 1_000_000
 _PURPOSE = 0x504E544D  # keeps these streams apart from others of the same seed
 _DESCRIPTION = "phantom.json"
 _STALE_SECONDS = 600.0
@@ -140,6 +142,11 @@ def make_phantom_cohort(
     """
     out = Path(out)
     _check_numbers(count, seed, size)
+    if workers is not None:
+        check_workers(workers, "workers")
+    if not out.exists():
+        fix = "Draw fewer or smaller images, or name a folder on another disk."
+        check_disk(out, count * size * size // 2, fix)
     with _readable_faults(out):
         _claim(out, {"drawing": DRAWING_VERSION, "count": count, "seed": seed, "size": size})
         images = out / "images"
@@ -220,13 +227,17 @@ def _file_name(index: int) -> str:
 
 def _check_numbers(count: int, seed: int, size: int) -> None:
     faults = [
-        Fault(f"--{name}", f"the {name} of a phantom cohort is {value}", f"Use {least} or more.")
-        for name, value, least in (
-            ("count", count, 10),
-            ("seed", seed, 0),
-            ("size", size, SMALLEST_SIZE),
+        Fault(
+            f"--{name}",
+            f"the {name} of a phantom cohort is {value}",
+            f"Use {least} or more." if value < least else f"Use {largest} or less.",
         )
-        if value < least
+        for name, value, least, largest in (
+            ("count", count, 10, MAX_COUNT),
+            ("seed", seed, 0, 2**32 - 1),
+            ("size", size, SMALLEST_SIZE, 2048),
+        )
+        if not least <= value <= largest
     ]
     if faults:
         raise InputError(faults)

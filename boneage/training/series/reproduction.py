@@ -17,7 +17,7 @@ from boneage.evaluation.published import SPLIT_NAMES, as_markdown, compare
 from boneage.evaluation.records import read_metrics
 from boneage.evaluation.report import write_report
 from boneage.evaluation.result import file_name, name_sources, without_folders, write_result
-from boneage.evaluation.scoring import evaluate_run
+from boneage.evaluation.scoring import evaluate_run, impossible_answers
 from boneage.recipe import Recipe, changed_settings, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import temporary_folder, write_json, write_text
@@ -213,7 +213,10 @@ def _evaluate(run: Run, split: str, log: Log) -> dict[str, Any]:
     if path.exists() and path.stat().st_mtime_ns > run.best_path.stat().st_mtime_ns:
         return read_metrics(path)
     log(f"evaluating {SPLIT_NAMES[split]}")
-    return evaluate_run(run, split=split, progress=False)
+    metrics = evaluate_run(run, split=split, progress=False)
+    if (fault := impossible_answers(run, metrics)) is not None:
+        log(f"warning: {fault}")
+    return metrics
 
 
 def _write(document: dict[str, Any], run: Run) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,8 @@ from boneage.training.series.planned_runs import (
 RESULT = "sweep.json"
 TABLE = "sweep.csv"
 SELECTED_BY = "validation MAE; the test MAE is only reported"
-_LONGEST_NAME = 100
+_LONGEST_NAME = 80  # a name of a folder has at most 100 characters, with the seed
+_MOST_RUNS = 1000
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ def read_grid(
         if key in keys:
             faults.append(Fault(f"--grid {text}", f"{key} is given twice", "Give each key once."))
         keys.append(key)
+    count = math.prod(len(axis) for axis in axes.values()) * max(1, len(numbers))
+    if count > _MOST_RUNS:
+        what = f"it asks for {count:,} trainings"
+        raise InputError([*faults, Fault("--grid", what, f"Ask for at most {_MOST_RUNS:,}.")])
     settings = []
     for chosen in itertools.product(*axes.values()):
         try:
@@ -150,7 +156,7 @@ def name_settings(settings: Sequence[Setting]) -> list[str]:
         keys = last if len(set(last)) == len(last) else list(setting.resolved)
         values = [json.dumps(value) for value in setting.resolved.values()]
         text = "-".join(f"{key}-{value}" for key, value in zip(keys, values, strict=True))
-        names.append(re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.").replace("--", "-"))
+        names.append(re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.").replace("--", "-"))
     if len(set(names)) < len(names) or max(map(len, names)) > _LONGEST_NAME:
         return [f"setting-{number}" for number in range(1, len(names) + 1)]
     return names
