@@ -223,9 +223,7 @@ def _check_values(
         faults.append(Fault(name, f"{what} at {wrong[0]}", fix))
 
 
-def _check_whole_number(
-    name: str, value: Any, least: int, most: int, faults: list[Fault]
-) -> None:
+def _check_whole_number(name: str, value: Any, least: int, most: int, faults: list[Fault]) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or not least <= value <= most:
         fix = f"Pass a whole number, {least} to {most:,}."
