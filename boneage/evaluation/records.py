@@ -70,9 +70,11 @@ class Baseline(FileSchema):
 
 
 class TestedOn(FileSchema):
-    """The key `manifest` of the metrics."""
+    """The key `manifest` of the metrics. Early versions wrote the path, later ones the file."""
 
     path: Text = ""
+    file: Text = ""
+    source: Text = ""
     digest: Text = ""
     external: bool = False
     overlap: dict[Text, Count] | None = None
@@ -93,6 +95,7 @@ class Metrics(Scores):
     manifest: TestedOn | None = None
     predictions: Scored | None = None
     split: Text = ""
+    evaluated: Text = ""
     views: int = Field(default=1, ge=1, le=1000)
 
     @model_validator(mode="after")
