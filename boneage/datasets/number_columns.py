@@ -18,6 +18,7 @@ _GROUPED = re.compile(
     r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?|[+-]?[0-9]{1,3}([ '’\u00a0\u202f][0-9]{3})+"
 )
 _AMBIGUOUS = re.compile(r"[+-]?[0-9]{1,3}[.,][0-9]{3}")  # 3,652 is 3652 or 3.652
+_FEWEST = 3  # cells such as 1,250 that show together that no thousands are meant
 _LONGEST = 100  # letters of a number
 _SWAP = str.maketrans(".,", ",.")
 
@@ -49,12 +50,14 @@ def read_numbers(texts: Sequence[str], *, has_thousands: bool = False) -> Number
     commas = points = unclear = 0
     for text in texts:
         if _AMBIGUOUS.fullmatch(text) and (has_thousands or "," in text):
-            unclear += has_thousands
+            unclear += 1
         elif "," in text or "." in text:
             points += math.isfinite(_number(text, has_thousands))
             commas += math.isfinite(_number(text.translate(_SWAP), has_thousands))
+    if not has_thousands and unclear >= _FEWEST:  # 10,125 years again and again
+        commas += unclear
     has_commas = commas > points
-    if unclear and not commas and not points:
+    if has_thousands and unclear and not commas and not points:
         texts = ["" if _AMBIGUOUS.fullmatch(text) else text for text in texts]
         form = "without thousands marks"
     elif has_commas:

@@ -35,6 +35,7 @@ def test_whole_numbers_belong_to_every_form() -> None:
     assert read_numbers(["9", "10"]).form == ""
     assert np.isnan(read_numbers(["9", "1,250"]).numbers[1])  # 1.25 or 1250
     assert read_numbers(["9,5", "1,250"]).numbers.tolist() == [9.5, 1.25]
+    assert read_numbers(["9,125", "1,250", "8,375"]).numbers.tolist() == [9.125, 1.25, 8.375]
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,14 @@ _WORDS = {  # months in a unit, by the words for it
     word: months
     for months, words in (
         (12, "y yr yrs year years yo j jahr jahre jahren jaar a an ans año años ano anos anni"),
-        (12, "anno år лет год года 年 岁 歲 歳 才 세"),
+        (12, "anno år lat lata rok yaş лет год года سنة سنوات 年 岁 歲 歳 才 세"),
         (1, "m mo mos mon mth mths month months monat monate monaten maand maanden mois mes"),
+        (1, "mies mån mnd ay شهر أشهر"),
         (1, "meses mês mesi mese мес месяц месяца месяцев 月 个月 個月 ヶ月 か月 カ月 개월"),
     )
     for word in words.split()
 }
+_MOSTLY = 0.9  # of the cells: one wrong cell in ten hides no column
 _LONGEST = 60  # letters of an age
 _PAIRS = re.compile(
     r"(?P<n>[0-9]{1,3})\s*(?P<word>[^\W\d_]+)\.?"
@@ -53,7 +55,8 @@ _FRACTION = re.compile(r"(?P<y>[0-9]{1,2})[\s-]+(?P<n>[0-9]{1,2})/(?P<d>12|6|4|3
 _MONTH = r"(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-z]*"
 _DATE = re.compile(
     rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}.*|[0-9]{{2}}:[0-9]{{2}}:.*|{_MONTH}[. -]+[0-9]+"
-    rf"|[0-9]+[. -]+{_MONTH}\.?|[0-9]{{1,2}}([./])[0-9]{{1,2}}\1[0-9]{{2,4}}",
+    rf"|[0-9]+[. -]+{_MONTH}\.?|[0-9]{{1,2}}\.[0-9]{{1,2}}\."
+    rf"|[0-9]{{1,2}}([./])[0-9]{{1,2}}\1[0-9]{{2,4}}",
     re.IGNORECASE,
 )
 _EXAMPLE = {
@@ -143,7 +146,7 @@ def _plain(text: str) -> str:
         text = "".join(str(unicodedata.decimal(c, c)) for c in text)
         text = re.sub(r"[\u2010-\u2015\u2212\uff0d]", "-", text)
         text = text.translate({0xFF0E: ".", 0xFF0C: ",", 0xFF1B: ";", 0xFF0F: "/"})
-    return text.casefold()
+    return text.casefold().replace("(s)", "s")
 
 
 def _years_and_months(text: str, is_dotted: bool) -> float:
@@ -198,15 +201,21 @@ def _noun(unit: str) -> str:
 def _question_years(cells: Cells, column: str, option: str, texts: Sequence[str]) -> list[Finding]:
     """Return a fault if a column of years probably holds years and months, such as 10.11."""
     decimals = [re.split("[.,]", text)[1] for text in texts if _DECIMAL.fullmatch(text)]
-    large = [row for row, text in enumerate(texts) if _DOTTED.fullmatch(text) and text[-2:] != "00"]
+    decimals = [digits for digits in decimals if digits.strip("0")]
+    small = [digits for digits in decimals if len(digits) <= 2 and int(digits) <= 11]
+    large = [
+        row
+        for row, text in enumerate(texts)
+        if _DOTTED.fullmatch(text) and 0 < int(text[-2:]) <= 11
+    ]
     is_bare = all(int(texts[row][-2:]) > 9 for row in large)  # 10.6 and 10.11, but never 10.06
     enough = YEARS_MONTHS_CELLS - is_bare  # only 2 of 99 hundredths are .10 and .11
-    if len(large) < enough or any(len(d) > 2 or int(d) > 11 for d in decimals):
+    if len(large) < enough or len(small) < _MOSTLY * len(decimals):
         return []
     example = cells.table[column][max(large, key=lambda row: texts[row][-2:])]
     what = (
-        f"the decimals of {column} never pass .11, as those of {example}: these may be years and "
-        "months"
+        f"{len(small):,} of {len(decimals):,} decimals of {column} are at most .11, as in "
+        f"{example}: these may be years and months"
     )
     fix = (
         f"If {example} means months after the point, pass {option} years-months. If it is a "

@@ -67,6 +67,7 @@ def test_the_odd_cell_of_a_column_is_the_only_fault_and_names_the_form(odd: str)
         ("6 Jahre 1 Monat", 73),
         ("6 ans et 1 mois", 73),
         ("6 лет 1 месяц", 73),
+        ("6 year(s) 1 month(s)", 73),
         ("\u0666y\u0661m", 73),  # Arabic digits
     ],
 )
@@ -119,15 +120,18 @@ def test_months_after_the_point_need_two_digits() -> None:
 
 @pytest.mark.parametrize("mark", [".", ","])
 def test_years_that_never_pass_11_hundredths_are_a_question(mark: str) -> None:
-    texts = [text.replace(".", mark) for text in ("3.05", "4.11", "6.10", "8.00", "9", "7.5")]
+    texts = [
+        text.replace(".", mark) for text in ("3.05", "4.11", "6.10", "8.00", "9", "7.5", "7.07")
+    ]
     (fault,) = said(ages(texts, "years"))
-    assert f"never pass .11, as those of 4{mark}11" in fault
+    assert f"5 of 5 decimals of age are at most .11, as in 4{mark}11" in fault
     assert "pass --age-unit years-months" in fault
     found = ages(texts, "decimal-years")
     assert said(found) == []
     assert found.months[1] == pytest.approx(12 * 4.11)
-    # One cell above .11 is the answer, and so are too few cells, or whole years alone.
+    # Two cells above .11 are the answer, and so are too few cells, or whole years alone.
     assert said(ages([*texts, f"8{mark}12"], "years")) == []
+    assert len(said(ages([*texts, *texts, f"8{mark}12"], "years"))) == 1
     assert said(ages(texts[: YEARS_MONTHS_CELLS - 1], "years")) == []
     assert len(said(ages([f"8{mark}6", f"9{mark}10", f"9{mark}11", f"7{mark}0"], "years"))) == 1
     assert said(ages([f"{year}{mark}00" for year in range(3, 15)], "years")) == []
@@ -135,7 +139,7 @@ def test_years_that_never_pass_11_hundredths_are_a_question(mark: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["2024-10-11", "Okt 11", "11-Oct", "Oct-11", "11.10.2024", "10:06:00"]
+    "text", ["2024-10-11", "Okt 11", "11-Oct", "Oct-11", "11.10.2024", "11.10.", "10:06:00"]
 )
 def test_an_age_that_became_a_date_is_named_as_one(text: str) -> None:
     (fault,) = said(ages(["10.5", "9", text], "years"))
