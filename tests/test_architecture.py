@@ -224,7 +224,7 @@ FAULTS = (  # arguments, and a part of the message
     ("train rsna-best --data blank.png", "blank.png"),
     ("train phantom --out full", "full: the folder is not empty"),
     ("train phantom --out full/x/y", "full/x/y"),
-    ("train phantom --out blank.png/run", "is a file"),
+    ("train phantom --out blank.png/run", "no file can be written to this folder"),
     ("train phantom --set training.epoch=3", "Did you mean 'epochs'?"),
     ("train phantom --set model.backbone=resnet", "'resnet' is not known"),
     ("train phantom --set model.weights=absent.h5", "this file does not exist"),
@@ -239,6 +239,8 @@ FAULTS = (  # arguments, and a part of the message
     ("evaluate rsna-best", "--data MANIFEST"),
     ("evaluate rsna-best --data absent.csv", "absent.csv: there is no such file"),
     ("evaluate --predictions absent.csv", "absent.csv: there is no such file"),
+    ("evaluate rsna-best --data manifest.csv --views 3", "Choose one of 1, 2, 6"),
+    ("evaluate rsna-best --data manifest.csv --split all", "unknown split 'all'"),
     ("report full", "full"),
     ("release full --out x", "this is not a finished run"),
     ("release rsna-best --out full", "full: it exists already"),
@@ -250,6 +252,9 @@ FAULTS = (  # arguments, and a part of the message
     ("cross-validate phantom --data absent.csv --out x --set model.backbone=y", "'y' is not known"),
     ("sweep phantom --data absent.csv --out x", "absent.csv"),
     ("sweep phantom --data x --out x --grid model.backbone=y,z", "'y' is not known"),
+    ("data card absent.csv --out blank.png/card.html", "no file can be written to this folder"),
+    ("data import rsna absent --out blank.png/m.csv", "no file can be written to this folder"),
+    ("data contact-sheet manifest.csv --out blank.png/x", "no file can be written to this folder"),
     ("data prepare absent.csv --recipe rsna-bst", "Did you mean 'rsna-best'?"),
 )
 
@@ -272,6 +277,8 @@ print(json.dumps(found))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     cv2.imwrite(str(tmp_path / "blank.png"), np.zeros((64, 64), np.uint8))
+    rows = "image_id,image,age_months,sex,split\na,blank.png,30,F,test\nb,blank.png,99,M,test\n"
+    (tmp_path / "manifest.csv").write_text(rows)
     command = [sys.executable, "-c", script, *(line for line, _ in FAULTS)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_HOME": str(tmp_path)}
     done = subprocess.run(
@@ -282,7 +289,7 @@ print(json.dumps(found))
         assert message in text, line
         assert "Traceback" not in text, line
         assert not loaded, line
-    assert {path.name for path in tmp_path.iterdir()} == {"full", "blank.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "blank.png", "manifest.csv"}
 
 
 def test_scoring_predictions_and_reporting_import_no_keras(tmp_path: Path) -> None:

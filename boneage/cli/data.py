@@ -175,13 +175,14 @@ def data_contact_sheet(
     The most unusual images come first.
     """
     from boneage.datasets.manifest import read_manifest
-    from boneage.pipeline.contact_sheet import check_folder, write_contact_sheet
+    from boneage.pipeline.contact_sheet import write_contact_sheet
     from boneage.pipeline.store import prepare
+    from boneage.runtime.files import check_folder_writable
 
     framing = _framing(size, recipe)
     cohort = read_manifest(manifest)
     folder = out or manifest.with_suffix(".contact-sheet")
-    check_folder(folder)  # before an hour of preparing
+    check_folder_writable(folder)  # before an hour of preparing
     for sheet in write_contact_sheet(cohort, prepare(cohort, framing), folder, count=count):
         echo(str(sheet))
 

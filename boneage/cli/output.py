@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 # The same option has the same name, help and meaning in every verb.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-OutOption = Annotated[Path, typer.Option("--out", help="Manifest to write.")]
+OutOption = Annotated[
+    Path,
+    typer.Option("--out", help="Manifest to write.", callback=lambda out: check_parent(out)),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the split.")]
 ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest, CSV.")]
 RECIPE_HELP = "Recipe: a TOML file, or a name in experiments/."
@@ -87,6 +90,14 @@ def renamed_option(old: str, new: str) -> Any:
             refuse(old, f"this option is now called {new}", f"Use {new}.")
 
     return typer.Option(old, hidden=True, callback=refuse_old)
+
+
+def check_parent(out: Path) -> Path:
+    """Return the path of a file to write, if its folder can be written to."""
+    from boneage.runtime.files import check_folder_writable
+
+    check_folder_writable(out.parent)
+    return out
 
 
 def print_manifest(manifest: Manifest) -> None:

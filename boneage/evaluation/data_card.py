@@ -21,7 +21,7 @@ from boneage.errors import InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import duration, fact_blocks, render
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folders
-from boneage.runtime.files import read_bytes, write_text
+from boneage.runtime.files import check_folder_writable, read_bytes, write_text
 from boneage.runtime.provenance import provenance
 
 SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test", "unknown": "No split"}
@@ -107,6 +107,7 @@ def write_card(manifest_path: Path, out: Path | None = None, *, progress: bool =
     """
     manifest_path = Path(manifest_path)
     page_path = out or manifest_path.with_name(f"{manifest_path.stem}-card.html")
+    check_folder_writable(page_path.parent)  # before every image is checked
     report = audit(manifest_path, progress=progress)
     try:
         validation: ManifestValidation | None = validate_manifest(

@@ -139,6 +139,7 @@ def evaluate_run(
     images = manifest.split(split)
     usual = run.read_recipe().prediction.views
     views = usual if views is None else views
+    test_time_views(views)  # refuses a wrong number before anything is written
     results = prepare_results(run, out)
     table = predict_split(run, manifest, split, views=views, progress=progress)
     recorded = run.read_info(MANIFEST_KEYS)["manifest"]

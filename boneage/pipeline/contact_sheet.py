@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from rich.progress import track
 
 from boneage.datasets.label_rules import years_and_months
 from boneage.datasets.manifest import Manifest
-from boneage.errors import Fault, InputError
 from boneage.pipeline.store import Store
 from boneage.radiographs.framing import HAND
 from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH
@@ -61,29 +59,6 @@ def rank_crops(manifest: Manifest, store: Store) -> pd.DataFrame:
     labels = {name: manifest.table[name].to_numpy() for name in ("age_months", "sex")}
     order = np.argsort(-oddness.to_numpy(), kind="stable")
     return frames.assign(row=np.arange(len(frames)), **labels).iloc[order].reset_index(drop=True)
-
-
-def check_folder(folder: Path) -> None:
-    """Check that files can be written to a folder, and leave nothing behind.
-
-    Raises:
-        InputError: The folder can't be written to.
-    """
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        if is_new:
-            folder.rmdir()
-    except OSError as error:
-        raise InputError(
-            Fault(
-                str(folder),
-                f"no file can be written to this folder ({error.strerror})",
-                "Choose another folder with --out.",
-            )
-        ) from None
 
 
 def write_contact_sheet(

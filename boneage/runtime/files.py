@@ -153,6 +153,21 @@ def remove_unfinished() -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def check_folder_writable(folder: Path) -> None:
+    """Check that files can be written to a folder, which need not exist yet. Nothing is made.
+
+    Raises:
+        InputError: No file can be written to the folder or, if it is missing, next to it.
+    """
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        what = f"no file can be written to this folder ({error.strerror})"
+        raise InputError(Fault(str(folder), what, "Choose another folder with --out.")) from None
+
+
 def is_part(path: Path) -> bool:
     """Return whether a path is a temporary file of `replacing`."""
     return path.name.startswith(".") and path.name.partition(".part")[1] != ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from pathlib import Path
 
 from boneage.datasets.manifest import Manifest
@@ -12,6 +11,7 @@ from boneage.models.backbones import find_backbone, require_backbone
 from boneage.models.pretrained import find_weights
 from boneage.recipe import Recipe, Training
 from boneage.run import Run
+from boneage.runtime.files import check_folder_writable
 from boneage.runtime.machine import check_workers
 from boneage.training.resume import check_same
 
@@ -97,15 +97,7 @@ def check_out(out: Path) -> None:
         if run.is_started:
             fix += f" To continue that run: boneage train --resume {out}."
         raise InputError(Fault(str(out), "the folder is not empty", fix))
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        what = f"{nearest} is not writable ({error.strerror})"
-        if not nearest.is_dir():
-            what = f"{nearest} is a file"
-        raise InputError(Fault(str(out), what, "Name another --out.")) from None
+    check_folder_writable(out)
 
 
 def check_same_network(init: Run, recipe: Recipe) -> None:

@@ -62,7 +62,7 @@ def test_a_file_that_is_no_table_has_a_card_too_unless_it_can_not_be_written(
     tmp_path: Path,
 ) -> None:
     assert "could not be read as a table of images" in card_of(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="can't be written"):
+    with pytest.raises(InputError, match="no file can be written"):
         write_card(tmp_path / "none.csv", tmp_path / "none-card.html" / "x", progress=False)
 
 

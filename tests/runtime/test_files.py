@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 
 from boneage.errors import InputError
-from boneage.runtime.files import read_bytes, read_json, write_bytes, write_json, write_text
+from boneage.runtime.files import (
+    check_folder_writable,
+    read_bytes,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_json_is_written_whole_and_read_back(tmp_path):
@@ -47,3 +54,14 @@ def test_json_that_is_damaged_or_nested_deeply_is_a_fault(tmp_path, text):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"run\.json"):
         read_json(path)
+
+
+def test_a_folder_is_writable_when_a_file_can_be_made_in_it_or_next_to_it(tmp_path):
+    check_folder_writable(tmp_path)
+    check_folder_writable(tmp_path / "new" / "one")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    names = ("file", "file/below", "x" * 300)
+    for folder in (*(tmp_path / name for name in names), Path("/proc/self/new")):
+        with pytest.raises(InputError, match="no file can be written to this folder"):
+            check_folder_writable(folder)
