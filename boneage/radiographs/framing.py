@@ -19,7 +19,7 @@ from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
 
 # Raise it whenever `frame` gives other pixels for the same settings: stores are then rebuilt.
-VERSION = 4
+VERSION = 5
 
 HAND = "hand"
 WHOLE_RADIOGRAPH_ASKED = "whole radiograph: framing.crop is none"

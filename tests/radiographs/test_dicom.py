@@ -220,6 +220,31 @@ def test_tables_are_applied_however_they_are_stored(
     assert np.abs(image / np.iinfo(image.dtype).max - expected).max() < 0.003
 
 
+@pytest.mark.slow
+def test_the_predicted_age_is_that_of_the_undamaged_image(
+    make_dicom: MakeDicom, tmp_path: Path
+) -> None:
+    from boneage.prediction.predict import predict_radiographs
+    from boneage.prediction.shipped import open_run
+
+    drawn = draw_hand(140, "F", rng=np.random.default_rng(3), size=200)
+    stored = np.rint(600 + drawn / 255.0 * 2400).astype(np.uint16)
+    falling = 1 - CURVE  # of the values that are subtracted from 4095
+    deep, coarse = (np.rint(falling[::-1] * top) for top in (65_535, 255))
+    cv2.imwrite(str(tmp_path / "deep.png"), deep.astype(np.uint16)[4095 - stored])
+    cv2.imwrite(str(tmp_path / "coarse.png"), coarse.astype(np.uint8)[4095 - stored])
+    for name, bits, table in (("deep", 16, deep), ("coarse", 8, coarse)):
+        for keyword in ("VOILUTSequence", "ModalityLUTSequence"):
+            data = make_dicom(4095 - stored, 12, **{keyword: sequence(0, bits, table)})
+            (tmp_path / f"{name}-{keyword}.dcm").write_bytes(data)
+    files = sorted(tmp_path.iterdir())
+    answers = predict_radiographs(open_run(Path("rsna-best")), files, "F")
+    months = {Path(answer.image).stem: answer.predicted_age_months for answer in answers}
+    assert len(months) == 6
+    for name, age in months.items():
+        assert age == pytest.approx(months[name.partition("-")[0]], abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("header", "what"),
     [
