@@ -26,6 +26,7 @@ MAX_PHANTOMS = 1_000_000
 MAX_UNITS = 65_536
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
 Scale = Annotated[float, Field(ge=0.01, le=100)]
 Months = Annotated[float, Field(ge=0, le=1000)]
 
@@ -61,7 +62,7 @@ class Framing(_Section):
         default="pad",
         description="`pad` keeps the aspect and makes the rest black. `stretch` fills the square.",
     )
-    contrast_percentiles: tuple[float, float] = Field(
+    contrast_percentiles: tuple[Percentile, Percentile] = Field(
         default=(2.0, 99.5),
         description="The grey levels at these percentiles become black and white. The first is a "
         "percentile of the crop, the second one of the hand where a hand was found.",
@@ -208,7 +209,8 @@ class Training(_Section):
         lt=1,
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        default="float32", description="Type of the computation. The mixed types need a GPU."
+        default="float32",
+        description="Type of the computation. The mixed types are faster on a GPU.",
     )
     workers: int | None = Field(
         default=None,
