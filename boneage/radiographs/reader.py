@@ -89,6 +89,16 @@ def read_radiograph(path: str | Path) -> Radiograph:
             its depth or its dimensions are not supported; or it needs a decoder that is missing.
     """
     path = Path(path)
+    try:
+        return _read(path)
+    except InputError:
+        raise
+    except Exception as error:  # a decoder's bug must not end the job of the other files
+        what = f"the file can't be decoded ({type(error).__name__})"
+        raise InputError(image_fault(path, what)) from error
+
+
+def _read(path: Path) -> Radiograph:
     data = read_radiograph_bytes(path)
     if is_dicom(data[:_SNIFFED_BYTES], path):
         return decode_dicom(data, path)

@@ -22,6 +22,7 @@ from PIL import Image
 
 from boneage.datasets.phantom.cohort import draw_hand
 from boneage.errors import InputError
+from boneage.radiographs import reader
 from boneage.radiographs.reader import LARGEST_SIDE, read_dimensions, read_radiograph
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "hostile"
@@ -464,3 +465,16 @@ def odd_paths(folder: Path) -> Iterator[tuple[str, None]]:
 def test_forged_files_and_odd_paths_are_refused(whole: Whole, tmp_path: Path) -> None:
     for path, pixels, _ in read_all(tmp_path, chain(forged(whole), odd_paths(tmp_path))):
         assert isinstance(pixels, str), path.name
+
+
+@pytest.mark.parametrize("error", [ValueError("too many values"), MemoryError(), KeyError(7)])
+def test_a_bug_of_a_decoder_is_a_fault_of_its_file(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    path = tmp_path / "a.dcm"
+    path.write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 200)
+    monkeypatch.setattr(reader, "decode_dicom", fail)
+    with pytest.raises(InputError, match=r"a\.dcm: the file can't be decoded") as refused:
+        read_radiograph(path)
+    assert f"({type(error).__name__})" in str(refused.value)
