@@ -124,6 +124,11 @@ def read_ages(
     return Ages(months, findings, found.has_commas)
 
 
+def comma_note(column: str) -> str:
+    """Return the note that a column has decimal commas."""
+    return f"{column} was read with decimal commas: 10,5 is 10.5."
+
+
 def is_years_and_months(text: str) -> bool:
     """Return whether a cell is an age in years and months, such as 10y6m, 10-06 or 10 6/12."""
     return not np.isnan(_read_years_and_months([text]).numbers).any()

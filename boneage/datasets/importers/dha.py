@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from boneage.datasets.importers.ages import UNITS, read_ages
+from boneage.datasets.importers.ages import UNITS, Ages, comma_note, read_ages
 from boneage.datasets.importers.columns import (
     few,
     find_column,
@@ -116,19 +116,14 @@ def import_dha(
     cells = replace(cells, key=columns["number"])
     table = _join(cells, atlas)
     findings = [*cells.findings, *_id_findings(cells, table)]
-    has_commas = []
+    ages = _read_all_ages(cells, columns, readings_unit, chronological_unit)
     for name in _READINGS:
-        ages = read_ages(cells, columns[name], readings_unit, "--readings-unit", may_be_empty=True)
-        table[name] = ages.months
+        table[name] = ages[name].months
         faults += _unit_faults(cells, columns[name], readings_unit, table, name)
-        findings += ages.findings
-        has_commas += [columns[name]] if ages.has_commas else []
-    table["chronological"] = np.nan
-    if "chronological" in columns:
-        unit, option = chronological_unit or readings_unit, "--chronological-unit"
-        ages = read_ages(cells, columns["chronological"], unit, option, is_chronological=True)
-        table["chronological"] = ages.months
-        findings += [*ages.findings, *_age_findings(cells, columns["chronological"], table)]
+    table["chronological"] = ages["chronological"].months if "chronological" in ages else np.nan
+    findings += [finding for column in ages.values() for finding in column.findings]
+    if "chronological" in ages:
+        findings += _age_findings(cells, columns["chronological"], table)
     findings += _sex_findings(cells, columns, table)
     faults += [finding.fault for finding in findings]
     is_used = table[["path", "reading-1", "reading-2"]].notna().all(axis=1)
@@ -146,7 +141,7 @@ def import_dha(
     rows = _manifest_rows(table[is_used], columns, Path(out).parent.resolve())
     notes = [
         *_notes(cells, table, atlas, others),
-        *(f"{name} was read with decimal commas: 10,5 is 10.5." for name in has_commas),
+        *(comma_note(columns[name]) for name, column in ages.items() if column.has_commas),
         *_column_notes(cells, columns),
         *_split_notes(columns, seed),
     ]
@@ -229,6 +224,22 @@ def _join(cells: Cells, atlas: pd.DataFrame) -> pd.DataFrame:
 
 def _id_findings(cells: Cells, table: pd.DataFrame) -> list[Finding]:
     return id_findings(cells, cells.key, table["path"].fillna(cells.table[cells.key]).tolist())
+
+
+def _read_all_ages(
+    cells: Cells, columns: Mapping[str, str], readings_unit: str, chronological_unit: str | None
+) -> dict[str, Ages]:
+    """Read the readings and, if there is a column, the ages; any cell may be empty."""
+    option = "--readings-unit"
+    ages = {
+        name: read_ages(cells, columns[name], readings_unit, option, may_be_empty=True)
+        for name in _READINGS
+    }
+    if "chronological" in columns:
+        unit, option = chronological_unit or readings_unit, "--chronological-unit"
+        column = columns["chronological"]
+        ages["chronological"] = read_ages(cells, column, unit, option, is_chronological=True)
+    return ages
 
 
 def _unit_faults(

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
-from boneage.datasets.importers.ages import UNITS, Ages, read_ages
+from boneage.datasets.importers.ages import UNITS, Ages, comma_note, read_ages
 from boneage.datasets.importers.columns import read_codes
 from boneage.datasets.importers.image_lookup import (
     SUFFIXES,
@@ -371,9 +371,9 @@ def _number_notes(images: _Images) -> list[str]:
 def _notes(cells: Cells, columns: TableColumns, ages: Mapping[str, Ages]) -> list[str]:
     names = (columns.age, columns.chronological)
     notes = [
-        f"{name} was read with decimal commas: 10,5 is 10.5."
+        comma_note(name)
         for name, column in zip(names, ages.values(), strict=False)
-        if column.has_commas
+        if name is not None and column.has_commas
     ]
     if columns.patient is not None and (empty := int((cells.table[columns.patient] == "").sum())):
         notes.append(

@@ -136,6 +136,31 @@ def test_columns_of_any_name_are_named_by_options(atlas: Path) -> None:
     assert manifest.table["chronological_age_months"].iloc[1] == pytest.approx(25.2)
 
 
+def test_a_table_as_a_german_spreadsheet_saves_it(atlas: Path) -> None:
+    words = {"F": "weiblich", "M": "m\u00e4nnlich"}
+    rows = [
+        f"{n}.0;{words[group[3]]};{year},4;{year},5;{year},7;;" for group, year, n in RADIOGRAPHS
+    ]
+    write(atlas, *rows, header=HEADER.replace(",", ";") + ";;")
+    manifest = run(atlas)
+    assert manifest.table["age_months"].tolist() == pytest.approx(
+        [12 * (year + 0.6) for _, year, _ in RADIOGRAPHS]
+    )
+    assert "reading_1 was read with decimal commas: 10,5 is 10.5." in manifest.notes
+    shutil.rmtree(atlas / "out")
+    write(atlas, *rows[1:], rows[0].replace(",5", ",n.b."), header=HEADER.replace(",", ";") + ";;")
+    (fault,) = faults(atlas)
+    assert "with a decimal comma, like 47 other cells, or nothing" in fault
+
+
+def test_readings_in_years_and_months(atlas: Path) -> None:
+    rows = [f"{n},{group[3]},{year}.05,{year}.05,{year}.11" for group, year, n in RADIOGRAPHS]
+    write(atlas, *rows)
+    assert "pass --readings-unit years-months" in faults(atlas)[0]
+    ages = run(atlas, readings_unit="years-months").table["age_months"]
+    assert ages.tolist() == [12 * year + 8 for _, year, _ in RADIOGRAPHS]
+
+
 def test_what_is_left_out_is_named_and_counted(atlas: Path) -> None:
     group = atlas / "atlas" / "BLKF"
     (group / "BLKF13" / "5213.jpg").unlink()  # a reading without a radiograph

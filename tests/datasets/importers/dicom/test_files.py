@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,11 @@ def test_archives_are_counted_and_not_named(pacs) -> None:
     (pacs.folder / "Zwiebelmeyer.zip").write_bytes(b"PK")
     (found,) = pacs.faults("1.2.404,100")
     assert "Unpack the 1 archive (.zip, .7z, .iso) among the files first" in found
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_is_not_opened(pacs) -> None:
+    os.mkfifo(pacs.folder / "pipe.dcm")
+    assert len(pacs.import_()) == 20  # below a folder it is left out
+    (found,) = pacs.faults(paths=[pacs.folder, pacs.folder / "pipe.dcm"])
+    assert "pacs/pipe.dcm: the file is not DICOM" in found

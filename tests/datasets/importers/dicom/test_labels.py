@@ -56,8 +56,11 @@ def test_a_study_of_several_radiographs_must_be_clear_or_have_one_hand(pacs, not
 def test_what_a_spreadsheet_did_to_accession_numbers(pacs) -> None:
     for number in range(20):
         pacs.write(number, AccessionNumber=f"{number:08d}")
+        pacs.write(number + 50, f"more/{number}", AccessionNumber=str(100 + number))
     found = pacs.faults(*(f"{number},{40 + number}" for number in range(20)), **BY_ACCESSION)
     assert "removed leading zeros" in found[0]
+    manifest = pacs.import_(*(f"{100 + n}.0,{40 + n}" for n in range(20)), **BY_ACCESSION)
+    assert len(manifest) == 20
     (found,) = pacs.faults("1.23457E+11,100", **BY_ACCESSION)
     assert "rounded the numbers" in found
 
@@ -100,3 +103,17 @@ def test_missing_columns_come_all_at_once(pacs) -> None:
     assert found[0].endswith("Did you mean 'bone age'?")
     (found,) = pacs.faults(columns={"join": "AccessionNumber"})
     assert "none of the columns is called AccessionNumber" in found
+
+
+def test_a_column_twice_is_a_fault_only_if_it_is_used(pacs) -> None:
+    header, rows = "SOPInstanceUID,bone age,,,note,note", [f"{row},,?,a,b" for row in pacs.rows]
+    assert len(pacs.import_(*rows, header=header)) == 20
+    (found,) = pacs.faults(*rows, header=header, columns={"split": "note"})
+    assert "the header has several columns called 'note'" in found
+
+
+def test_one_odd_age_is_the_only_fault_and_is_not_quoted(pacs) -> None:
+    rows = [f"{UID}.{number};{40 + 9 * number},5" for number in range(19)]
+    header = "SOPInstanceUID;bone age"
+    (found,) = pacs.faults(*rows, f"{UID}.19;Zwiebelmeyer", header=header)
+    assert "row 21: bone age is '(not shown)'; expected a number of months with a decimal" in found
