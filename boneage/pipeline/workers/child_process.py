@@ -2,7 +2,7 @@
 
 The interpreter is started, never forked, so it inherits neither TensorFlow's threads nor its
 locks. The user's script is not run a second time, so it needs no `if __name__ == "__main__"`.
-However the parent ends, the socket closes, and the child ends with it.
+The child ends with the parent, however that ends, also while it still imports its modules.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ CLOSE_SECONDS = 5.0
 _START = (
     "import json, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "sys.path[:] = json.loads(sys.argv[1]); "
-    "from {module} import main; main(*map(int, sys.argv[2:]))"
+    "parent, *descriptors = map(int, sys.argv[2:]); "
+    "from boneage.pipeline.workers.parent_watch import watch; watch(parent, descriptors[0]); "
+    "from {module} import main; main(*descriptors)"
 )
 
 
@@ -58,7 +60,7 @@ class Child:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-c", _START.format(module=module)),
-                    *(json.dumps(sys.path), *map(str, passed)),
+                    *(json.dumps(sys.path), str(os.getpid()), *map(str, passed)),
                 ],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **one_thread, "NO_ALBUMENTATIONS_UPDATE": "1"},
