@@ -39,6 +39,22 @@ def _share(default: float, description: str, **limits: float) -> Any:
 class _Section(pydantic.BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def __init__(self, **values: Any) -> None:
+        """Check the values that a program passes.
+
+        Raises:
+            InputError: Some names or values are wrong. It names all of them.
+        """
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            kind = type(self)
+            faults = [_fault(kind.__name__, detail, kind) for detail in error.errors()]
+            raise InputError(faults) from None
+
+    # Otherwise pydantic calls this for each section of a recipe, and stops at the first error.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
 
 class Phantom(_Section):
     """Synthetic dataset to train on if no manifest is given."""
@@ -399,7 +415,7 @@ def recipe_from_values(values: dict[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except pydantic.ValidationError as error:
-        raise InputError([_fault(where, detail) for detail in error.errors()]) from None
+        raise InputError([_fault(where, detail, Recipe) for detail in error.errors()]) from None
 
 
 def differing_settings(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -475,13 +491,20 @@ def _override_fault(override: str, what: str, fix: str) -> Fault:
     return Fault(f"--set {override:.200}", what, fix)
 
 
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    section: Any = Recipe
+def _known_keys(root: type[_Section], location: Sequence[int | str]) -> list[str]:
+    section: Any = root
     for part in location:
         section = _SECTIONS.get(str(part)) if part in section.model_fields else None
         if section is None:
             return []
     return list(section.model_fields)
+
+
+def _close_matches(name: str, known: Sequence[str]) -> list[str]:
+    """Return the known names that may be meant: misspelt, or with the same beginning."""
+    misspelt = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    related = [each for each in known if len(name) > 3 and (each[:4] == name[:4] or name in each)]
+    return misspelt or related or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
 
 
 _SECTIONS: dict[str, type[_Section]] = {
@@ -495,12 +518,12 @@ _SECTIONS: dict[str, type[_Section]] = {
 }
 
 
-def _fault(where: str, detail: Any) -> Fault:
+def _fault(where: str, detail: Any, root: type[_Section]) -> Fault:
     location = detail["loc"]
     key = key_of(detail)
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(str(location[-1])[:100], known, n=1, cutoff=0.5)
+        known = _known_keys(root, location[:-1])
+        close = _close_matches(str(location[-1])[:100], known)
         section = ".".join(str(part) for part in location[:-1])
         return Fault(
             where,

@@ -5,7 +5,7 @@ import pytest
 
 from boneage import recipe as recipe_module
 from boneage.errors import InputError
-from boneage.recipe import Recipe, find_recipe, read_recipe
+from boneage.recipe import Augmentation, Framing, Recipe, find_recipe, read_recipe
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -193,3 +193,35 @@ def test_a_warmup_is_no_longer_than_the_training(tmp_path):
     assert read_recipe(written(tmp_path, f'name = "x"\n{schedule}3')).training.warmup_epochs == 3
     with pytest.raises(InputError, match="warmup_epochs 3.5 exceeds epochs 3"):
         read_recipe(written(tmp_path, f'name = "x"\n{schedule}3.5'))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rotation": 20}, "unknown key 'rotation'.*Did you mean 'rotate_degrees'"),
+        ({"rotate_degree": 20}, "unknown key 'rotate_degree'.*Did you mean 'rotate_degrees'"),
+        ({"flip": 0.5}, "unknown key 'flip'.*Did you mean 'horizontal_flip'"),
+        ({"contrast": 0.5}, "unknown key 'contrast'.*Did you mean 'brightness_contrast'"),
+        ({"shift": "a lot"}, "shift is 'a lot'; expected a valid number"),
+        ({"gamma": 3}, "gamma is 3; expected less than or equal to 1"),
+        ({"affine": float("nan")}, "affine is nan; expected a finite number"),
+        ({"scale": (2, 1)}, "scale 2.0, 1.0 is not 0 < low <= high"),
+        ({"scale": (1, "x")}, "scale.1 is 'x'"),
+    ],
+)
+def test_values_of_a_program_are_checked_like_those_of_a_file(values, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Augmentation(**values)
+    assert str(caught.value).startswith("Augmentation: ")
+
+
+def test_all_wrong_values_of_a_program_are_named_at_once():
+    with pytest.raises(InputError) as caught:
+        Framing(size=5, crop="x")
+    assert [str(fault).split(" is")[0] for fault in caught.value.faults] == [
+        "Framing: size",
+        "Framing: crop",
+    ]
+    with pytest.raises(InputError) as caught:
+        Recipe(name="a", framing={"size": 3}, augmentation={"rotation": 2})
+    assert len(caught.value.faults) == 2
