@@ -115,8 +115,8 @@ class InOrder(keras.utils.PyDataset):
 class InOrderAdapter(PyDatasetAdapter):
     """What Keras asks for the batches of an `InOrder`. Each `fit` or `evaluate` makes its own.
 
-    It refers to the dataset weakly. TensorFlow never forgets a function that it has called, and a
-    model keeps its last validation after an exception.
+    It refers to the dataset weakly, because a model keeps the adapter of its validation after an
+    exception.
     """
 
     def __init__(self, x: InOrder, class_weight: Any = None, shuffle: bool = False) -> None:
@@ -126,6 +126,7 @@ class InOrderAdapter(PyDatasetAdapter):
         self._passes = 0
         self._served = 0  # batches of the last pass
         self._waiting: dict[tuple[int, int], Any] = {}  # batches that gave the signature
+        self._pass: Iterator[Any] = iter(())
 
     def on_epoch_begin(self) -> None:
         """Pass the call on."""
@@ -152,11 +153,32 @@ class InOrderAdapter(PyDatasetAdapter):
                 raise self._unlike(index, batch, signature)
         self._waiting = dict(zip(keys, batches, strict=True))
         self._output_signature = signature
-        tensors = tf.data.Dataset.from_generator(self._get_iterator, output_signature=signature)
+        specs = tf.nest.flatten(signature)
+        adapter = weakref.proxy(self)  # TensorFlow never forgets a function
+
+        def next_batch(index: int) -> list[Any]:
+            arrays: list[Any] = tf.nest.flatten(adapter.next_batch(is_first=index == 0))
+            return arrays
+
+        def batch_at(index: Any) -> Any:
+            arrays = tf.numpy_function(next_batch, [index], [spec.dtype for spec in specs])
+            for array, spec in zip(arrays, specs, strict=True):
+                array.set_shape(spec.shape)
+            return tf.nest.pack_sequence_as(signature, arrays)
+
+        # Not `from_generator`: to end an iterator, it calls Python, and waits for ever where the
+        # garbage collector ends it in a thread of TensorFlow.
+        tensors = tf.data.Dataset.range(len(dataset)).map(batch_at)
         options = tf.data.Options()
         options.autotune.enabled = False
         options.threading.private_threadpool_size = 1
         return tensors.with_options(options)
+
+    def next_batch(self, *, is_first: bool) -> Any:
+        """Return the next batch of a pass, or the first of a new pass."""
+        if is_first:
+            self._pass = self._get_iterator()
+        return next(self._pass)
 
     def _get_iterator(self) -> Iterator[Any]:
         """Yield the batches of one pass."""

@@ -112,7 +112,8 @@ def test_fit_s_own_shuffle_changes_nothing() -> None:
 def test_an_epoch_ends_without_a_wait() -> None:
     # As Keras' own adapter has it, tf.data's tuning or a queue holds up the end of each.
     train = make()
-    dataset = InOrderAdapter(train).get_tf_dataset()
+    adapter = InOrderAdapter(train)
+    dataset = adapter.get_tf_dataset()
     assert not dataset.options().autotune.enabled
     assert [as_bytes(batch) for batch in dataset] == expected(range(1))
 
@@ -127,7 +128,8 @@ def test_batches_are_handed_over_without_a_copy() -> None:
 
     images = np.zeros((4, 64, 64), np.uint8)
     noted = Noted(images, ["F"] * 4, [100.0] * 4, 4)
-    for batch in InOrderAdapter(noted).get_tf_dataset():
+    adapter = InOrderAdapter(noted)
+    for batch in adapter.get_tf_dataset():
         served[-1][0][0][0, 0, 0, 0] = 0.5
         assert float(batch[0][0][0, 0, 0, 0]) == 0.5
 

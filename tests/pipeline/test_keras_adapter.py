@@ -463,3 +463,26 @@ def test_the_memory_of_the_images_is_free_after_fit() -> None:
         del own, generator, model
         before = before or used()
     assert used() - before < 50, "one copy of the images has 51 MB"
+
+
+def test_a_pass_that_was_cut_may_be_collected_in_a_thread_of_tensorflow() -> None:
+    class Collects(DataGenerator):
+        def __getitem__(self, index: Any) -> Any:
+            gc.collect()  # with `from_generator`, this waited for ever in the third round or so
+            return super().__getitem__(index)
+
+    gc.freeze()  # so that collecting takes little time
+    gc.disable()
+    try:
+        for _ in range(6):
+            generator = make()
+            adapter = InOrderAdapter(generator)
+            iterator = iter(adapter.get_tf_dataset())
+            next(iterator)
+            cycle: list[Any] = [iterator, adapter, generator]
+            cycle.append(cycle)
+            del generator, iterator, adapter, cycle
+            network().fit(make(kind=Collects), verbose=0)
+    finally:
+        gc.enable()
+        gc.unfreeze()
