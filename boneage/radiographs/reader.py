@@ -241,7 +241,9 @@ def _check_bmp(image: ImageFile.ImageFile, data: bytes) -> None:
     if image.info.get("compression") in (1, 2):
         raise RefusedPixelsError("run-length coded BMP files are not supported", SAVE_AS_PNG)
     _, row_bytes, _ = cast(tuple[str, int, int], image.tile[0].args)
-    if len(data) >= image.tile[0].offset + (image.size[1] + 1) * row_bytes:
+    # A colour profile may come behind the pixels, so the header's number of bytes goes first.
+    held = int.from_bytes(data[34:38], "little") or len(data) - image.tile[0].offset
+    if held >= (image.size[1] + 1) * row_bytes:
         raise RefusedPixelsError("the file is damaged: it has more pixels than its header says")
 
 

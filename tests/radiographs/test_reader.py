@@ -169,6 +169,20 @@ def test_bytes_behind_the_end_do_no_harm(
     assert read_radiograph(path).shape == radiograph.shape
 
 
+def test_a_bmp_of_more_rows_than_its_header_says_is_refused(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    data = encode(radiograph, ".bmp", [])
+    height = 22  # its place in the header
+    for size in (data[34:38], bytes(4)):
+        fewer = data[:height] + struct.pack("<i", 80) + data[height + 4 : 34] + size + data[38:]
+        with pytest.raises(InputError, match="more pixels than its header says"):
+            read_radiograph(write(tmp_path, fewer, ".bmp"))
+    profile = data + bytes(5000)
+    stated = profile[:34] + struct.pack("<I", 90 * 60) + profile[38:]
+    assert np.array_equal(read_radiograph(write(tmp_path, stated, ".bmp")), radiograph)
+
+
 def test_damage_to_deflated_pixels_is_seen(
     radiograph: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
