@@ -113,10 +113,10 @@ class Run:
     | `result.json` | metrics and provenance, without images or ids | evaluation |
     | `report.html` | the report, one self-contained page; also its figures as files | report |
 
-    `run.json` and `checkpoint.npz` hold absolute paths of this machine: of the manifest, the store,
-    the weights and the run that a fine-tuning began with. A resumed training, an evaluation and the
-    images of the report need them. The files of the evaluation and of the report name files only,
-    so they may be handed on.
+    `run.json` holds absolute paths of this machine: of the manifest, the store and the run that a
+    fine-tuning began with. `recipe.json` and `checkpoint.npz` may hold that of a weights file. A
+    resumed training, an evaluation and the images of the report need them. The files of the
+    evaluation and of the report name files only, so they may be handed on.
 
     `run.json` says under `stopped` how the training ended: `finished`, `early` (early stopping),
     `running`, `interrupted` (Ctrl-C), `terminated` (SIGTERM), `diverged` or `failed`.

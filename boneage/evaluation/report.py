@@ -80,6 +80,12 @@ class Evaluation:
         return f"{SPLIT_WORDS.get(self.split, self.split)} images{external}{averaged}"
 
     @property
+    def counted(self) -> str:
+        """The number of images in words, such as `60 test images`."""
+        words = self.words if self.metrics["n"] != 1 else self.words.replace("images", "image")
+        return f"{self.metrics['n']:,} {words}"
+
+    @property
     def dataset(self) -> str:
         """The name of the manifest's file, or "" if the evaluation does not record it."""
         manifest = self.metrics.get("manifest") or {}
@@ -138,9 +144,7 @@ def write_report(run: Run) -> Path:
     others = {evaluation.name: evaluation.metrics for evaluation in evaluations[1:]}
     source = shown.source(manifest)
     name = str(info.get("name") or recipe.name)
-    counted = f"{shown.metrics['n']:,} {shown.words}"
-    if shown.metrics["n"] == 1:
-        counted = counted.replace("images", "image")
+    counted = shown.counted
     html = render(
         "report.html",
         kind="Bone age model report",
@@ -162,7 +166,8 @@ def write_report(run: Run) -> Path:
         biased_bands=_biased_bands(shown.metrics),
         bars=_bars(shown, recipe, is_phantom=source == "phantom"),
         svgs=_write_figures(run, shown, info.get("best_epoch")),
-        few=figures.FEW if any(0 < group["n"] < figures.FEW for group in groups) else None,
+        enough=figures.FEW,
+        has_few=any(0 < group["n"] < figures.FEW for group in groups),
         worst=worst.assign(shown_id=worst["image_id"].map(_shown_id)).to_dict("records"),
         images=images,
         missing=missing,
@@ -296,7 +301,7 @@ def _bars(shown: Evaluation, recipe: Recipe, *, is_phantom: bool) -> list[dict[s
     Each has `name`, `remark`, `months`, and `width`, `low` and `high` in percent of the largest.
     """
     mae = shown.metrics["mae_months"]
-    rows = [("This model", f"{shown.metrics['n']:,} {shown.words}", mae["value"])]
+    rows = [("This model", shown.counted, mae["value"])]
     published = recipe.published
     if published is not None and not shown.is_external:
         values = {"test": published.test_mae_months, "val": published.val_mae_months}
