@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -105,6 +106,7 @@ def _prepare_process() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # our own messages name damaged files
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook may not be installed here
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a missing home folder
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it was closed before the start

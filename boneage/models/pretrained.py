@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boneage.errors import Fault, InputError
+from boneage.runtime.files import home_folder
 
 if TYPE_CHECKING:
     import keras
@@ -87,7 +88,7 @@ def find_weights(backbone: str, weights: str, sha256: str | None) -> Path | None
                     f"of {', '.join(IMAGENET)}.",
                 )
             )
-        home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+        home = Path(os.environ.get("KERAS_HOME") or home_folder() / ".keras")
         path = home / "models" / imagenet.name
     else:
         path = Path(weights)

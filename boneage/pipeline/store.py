@@ -37,7 +37,7 @@ from boneage.errors import Fault, InputError
 from boneage.pipeline.store_builder import FRAME_COLUMNS, build, clear, link, locked, store_digest
 from boneage.radiographs.framing import framing_key
 from boneage.recipe import Framing
-from boneage.runtime.files import LARGEST_FILE, open_regular, read_bytes, read_json
+from boneage.runtime.files import LARGEST_FILE, home_folder, open_regular, read_bytes, read_json
 from boneage.runtime.machine import check_workers
 from boneage.runtime.schemas import FileSchema, Text, check_values, shown
 
@@ -429,7 +429,7 @@ def _default_folder(manifest: Manifest, name: str) -> Path:
     is_writable = os.access(adjacent if adjacent.exists() else path.parent, os.W_OK)
     if (adjacent / name).exists() or (is_writable and not chosen):
         return adjacent / name
-    cache = Path(chosen or Path.home() / ".cache" / "boneage")
+    cache = Path(chosen or home_folder() / ".cache" / "boneage")
     key = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     return cache / "stores" / f"{path.stem}-{key}" / name
 

@@ -168,6 +168,14 @@ def check_folder_writable(folder: Path) -> None:
         raise InputError(Fault(str(folder), what, "Choose another folder with --out.")) from None
 
 
+def home_folder() -> Path:
+    """Return the user's home folder, or that of temporary files for a user without one."""
+    try:
+        return Path.home()
+    except RuntimeError:  # a container started with --user, without HOME
+        return Path(tempfile.gettempdir())
+
+
 def is_part(path: Path) -> bool:
     """Return whether a path is a temporary file of `replacing`."""
     return path.name.startswith(".") and path.name.partition(".part")[1] != ""
