@@ -15,6 +15,7 @@ import itertools
 import re
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ MAX_LISTED = 20
 """Up to this number, rows with the same kind of fault are named one by one; more are grouped."""
 
 _FEW = 5
+_WIDEST = 16_384  # columns of a row that may be found by its names; Excel has no more
 _MOST_ABOVE = 30  # rows above a header
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _SAVE_AS = "Open the file, remove any password, and save the table as .xlsx or as 'CSV UTF-8'."
@@ -321,7 +323,7 @@ def _find_header(records: Sequence[Sequence[str]], names: Sequence[str]) -> int 
 
 
 def _has_names(record: Sequence[str], names: Sequence[str]) -> bool:
-    return set(names) <= {_clean(cell) for cell in record}
+    return len(record) <= _WIDEST and set(names) <= {_clean(cell) for cell in record}
 
 
 def _is_comment(records: Sequence[Sequence[str]], position: int) -> bool:
@@ -370,7 +372,7 @@ def _build_cells(
         fix = "Save it again with a header and at least one row."
         raise InputError(Fault(where, what, fix))
     header = [_clean(name) for name in records[top]]
-    repeated = {name for name in header if name and header.count(name) > 1}
+    repeated = {name for name, count in Counter(header).items() if name and count > 1}
     whole = [(row, record) for row, record in body if len(record) == len(header)]
     ragged = [(row, record) for row, record in body if len(record) != len(header)]
     findings = _ragged_findings(where, len(header), ragged, len(whole), separators)

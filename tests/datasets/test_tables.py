@@ -141,6 +141,14 @@ def test_the_row_with_all_names_is_the_header_whatever_is_above_it(tmp_path: Pat
     assert list(read_sheet(path, names=["Age"]).table.columns) == ["Patient", "Reading"]
 
 
+def test_a_header_of_very_many_columns_costs_little_time(tmp_path: Path) -> None:
+    begin = time.process_time()
+    names = ",".join(f"c{i % 90_000}" for i in range(100_000))
+    cells = read_sheet(written(tmp_path / "a.csv", f"{names}\n{',' * 99_999}\nx{',' * 99_999}\n"))
+    assert len(cells.repeated) == 10_000
+    assert time.process_time() - begin < 20
+
+
 def test_marks_in_a_header_that_nobody_can_type(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "\ufeffid,bone\u00a0age\n1,2\n", "utf-8-sig")
     assert list(cells_of(path)) == ["id", "bone age"]

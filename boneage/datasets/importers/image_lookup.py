@@ -19,7 +19,7 @@ SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".dicom")
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PADDED = re.compile(r"(.+):0([1-9][0-9]?)", re.DOTALL)
-_WHOLE = re.compile(r"([0-9]+)\.0+")
+_WHOLE = re.compile(r"([0-9]+)(?:\.0+|,0)")
 _MAX_VISITED = 5_000
 _LETTERS = 4
 
@@ -101,7 +101,7 @@ def _number_key(name: str) -> str:
 
 
 def whole_number(text: str) -> str:
-    """Return 5 for 5.0: a column of whole numbers with a gap becomes one of decimal numbers."""
+    """Return 5 for 5.0 and 5,0, as a column of whole numbers with a gap is saved."""
     found = _WHOLE.fullmatch(text)
     return found[1] if found else text
 
