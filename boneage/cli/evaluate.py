@@ -115,10 +115,12 @@ def _independence_notes(metrics: dict[str, Any]) -> list[str]:
 
 def report(run: RunArgument) -> None:
     """Write the report of an evaluated run again."""
-    from boneage.evaluation.report import write_report
     from boneage.evaluation.result import open_results
 
-    echo(str(write_report(open_results(run))))
+    results = open_results(run)
+    from boneage.evaluation.report import write_report  # only now, because it takes a second
+
+    echo(str(write_report(results)))
 
 
 def release(

@@ -175,7 +175,9 @@ def format_mae(mae: dict[str, Any] | None) -> str:
 
 def log(text: str) -> None:
     """Print a line on standard error, where progress goes."""
-    typer.echo(printable(text), err=True)
+    # `typer.echo` would write into the line of a progress bar.
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
 
 
 def echo(text: str) -> None:
