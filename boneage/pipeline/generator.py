@@ -54,7 +54,8 @@ class DataGenerator(InOrder):
 
     A subclass may override `__getitem__` and serve other inputs, channels, sizes, types, targets
     or weights. It calls `super().__getitem__(index)`. Keras learns their shapes from the first
-    batches. `self.epoch` is then the epoch of the batch, also in threads.
+    batches. `self.epoch` is then the epoch of the batch, also in threads, and
+    `self.batch_rows(index)` says which images it has.
 
     Attributes:
         image_ids: Names of the images, or None.
@@ -159,11 +160,7 @@ class DataGenerator(InOrder):
 
     def __getitem__(self, index: SupportsIndex) -> Batch:
         """Return the batch of an index in the present epoch, counted from the end if negative."""
-        count = len(self._batches)
-        number = operator.index(index)
-        if not -count <= number < count:
-            raise IndexError(f"batch {number} of {count}")
-        number %= count
+        number = self._number(index)
         epoch = self.epoch  # read once, so that the whole batch is of one epoch
         rows = self._batches.rows(number, epoch)
         columns, image = self._columns, self._images(number, epoch)
@@ -174,6 +171,13 @@ class DataGenerator(InOrder):
         if columns.sample_weight is None:
             return inputs, columns.age_months[rows]
         return inputs, columns.age_months[rows], columns.sample_weight[rows]
+
+    def batch_rows(self, index: SupportsIndex) -> npt.NDArray[np.int64]:
+        """Return which images a batch of the present epoch has: int64 `(b,)`, from 0.
+
+        A subclass finds the rows of its own columns with it.
+        """
+        return self._batches.rows(self._number(index), self.epoch)
 
     def __next__(self) -> Batch:
         """Return the following batch. After the last one comes the first of the next epoch."""
@@ -208,6 +212,13 @@ class DataGenerator(InOrder):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_pool": None, "_plan": None}
+
+    def _number(self, index: SupportsIndex) -> int:
+        count = len(self._batches)
+        number = operator.index(index)
+        if not -count <= number < count:
+            raise IndexError(f"batch {number} of {count}")
+        return number % count
 
     def _images(self, index: int, epoch: int) -> Floats:
         if self.processes:

@@ -18,9 +18,11 @@ import psutil
 import pytest
 
 from boneage.errors import InputError
+from boneage.models.builder import build_model
+from boneage.models.losses import compile_for_training
 from boneage.pipeline.generator import DataGenerator, EpochRemainder
 from boneage.pipeline.keras_adapter import InOrderAdapter
-from boneage.recipe import Augmentation
+from boneage.recipe import Augmentation, recipe_from_values
 
 SIZE = 16
 WAYS: dict[str, dict[str, Any]] = {
@@ -246,6 +248,44 @@ def test_a_subclass_serves_a_third_input_colour_and_weights(way: dict[str, Any])
             batch[2][0] for _ in range(2) for batch in InOrderAdapter(generator)._get_iterator()
         ]
     assert seen == [3.0] * 6 + [4.0] * 6, "epoch is that of the pass"
+
+
+def test_a_subclass_adds_metadata_of_the_right_images() -> None:
+    metadata = np.arange(22.0)[:, None] * 7
+
+    class WithMetadata(DataGenerator):
+        def __getitem__(self, index: Any) -> Any:
+            (image, gender), months = super().__getitem__(index)
+            return (image, gender, metadata[self.batch_rows(index)]), months
+
+    for way in WAYS.values():
+        with make(22, WithMetadata, **way) as generator:
+            adapter = InOrderAdapter(generator)
+            for _ in range(2):
+                for (image, _, third), _ in adapter.get_numpy_iterator():
+                    assert np.array_equal(third[:, 0], np.array(rows_of(image)) * 7)
+
+
+@pytest.mark.parametrize("head", ["number", "distribution"])
+def test_the_loss_of_a_recipe_takes_weights(head: Any, tiny_network: str) -> None:
+    settings = {"model": {"backbone": "tiny", "head": head, "dense_units": [4]}}
+    recipe = recipe_from_values({"name": "weights", **settings}, where="test")
+    keras.utils.set_random_seed(0)
+    built = build_model(image_size=64, **recipe.model.model_dump())
+    model = compile_for_training(built, recipe, keras.optimizers.SGD(0.0))
+    rng = np.random.default_rng(0)
+    columns = rng.integers(0, 256, (8, 64, 64), dtype=np.uint8), np.arange(8) % 2, np.arange(8) * 20
+    weights = rng.uniform(0, 3, 8)
+    alone = [
+        model.evaluate(
+            DataGenerator(*(each[i : i + 1] for each in columns), infants=True), verbose=0
+        )
+        for i in range(8)
+    ]
+    expected = np.mean([loss * weight for (loss, _), weight in zip(alone, weights, strict=True)])
+    weighted = DataGenerator(*columns, sample_weight=weights)
+    assert model.evaluate(weighted, verbose=0)[0] == pytest.approx(expected, rel=1e-3)
+    assert np.isfinite(model.fit(weighted, verbose=0).history["loss"][0])
 
 
 def changed(
