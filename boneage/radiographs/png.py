@@ -13,6 +13,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 40_000  # libpng writes them of 8 kB
 _MAX_EXIF = 65_536
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_READ_ALWAYS = _PIXEL_CHUNKS | {b"eXIf", b"acTL"}
 
 
 def read_png(file: BinaryIO, *, pixels: bool) -> tuple[bytes, bytes]:
@@ -28,28 +29,35 @@ def read_png(file: BinaryIO, *, pixels: bool) -> tuple[bytes, bytes]:
     Raises:
         RefusedPixelsError: The file is truncated or damaged, or holds an animation.
     """
-    kept, exif = [SIGNATURE], b""
+    kept: list[bytes | memoryview] = [SIGNATURE]
+    exif = b""
+    data = file.read() if pixels else b""
+    content, has_metadata = memoryview(data), False
     for kind, length, start in _chunks(file):
-        if not pixels and kind == b"IDAT":
-            length = 0
-        elif not pixels and kind not in _PIXEL_CHUNKS | {b"eXIf", b"acTL"}:
+        if pixels:
+            body = content[start : start + length]
+            checksum = content[start + length : start + length + 4]
+            if checksum != struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))):
+                raise RefusedPixelsError(f"the file is truncated or damaged (checksum of {kind!r})")
+        elif kind not in _READ_ALWAYS:
             continue
-        file.seek(start)
-        body = file.read(length)
-        checksum = file.read(4) if pixels else struct.pack(">I", zlib.crc32(kind + body))
-        if pixels and checksum != struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))):
-            raise RefusedPixelsError(f"the file is truncated or damaged (checksum of {kind!r})")
-        if kind == b"acTL" and body[:4] != b"\0\0\0\1":
+        else:
+            length = 0 if kind == b"IDAT" else length
+            file.seek(start)
+            body = memoryview(file.read(length))
+            checksum = memoryview(struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))))
+        has_metadata |= kind not in _PIXEL_CHUNKS
+        if kind == b"acTL" and bytes(body[:4]) != b"\0\0\0\1":
             raise RefusedPixelsError("the file holds several images (an animation)", SAVE_AS_PNG)
         if kind == b"eXIf":
-            exif = exif or body
+            exif = exif or bytes(body[: _MAX_EXIF + 1])
         elif kind in _PIXEL_CHUNKS:
             kept += [struct.pack(">I", length), kind, body, checksum]
         elif kind[0] & 32 == 0:
             raise RefusedPixelsError(f"the chunk {kind!r} is not supported", SAVE_AS_PNG)
     if len(exif) > _MAX_EXIF:
-        raise RefusedPixelsError(f"the EXIF data has {len(exif):,} bytes", SAVE_AS_PNG)
-    return b"".join(kept), exif
+        raise RefusedPixelsError(f"the EXIF data has more than {_MAX_EXIF:,} bytes", SAVE_AS_PNG)
+    return b"".join(kept) if has_metadata or not pixels else data, exif
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

@@ -30,7 +30,7 @@ class Segment(NamedTuple):
         width: Pixels of a row.
     """
 
-    data: bytes
+    data: memoryview
     rows: int
     most_rows: int
     row_bytes: int
@@ -125,13 +125,16 @@ def _segments(tags: TiffImagePlugin.ImageFileDirectory_v2, data: bytes) -> list[
         raise RefusedPixelsError(
             f"the file is truncated or damaged: it has {len(offsets)} strips of pixels"
         )
+    content = memoryview(data)
     found = []
     for number, (start, count) in enumerate(zip(offsets, counts, strict=True)):
         plane, place = divmod(number, across * down)
         rows = part_rows if is_tiled else min(part_rows, height - place * part_rows)
         row_bytes = -(-part_width * sum(planes[plane]) // 8)
         most_rows = part_rows if down > 1 else rows
-        found.append(Segment(data[start : start + count], rows, most_rows, row_bytes, part_width))
+        found.append(
+            Segment(content[start : start + count], rows, most_rows, row_bytes, part_width)
+        )
     return found
 
 
@@ -151,10 +154,10 @@ def _is_whole(
         held = len(inflater.decompress(segment.data, limit))
         return bool(inflater.eof) and least <= held < limit
     if compression == _PACKBITS:
-        return not has_more_packbits(segment.data, limit)
+        return not has_more_packbits(bytes(segment.data), limit)
     if compression == _JPEG:
         tables = tags.get(347, b"")[:-2]  # JPEGTables: a start marker and what all strips share
-        strip = tables + segment.data[2:] if tables else segment.data
+        strip = tables + bytes(segment.data[2:]) if tables else bytes(segment.data)
         height, width = decode_jpeg(strip).shape[:2]
         return segment.rows <= height <= segment.most_rows and bool(width == segment.width)
     return True
