@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom.cohort import phantom
-from boneage.errors import printable
+from boneage.errors import InputError, printable
+from boneage.pipeline.sources import image_source
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
@@ -153,3 +154,46 @@ def test_a_sex_is_taken_as_people_write_it(boneage, run, tmp_path, sex):
 @pytest.mark.parametrize("sex", ["x", "", "1", "unknown"])
 def test_an_unknown_sex_is_refused(boneage, refused, sex):
     refused(boneage("predict", "run", "x.png", "--sex", sex), f"--sex {sex}: ", "Write F for girls")
+
+
+IMAGES = {
+    "hand": HAND,
+    "upside": HAND[::-1],
+    "inverted": 255 - HAND,
+    "two": np.hstack([HAND, HAND[:, ::-1]]),
+    "white": np.where(np.arange(128)[:, None] < 100, 255, HAND),
+    "noise": np.random.default_rng(0).integers(0, 256, (64, 64)),
+    "one-level": np.full((64, 64), 7),
+    "flat": 100 + HAND // 64,
+    "cold-pixel": np.where(np.arange(4096).reshape(64, 64) == 70, 0, 255),
+    "corner": np.pad(HAND[40:80, 40:80], (0, 300)),
+}
+
+
+def test_every_door_takes_and_refuses_the_same_images(boneage, run, tmp_path):
+    rows = ["image_id,image,age_months,sex,split"]
+    for number, (name, image) in enumerate(IMAGES.items()):
+        write(tmp_path / f"{name}.png", image.astype(np.uint8))
+        rows.append(f"{name},{name}.png,{100 + number},F,train")
+    (tmp_path / "m.csv").write_text("\n".join(rows) + "\n")
+    _, out, _ = boneage("data", "check", "m.csv", "--json")
+    found: dict[tuple[str, str], set[str]] = {}
+    for fault in json.loads(out)["faults"]:
+        for name in fault["image_ids"]:
+            found.setdefault((fault["severity"], name), set()).add(fault["code"])
+    files = [f"{name}.png" for name in IMAGES]
+    code, out, _ = boneage("predict", run.folder, *files, "--sex", "F", "--json")
+    assert code == 3
+    refused = set()
+    for name, record in zip(IMAGES, json.loads(out)["predictions"], strict=True):
+        codes = {warning["code"] for warning in record["warnings"]} - {"no-hand", "low-resolution"}
+        assert codes == found.get(("warning", name), set())
+        assert (record["status"] == "refused") == (("error", name) in found)
+        if record["status"] == "refused":
+            refused.add(name)
+            with pytest.raises(InputError, match=record["reason"].partition(". ")[0]):
+                image_source([tmp_path / f"{name}.png"], 32, None)[0]
+    assert refused == {"one-level", "flat", "cold-pixel", "corner"}
+    code, _, err = boneage("data", "prepare", "m.csv", "--size", "32")
+    assert code == 2
+    assert {name for name in IMAGES if f"{name}.png: " in err} == refused
