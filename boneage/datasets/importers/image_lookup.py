@@ -48,7 +48,11 @@ class ImageFiles:
             return [path]
         path = image_path(self.root, name.replace("\\", "/"))
         listing = self._listing(path.parent)
-        found = listing.get(_folded(path.name)) or listing.get(_number_key(path.name), [])
+        found = listing.get(_folded(path.name))
+        if not found:
+            stem, suffix = _split_suffix(path.name)
+            numbered = listing.get(_number_key(stem), [])
+            found = [entry for entry in numbered if entry.lower().endswith(suffix)]
         return [path.parent / entry for entry in found]
 
     def find_folder(self, name: str) -> Path | None:
@@ -88,7 +92,14 @@ def _folded(name: str) -> str:
 def is_same_number(name: str, path: Path) -> bool:
     """Return whether a table calls an image by its number, but writes it in another way."""
     last = name.replace("\\", "/").rpartition("/")[2]
-    return last != path.stem and _number_key(last) == _number_key(path.stem)
+    stem, _ = _split_suffix(last)
+    return stem != path.stem and _number_key(stem) == _number_key(path.stem)
+
+
+def _split_suffix(name: str) -> tuple[str, str]:
+    """Return a name without its suffix, and the suffix in lower case if it is an image's."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    return (stem, suffix.lower()) if suffix.lower() in SUFFIXES else (name, "")
 
 
 def _number_key(name: str) -> str:

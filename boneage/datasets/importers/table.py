@@ -256,7 +256,7 @@ def _find_images(cells: Cells, files: ImageFiles, image: str, pattern: Pattern |
     found = [find(row) for row in rows]
     for i, row in enumerate(rows):
         whole = {name: whole_number(text) for name, text in row.items()}
-        if not found[i] and whole != row and (paths := find(whole)):
+        if len(found[i]) != 1 and whole != row and (paths := find(whole)):
             rows[i], found[i] = whole, paths
     names = [pattern.filled(row) if all(row.values()) else "" for row in rows]
     ids = [["_".join(row.values())] if len(row) == 1 else [] for row in rows]
