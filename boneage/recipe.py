@@ -395,12 +395,15 @@ def _read_values(path: Path) -> dict[str, Any]:
         raise InputError(replace(error.faults[0], fix=fix)) from None
     if any(line.count(".") > MAX_DOTS for line in text.splitlines()):  # slow for tomllib
         raise InputError(Fault(str(path), f"a line has over {MAX_DOTS} dots", "Shorten it."))
+    language = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; deep nesting
-        raise InputError(
-            Fault(str(path), f"it is not valid TOML: {error}", "Correct that line.")
-        ) from None
+        values = json.loads(text) if language == "JSON" else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        what = f"it is not valid {language}: {error}"
+        raise InputError(Fault(str(path), what, "Correct that line.")) from None
+    except (ValueError, RecursionError):
+        what = "a number has thousands of digits, or brackets are nested too deeply"
+        raise InputError(Fault(str(path), what, "Correct that value.")) from None
     if not isinstance(values, dict):
         raise InputError(Fault(str(path), "it holds no JSON object", "Name another file."))
     return values

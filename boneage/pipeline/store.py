@@ -37,6 +37,7 @@ from boneage.errors import Fault, InputError
 from boneage.pipeline.store_builder import FRAME_COLUMNS, build, clear, link, locked, store_digest
 from boneage.radiographs.framing import framing_key
 from boneage.recipe import Framing
+from boneage.runtime.arrays import ARRAY_ERRORS
 from boneage.runtime.files import LARGEST_FILE, home_folder, open_regular, read_bytes, read_json
 from boneage.runtime.machine import check_workers
 from boneage.runtime.schemas import FileSchema, Text, check_values, shown
@@ -215,8 +216,8 @@ def open_store(folder: str | Path, *, verify: bool = False) -> Store:
         # Mapped, so that a header which claims more than the file has reserves no memory.
         checksums = np.load(folder / "checksums.npy", mmap_mode="r")
         images = np.load(folder / "images.npy", mmap_mode="r")
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(_damaged(folder, str(error).splitlines()[0])) from None
+    except ARRAY_ERRORS as error:
+        raise InputError(_damaged(folder, f"{error!s:.200}")) from None
     image_ids, recorded = list(described["image_ids"]), described["digest"]
     expected = (len(image_ids), framing.size, framing.size)
     if (checksums.shape, checksums.dtype) != (expected[:1], np.uint32) or not image_ids:

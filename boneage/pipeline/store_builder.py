@@ -32,6 +32,7 @@ from boneage.pipeline.store_worker import Framer, FramerDiedError, FramingTask, 
 from boneage.radiographs.framing import REASONS
 from boneage.radiographs.hand_detection import Box
 from boneage.recipe import Framing
+from boneage.runtime.arrays import ARRAY_ERRORS
 from boneage.runtime.files import read_json
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
@@ -249,7 +250,7 @@ def _read_begun(
         journal, crops, images = (
             np.load(partial / f"{name}.npy", mmap_mode="r") for name in _BEGUN
         )
-    except (InputError, OSError, ValueError, OverflowError):
+    except (InputError, *ARRAY_ERRORS):
         return None
     count = shape[0]
     kinds = [(array.shape, array.dtype) for array in (journal, crops, images)]

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +19,12 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
 from boneage.errors import Fault, InputError
+from boneage.runtime.arrays import ARRAY_ERRORS
 from boneage.runtime.files import LARGEST_FILE, open_regular, replacing
 from boneage.runtime.schemas import Count, FileSchema, Text, check_values
 
 # Names inside the file. Earlier versions wrote the same ones.
 _STATE, _VARIABLE, _METRIC = "place", "variable", "metric"
-
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 
 Row = dict[str, float]
 
@@ -41,10 +39,10 @@ class StateRecord(FileSchema):
     rows: list[dict[Text, float]]
     best_epoch: Count
     batch: Count
-    train_logs: dict[Text, float] | None = None
-    ended: bool = False
-    seconds: float = Field(default=0.0, ge=0, le=1e12)
-    epoch_seconds: float = Field(default=0.0, ge=0, le=1e12)
+    train_logs: dict[Text, float] | None
+    ended: bool
+    seconds: float = Field(ge=0, le=1e12)
+    epoch_seconds: float = Field(ge=0, le=1e12)
     callbacks: dict[Text, dict[Literal["wait", "best", "cooldown_counter"], float]]
 
     @model_validator(mode="after")
@@ -201,7 +199,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         arrays = _read_arrays(path)
         record = json.loads(arrays.pop(_STATE).tobytes())
         kinds = {kind: _numbered(arrays, kind) for kind in (_VARIABLE, _METRIC)}
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, *_ZIP_ERRORS) as error:
+    except ARRAY_ERRORS as error:
         raise InputError(_unreadable(path, str(error))) from None
     if arrays:
         raise InputError(_unreadable(path, f"it holds the unknown array {min(arrays)!r:.100}"))

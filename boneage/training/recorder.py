@@ -91,7 +91,8 @@ class RunRecorder(keras.callbacks.Callback):
             return
         self._checkpoint.restore(self.model)
         for name, other in self._others.items():  # only the first process has TensorBoard's
-            vars(other).update(self.state.callbacks.get(name, {}))
+            kept = self.state.callbacks.get(name, {})
+            vars(other).update({key: float(value) for key, value in kept.items()})
 
     def on_epoch_begin(self, epoch: int, logs: Row | None = None) -> None:
         """Restore the metrics of an unfinished epoch."""

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.datasets.manifest import Manifest, write_manifest
+from boneage.datasets.manifest import Manifest, read_manifest, write_manifest
 from boneage.errors import InputError
 from boneage.pipeline import store_builder, store_worker
 from boneage.pipeline.store import VERSION, Store, open_store, prepare, prepare_from
@@ -493,3 +493,51 @@ def test_a_store_of_other_images_is_not_linked(manifest: Manifest, other: Manife
     regions = replace(other, table=other.table.assign(region="0 0 20 20"))
     with pytest.raises(ValueError, match="does not have the images of"):
         prepare_from(manifest, regions, FRAMING)
+
+
+def damage_store(folder, name, rng):
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    position = int(rng.integers(0, min(len(content), 400)))
+    content[position] ^= 1 << int(rng.integers(0, 8))
+    path.write_bytes(content[: rng.integers(0, len(content))] if rng.random() < 0.3 else content)
+
+
+@pytest.mark.parametrize("name", ["store.json", "checksums.npy", "images.npy"])
+def test_a_damaged_store_is_a_fault_or_the_same_images(cohort_copy, tmp_path, name):
+    made = prepare(read_manifest(cohort_copy), Framing(size=32), progress=False)
+    rng = np.random.default_rng(0)
+    for number in range(25):
+        folder = tmp_path / f"{number}"
+        shutil.copytree(made.folder, folder)
+        damage_store(folder, name, rng)
+        try:
+            opened = open_store(folder, verify=True)
+        except InputError:
+            continue
+        assert opened.digest == made.digest
+        assert (opened[0] == made[0]).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_ids": 3}, {"image_ids": [1]}, {"image_ids": []}, {"framing": []},
+        {"framing": {"size": 1e9}}, {"digest": 7}, {"version": "x"}, {"version": [[[]]]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_description_of_other_types_is_refused(cohort_copy, change):
+    made = prepare(read_manifest(cohort_copy), Framing(size=32), progress=False)
+    path = made.folder / "store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError):
+        open_store(made.folder)
+
+
+def test_a_checksum_file_that_claims_more_than_it_has_takes_no_memory(cohort_copy):
+    made = prepare(read_manifest(cohort_copy), Framing(size=32), progress=False)
+    path = made.folder / "checksums.npy"
+    path.write_bytes(path.read_bytes().replace(b"(60,), }           ", b"(900000000000,), }"))
+    with pytest.raises(InputError, match="the store is damaged"):
+        open_store(made.folder)
