@@ -18,7 +18,8 @@ from boneage.radiographs.orientation import find_orientation
 from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph
 from boneage.recipe import Framing
 
-# Raise it whenever `frame` gives other pixels for the same settings: stores are then rebuilt.
+# Raise it whenever decoding and `frame` give other pixels for the same settings: stores are then
+# rebuilt.
 VERSION = 5
 
 HAND = "hand"
