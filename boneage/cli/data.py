@@ -120,7 +120,7 @@ def data_card(
 
 @data_app.command("frame")
 def data_frame(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Radiographs.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Radiographs.")],
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -29,7 +29,7 @@ _SHOW_PROGRESS = 64  # images, above which a progress bar is shown if nothing el
 def predict(
     run: RunArgument,
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Radiographs: PNG, JPEG, TIFF, DICOM.")
+        list[str], typer.Argument(metavar="IMAGE", help="Radiographs: PNG, JPEG, TIFF, DICOM.")
     ],
     sex: Annotated[str, typer.Option(help="Sex of the child, or of all children: F or M.")],
     views: ViewsOption = None,
