@@ -30,7 +30,9 @@ class RecordedProvenance(FileSchema):
     boneage: Text | None = None
     commit: Text | None = None
     uncommitted_changes: bool | None = None
+    python: Text | None = None
     device: Text | None = None
+    cores: Count | None = None
     versions: dict[Text, Text] | None = None
 
 

@@ -56,3 +56,28 @@ def test_what_a_killed_training_had_half_written_is_removed_by_the_next(tmp_path
     with run.locked():
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "my.part"]
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({}, "the key 'manifest.digest' is missing"),
+        ({"manifest": []}, r"manifest is \[\]"),
+        ({"manifest": {"digest": 3}}, "manifest.digest is 3"),
+        ({"manifest": {"digest": "d", "counts": {"train": "9"}}}, "manifest.counts.train is '9'"),
+        ({"manifest": {"digest": "d"}, "seconds": {"fit": None}}, "seconds.fit is None"),
+        ({"manifest": {"digest": "d"}, "init": "x"}, "init is 'x'"),
+        ({"manifest": {"digest": "d"}, "model": {"parameters": 1.5}}, "model.parameters is 1.5"),
+    ],
+)
+def test_a_changed_run_json_is_refused_with_its_key(tmp_path, info, message):
+    run = Run(tmp_path)
+    run.info_path.write_text(json.dumps(info))
+    with pytest.raises(InputError, match=rf"run\.json: {message}"):
+        run.read_info(("manifest.digest",))
+
+
+def test_a_run_json_of_other_versions_is_read(tmp_path):
+    run = Run(tmp_path)
+    run.info_path.write_text('{"name": "old", "later": {"key": [1]}}')
+    assert run.read_info() == {"name": "old", "later": {"key": [1]}}

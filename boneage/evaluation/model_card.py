@@ -54,7 +54,8 @@ def model_card(
     Returns:
         Markdown, the content of the release's README.md.
     """
-    manifest, recipe, made = result["manifest"], result["recipe"], result["provenance"]
+    manifest, recipe = result["manifest"], result["recipe"]
+    made = {"commit": "unknown", "uncommitted_changes": None, **result["provenance"]}
     counts, init = manifest["counts"], result.get("init")
     scored = [
         (words, metrics, _rows(metrics))

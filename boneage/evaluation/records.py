@@ -24,8 +24,8 @@ _LARGEST_NUMBER = 1e12
 class Limits(FileSchema):
     """Both ends of an interval; None where there are too few images."""
 
-    low: Number | None = None
-    high: Number | None = None
+    low: Number | None
+    high: Number | None
 
 
 class Score(Limits):
@@ -57,10 +57,16 @@ class Scores(FileSchema):
         return self
 
 
-class BaselineScore(FileSchema):
-    """The error of a prediction without the image. Early versions wrote a number."""
+class BaselineValue(FileSchema):
+    """The error of a prediction without the image."""
 
-    mae_months: Score | Number | None
+    value: Number | None
+
+
+class BaselineScore(FileSchema):
+    """The same error. Early versions wrote a number."""
+
+    mae_months: BaselineValue | Number | None
 
 
 class Baseline(FileSchema):
@@ -148,5 +154,7 @@ def read_history(path: Path) -> pd.DataFrame | None:
         if is_odd or (name == "epoch" and not np.isfinite(column).all()):
             what = f"a value of the column {name!r} is not a number, or is too large"
             raise InputError(Fault(str(path), what, CHANGED))
+        if not np.isfinite(column).any():
+            return None  # nothing to draw
     # Keras' CSVLogger counts from 0, everything else in a run from 1
     return history.assign(epoch=history["epoch"] + 1 - history["epoch"].min())

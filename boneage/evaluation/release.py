@@ -37,6 +37,7 @@ _MAX_ERROR = 1e-3  # of a tensor, relative to its norm; rounding to float16 alon
 _NEEDED_INFO = (
     *("name", "seed", "started", "model.parameters", "stopped"),
     *("provenance.boneage", "provenance.versions"),
+    *("provenance.device", "provenance.cores", "provenance.python"),
     *MANIFEST_KEYS,
 )
 _INFO = ("name", "seed", "started", "seconds", "provenance", "model", "best_epoch", "epochs")
