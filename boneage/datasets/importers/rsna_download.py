@@ -158,9 +158,9 @@ def _ask_all(
     try:
         return {name: ask(session, url) for name, url in urls.items()}
     except InputError as error:
-        listed = "".join(f"\n  {url}" for url in urls.values())
+        listed = " ".join(urls.values())  # a message is one line
         fix = (
-            f"To do it by hand, download these with a browser or on another machine:{listed}\n"
+            f"To do it by hand, download these with a browser or on another machine: {listed} "
             f"Put them into {out} without unpacking them, and run: {_command(out)}"
         )
         by_hand = Fault(str(out), f"archives are missing: {', '.join(names)}", fix)

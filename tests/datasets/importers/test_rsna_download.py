@@ -113,7 +113,7 @@ def test_without_a_network_the_message_lists_the_addresses(
         download_rsna(tmp_path, accept_terms=True, progress=False)
     text = str(caught.value)
     assert text.count(OFFICIAL) == 5
-    assert f"\n  {OFFICIAL}Bone+Age+Training+Set+Annotations.zip\n" in text
+    assert f" {OFFICIAL}Bone+Age+Training+Set+Annotations.zip " in text
     assert f"boneage data download rsna {tmp_path} --accept-terms" in text
     assert names(tmp_path) == set()
 
