@@ -10,7 +10,12 @@ import pytest
 
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.errors import InputError
-from boneage.evaluation.scoring import evaluate_predictions, evaluate_run, read_predictions
+from boneage.evaluation.scoring import (
+    evaluate_predictions,
+    evaluate_run,
+    impossible_answers,
+    read_predictions,
+)
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
@@ -236,3 +241,42 @@ def test_external_test_counts_the_images_that_the_run_was_trained_on(
     metrics = evaluate_run(run, data=another.path, progress=False)  # needs no image of the run
     assert metrics["baseline"]["median_by_sex"]["mae_months"]["value"] == pytest.approx(25.0)
     assert metrics["manifest"]["overlap"] == {"train": 0, "val": 0}
+
+
+# --- Answers that are no bone age.
+
+
+class Fixed:
+    """An engine that answers the same for all girls, and 130 months for boys."""
+
+    def __init__(self, months: float) -> None:
+        self.months = months
+
+    def predict(self, images: Any, gender: Any) -> Any:
+        return np.where(gender[:, 0] == 0, self.months, 130.0)
+
+
+def test_answers_that_are_no_age_are_scored_counted_and_a_fault(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boneage.evaluation.scoring.load_engine", lambda run: Fixed(-500.0))
+    metrics = evaluate_run(run, progress=False)
+    assert metrics["impossible_answers"] == 1
+    assert read_json(run.metrics_path("test")) == metrics
+    fault = impossible_answers(run, metrics)
+    assert "1 of 2 answers are no bone age from 0 to 240 months" in str(fault)
+    monkeypatch.setattr("boneage.evaluation.scoring.load_engine", lambda run: Fixed(-5.0))
+    metrics = evaluate_run(run, progress=False)
+    assert impossible_answers(run, metrics) is None
+    assert read_predictions(run.predictions_path("test"))["predicted_age_months"].min() == 0.0
+
+
+@pytest.mark.parametrize("months", [np.nan, np.inf])
+def test_an_answer_that_is_not_finite_is_the_fault_of_its_image(
+    run: Run, monkeypatch: pytest.MonkeyPatch, months: float
+) -> None:
+    monkeypatch.setattr("boneage.evaluation.scoring.load_engine", lambda run: Fixed(months))
+    with pytest.raises(InputError, match="^i6: the model answers (nan|inf) months") as refused:
+        evaluate_run(run, progress=False)
+    assert len(refused.value.faults) == 1
+    assert not run.metrics_path("test").exists()
