@@ -54,6 +54,9 @@ class StateRecord(FileSchema):
             raise ValueError(f"best_epoch is {self.best_epoch}, after {len(self.rows)} epochs")
         if self.train_logs is not None and not self.train_logs.keys() >= {"loss", "mae"}:
             raise ValueError("train_logs has no loss or no mae")
+        kept = [value for values in self.callbacks.values() for value in values.values()]
+        if any(1e12 < abs(value) < math.inf for value in kept):  # before an epoch `best` is inf
+            raise ValueError("a callback has a number that no training gives")
         return self
 
 

@@ -65,6 +65,8 @@ def change_state(**values):
         change_state(seconds=-1),
         change_state(callbacks={"EarlyStopping": {"patience": 3}}),
         change_state(callbacks={"EarlyStopping": {"wait": None}}),
+        change_state(callbacks={"EarlyStopping": {"best": 1e308}}),
+        change_state(callbacks={"EarlyStopping": {"best": 10**30}}),
         change_state(callbacks=[]),
     ],
 )
