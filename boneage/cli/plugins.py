@@ -77,7 +77,7 @@ def _plug_in_command(name: str, offers: list[PlugIn]) -> Any:
         print_manifest(run_importer(plug_in, source, out))
 
     packages = sorted(map(str, offers))
-    text = offers[0].summary() or f"Importer of {packages[0]}."
+    text = f"Importer of {packages[0]}."
     if len(packages) > 1:
         text = f"Broken: offered by {' and '.join(packages)}."
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)

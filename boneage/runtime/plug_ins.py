@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from dataclasses import dataclass, field
-from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from typing import Any
 
 from boneage.errors import Fault, InputError
@@ -61,17 +58,6 @@ class PlugIn:
             what = f"{self.value} can't be loaded ({type(error).__name__}: {error})"
             raise self.error(what) from error
 
-    def summary(self) -> str:
-        """Return the first paragraph of the object's docstring, from its source: nothing is run."""
-        module, _, name = self.value.partition(":")
-        try:
-            for node in ast.parse(_source(module.strip())).body:
-                if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name.strip():
-                    return (ast.get_docstring(node) or "").partition("\n\n")[0]
-        except (ImportError, SyntaxError, ValueError, OSError, RecursionError) as error:
-            return f"Broken: {error}."
-        return ""
-
     def error(self, what: str) -> InputError:
         """Return the error of this plug-in, which names its package."""
         return _error(self.kind, self.name, [self], what)
@@ -121,19 +107,6 @@ def _package(point: EntryPoint) -> tuple[str, str]:
         package = str(metadata["Name"]) if "Name" in metadata else package
         version = str(metadata["Version"]) if "Version" in metadata else version
     return re.sub(r"[-_.]+", "-", package).lower(), version
-
-
-def _source(module: str) -> str:
-    """Return the source of a module, or an empty text if it has none. No package is imported."""
-    name, path, spec = "", None, None
-    for part in module.split("."):
-        name = f"{name}.{part}" if name else part
-        spec = PathFinder.find_spec(name, path) if path is not None else find_spec(name)
-        if spec is None:
-            raise ImportError(f"there is no module {name!r}")
-        path = spec.submodule_search_locations or []
-    get_source = getattr(spec and spec.loader, "get_source", None)
-    return (get_source(name) if get_source else None) or ""
 
 
 def _error(kind: Kind, name: str, offers: list[PlugIn], what: str) -> InputError:

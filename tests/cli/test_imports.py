@@ -48,7 +48,8 @@ def test_the_example_in_the_documentation_installs_and_runs(cohort: Path, tmp_pa
             check=True,
         ).stdout  # fmt: skip
 
-    assert "Import the clinic's radiographs" in run("--help")
+    assert re.search("clinic +Importer of boneage-clinic", run("--help"))
+    assert "Import the clinic's radiographs" in run("clinic", "--help")
     assert "20 images" in run("clinic", "scans", "--out", "clinic.csv")
     manifest = read_manifest(tmp_path / "clinic.csv")
     assert manifest.table["image_id"].tolist() == sorted(table["image_id"])
@@ -111,22 +112,21 @@ def test_ctrl_c_in_a_plug_in_is_that_of_the_user(boneage, offer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "what", "listed_as"),
+    ("value", "what"),
     [
-        ("no_such_module:function", "can't be loaded (ModuleNotFoundError", "Broken: there is no"),
-        ("math:pi", "math:pi is not a function", "Importer of boneage-clinic 1.0."),
-        ("math:tau.real", "math:tau.real is not a function", "Importer of boneage-clinic 1.0."),
-        ("clinic_importers:no", "can't be loaded (AttributeError", "Importer of boneage-clinic"),
-        ("not a value", "can't be loaded", "Broken: there is no"),
+        ("no_such_module:function", "can't be loaded (ModuleNotFoundError"),
+        ("math:pi", "math:pi is not a function"),
+        ("clinic_importers:no", "can't be loaded (AttributeError"),
+        ("not a value", "can't be loaded"),
     ],
 )
 def test_a_broken_plug_in_is_refused_and_the_others_work(
-    boneage, refused, offer, value: str, what: str, listed_as: str
+    boneage, refused, offer, value: str, what: str
 ) -> None:
     offer("fails", broken=value)
     _, listed, _ = boneage("data", "import", "--help")
-    assert re.search(f"broken +{re.escape(listed_as)}", listed)
-    assert re.search("fails +Divide by nothing", listed)
+    assert re.search("broken +Importer of boneage-clinic 1.0.", listed)
+    assert re.search("fails +Importer of boneage-clinic 1.0.", listed)
     assert re.search("rsna +Import the RSNA 2017 challenge set.", listed)
     refused(boneage("data", "import", "broken", "x"), "(from boneage-clinic 1.0)", what)
     assert "Broken: " in boneage("data", "import", "broken", "-h")[1] or "function" in what
@@ -147,14 +147,14 @@ def test_a_name_that_is_taken(boneage, refused, offer) -> None:
 def test_a_name_like_an_option_hides_none(boneage, offer) -> None:
     offer("fails", **{"--help": "clinic_importers:fails", "-x": "clinic_importers:fails"})
     code, listed, _ = boneage("data", "import", "--help")
-    assert (code, listed.count("Divide by nothing")) == (0, 1)
+    assert (code, listed.count("Importer of boneage-clinic")) == (0, 1)
 
 
 def test_the_help_runs_no_plug_in(boneage, install) -> None:
     code = 'import sys; sys.exit("imported")\ndef slow(source, out):\n    """Take long."""\n'
     install("boneage-slow", {GROUP: {"slow": "slow_importer:slow"}}, {"slow_importer": code})
     code, listed, error = boneage("data", "import", "--help")
-    assert re.search("slow +Take long", listed)
+    assert re.search("slow +Importer of boneage-slow", listed)
     assert (code, error) == (0, "")
 
 
