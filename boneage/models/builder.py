@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import random
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import keras
@@ -25,7 +23,7 @@ import numpy as np
 from keras import layers
 
 from boneage.errors import Fault, InputError
-from boneage.models.backbones import Backbone, find_backbone
+from boneage.models.backbones import find_backbone
 from boneage.models.pretrained import find_weights, load_weights
 from boneage.runtime.machine import check_memory
 
@@ -34,8 +32,6 @@ MONTHS = np.arange(241, dtype=np.float32)
 
 LOGITS = "age_logits"
 
-_MOST_FEATURES = 2048  # of the backbones
-_LARGE_VALUES = 250_000_000  # a gigabyte
 _BYTES_BUILT = 8  # of a parameter: its value, and the random numbers it is made from
 
 
@@ -83,87 +79,41 @@ def build_model(
         (b, 1), 1.0 = male, to `age_months` float32 (b, 1).
 
     Raises:
-        InputError: The backbone is unknown, the image is too small for it or for the pooling, or
-            the weights file is missing or has another digest.
+        InputError: The backbone is unknown, the image is too small for it or for the pooling, the
+            weights file is missing or has another digest, or the head does not fit into memory.
     """
     chosen = find_backbone(backbone, image_size)
     path = find_weights(backbone, weights, weights_sha256)
-    settings: dict[str, Any] = {
-        "gender_units": gender_units if gender else 0,
-        "dense_units": dense_units,
-        "dropout": dropout,
-        "pooling": pooling,
-        "head": head,
-        "scale": (age_scale_months, age_centre_months),
-        "name": f"{backbone}_bone_age",
-    }
     with _dtype_policy(precision):
-        if _may_be_large(image_size, gender_units, dense_units, pooling):
-            _check_memory(lambda: _assemble(chosen, image_size, **settings))
-        model = _assemble(chosen, image_size, **settings, path=path)
+        image = layers.Input((image_size, image_size, 1), name="image")
+        gender_input = layers.Input((1,), name="gender")  # the child's sex, 1.0 = male
+        network = chosen.build(image_size)
+        if path is not None:
+            load_weights(network, path)
+        x = network(chosen.scaled(image, network.input_shape[-1]))  # (b, h, w, features)
+        x = _pool(x, pooling)  # (b, features), or (b, h/2 * w/2 * features)
+        widths = [x.shape[-1] + gender_units, *dense_units, len(MONTHS)]
+        values = network.count_params() + sum(a * b for a, b in itertools.pairwise(widths))
+        fix = "Set model.dense_units or model.gender_units lower, or use pooling = 'average'."
+        check_memory(_BYTES_BUILT * values, "model", f"a network of {values:,} parameters", fix)
+        if gender:
+            branch = layers.Dense(gender_units, activation="relu", name="gender_branch")
+            x = layers.Concatenate()([x, branch(gender_input)])  # (b, features + gender_units)
+        for units in dense_units:
+            if dropout:
+                x = layers.Dropout(dropout)(x)
+            x = layers.Dense(units, activation="relu")(x)
+        if head == "distribution":
+            age_months = _mean_month(layers.Dense(len(MONTHS), dtype="float32", name=LOGITS)(x))
+        else:
+            x = layers.Dense(1, dtype="float32", name="scaled_age")(x)
+            age_months = layers.Rescaling(
+                age_scale_months, offset=age_centre_months, dtype="float32", name="age_months"
+            )(x)
+    model = keras.Model([image, gender_input], age_months, name=f"{backbone}_bone_age")
     if head == "distribution":
         model.get_layer("age_months").set_weights([MONTHS[:, None]])
     return model
-
-
-def _may_be_large(
-    image_size: int, gender_units: int, dense_units: Sequence[int], pooling: str
-) -> bool:
-    """Return whether a head of these widths may have hundreds of millions of values."""
-    features = _MOST_FEATURES * (max(1, image_size // 64) ** 2 if pooling == "flatten" else 1)
-    widths = [features + gender_units, *dense_units, len(MONTHS)]
-    return sum(one * other for one, other in itertools.pairwise(widths)) > _LARGE_VALUES
-
-
-def _check_memory(assemble: Callable[[], keras.Model]) -> None:
-    """Count the values of a network without making them, and compare them with the memory.
-
-    Raises:
-        InputError: The network does not fit into memory.
-    """
-    drawn = random.getstate()  # Keras draws the seeds of initial weights from it
-    with keras.StatelessScope(initialize_variables=False):
-        values = assemble().count_params()
-    random.setstate(drawn)
-    fix = "Set model.dense_units or model.gender_units lower, or use pooling = 'average'."
-    check_memory(_BYTES_BUILT * values, "model", f"a network of {values:,} parameters", fix)
-
-
-def _assemble(
-    chosen: Backbone,
-    image_size: int,
-    *,
-    gender_units: int,
-    dense_units: Sequence[int],
-    dropout: float,
-    pooling: str,
-    head: str,
-    scale: tuple[float, float],
-    name: str,
-    path: Path | None = None,
-) -> keras.Model:
-    image = layers.Input((image_size, image_size, 1), name="image")
-    gender_input = layers.Input((1,), name="gender")  # the child's sex, 1.0 = male
-    network = chosen.build(image_size)
-    if path is not None:
-        load_weights(network, path)
-    x = network(chosen.scaled(image, network.input_shape[-1]))  # (b, h, w, features)
-    x = _pool(x, pooling)  # (b, features), or (b, h/2 * w/2 * features)
-    if gender_units:
-        branch = layers.Dense(gender_units, activation="relu", name="gender_branch")
-        x = layers.Concatenate()([x, branch(gender_input)])  # (b, features + gender_units)
-    for units in dense_units:
-        if dropout:
-            x = layers.Dropout(dropout)(x)
-        x = layers.Dense(units, activation="relu")(x)
-    if head == "distribution":
-        age_months = _mean_month(layers.Dense(len(MONTHS), dtype="float32", name=LOGITS)(x))
-    else:
-        x = layers.Dense(1, dtype="float32", name="scaled_age")(x)
-        age_months = layers.Rescaling(
-            scale[0], offset=scale[1], dtype="float32", name="age_months"
-        )(x)
-    return keras.Model([image, gender_input], age_months, name=name)
 
 
 def _mean_month(logits: Any) -> Any:

@@ -16,6 +16,12 @@ def test_xception_with_the_lineage_s_head_has_the_published_size():
     assert build_model("xception", 96).count_params() == 23_944_545
 
 
+@pytest.mark.parametrize("head", [{"dense_units": [65_536] * 4}, {"gender_units": 10**12}])
+def test_a_head_that_does_not_fit_into_memory_is_not_built(head):
+    with pytest.raises(InputError, match=r"a network of [0-9,]{14,} parameters needs"):
+        build_model("mini_resnet", 64, **head)
+
+
 def test_an_untrained_model_answers_around_its_centre_in_months():
     model = build_model("mini_xception", 64, age_centre_months=127.0, age_scale_months=1e-6)
     np.testing.assert_allclose(model.predict(batch(), verbose=0), 127.0, atol=1e-3)
