@@ -33,6 +33,7 @@ from boneage.radiographs.dicom_transformations import (
 )
 from boneage.radiographs.file_limits import (
     LARGEST_FILE,
+    CountedReads,
     RefusedPixelsError,
     check_dimensions,
     open_radiograph,
@@ -58,9 +59,6 @@ _BARE_START = re.compile(
     re.DOTALL,
 )
 
-# A radiograph's header takes some hundreds of reads, and its pixels one a fragment. A file of
-# millions of empty elements would take minutes and gigabytes.
-_MAX_READS = 200_000
 _MAX_FRAGMENTS = 10_000
 _MOST_ABOVE = 0.01
 _MAX_LAYERS = 64  # of JPEG 2000: a decoder reserves memory for each
@@ -79,22 +77,6 @@ _FRAME_MARKERS = {0xC0: _JPEG, 0xC1: _JPEG, 0xC2: _JPEG, 0xC3: _JPEG_LOSSLESS}
 _FRAME_MARKERS[0xF7] = _JPEG_LS
 _SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3}
 _SAMPLES |= dict.fromkeys(("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3)
-
-
-class _CountedReads:
-    """A stream that raises an error after too many reads."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._left = _MAX_READS
-        self.seek = stream.seek
-        self.tell = stream.tell
-
-    def read(self, size: int = -1, /) -> bytes:
-        self._left -= 1
-        if self._left < 0:
-            raise ValueError("too many reads")
-        return self._stream.read(size)
 
 
 @contextmanager
@@ -215,7 +197,7 @@ def _read_dataset(stream: BinaryIO, path: Path, *, pixels: bool) -> Dataset:
     try:
         with quiet_pydicom():
             deflated = _is_deflated(stream)
-            dataset = read_partial(cast(BinaryIO, _CountedReads(stream)), stop, force=True)
+            dataset = read_partial(cast(BinaryIO, CountedReads(stream)), stop, force=True)
             elements = [dataset.get_item(tag) for tag in dataset.keys()]  # noqa: SIM118
             whole = all(_is_whole(element, None if deflated else size) for element in elements)
     except PARSING_ERRORS:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import RegularFile, open_regular, read_bytes
@@ -21,12 +22,32 @@ LARGEST_PIXELS = 30_000_000
 LARGEST_FILE = 256 * 2**20  # bytes: those pixels in 16-bit RGB, not compressed
 SAVE_AS_PNG = "Save it as a grey PNG of 8 or 16 bits, with one image in the file."
 
+# A radiograph's header takes some hundreds of reads, and the pixels of DICOM one a fragment. A file
+# of millions of empty elements would take minutes and gigabytes.
+_MAX_READS = 200_000
 _FETCH_AGAIN = "Download or export the file again."
 _LIBRARY_LOCK = threading.RLock()
 
 
 class RefusedPixelsError(Exception):
     """Why a file's pixels are refused; a second argument is what to do about it."""
+
+
+class CountedReads:
+    """A stream that raises an error after too many reads."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._left = _MAX_READS
+        self.seek = stream.seek
+        self.tell = stream.tell
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read like the stream."""
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too many reads")
+        return self._stream.read(size)
 
 
 def open_radiograph(path: Path) -> RegularFile:

@@ -161,10 +161,10 @@ def _open(file: BinaryIO, path: Path, *, pixels: bool) -> tuple[ImageFile.ImageF
     if start == SIGNATURE:
         data, exif = read_png(file, pixels=pixels)
         file = io.BytesIO(data)
-    elif start[:4] in _TIFF_STARTS:
-        check_directories(file)
     with quiet("PIL"):
         warnings.filterwarnings("error", "Tag data larger|Tag offset too large")  # lost TIFF tags
+        if start[:4] in _TIFF_STARTS:
+            check_directories(file)
         try:
             file.seek(0)
             image = Image.open(file, formats=("PNG", "TIFF", "BMP"))

@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from boneage.errors import InputError
-from boneage.radiographs.file_limits import RefusedPixelsError
-from boneage.radiographs.reader import read_radiograph
-from boneage.radiographs.tiff import check_directories, has_more_packbits
+from boneage.radiographs.reader import read_dimensions, read_radiograph
+from boneage.radiographs.tiff import has_more_packbits
 
 IMAGE = np.asarray(
     cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (90, 60), np.uint8), (0, 0), 2),
@@ -93,16 +92,30 @@ def test_packbits_are_counted() -> None:
     assert not has_more_packbits(data, 20)
 
 
-def test_directories_are_limited() -> None:
-    def directory(entries: int, count: int) -> bytes:
-        entry = struct.pack("<HHII", 40_000, 12, count, 8)
-        return b"II*\0\x08\0\0\0" + struct.pack("<H", entries) + entry * entries + bytes(4)
+def directory(entries: int, values: int, following: int = 0) -> bytes:
+    """A BigTIFF file of one directory whose entries share their values."""
+    body = b"".join(struct.pack("<HHQQ", 40_000 + i % 9000, 12, values, 8) for i in range(entries))
+    start = b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, entries)
+    return start + body + struct.pack("<Q", following)
 
-    check_directories(io.BytesIO(directory(900, 10)))
-    with pytest.raises(RefusedPixelsError, match="60,000 entries"):
-        check_directories(io.BytesIO(directory(60_000, 1)))
-    with pytest.raises(RefusedPixelsError, match="too large values"):
-        check_directories(io.BytesIO(directory(900, 60_000)))
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (directory(250_000, 1), "truncated or damaged"),
+        (directory(900, 60_000), "truncated or damaged"),
+        (directory(3, 1, following=16), "a directory has no end"),
+        (directory(3, 1, following=10**9), "a directory has no end"),
+        (directory(3, 1)[:-9], "a directory has no end"),
+        (directory(3, 1)[:9], "truncated or damaged"),
+    ],
+)
+def test_directories_are_limited(tmp_path: Path, data: bytes, what: str) -> None:
+    path = tmp_path / "radiograph.tif"
+    path.write_bytes(data)
+    for read in (read_radiograph, read_dimensions):
+        with pytest.raises(InputError, match=what):
+            read(path)
 
 
 def test_deflate_bombs_are_not_inflated(tmp_path: Path) -> None:
