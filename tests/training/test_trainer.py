@@ -7,6 +7,7 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
+from boneage.models.backbones import BACKBONES, Backbone
 from boneage.prediction.shipped import open_run
 from boneage.recipe import read_recipe
 from boneage.run import Run
@@ -146,11 +147,17 @@ def test_an_interrupted_save_leaves_the_checkpoint_of_the_epoch_before(
     assert run.read_info()["stopped"] == "interrupted"
 
 
+def overflowing_network(image_size):
+    image = keras.Input((image_size, image_size, 1))
+    return keras.Model(image, keras.layers.Rescaling(1e38, 1e38)(image))
+
+
 def test_a_loss_that_is_not_finite_ends_the_training_with_the_images_of_the_batch(
-    manifest, tiny_recipe, tiny_network, tmp_path
+    manifest, tiny_recipe, tmp_path, monkeypatch
 ):
-    # With such a scale the sum of a batch is larger than the largest float32.
-    recipe = read_recipe(tiny_recipe, [TINY, "model.age_scale_months=1e38"])
+    # With such a scale the answers are larger than the largest float32.
+    monkeypatch.setitem(BACKBONES, "overflowing", Backbone(overflowing_network))
+    recipe = read_recipe(tiny_recipe, ["model.backbone=overflowing"])
     with pytest.raises(InputError, match=r"training\.learning_rate=0\.0003") as refused:
         train(recipe, manifest, tmp_path / "run", progress=False)
     rows = np.random.default_rng([recipe.seed, 1, 0, 0]).permutation(48)[:16]
@@ -176,10 +183,10 @@ def test_the_cosine_schedule_warms_up_and_ends_at_its_minimum(tiny_recipe):
 
 
 def test_early_stopping_ends_a_run_and_is_recorded(manifest, tiny_recipe, tiny_network, tmp_path):
-    # With ten thousand times the scale validation soon stops improving.
+    # With such a learning rate validation soon stops improving.
     overrides = [
         *(TINY, "training.epochs=30", "training.early_stop_patience=1"),
-        "model.age_scale_months=400000.0",
+        "training.learning_rate=1.0",
     ]
     recipe = read_recipe(tiny_recipe, overrides)
     run = train(recipe, manifest, tmp_path / "run", progress=False)
