@@ -24,11 +24,12 @@ UNITS = (*MONTHS_IN, "years-months")
 `years-months` is text such as 10y6m, 10-06, 10;6 or 10 6/12. `decimal-years` are years whose
 decimals are not questioned.
 """
-YEARS_MONTHS_CELLS = 3
-"""So many cells of years such as 10.11, and none above .11, are probably years and months.
+YEARS_MONTHS_CHANCE = 0.005
+"""Years such as 10.11 are questioned if most hundredths are at most .11, and this is less likely.
 
 Among decimal years that are not whole, 11 of 99 hundredths are that small. Three of three are so
-by chance in 1 of 730 tables. A needless question costs an option; none costs 5 months of error.
+by chance in 1 of 730 tables, three of four in 1 of 200. A needless question costs an option; none
+costs 5 months of error.
 """
 
 _WORDS = {  # months in a unit, by the words for it
@@ -42,7 +43,6 @@ _WORDS = {  # months in a unit, by the words for it
     )
     for word in words.split()
 }
-_MOSTLY = 0.9  # of the cells: one wrong cell in ten hides no column
 _LONGEST = 60  # letters of an age
 _PAIRS = re.compile(
     r"(?P<n>[0-9]{1,3})\s*(?P<word>[^\W\d_]+)\.?"
@@ -114,7 +114,8 @@ def read_ages(
     if shown is not None:
         cells = replace(cells, table=cells.table.assign(**{column: list(shown)}))
     most = MAX_AGE_MONTHS * (2 if is_chronological else 1)
-    findings = _bad_cells(cells, column, unit, found, may_be_empty=may_be_empty or is_chronological)
+    may_be_empty = may_be_empty or is_chronological
+    findings = _bad_cells(cells, column, unit, option, found, may_be_empty=may_be_empty)
     findings += _outside(cells, column, unit, option, months, most)
     if unit == "months":
         fix = f"Are the ages in years? Pass {option} years."
@@ -172,11 +173,19 @@ def _years_and_months(text: str, is_dotted: bool) -> float:
 
 
 def _bad_cells(
-    cells: Cells, column: str, unit: str, found: NumberColumn, *, may_be_empty: bool
+    cells: Cells,
+    column: str,
+    unit: str,
+    option: str,
+    found: NumberColumn,
+    *,
+    may_be_empty: bool,
 ) -> list[Finding]:
     """Return the cells that are no age in the unit, the dates among them apart."""
     texts = cells.table[column]
     bad = np.isnan(found.numbers) & ((texts != "").to_numpy() | (not may_be_empty))
+    if unit != "years-months" and (units := _question_units(cells, column, option, bad)):
+        return units
     is_date = np.array([_DATE.fullmatch(text) is not None for text in texts], bool)
     use = "Or leave it empty." if may_be_empty else "An image without an age can't be used."
     example = _EXAMPLE[_noun(unit)]
@@ -199,6 +208,24 @@ def _bad_cells(
     ]
 
 
+def _question_units(
+    cells: Cells, column: str, option: str, bad: NDArray[np.bool_]
+) -> list[Finding]:
+    """Return a fault if most cells are ages with their own unit, such as 126 months or 10y6m."""
+    texts = cells.table[column].tolist()
+    months = _read_years_and_months(texts).numbers
+    has_unit = bad & ~np.isnan(months)
+    if 2 * np.count_nonzero(has_unit) <= len(texts):
+        return []
+    example = texts[int(np.argmax(has_unit))]
+    what = (
+        f"{np.count_nonzero(has_unit):,} of {len(texts):,} cells of {column} have their own unit, "
+        f"such as {example!r}"
+    )
+    fix = f"Pass {option} years-months: it reads such ages, in months too."
+    return [Finding("ages-with-units", Fault(cells.where, what, fix))]
+
+
 def _noun(unit: str) -> str:
     return "years" if unit == "decimal-years" else unit
 
@@ -206,20 +233,20 @@ def _noun(unit: str) -> str:
 def _question_years(cells: Cells, column: str, option: str, texts: Sequence[str]) -> list[Finding]:
     """Return a fault if a column of years probably holds years and months, such as 10.11."""
     decimals = [re.split("[.,]", text)[1] for text in texts if _DECIMAL.fullmatch(text)]
-    decimals = [digits for digits in decimals if digits.strip("0")]
-    small = [digits for digits in decimals if len(digits) <= 2 and int(digits) <= 11]
-    large = [
+    # 10.6 may be 10 years and 6 months or 10.6 years, so that it says nothing.
+    exact = sum(len(digits) > 1 and bool(digits.strip("0")) for digits in decimals)
+    small = [
         row
         for row, text in enumerate(texts)
         if _DOTTED.fullmatch(text) and 0 < int(text[-2:]) <= 11
     ]
-    is_bare = all(int(texts[row][-2:]) > 9 for row in large)  # 10.6 and 10.11, but never 10.06
-    enough = YEARS_MONTHS_CELLS - is_bare  # only 2 of 99 hundredths are .10 and .11
-    if len(large) < enough or len(small) < _MOSTLY * len(decimals):
+    is_bare = all(int(texts[row][-2:]) > 9 for row in small)  # 10.6 and 10.11, but never 10.06
+    share = (2 if is_bare else 11) / 99
+    if 2 * len(small) <= exact or not _is_unlikely(len(small), exact, share):
         return []
-    example = cells.table[column][max(large, key=lambda row: texts[row][-2:])]
+    example = cells.table[column][max(small, key=lambda row: texts[row][-2:])]
     what = (
-        f"{len(small):,} of {len(decimals):,} decimals of {column} are at most .11, as in "
+        f"{len(small):,} of {exact:,} hundredths of {column} are at most .11, as in "
         f"{example}: these may be years and months"
     )
     fix = (
@@ -227,6 +254,13 @@ def _question_years(cells: Cells, column: str, option: str, texts: Sequence[str]
         f"decimal number of years, pass {option} decimal-years."
     )
     return [Finding("years-months-as-years", Fault(cells.where, what, fix))]
+
+
+def _is_unlikely(fewest: int, n: int, share: float) -> bool:
+    """Return whether so many of `n` are hardly by chance of a kind that has this share."""
+    from scipy.special import bdtrc  # the upper tail of the binomial distribution
+
+    return bool(bdtrc(fewest - 1, n, share) < YEARS_MONTHS_CHANCE)
 
 
 def _outside(

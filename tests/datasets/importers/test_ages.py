@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.datasets.importers.ages import YEARS_MONTHS_CELLS, Ages, read_ages
+from boneage.datasets.importers.ages import Ages, read_ages
 from boneage.datasets.tables import Cells
 
 
@@ -124,18 +124,45 @@ def test_years_that_never_pass_11_hundredths_are_a_question(mark: str) -> None:
         text.replace(".", mark) for text in ("3.05", "4.11", "6.10", "8.00", "9", "7.5", "7.07")
     ]
     (fault,) = said(ages(texts, "years"))
-    assert f"5 of 5 decimals of age are at most .11, as in 4{mark}11" in fault
+    assert f"4 of 4 hundredths of age are at most .11, as in 4{mark}11" in fault
     assert "pass --age-unit years-months" in fault
     found = ages(texts, "decimal-years")
     assert said(found) == []
     assert found.months[1] == pytest.approx(12 * 4.11)
-    # Two cells above .11 are the answer, and so are too few cells, or whole years alone.
-    assert said(ages([*texts, f"8{mark}12"], "years")) == []
-    assert len(said(ages([*texts, *texts, f"8{mark}12"], "years"))) == 1
-    assert said(ages(texts[: YEARS_MONTHS_CELLS - 1], "years")) == []
+    # Hundredths that are as often above .11 are the answer; so are too few, or whole years alone.
+    for odd in ("10.1", "10.50", "8.12", "9.125"):
+        assert len(said(ages([*texts, odd.replace(".", mark)], "years"))) == 1
+    above = [f"8{mark}{digits}" for digits in (12, 25, 58, 75)]
+    assert said(ages([*texts, *above], "years")) == []
+    assert said(ages(texts[:2], "years")) == []
     assert len(said(ages([f"8{mark}6", f"9{mark}10", f"9{mark}11", f"7{mark}0"], "years"))) == 1
     assert said(ages([f"{year}{mark}00" for year in range(3, 15)], "years")) == []
     assert said(ages([f"{year}{mark}5" for year in range(3, 15)], "years")) == []
+
+
+def test_small_and_large_tables_of_decimal_years_are_seldom_questioned() -> None:
+    rng = np.random.default_rng(0)
+    for years in (rng.uniform(1, 18, (400, 6)), rng.integers(12, 216, (400, 6)) / 12):
+        tables = [[f"{age:.2f}" for age in row] for row in years]
+        assert sum(len(said(ages(table, "years"))) for table in tables) <= 2
+        assert said(ages([text for table in tables for text in table], "years")) == []
+    months = [f"{m // 12}.{m % 12:02d}" for m in rng.integers(12, 216, 12_000)]
+    (fault,) = said(ages([*months, "9.50"], "years"))
+    assert "of age are at most .11" in fault
+
+
+@pytest.mark.parametrize("unit", ["months", "years", "days"])
+def test_cells_with_their_own_unit_are_one_fault_that_names_the_option(unit: str) -> None:
+    texts = ["126 months", "10 y", "9 Jahre", "10y6m", "n.b."]
+    (fault,) = said(ages(texts, unit))
+    assert fault == (
+        "a.csv: 4 of 5 cells of age have their own unit, such as '126 months'. Pass --age-unit "
+        "years-months: it reads such ages, in months too."
+    )
+    found = ages(texts, "years-months")
+    np.testing.assert_array_equal(found.months, [126, 120, 108, 126, np.nan])
+    assert len(said(found)) == 1
+    assert len(said(ages(["126", "120", "140", "10y6m"], "months"))) == 1
 
 
 @pytest.mark.parametrize(
