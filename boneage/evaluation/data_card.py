@@ -17,7 +17,6 @@ from boneage import __version__
 from boneage.datasets.audit.audit import AuditFault, AuditReport, audit
 from boneage.datasets.label_rules import SPLITS
 from boneage.datasets.validation import ManifestValidation, validate_manifest
-from boneage.errors import InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import duration, fact_blocks, render
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folders
@@ -103,24 +102,19 @@ def write_card(manifest_path: Path, out: Path | None = None, *, progress: bool =
         The path of the page. The page needs no network and no other file.
 
     Raises:
-        InputError: The page can't be written.
+        InputError: The manifest is no table, or the page can't be written.
     """
     manifest_path = Path(manifest_path)
     page_path = out or manifest_path.with_name(f"{manifest_path.stem}-card.html")
     check_folder_writable(page_path.parent)  # before every image is checked
+    validation = validate_manifest(read_bytes(manifest_path), manifest_path)
     report = audit(manifest_path, progress=progress)
-    try:
-        validation: ManifestValidation | None = validate_manifest(
-            read_bytes(manifest_path), manifest_path
-        )
-    except InputError:  # the report lists it among its faults
-        validation = None
     write_text(page_path, card(report, validation))
     return page_path
 
 
-def card(report: AuditReport, validation: ManifestValidation | None) -> str:
-    """Return the page for an audit, and for its table if the manifest is a table."""
+def card(report: AuditReport, validation: ManifestValidation) -> str:
+    """Return the page for an audit and its table."""
     kinds = _kinds(report, validation)
     sources = _sources(validation)
     splits = [
@@ -152,7 +146,7 @@ def card(report: AuditReport, validation: ManifestValidation | None) -> str:
     )
 
 
-def _kinds(report: AuditReport, validation: ManifestValidation | None) -> list[_Kind]:
+def _kinds(report: AuditReport, validation: ManifestValidation) -> list[_Kind]:
     """Group the faults by kind: errors first, then warnings, then notes."""
     groups: dict[str, list[AuditFault]] = {}
     for fault in report.faults:
@@ -174,9 +168,9 @@ def _ids(faults: Sequence[AuditFault]) -> list[str]:
     return list(dict.fromkeys(image_id for fault in faults for image_id in fault.image_ids))
 
 
-def _summarize_ages(validation: ManifestValidation | None) -> dict[str, float]:
+def _summarize_ages(validation: ManifestValidation) -> dict[str, float]:
     """Return median, minimum and maximum of the possible ages, in months; {} without any."""
-    if validation is None or not validation.has_possible_age.any():
+    if not validation.has_possible_age.any():
         return {}
     ages = validation.ages[validation.has_possible_age]
     return {
@@ -186,8 +180,8 @@ def _summarize_ages(validation: ManifestValidation | None) -> dict[str, float]:
     }
 
 
-def _sources(validation: ManifestValidation | None) -> list[str]:
-    if validation is None or "source" not in validation.cells.table:
+def _sources(validation: ManifestValidation) -> list[str]:
+    if "source" not in validation.cells.table:
         return []
     named = (name_sources(str(source)) for source in validation.cells.table["source"] if source)
     counted = Counter(named)
@@ -199,8 +193,8 @@ def _terms(sources: Sequence[str]) -> list[tuple[str, str]]:
     return [terms for source, terms in _TERMS.items() if source in named] or [_UNKNOWN_TERMS]
 
 
-def _draw_ages(validation: ManifestValidation | None) -> Markup:
-    if validation is None or "sex" not in validation.cells.table:
+def _draw_ages(validation: ManifestValidation) -> Markup:
+    if "sex" not in validation.cells.table:
         return Markup()
     sexes: NDArray[np.str_] = np.array(validation.cells.table["sex"], dtype=str)
     drawn = figures.age_histogram(validation.ages, sexes)
@@ -208,10 +202,8 @@ def _draw_ages(validation: ManifestValidation | None) -> Markup:
     return figures.as_svg(drawn, label, "age-histogram")
 
 
-def _outside_paths(validation: ManifestValidation | None) -> list[str]:
+def _outside_paths(validation: ManifestValidation) -> list[str]:
     """Return the images and ids that are paths out of the manifest's folder, longest first."""
-    if validation is None:
-        return []
     table = validation.cells.table
     names = {str(name) for key in ("image", "image_id") if key in table for name in table[key]}
     return sorted((n for n in names if n.startswith("..") or is_absolute(n)), key=len, reverse=True)

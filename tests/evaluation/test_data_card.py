@@ -58,12 +58,20 @@ def test_faults_are_grouped_by_kind_with_ids_behind_a_fold(tmp_path: Path) -> No
     assert str(tmp_path) not in html
 
 
-def test_a_file_that_is_no_table_has_a_card_too_unless_it_can_not_be_written(
-    tmp_path: Path,
-) -> None:
-    assert "could not be read as a table of images" in card_of(tmp_path / "none.csv")
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 99, b"PK\3\4", b"image_id,image\n"])
+def test_a_file_that_is_no_table_has_no_card(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "a.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.csv"):
+        write_card(path, progress=False)
+    assert not (tmp_path / "a-card.html").exists()
+
+
+def test_a_card_that_can_not_be_written_is_a_fault(cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(InputError, match="no file can be written"):
-        write_card(tmp_path / "none.csv", tmp_path / "none-card.html" / "x", progress=False)
+        write_card(cohort, tmp_path / "file" / "x", progress=False)
 
 
 def test_impossible_ages_are_left_out_of_the_figure_and_the_summaries(tmp_path: Path) -> None:
