@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import re
 from decimal import Decimal
+
+_WHOLE = re.compile(r"([0-9]+)[.,]00?")  # but 1.000 may be 1000
 
 
 def cell_text(value: object) -> str:
@@ -23,3 +26,9 @@ def cell_text(value: object) -> str:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     return str(value)
+
+
+def whole_number(text: str) -> str:
+    """Return 5 for 5.0 and 5,00, as a column of whole numbers with a gap is saved."""
+    found = _WHOLE.fullmatch(text)
+    return found[1] if found else text

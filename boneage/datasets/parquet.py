@@ -43,6 +43,7 @@ class ParquetTable:
         unpacked: Bytes that the file announces for its columns.
         names: The names of the columns.
         columns: The cells of each column.
+        nested: Columns of lists, records or bytes, which are not read.
     """
 
     rows: int
@@ -50,6 +51,7 @@ class ParquetTable:
     unpacked: int
     names: list[str]
     columns: list[list[str]]
+    nested: list[str]
 
 
 def decode_parquet(content: bytes, where: str, *, most: tuple[int, int, int]) -> ParquetTable:
@@ -125,16 +127,18 @@ def _decode(content: bytes, most: Sequence[int]) -> dict[str, Any]:
         "unpacked": unpacked,
     }
     if any(size > limit for size, limit in zip(sizes.values(), most, strict=True)):
-        return {**sizes, "names": [], "columns": []}
+        return {**sizes, "names": [], "columns": [], "nested": []}
     nested = [f.name for f in schema if kinds.is_nested(f.type) or kinds.is_binary(f.type)]
-    if nested:
+    flat = [name for name in schema.names if name not in nested]
+    if not flat:
         what = f"the columns {', '.join(map(repr, nested[:_FEW]))} hold lists, records or bytes"
         return {"what": what, "fix": "Remove those columns, or write them as text."}
     # As dictionaries: a long text that stands in every row is kept once.
     texts = [column.name for column in schema if kinds.is_string(column.type)]
-    table = pq.ParquetFile(io.BytesIO(content), read_dictionary=texts).read(use_threads=False)
+    file = pq.ParquetFile(io.BytesIO(content), read_dictionary=texts)
+    table = file.read(flat if nested else None, use_threads=False)
     columns = [_texts(column.combine_chunks()) for column in table.columns]
-    return {**sizes, "names": table.column_names, "columns": columns}
+    return {**sizes, "names": table.column_names, "columns": columns, "nested": nested}
 
 
 def _texts(column: Any) -> tuple[list[str], list[int | None]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from boneage.datasets.cell_text import whole_number
 from boneage.datasets.label_rules import SPLITS
 from boneage.errors import Fault, InputError
 
@@ -74,7 +75,7 @@ def _patients(table: pd.DataFrame) -> pd.Series:
     image = "image:" + table["image_id"].astype(str)
     if "patient_id" not in table:
         return image
-    patient = table["patient_id"].fillna("").astype(str)
+    patient = table["patient_id"].fillna("").astype(str).map(whole_number)
     return ("patient:" + patient).where(patient != "", image)
 
 

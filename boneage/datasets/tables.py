@@ -17,7 +17,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,6 @@ from boneage.datasets.parquet import decode_parquet
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import LARGEST_TEXT, read_bytes
 
-"""Largest file that is read."""
 MAX_UNPACKED_BYTES = 128 << 20
 """Most bytes that a workbook or a Parquet file may announce for its unpacked parts."""
 MAX_ROWS = 250_000
@@ -44,10 +43,31 @@ _SAVE_AS = "Open the file, remove any password, and save the table as .xlsx or a
 _ZIP, _PARQUET = b"PK\x03\x04", b"PAR1"
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+_OTHER_KINDS = {
+    _ZIP: "an Excel workbook or another archive",
+    _PARQUET: "a Parquet file",
+    b"<stata_dta": "a Stata file",
+    b"<": "an HTML or XML page",
+    b"%PDF": "a PDF",
+    b"$FL": "an SPSS file",
+    b"HEADER RECORD": "a SAS file",
+    b"\x1f\x8b": "a gzip archive",
+    codecs.BOM_UTF32_LE: "UTF-32 text",
+}
 _EXCEL_ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
+_UNUSABLE_CELLS = {
+    "merged-cells": ("merged", "Unmerge them and fill in each: all but one are empty."),
+    "formula-without-result": (
+        "formulas without a stored result",
+        "Open the file in Excel or LibreOffice and save it once.",
+    ),
+    "error-value": ("errors", "Correct the formulas, or empty the cells."),
+}
 # openpyxl ignores merged ranges when it streams a sheet. It does not distinguish a formula without
 # a stored result from an empty text (type "str"). It drops cells that are out of order.
-_MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^<>]*?ref=["']([A-Z]+\d+:[A-Z]+(\d+))["']""")
+_MERGED = re.compile(
+    rb"""<(?:\w+:)?mergeCell\s[^<>]*?ref=["']([A-Z]{1,3}\d{1,7}:[A-Z]{1,3}\d{1,7})["']"""
+)
 _REFERENCE = re.compile(rb"""<(?:\w+:)?c\b[^<>]*?\sr=["']([A-Z]{1,3})(\d{1,7})["']""")
 _FORMULA_WITHOUT_RESULT = re.compile(
     rb"""<(?:\w+:)?c\b(?![^<>]*\st=["']str["'])[^<>]*?\sr=["']([A-Z]+\d+)["'][^<>]*>\s*"""
@@ -64,11 +84,13 @@ class Finding:
         code: Kind of fault, such as `unknown-sex`.
         fault: The message.
         image_ids: The images concerned; empty when it is the whole file.
+        column: The column concerned, if the fault is none while nobody uses that column.
     """
 
     code: str
     fault: Fault
     image_ids: tuple[str, ...] = ()
+    column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +99,13 @@ class Cells:
 
     Attributes:
         where: The file, and the worksheet if there are several, as messages name it.
-        table: One row a record, every cell a str without outer blanks. Columns without a name, or
-            with a name that several have, are left out.
+        table: One row a record, every cell a str without outer blanks. Columns without a name, and
+            unusable columns, are left out.
         rows: Row number of each record as a spreadsheet shows it, counted from 1.
         findings: What is wrong with the file's form.
         key: Column whose value names a row in messages, when the table has it.
-        repeated: The names that several columns have: a fault only if one of them is used.
+        unusable: Columns whose name several have, and nested columns of Parquet, each with the
+            finding if it is used.
     """
 
     where: str
@@ -90,7 +113,12 @@ class Cells:
     rows: tuple[int, ...]
     findings: tuple[Finding, ...] = ()
     key: str = "image_id"
-    repeated: tuple[str, ...] = ()
+    unusable: Mapping[str, Finding] = field(default_factory=dict)
+
+    def using(self, columns: Iterable[str | None]) -> Cells:
+        """Return the table without the findings about columns that are not used."""
+        used = {None, *columns}
+        return replace(self, findings=tuple(f for f in self.findings if f.column in used))
 
     def keys(self) -> list[str]:
         """Return the name of each row; empty strings when the table has no key column."""
@@ -158,10 +186,10 @@ def missing_column(
 ) -> Finding:
     """Return the finding that a column is missing, with the column that was probably meant.
 
-    A column of a repeated name is missing, too: nobody knows which of them is meant.
+    An unusable column is missing, too, with its own reason.
     """
-    if name in cells.repeated:
-        return repeated_column(cells, [name, name])
+    if name in cells.unusable:
+        return cells.unusable[name]
     present = [str(column) for column in cells.table.columns]
     folded = {column.lower().replace(" ", "_"): column for column in present}
     candidates = [name.lower(), *(synonyms or {}).get(name, ())]
@@ -174,11 +202,17 @@ def missing_column(
     return Finding("missing-column", Fault(cells.where, what, fix))
 
 
-def repeated_column(cells: Cells, names: Sequence[str]) -> Finding:
+def repeated_column(where: str, names: Sequence[str]) -> Finding:
     """Return the finding that several columns have the name of one that is used."""
     listed = " and ".join(map(repr, names)) if len(set(names)) > 1 else repr(names[0])
     what = f"the header has several columns called {listed}"
-    return Finding("duplicate-column", Fault(cells.where, what, "Rename or remove one of them."))
+    return Finding("duplicate-column", Fault(where, what, "Rename or remove one of them."))
+
+
+def _nested_column(where: str, name: str) -> Finding:
+    what = f"the column {name!r} holds lists, records or bytes"
+    fix = "Write it as text, and images as files."
+    return Finding("nested-column", Fault(where, what, fix))
 
 
 def read_sheet(
@@ -215,14 +249,9 @@ def _other_kind(content: bytes) -> str:
         is_encrypted = _ENCRYPTED in content
         return "a workbook with a password" if is_encrypted else "an old Excel file (.xls)"
     start = content[:16].lstrip(codecs.BOM_UTF8 + b" \r\n\t")
-    if start.startswith(_ZIP):
-        return "an Excel workbook or another archive"
-    if start.startswith(_PARQUET):
-        return "a Parquet file"
-    if start.startswith(b"<"):
-        return "an HTML or XML page"
-    if start.startswith(b"%PDF"):
-        return "a PDF"
+    for signature, kind in _OTHER_KINDS.items():
+        if start.startswith(signature):
+            return kind
     is_utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return "a binary file" if b"\0" in start and not is_utf16 else ""
 
@@ -266,8 +295,9 @@ def _decode(content: bytes, where: str) -> str:
         if is_utf16:
             what = "it starts as UTF-16 text, but it does not continue as such"
         fix = (
-            "Excel's plain 'CSV' is in Windows-1252: save it as 'CSV UTF-8 (comma delimited)', or "
-            "run iconv -f WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv."
+            "Excel's plain 'CSV' has the encoding of its country: save it as 'CSV UTF-8 (comma "
+            "delimited)', or run iconv -f WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv. Elsewhere than "
+            "in Western Europe, name that encoding, such as WINDOWS-1251 or GB18030."
         )
         raise InputError(Fault(where, what, fix)) from None
 
@@ -372,10 +402,20 @@ def _build_cells(
         fix = "Save it again with a header and at least one row."
         raise InputError(Fault(where, what, fix))
     header = [_clean(name) for name in records[top]]
+    width = max(i for i, name in enumerate(header, start=1) if name or i == 1)
     repeated = {name for name, count in Counter(header).items() if name and count > 1}
-    whole = [(row, record) for row, record in body if len(record) == len(header)]
-    ragged = [(row, record) for row, record in body if len(record) != len(header)]
-    findings = _ragged_findings(where, len(header), ragged, len(whole), separators)
+    again = [row for row, record in body if record == records[top]]
+    # Empty cells behind the last name, as spreadsheets save them, shift no other cell.
+    body = [
+        (row, record if len(record) == len(header) else _without_empty_end(record, width))
+        for row, record in body
+        if record != records[top]
+    ]
+    widths = (width, len(header))
+    whole = [(row, record) for row, record in body if len(record) in widths]
+    ragged = [(row, record) for row, record in body if len(record) not in widths]
+    findings = _repeated_header_findings(where, again)
+    findings += _ragged_findings(where, width, ragged, len(whole), separators)
     columns = {
         name: [record[i] for _, record in whole]
         for i, name in enumerate(header)
@@ -383,7 +423,25 @@ def _build_cells(
     }
     table = pd.DataFrame(columns, dtype=str)
     rows = tuple(row for row, _ in whole)
-    return Cells(where, table, rows, tuple(findings), key, tuple(sorted(repeated)))
+    unusable = {name: repeated_column(where, [name]) for name in sorted(repeated)}
+    return Cells(where, table, rows, tuple(findings), key, unusable)
+
+
+def _without_empty_end(record: Sequence[str], width: int) -> Sequence[str]:
+    """Return a row without the empty cells at its end, but not shorter than `width`."""
+    end = len(record)
+    while end > width and not record[end - 1]:
+        end -= 1
+    return record[:end]
+
+
+def _repeated_header_findings(where: str, rows: Sequence[int]) -> list[Finding]:
+    if not rows:
+        return []
+    listed = f"{', '.join(map(str, rows[:_FEW]))}{', …' if rows[_FEW:] else ''}"
+    place = f"{where}: " + (f"{len(rows):,} rows ({listed})" if rows[1:] else f"row {listed}")
+    fault = Fault(place, "the header is repeated", "Remove the line. Were several files joined?")
+    return [Finding("repeated-header", fault)]
 
 
 def _ragged_findings(
@@ -400,18 +458,21 @@ def _ragged_findings(
     for row, record in ragged[:1] if is_grouped else ragged:
         fix = "Quote a value that contains the separator itself."
         if len(record) < width:
-            fix = "Add the missing fields."
+            fix = "Add the missing fields, or remove the line if it is no data."
+        elif not whole:
+            fix += " If a column has no name in the header, add it."
         if not whole:
             fix += " If the line above is no header, remove it."
-        what = f"it has {len(record)} fields{more}"
+        what = f"it has {len(record)} {'field' if len(record) == 1 else 'fields'}{more}"
         expected = f"{width} fields separated by {separators}, like the header"
         findings.append(Finding("ragged-row", Fault(f"{where}: row {row}", what, fix, expected)))
     return findings
 
 
 def _clean(name: str) -> str:
-    """Return the name of a column without marks and blanks that cannot be typed."""
-    return re.sub("[\u00a0\u202f\u2007]", " ", name.replace("\ufeff", "")).strip()
+    """Return the name of a column without marks, blanks and line ends that cannot be typed."""
+    name = re.sub(r"\s*[\r\n]+\s*", " ", re.sub("[\ufeff\u200b]", "", name))
+    return re.sub("[\u00a0\u202f\u2007]", " ", name).strip()
 
 
 class _Worksheet(NamedTuple):
@@ -447,7 +508,7 @@ def _read_excel(
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         what = f"it can't be read as an Excel workbook ({reason})"
         raise InputError(Fault(where, what, _SAVE_AS)) from None
-    chosen = _choose_worksheet(sheets, titles, where, sheet)
+    chosen = _choose_worksheet(sheets, titles, where, sheet, names)
     sheet_name = where if len(titles) == 1 else f"{where}, sheet {chosen.name!r}"
     cells = _build_cells(chosen.rows, sheet_name, key, names)
     return replace(cells, findings=(*cells.findings, *chosen.findings))
@@ -456,8 +517,6 @@ def _read_excel(
 def _read_worksheet(
     page: Any, archive: zipfile.ZipFile, where: str, names: Sequence[str]
 ) -> _Worksheet:
-    from openpyxl.utils import get_column_letter
-
     page.reset_dimensions()  # the size that the file announces may be wrong
     rows: list[list[str]] = []
     width = 0
@@ -472,44 +531,49 @@ def _read_worksheet(
     if any(cell >= following for cell, following in itertools.pairwise(cells)):
         what = "its cells are out of order, so that openpyxl would drop some"
         raise InputError(Fault(sheet_name, what, _SAVE_AS))
-    top = _find_header(rows, names) or 0
-    merged = [name.decode() for name, last in _MERGED.findall(xml) if int(last) > top + 1]
-    formulas = [name.decode() for name in _FORMULA_WITHOUT_RESULT.findall(xml)]
-    errors = [
-        f"{get_column_letter(column)}{number} ({text})"
-        for number, row in enumerate(rows, start=1)
-        for column, text in enumerate(row, start=1)
-        if text in _EXCEL_ERRORS
-    ]
-    unusable = (
-        ("merged-cells", merged, "merged", "Unmerge them and fill in each: all but one are empty."),
-        (
-            "formula-without-result",
-            formulas,
-            "formulas without a stored result",
-            "Open the file in Excel or LibreOffice and save it once.",
-        ),
-        ("error-value", errors, "errors", "Correct the formulas, or empty the cells."),
-    )
-    findings = [
-        Finding(
-            code,
-            Fault(
-                sheet_name,
-                f"cells are {what}: {', '.join(names[:_FEW])}{', …' if names[_FEW:] else ''}",
-                fix,
-            ),
-        )
-        for code, names, what, fix in unusable
-        if names
-    ]
+    findings = _unusable_cell_findings(sheet_name, rows, _find_header(rows, names) or 0, xml)
     return _Worksheet(page.title, page.sheet_state != "visible", rows, findings)
 
 
+def _unusable_cell_findings(
+    where: str, rows: Sequence[Sequence[str]], top: int, xml: bytes
+) -> list[Finding]:
+    """Return what is wrong with cells below the header: one finding for each kind and column."""
+    from openpyxl.utils import get_column_letter, range_boundaries
+
+    header = [_clean(name) for name in rows[top]] if rows else []
+    found: dict[tuple[str, str], list[str]] = {}
+    areas = [("merged-cells", name.decode()) for name in _MERGED.findall(xml)]
+    areas += [("formula-without-result", n.decode()) for n in _FORMULA_WITHOUT_RESULT.findall(xml)]
+    size = 0
+    for code, name in areas:
+        left, _, right, last = range_boundaries(name)
+        size += right - left
+        _check_size(where, 0, size)
+        if last > top + 1:
+            for column in header[left - 1 : right]:
+                found.setdefault((code, column), []).append(name)
+    for number, row in enumerate(rows[top + 1 :], start=top + 2):
+        for i, text in enumerate(row):
+            if text in _EXCEL_ERRORS:
+                cell = f"{get_column_letter(i + 1)}{number} ({text})"
+                found.setdefault(("error-value", header[i]), []).append(cell)
+    findings = []
+    for (code, column), cells in found.items():
+        what, fix = _UNUSABLE_CELLS[code]
+        what = f"cells are {what}: {', '.join(cells[:_FEW])}{', …' if cells[_FEW:] else ''}"
+        findings.append(Finding(code, Fault(where, what, fix), column=column))
+    return findings
+
+
 def _choose_worksheet(
-    sheets: Sequence[_Worksheet], names: Sequence[str], where: str, wanted: str | None
+    sheets: Sequence[_Worksheet],
+    titles: Sequence[str],
+    where: str,
+    wanted: str | None,
+    names: Sequence[str],
 ) -> _Worksheet:
-    listed = ", ".join(map(repr, names)) or "none"
+    listed = ", ".join(map(repr, titles)) or "none"
     if wanted is not None:
         if not sheets:
             what = f"there is no worksheet {wanted!r}"
@@ -519,8 +583,16 @@ def _choose_worksheet(
     visible = [sheet for sheet in filled if not sheet.is_hidden] or filled
     tables = [sheet for sheet in visible if sum(_count_filled(row) > 1 for row in sheet.rows) > 1]
     if len(tables) > 1:
+        wanted_names = {name.casefold() for name in names}
+        counts = [_count_names(sheet.rows, wanted_names) for sheet in tables]
+        *others, most = sorted(counts)
+        if names and most == len(wanted_names) > 2 * others[-1]:
+            return tables[counts.index(most)]  # the others are lists of codes, or results
         what = f"it has {len(tables)} worksheets with data"
-        fix = f"Name one with --sheet: {', '.join(repr(sheet.name) for sheet in tables)}."
+        fix = (
+            f"Name one with --sheet: {', '.join(repr(sheet.name) for sheet in tables)}. For a "
+            "command without --sheet, save that worksheet as a file of its own."
+        )
         raise InputError(Fault(where, what, fix))
     if not visible:
         what = f"its worksheets are empty ({listed})"
@@ -528,8 +600,18 @@ def _choose_worksheet(
     return (tables or visible)[0]
 
 
+def _count_names(rows: Sequence[Sequence[str]], names: set[str]) -> int:
+    """Return how many of these names, in lower case, one of the first rows has."""
+    return max(
+        len(names & {_clean(cell).casefold() for cell in row[:_WIDEST]})
+        for row in rows[:_MOST_ABOVE]
+    )
+
+
 def _read_parquet(content: bytes, where: str, key: str, names: Sequence[str]) -> Cells:
     found = decode_parquet(content, where, most=(MAX_ROWS, MAX_CELLS, MAX_UNPACKED_BYTES))
     _check_size(where, found.rows, found.cells)
     _check_unpacked_size(where, found.unpacked)
-    return _build_cells([found.names, *zip(*found.columns, strict=True)], where, key, names)
+    cells = _build_cells([found.names, *zip(*found.columns, strict=True)], where, key, names)
+    nested = {name: _nested_column(where, name) for name in found.nested}
+    return replace(cells, unusable={**nested, **cells.unusable})

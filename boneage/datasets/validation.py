@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from boneage.datasets.cell_text import whole_number
 from boneage.datasets.label_rules import (
     COLUMNS,
     INFANTS,
@@ -205,7 +206,7 @@ def _has_only_infants(cells: Cells) -> bool:
 def _column_findings(cells: Cells) -> list[Finding]:
     findings = [
         missing_column(cells, name, _SYNONYMS)
-        for name in (*COLUMNS, *(n for n in OPTIONAL_COLUMNS if n in cells.repeated))
+        for name in (*COLUMNS, *(n for n in OPTIONAL_COLUMNS if n in cells.unusable))
         if name not in cells.table
     ]
     for column in cells.table.columns:
@@ -343,9 +344,10 @@ def patient_findings(
         sexes: F, M or another text for each row; likewise.
         splits: The split of each row; likewise.
     """
+    same = [whole_number(patient) for patient in patients]  # 1.0 is patient 1
     splits_of: dict[str, set[str]] = {}
     first: dict[str, int] = {}
-    for row, (patient, split) in enumerate(zip(patients, splits, strict=False)):
+    for row, (patient, split) in enumerate(zip(same, splits, strict=False)):
         if patient and split:
             splits_of.setdefault(patient, set()).add(split)
             first.setdefault(patient, row)
@@ -361,7 +363,7 @@ def patient_findings(
         "",
         "Move all images of a patient to one split.",
     )
-    differing = rows_that_differ(patients, [sex if sex in SEXES else "" for sex in sexes])
+    differing = rows_that_differ(same, [sex if sex in SEXES else "" for sex in sexes])
     return findings + cells.row_findings(
         "patient-with-two-sexes",
         differing,

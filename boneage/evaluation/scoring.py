@@ -58,6 +58,7 @@ def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
         InputError: The table is faulty; all faults are reported.
     """
     cells = replace(read_sheet(csv, names=PREDICTION_COLUMNS), where=csv.name)
+    cells = cells.using(PREDICTION_COLUMNS)
     missing = [
         missing_column(cells, name) for name in PREDICTION_COLUMNS if name not in cells.table
     ]

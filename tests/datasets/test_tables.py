@@ -94,7 +94,7 @@ def test_the_same_table_in_every_format_is_the_same_text(tmp_path: Path) -> None
     [
         ('id,age,note\n1,2,"a;b;c;d;e"\n', ["id", "age", "note"]),
         ('"Alter, Jahre";id;sex\n10,5;1;f\n', ["Alter, Jahre", "id", "sex"]),
-        ('"Bone age\n(months)";id\n10,5;1\n', ["Bone age\n(months)", "id"]),
+        ('"Bone age\n(months)";id\n10,5;1\n', ["Bone age (months)", "id"]),
         ("id\n1\n2\n", ["id"]),
         ("id,,age,\n1,,2,\n", ["id", "age"]),  # columns without a name do no harm
     ],
@@ -111,20 +111,46 @@ def test_short_and_long_rows_and_repeated_columns_are_named(tmp_path: Path) -> N
     assert "row 4: it has 2 fields; expected 3 fields separated by commas" in short
     assert "row 5: it has 4 fields" in long
     assert read_sheet(path).rows == (2,)
-    written(path, "id,age\n" + "1,2,\n" * 40)  # no cell shifts into another column
+    written(path, "id,age\n" + "1,2,3\n" * 40)  # no cell shifts into another column
     (long,) = findings(path)
     assert "row 2: it has 3 fields, and 39 other rows likewise; expected 2 fields" in long
+    assert "If a column has no name in the header, add it." in long
     assert read_sheet(path).table.empty
     written(path, "Readings, of the year\nid,age,sex\n1,2,F\n")
     (title,) = findings(path)
     assert title.endswith("If the line above is no header, remove it.")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,age\n1,2,\n3,4,,\n5,6\n",
+        "id,age,,\n1,2\n3,4,,\n5,6,\n",
+        "id;age\n1;2;;\n3;4;;\n5;6;;\n",
+    ],
+)
+def test_empty_cells_behind_the_last_column_shift_no_other(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path / "a.csv", text)
+    assert cells_of(path) == {"id": ["1", "3", "5"], "age": ["2", "4", "6"]}
+    assert findings(path) == []
+    written(path, "sex,age,,\nF,10,5\nM,9\n")  # 10,5 in quotes was meant
+    (shifted,) = findings(path)
+    assert "row 2: it has 3 fields; expected 2" in shifted
+    assert read_sheet(path).table.to_dict("list") == {"sex": ["M"], "age": ["9"]}
+
+
+def test_a_repeated_header_is_one_fault(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "id,age\n1,2\nid,age\n3,4\n id , age\n")
+    (fault,) = findings(path)
+    assert fault.startswith(f"{path}: 2 rows (3, 5): the header is repeated. Remove the line.")
+    assert read_sheet(path).table.to_dict("list") == {"id": ["1", "3"], "age": ["2", "4"]}
+
+
 def test_columns_without_a_name_and_names_that_nobody_uses_do_no_harm(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "id;;age;note;;note\n1;;2;x;?;y\n3;;4;;;\n")
     assert cells_of(path) == {"id": ["1", "3"], "age": ["2", "4"]}
     cells = read_sheet(path)
-    assert cells.repeated == ("note",)
+    assert list(cells.unusable) == ["note"]
     said = str(missing_column(cells, "note").fault)
     assert "the header has several columns called 'note'. Rename or remove one of them." in said
 
@@ -145,13 +171,15 @@ def test_a_header_of_very_many_columns_costs_little_time(tmp_path: Path) -> None
     begin = time.process_time()
     names = ",".join(f"c{i % 90_000}" for i in range(100_000))
     cells = read_sheet(written(tmp_path / "a.csv", f"{names}\n{',' * 99_999}\nx{',' * 99_999}\n"))
-    assert len(cells.repeated) == 10_000
+    assert len(cells.unusable) == 10_000
     assert time.process_time() - begin < 20
 
 
 def test_marks_in_a_header_that_nobody_can_type(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "\ufeffid,bone\u00a0age\n1,2\n", "utf-8-sig")
     assert list(cells_of(path)) == ["id", "bone age"]
+    path = excel(tmp_path / "a.xlsx", ["id\u200b", "bone age \r\n(months)"], [1, 2])
+    assert list(cells_of(path)) == ["id", "bone age (months)"]
 
 
 @pytest.mark.parametrize(
@@ -305,6 +333,38 @@ def test_formulas_without_results_and_errors_are_named_by_their_cells(tmp_path: 
     assert "cells are errors: B3 (#N/A)" in errors
 
 
+def test_unusable_cells_are_a_fault_only_of_a_column_that_is_used(tmp_path: Path) -> None:
+    rows = [[7, 1, "#DIV/0!", "A"], [8, "#N/A", "=1+1", None], [9, 3, 22, "B"]]
+    path = excel(
+        tmp_path / "a.xlsx", ["id", "age", "bmi", "ward"], *rows, [None, None, None, "", "=2"]
+    )
+    book = openpyxl.load_workbook(path)
+    book["Ages"].merge_cells("D2:D3")
+    book.save(path)
+    cells = read_sheet(path)
+    assert sorted(str(finding.column) for finding in cells.findings) == [
+        "",
+        "age",
+        "bmi",
+        "bmi",
+        "ward",
+    ]
+    (error,) = cells.using(["id", "age"]).findings
+    assert "cells are errors: B3 (#N/A)" in str(error.fault)
+    assert len(cells.using(["bmi", "ward"]).findings) == 3
+
+
+def test_the_only_worksheet_with_the_names_is_taken(tmp_path: Path) -> None:
+    codes = [["column", "meaning"], ["age", "bone age"], ["sex", "F or M"]]
+    path = excel(tmp_path / "a.xlsx", ["id", "age", "sex"], [7, 1, "F"], Codes=codes)
+    assert read_sheet(path, names=["id", "age", "sex"]).table["id"].tolist() == ["7"]
+    assert "it has 2 worksheets with data" in refusal(path)
+    assert "it has 2 worksheets with data" in refusal(path, names=["id", "weight"])
+    others = [["ID", "Age", "Sex"], [8, 2, "M"]]  # perhaps more of the same
+    path = excel(tmp_path / "a.xlsx", ["id", "age", "sex"], [7, 1, "F"], Other=others)
+    assert "it has 2 worksheets with data" in refusal(path, names=["id", "age", "sex"])
+
+
 def test_results_of_formulas_are_taken(tmp_path: Path) -> None:
     rows = (
         b"<row r='1'><c r='A1' t='str'><v>id</v></c><c r='B1' t='str'><v>age</v></c></row>"
@@ -385,7 +445,12 @@ def test_a_long_text_that_stands_in_every_row_is_refused(tmp_path: Path) -> None
 
 def test_parquet_that_is_nested_or_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    pd.DataFrame({"id": [1], "boxes": [[1, 2]], "raw": [b"1"]}).to_parquet(path)
+    frame = pd.DataFrame({"id": [1], "boxes": [[1, 2]], "raw": [b"1"], "age": [2.5]})
+    frame.to_parquet(path)
+    assert cells_of(path) == {"id": ["1"], "age": ["2.5"]}
+    said = str(missing_column(read_sheet(path), "boxes").fault)
+    assert "the column 'boxes' holds lists, records or bytes. Write it as text" in said
+    frame[["boxes", "raw"]].to_parquet(path)
     assert "the columns 'boxes', 'raw' hold lists, records or bytes" in refusal(path)
     path.write_bytes(path.read_bytes()[:-20])
     assert "it can't be read as Parquet" in refusal(path)

@@ -66,6 +66,10 @@ def test_predictions_as_spreadsheets_save_them_are_read_as_they_are(tmp_path: Pa
         pd.testing.assert_frame_equal(read_predictions(write(tmp_path, other)), kept)
     kept.to_excel(tmp_path / "a.xlsx", index=False)
     pd.testing.assert_frame_equal(read_predictions(tmp_path / "a.xlsx"), kept)
+    with pd.ExcelWriter(tmp_path / "b.xlsx") as book:
+        kept.to_excel(book, sheet_name="answers", index=False)
+        pd.DataFrame({"metric": ["MAE", "n"], "value": [7, 2]}).to_excel(book, sheet_name="scores")
+    pd.testing.assert_frame_equal(read_predictions(tmp_path / "b.xlsx"), kept)
     with pytest.raises(InputError, match="is 'n.b.'; expected .* a decimal comma, like 2 other"):
         read_predictions(
             write(tmp_path, text.replace(",", ";").replace(".", ",").replace("121", "n.b."))

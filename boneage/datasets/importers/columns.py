@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from boneage.datasets.cell_text import whole_number
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES
-from boneage.datasets.importers.image_lookup import whole_number
 from boneage.datasets.label_rules import parse_sex
 from boneage.datasets.tables import Cells, Finding, repeated_column
 from boneage.datasets.validation import describe_cell
@@ -34,16 +34,17 @@ def find_column(cells: Cells, known: Sequence[str]) -> str | None:
     """Return the column with the first of these folded names that the table has.
 
     Raises:
-        InputError: Several columns have that name.
+        InputError: Several columns have that name, or its cells can't be read.
     """
-    names = [*map(str, cells.table.columns), *cells.repeated]
+    names = [*map(str, cells.table.columns), *cells.unusable]
     for name in known:
         match [column for column in names if fold(column) == name]:
-            case [column] if column not in cells.repeated:
+            case [column]:
+                if column in cells.unusable:
+                    raise InputError(cells.unusable[column].fault)
                 return column
-            case [column, *others]:
-                several = [column, *others] if others else [column, column]
-                raise InputError(repeated_column(cells, several).fault)
+            case [_, *_] as several:
+                raise InputError(repeated_column(cells.where, several).fault)
     return None
 
 
@@ -62,11 +63,12 @@ def read_codes(texts: Sequence[str], female: Sequence[str], male: Sequence[str])
     The code 1 is also 1.0, and TRUE is also True: spreadsheets and pandas write them so.
     """
     codes = {code.strip(): "F" for code in female} | {code.strip(): "M" for code in male}
-    same = {_folded_code(code): sex for code, sex in codes.items()}
-    return [codes.get(text) or same.get(_folded_code(text), "") for text in texts]
+    same = {fold_code(code): sex for code, sex in codes.items()}
+    return [codes.get(text) or same.get(fold_code(text), "") for text in texts]
 
 
-def _folded_code(text: str) -> str:
+def fold_code(text: str) -> str:
+    """Return what codes have in common that mean the same: 1 for 1.0, true for TRUE."""
     lower = text.lower()
     text = unicodedata.normalize("NFC", text)  # macOS writes an a and two dots for an ä
     return lower if lower in ("true", "false") else whole_number(text)
@@ -75,7 +77,7 @@ def _folded_code(text: str) -> str:
 def read_sexes(column: str, texts: Sequence[str]) -> list[str]:
     """Return F or M for each cell of a column that means a sex by its name, "" for unknown."""
     flags = _MALE_FLAGS if fold(column) == "male" else {}
-    return [flags.get(_folded_code(text).lower()) or parse_sex(text) for text in texts]
+    return [flags.get(fold_code(text).lower()) or parse_sex(text) for text in texts]
 
 
 def sex_findings(cells: Cells, column: str) -> list[Finding]:

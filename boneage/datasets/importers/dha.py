@@ -107,6 +107,7 @@ def import_dha(
     wanted = [name for name in names if name is not None]
     cells = read_sheet(Path(readings), key=number or "number", sheet=sheet, names=wanted)
     columns, wrong = _find_columns(cells, dict(zip(_COLUMNS, names, strict=True)))
+    cells = cells.using(columns.values())
     units = {"readings-unit": readings_unit, "chronological-unit": chronological_unit}
     for option, unit in units.items():
         if unit not in (None, *UNITS):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from boneage.datasets.cell_text import whole_number
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, is_litter
 from boneage.datasets.label_rules import image_path
 from boneage.datasets.validation import is_file
@@ -19,7 +20,6 @@ SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".dicom")
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PADDED = re.compile(r"(.+):0([1-9][0-9]?)", re.DOTALL)
-_WHOLE = re.compile(r"([0-9]+)(?:\.0+|,0)")
 _MAX_VISITED = 5_000
 _LETTERS = 4
 
@@ -109,12 +109,6 @@ def _number_key(name: str) -> str:
     """
     number = whole_number(name).lstrip("0") or "0"
     return f"/{number}" if number.isascii() and number.isdigit() else f"//{name}"
-
-
-def whole_number(text: str) -> str:
-    """Return 5 for 5.0 and 5,0, as a column of whole numbers with a gap is saved."""
-    found = _WHOLE.fullmatch(text)
-    return found[1] if found else text
 
 
 def _file_names(folder: Path) -> list[str]:

@@ -252,6 +252,7 @@ def _find_splits(root: Path) -> list[_Split]:
                 faults += error.faults
                 continue
             faults += [missing_column(cells, name).fault for name in found if not found[name]]
+            cells = cells.using(found.values())
             table = cells.table.rename(columns={real: column for column, real in found.items()})
             splits.append(_Split(name, replace(cells, table=table, key="ID")))
         elif name != "test" and (root / f"RHPE_{name}").is_dir():

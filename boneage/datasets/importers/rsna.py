@@ -169,6 +169,7 @@ class _Table:
     def findings(self) -> list[Finding]:
         """Return what is wrong with the table itself."""
         cells, ages = self.cells, numbers(self.cells, self.age)
+        cells = cells.using([cells.key, self.age, self.sex])
         return [
             *cells.findings,
             *id_findings(cells, cells.key, self.ids),
@@ -242,7 +243,7 @@ def _find_tables(files: Sequence[Path], root: Path) -> list[_Table]:
             away = " Or move it out of the folder."
             faults += [replace(fault, fix=fault.fix + away) for fault in error.faults]
             continue
-        names = {fold(name) for name in (*cells.table.columns, *cells.repeated)}
+        names = {fold(name) for name in (*cells.table.columns, *cells.unusable)}
         split = next((split for split in SPLITS if names >= set(_COLUMNS[split])), None)
         if split is not None:
             try:

@@ -11,15 +11,15 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
+from boneage.datasets.cell_text import whole_number
 from boneage.datasets.importers.ages import UNITS, Ages, comma_note, read_ages
-from boneage.datasets.importers.columns import read_codes
+from boneage.datasets.importers.columns import fold_code, read_codes
 from boneage.datasets.importers.image_lookup import (
     SUFFIXES,
     ImageFiles,
     Pattern,
     PatternFiles,
     is_same_number,
-    whole_number,
 )
 from boneage.datasets.label_rules import INFANTS, SPLIT_OF_WORD, SPLITS, is_probably_years
 from boneage.datasets.manifest import Manifest, write_manifest
@@ -71,7 +71,8 @@ class TableColumns:
                 fix = f"Did you mean {close[0]!r}?" if close else "Use one of these."
                 expected = f"{', '.join(UNITS[:-1])} or {UNITS[-1]}"
                 faults.append(Fault(option, f"unknown unit {unit!r}", fix, expected))
-        both = [code for code in self.female if code in self.male]
+        male = {fold_code(code.strip()) for code in self.male}
+        both = [code for code in self.female if fold_code(code.strip()) in male]
         if both or not (self.female and self.male and all((*self.female, *self.male))):
             what = f"both are {both[0]!r}" if both else "one of them is empty"
             fix = "Give two different values. An empty cell is an unknown sex."
@@ -138,7 +139,7 @@ def import_table(
     names = [name for name in (columns.image, columns.age, columns.sex) if "{" not in name]
     cells = read_sheet(file, key=columns.image, sheet=sheet, names=names)
     pattern = _parse_pattern(cells, columns.image)
-    _check_columns(cells, columns, pattern)
+    cells = _check_columns(cells, columns, pattern)
     files = ImageFiles(Path(image_root or file.parent).resolve())
     images = _find_images(cells, files, columns.image, pattern)
     cells = replace(cells, key=images.column)
@@ -195,8 +196,12 @@ def _read_ages(cells: Cells, columns: TableColumns) -> dict[str, Ages]:
     return ages
 
 
-def _check_columns(cells: Cells, columns: TableColumns, pattern: Pattern | None) -> None:
-    """Refuse a table without the columns: the faults of its rows would be incomplete."""
+def _check_columns(cells: Cells, columns: TableColumns, pattern: Pattern | None) -> Cells:
+    """Refuse a table without the columns: the faults of its rows would be incomplete.
+
+    Returns:
+        The table without what is wrong with other columns.
+    """
     wanted = [
         *(("image", name) for name in (pattern.columns if pattern else [columns.image])),
         ("age", columns.age),
@@ -205,6 +210,7 @@ def _check_columns(cells: Cells, columns: TableColumns, pattern: Pattern | None)
         ("chronological", columns.chronological),
         ("split", columns.split),
     ]
+    cells = cells.using(name for _, name in wanted)
     missing = [
         replace(missing_column(cells, name).fault, where=f"{cells.where} (--{option} {name})")
         for option, name in wanted
@@ -212,6 +218,7 @@ def _check_columns(cells: Cells, columns: TableColumns, pattern: Pattern | None)
     ]
     if missing:
         raise InputError([*(finding.fault for finding in cells.findings), *missing])
+    return cells
 
 
 def _parse_pattern(cells: Cells, image: str) -> Pattern | None:
@@ -318,10 +325,16 @@ def _sex_findings(cells: Cells, columns: TableColumns, sexes: Sequence[str]) -> 
     return cells.row_findings(
         "unknown-sex",
         [row for row, sex in enumerate(sexes) if not sex],
-        lambda row: describe_cell(columns.sex, texts[row]),
+        lambda row: f"{describe_cell(columns.sex, texts[row])}{_name_letter(texts[row])}",
         f"{female} (--female) or {male} (--male)",
         "Correct the cell or these options. A sex is never guessed.",
     )
+
+
+def _name_letter(text: str) -> str:
+    """Return the name of a letter that is not ASCII: a Cyrillic Em is like a Latin M."""
+    name = unicodedata.name(text, "") if len(text) == 1 and not text.isascii() else ""
+    return f" ({name})" if "LETTER" in name else ""
 
 
 def _split_findings(cells: Cells, columns: TableColumns, splits: Sequence[str]) -> list[Finding]:

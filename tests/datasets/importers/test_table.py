@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -176,6 +177,39 @@ def test_one_patient_with_two_sexes_is_named_by_the_rows_of_the_table(radiograph
     assert len(imported(table(radiographs, *rows, header=header))) == 4
 
 
+def test_patients_that_a_spreadsheet_made_numbers_are_the_same(radiographs: Path) -> None:
+    header = "film,bone age,Geschlecht,patient,split"
+    rows = [
+        "films/0,8,f,7.0,train",
+        "films/1,9,m,7,train",
+        "films/2,9,f,8,val",
+        "films/3,9,f,8.0,test",
+    ]
+    found = faults(table(radiographs, *rows, header=header), patient="patient", split="split")
+    assert len(found) == 2
+    assert "patient 8 is in test and val" in found[0]
+    assert "row 3 (film films/1): patient 7 is M here and F in row 2" in found[1]
+    rows = [
+        f"films/{i},{5 + i / 3},{'fm'[i // 2 % 2]},{i // 2}{'.0' * (i % 2)}," for i in range(30)
+    ]
+    made = imported(table(radiographs, *rows, header=header), patient="patient").table
+    assert made["patient_id"].tolist()[:3] == ["0", "0.0", "1"]
+    number = made["patient_id"].str.removesuffix(".0")
+    assert made["split"].groupby(number).nunique().max() == 1
+
+
+def test_a_letter_that_looks_like_the_code_is_named(radiographs: Path) -> None:
+    (fault,) = faults(table(radiographs, "films/0,8,\u041c", "films/1,8,F"), female="F", male="M")
+    assert "Geschlecht is '\u041c' (CYRILLIC CAPITAL LETTER EM); expected 'F'" in fault
+
+
+def test_what_is_wrong_with_other_columns_is_no_fault(radiographs: Path) -> None:
+    frame = pd.DataFrame([["films/0", 8, "f", "#DIV/0!"], ["films/1", 9, "m", "=1+1"]])
+    file = radiographs / "readings.xlsx"
+    frame.to_excel(file, header=["film", "bone age", "Geschlecht", "bmi"], index=False)
+    assert len(imported(file)) == 2
+
+
 def test_a_column_twice_is_a_fault_only_if_it_is_used(radiographs: Path) -> None:
     rows = [f"{row},a,,b" for row in YEARS]
     file = table(radiographs, *rows, header="film,bone age,Geschlecht,note,,note")
@@ -267,6 +301,8 @@ def test_days_are_months_of_a_twelfth_of_a_year(radiographs: Path) -> None:
     ("codes", "what"),
     [
         ({"female": ["f", "m"], "male": ["m"]}, "both are 'm'"),
+        ({"female": ["1"], "male": ["1.0"]}, "both are '1'"),
+        ({"female": ["True"], "male": ["TRUE"]}, "both are 'True'"),
         ({"female": [], "male": ["m"]}, "one of them is empty"),
     ],
 )

@@ -17,11 +17,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from boneage.datasets.cell_text import whole_number
 from boneage.datasets.importers.ages import UNITS, Ages, is_years_and_months, read_ages
 from boneage.datasets.importers.columns import find_column, read_codes
-from boneage.datasets.importers.image_lookup import whole_number
 from boneage.datasets.label_rules import SPLIT_OF_WORD
-from boneage.datasets.tables import Cells, Finding, read_sheet, repeated_column
+from boneage.datasets.tables import Cells, Finding, read_sheet
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import OTHER_MODALITIES, DicomHeader
 
@@ -127,6 +127,7 @@ def read_labels(table: LabelTable) -> Labels:
     cells = read_sheet(Path(table.file), key=_NO_KEY, sheet=table.sheet, names=wanted)
     key_column = table.join_column or find_column(cells, JOINS[table.join])
     named = {"join-column": key_column, "age": table.age, "sex": table.sex, "split": table.split}
+    cells = cells.using(named.values())
     faults = [
         _missing(cells, option, name)
         for option, name in named.items()
@@ -169,8 +170,8 @@ def read_labels(table: LabelTable) -> Labels:
 
 
 def _missing(cells: Cells, option: str, name: str) -> Fault:
-    if name in cells.repeated:
-        return repeated_column(cells, [name, name]).fault
+    if name in cells.unusable:
+        return cells.unusable[name].fault
     close = difflib.get_close_matches(name, [str(c) for c in cells.table.columns], n=1)
     return Fault(
         f"{cells.where} (--{option} {name})",
