@@ -5,12 +5,10 @@ A step for colour images fails on a grey one, but only when its probability come
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import inspect
 import random
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,7 +30,7 @@ def try_steps(source: Any, image: Image) -> list[Fault]:
 
     Every step of an albumentations pipeline runs with probability 1, on a copy with its own random
     numbers. Shape and type may change in between, but must be the original ones at the end. A
-    function is called once. Random generators that it uses directly are set back.
+    function is called once, and leaves the global random states of numpy and Python as they were.
 
     Args:
         source: An albumentations transform, or a function.
@@ -43,8 +41,10 @@ def try_steps(source: Any, image: Image) -> list[Fault]:
     if hasattr(source, "set_random_state"):
         forms = _try(source, forms, faults, is_certain=False)
     else:
-        with _restored(_random_generators(source)):
-            forms = _apply(source, source, forms, faults)
+        of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+        forms = _apply(source, source, forms, faults)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
     for form, (_, names) in forms.items():
         if form != _form(image):
             (shape, kind), (before, _) = form, _form(image)
@@ -127,43 +127,3 @@ def _form(image: Any) -> tuple[Any, ...]:
 
 def _name(step: Any) -> str:
     return str(getattr(step, "__name__", type(step).__name__))
-
-
-def _random_generators(function: Any) -> list[Any]:
-    """Return the random generators that a function uses, as far as its variables show them."""
-    parts = [function, *getattr(function, "args", ())]  # a partial has these, a method the others
-    parts += getattr(function, "keywords", {}).values()
-    parts += [getattr(function, name, None) for name in ("func", "__func__", "__self__")]
-    values = list(parts)
-    for part in parts:
-        values += getattr(part, "__dict__", {}).values()
-        called = part if inspect.isfunction(part) else vars(type(part)).get("__call__")
-        if inspect.isfunction(called):
-            variables = inspect.getclosurevars(called)
-            values += [*variables.nonlocals.values(), *variables.globals.values()]
-    kinds = (np.random.Generator, np.random.RandomState, random.Random)
-    return [value for value in values if isinstance(value, kinds)]
-
-
-@contextlib.contextmanager
-def _restored(generators: list[Any]) -> Iterator[None]:
-    """Set random generators, and the global ones of numpy and Python, back afterwards."""
-    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
-    states: list[Any] = []
-    for each in generators:
-        if isinstance(each, np.random.Generator):
-            states.append(copy.deepcopy(each.bit_generator.state))
-        else:
-            states.append(each.getstate() if isinstance(each, random.Random) else each.get_state())
-    try:
-        yield
-    finally:
-        np.random.set_state(of_numpy)  # noqa: NPY002
-        random.setstate(of_python)
-        for each, state in zip(generators, states, strict=True):
-            if isinstance(each, np.random.Generator):
-                each.bit_generator.state = state
-            elif isinstance(each, random.Random):
-                each.setstate(state)
-            else:
-                each.set_state(state)
