@@ -34,6 +34,7 @@ from boneage.radiographs.hand_detection import Box
 from boneage.recipe import Framing
 from boneage.runtime.arrays import ARRAY_ERRORS
 from boneage.runtime.files import read_json
+from boneage.runtime.machine import check_disk
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
@@ -221,16 +222,8 @@ def _begin(
         return journal, crops, images.offset
     if partial.exists():
         shutil.rmtree(partial)
-    needed = int(np.prod(shape))
-    free = shutil.disk_usage(partial.parent).free
-    if needed > free:
-        raise InputError(
-            Fault(
-                str(partial.parent),
-                f"the store needs {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB left",
-                "Free some space, or set BONEAGE_CACHE to a folder on another disk.",
-            )
-        )
+    fix = "Free some space, or set BONEAGE_CACHE to a folder on another disk."
+    check_disk(partial.parent, int(np.prod(shape)), fix)
     partial.mkdir()
     images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
     journal = np.full(shape[0], _UNDONE, np.int64)

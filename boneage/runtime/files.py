@@ -225,13 +225,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
-def _is_deeper(values: Any, levels: int) -> bool:
-    level = [values]
-    for _ in range(levels):
-        containers = [part for part in level if isinstance(part, dict | list)]
-        level = [
-            inner
-            for part in containers
-            for inner in (part.values() if isinstance(part, dict) else part)
-        ]
-    return any(isinstance(part, dict | list) for part in level)
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(part, levels - 1) for part in inner)

@@ -10,6 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from boneage.errors import Fault, InputError
 from boneage.runtime.provenance import usable_cores
 
@@ -72,7 +74,9 @@ def check_memory(needed: int, where: str, what: str, fix: str) -> None:
         raise InputError(Fault(where, f"{need} {memory / 1e9:.1f} GB", fix))
 
 
-def check_disk(folder: Path, needed: int, fix: str) -> None:
+def check_disk(
+    folder: Path, needed: int, fix: str = "Free some space, or name another folder."
+) -> None:
     """Refuse what needs more space than a disk has left.
 
     Args:
@@ -86,5 +90,5 @@ def check_disk(folder: Path, needed: int, fix: str) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
-        what = f"its disk has {free / 1e9:.1f} GB left, but {needed / 1e9:,.1f} GB are needed"
+        what = f"its disk has {decimal(free)} left, but {decimal(needed)} are needed"
         raise InputError(Fault(str(folder), what, fix))

@@ -297,7 +297,7 @@ def test_a_full_disk_is_noticed_before_it_is_filled(
         free = 1000
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(InputError, match="the disk has"):
+    with pytest.raises(InputError, match="its disk has 1.0 kB left, but"):
         make(manifest)
     assert files_in(tmp_path / "manifest.store") == []
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.filesize import decimal
-
 from boneage.datasets.importers.http_download import write_fault
 from boneage.errors import Fault, InputError
+from boneage.runtime.machine import check_disk
 
 Advance = Callable[[int], None]
 
@@ -62,18 +61,6 @@ def unpacked_bytes(archive: Path) -> int:
     return sum(info.file_size * (1 + info.filename.endswith(".zip")) for info in infos)
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """Refuse a folder whose disk has less free space.
-
-    Raises:
-        InputError: The disk is too small.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        what = f"its disk has {decimal(free)} of free space, but {decimal(needed)} are needed"
-        raise InputError(Fault(str(folder), what, "Free some space, or name another folder."))
-
-
 def _extract(archive: Path, folder: Path, where: str, advance: Advance) -> None:
     with _opened(archive, where) as opened:
         infos, root = opened.infolist(), folder.resolve()
@@ -81,7 +68,7 @@ def _extract(archive: Path, folder: Path, where: str, advance: Advance) -> None:
             if not (root / info.filename).resolve().is_relative_to(root):
                 what = f"it can't be unpacked safely: {info.filename!r} leads outside the folder"
                 raise InputError(Fault(where, what, "This is the wrong archive: remove it."))
-        require_space(folder, sum(info.file_size for info in infos))
+        check_disk(folder, sum(info.file_size for info in infos))
         for info in infos:
             # zipfile writes a link as a plain file, and no byte beyond the size counted above.
             opened.extract(info, folder)

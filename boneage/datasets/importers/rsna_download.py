@@ -22,7 +22,6 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from boneage.datasets.importers.archives import (
     DamagedArchiveError,
-    require_space,
     unpack,
     unpacked_bytes,
 )
@@ -38,6 +37,7 @@ from boneage.datasets.importers.http_download import (
 from boneage.datasets.importers.rsna import import_rsna
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
+from boneage.runtime.machine import check_disk
 
 OFFICIAL = "https://s3.amazonaws.com/east1.public.rsna.org/AI/2017/"
 ARCHIVES = (  # largest first: then the disk needs the least room at once
@@ -120,7 +120,7 @@ def _download_archives(out: Path, base_url: str, *, keep: bool, progress: bool) 
         if missing:
             needed = _needed_bytes(out, missing, by_hand, remotes, keep=keep)
             _print(f"This needs {decimal(needed)} of free disk space while it runs.", progress)
-            require_space(out, needed)
+            check_disk(out, needed)
         for name in missing:
             part = _part(out, name)
             if name in remotes:

@@ -23,11 +23,10 @@ from boneage.evaluation.result import aggregates
 from boneage.evaluation.scoring import read_predictions
 from boneage.pipeline.store import prepare_from
 from boneage.recipe import Recipe
-from boneage.runtime.files import read_json, write_json, write_text
+from boneage.runtime.files import write_json, write_text
 from boneage.runtime.provenance import file_digest
 from boneage.training.series.planned_runs import (
     FINISHED,
-    PLAN,
     PlannedRun,
     count_splits,
     describe_series,
@@ -66,33 +65,15 @@ def plan_folds(recipe: Recipe, manifest: Manifest, out: Path, folds: int) -> lis
     """
     table = _assign(manifest, folds, recipe.seed)
     splits = [_split(table, number, recipe.seed) for number in range(1, folds + 1)]
-    _refuse_old_series(out)
+    # In series of earlier versions, the held-out fold also chose the epoch. They are refused.
     plan = {"verb": "cross-validate", "folds": folds, "manifest": manifest.digest}
-    record_plan(out, recipe, {**plan, "inner_parts": INNER_PARTS})
+    record_plan(out, recipe, {**plan, "epoch_chosen_by": EPOCH_CHOSEN_BY})
     return [
         PlannedRun(
             number, out / f"fold-{number}", recipe, _write_fold(manifest, split, number, out)
         )
         for number, split in enumerate(splits, 1)
     ]
-
-
-def _refuse_old_series(out: Path) -> None:
-    """Refuse a series of an earlier version, in which the held-out fold chose the epoch.
-
-    Raises:
-        InputError: The folder holds such a series.
-    """
-    path = out / PLAN
-    if not path.exists():
-        return
-    recorded = read_json(path)
-    if recorded.get("verb") == "cross-validate" and "inner_parts" not in recorded:
-        what = (
-            "an earlier version of boneage made this series. There each held-out fold also chose "
-            "the epoch, so its errors are too low"
-        )
-        raise InputError(Fault(str(out), what, "Train the folds again in another --out."))
 
 
 def prepare_folds(manifest: Manifest, planned: Sequence[PlannedRun]) -> None:

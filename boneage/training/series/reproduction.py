@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from boneage.evaluation.scoring import evaluate_run, impossible_answers
 from boneage.recipe import Recipe, changed_settings, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import temporary_folder, write_json, write_text
+from boneage.runtime.machine import check_disk
 from boneage.training.input_checks import check_recipe
 
 if TYPE_CHECKING:
@@ -184,17 +184,16 @@ def _estimate(recipe: Recipe, manifest: Manifest, lacks_weights: bool, log: Log)
 
 def _too_small_disks(cost: dict[str, Any], manifest: Manifest, out: Path) -> list[Fault]:
     cache = os.environ.get("BONEAGE_CACHE")  # else the store is next to the manifest
-    faults = []
+    fix = "Free some space, name an --out on another disk, or set BONEAGE_CACHE."
+    faults: list[Fault] = []
     for folder, needed in (
         (Path(cache) if cache else manifest.path.parent, cost["store_bytes"]),
         (out, cost["run_bytes"]),
     ):
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        free = shutil.disk_usage(existing).free
-        if needed > free:
-            what = f"its disk has {free / 1e9:.1f} GB left, but {needed / 1e9:.1f} GB are needed"
-            fix = "Free some space, name an --out on another disk, or set BONEAGE_CACHE."
-            faults.append(Fault(str(folder), what, fix))
+        try:
+            check_disk(folder, needed, fix)
+        except InputError as error:
+            faults += error.faults
     return faults
 
 

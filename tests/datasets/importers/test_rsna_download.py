@@ -195,7 +195,7 @@ def test_disk_space_is_checked_before_anything_is_downloaded(
     monkeypatch.setattr(download, "ask", ask)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 19_000_000_000))
-    assert "19.0 GB of free space, but 21.0 GB are needed" in refusal(tmp_path, site)
+    assert "19.0 GB left, but 21.0 GB are needed" in refusal(tmp_path, site)
     assert "22.3 GB are needed" in refusal(tmp_path, site, keep_archives=True)
     assert site.gets() == []
 
