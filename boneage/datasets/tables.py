@@ -388,10 +388,9 @@ def _build_cells(
 ) -> Cells:
     """Return records, numbered from 1, as a table; blank ones and titles are left out."""
     records = [[cell.strip() for cell in record] for record in records]
+    # A few texts may stand in every row of a small workbook or Parquet file.
     size = sum(len(cell) for record in records for cell in record)
-    if (
-        size > LARGEST_TEXT
-    ):  # a few texts may stand in every row of a small workbook or Parquet file
+    if size > LARGEST_TEXT:
         what = f"its cells have {size:,} characters, and at most {LARGEST_TEXT:,} are read"
         raise InputError(Fault(where, what, "Remove the columns that are not needed."))
     top = _find_header(records, names)

@@ -263,22 +263,16 @@ def _with_arrays(part: Any) -> Any:
 
 def _fits(batch: Any, signature: Any) -> bool:
     """Return whether a batch has the structure, types and shapes of a signature."""
-    if isinstance(signature, dict):
-        return (
-            isinstance(batch, dict)
-            and batch.keys() == signature.keys()
-            and all(_fits(batch[name], each) for name, each in signature.items())
-        )
-    if isinstance(signature, tuple):
-        return (
-            isinstance(batch, tuple)
-            and len(batch) == len(signature)
-            and all(map(_fits, batch, signature))
-        )
-    return (
-        isinstance(batch, np.ndarray)
-        and batch.dtype.name == signature.dtype.name
-        and bool(signature.shape.is_compatible_with(batch.shape))
+    try:
+        keras.tree.assert_same_structure(batch, signature)
+    except (TypeError, ValueError):
+        return False
+    pairs = zip(keras.tree.flatten(batch), keras.tree.flatten(signature), strict=True)
+    return all(
+        isinstance(array, np.ndarray)
+        and array.dtype.name == spec.dtype.name
+        and spec.shape.is_compatible_with(array.shape)
+        for array, spec in pairs
     )
 
 
