@@ -16,6 +16,7 @@ from boneage.errors import Fault, InputError
 from boneage.prediction.answers import answer_faults, limit_answers
 from boneage.prediction.engines import Engine, load_engine
 from boneage.prediction.test_time_views import test_time_views
+from boneage.radiographs.dicom_headers import find_dicom_header, header_findings
 from boneage.radiographs.framing import frame, framing_findings
 from boneage.radiographs.image_quality import (
     ImageFinding,
@@ -129,7 +130,12 @@ def _prepare(
             fault = Fault(name, blank.what, blank.fix)
             return Prediction(name, sex, "refused", fault=fault), None
         framed = frame(image, framing)
-        findings = [*quality_findings(assess_quality(image)), *framing_findings(framed)]
+        header = find_dicom_header(Path(radiograph))
+        findings = [
+            *(header_findings(header, sex) if header is not None else ()),
+            *quality_findings(assess_quality(image)),
+            *framing_findings(framed),
+        ]
     except InputError as error:
         fault = replace(error.faults[0], where=name)
     except Exception as error:  # noqa: BLE001 - no file may cost the others their answers

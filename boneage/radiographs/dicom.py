@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
     from pydicom.dataelem import RawDataElement
 
+SNIFFED_BYTES = 256
+"""Of the beginning of a file, enough to recognise DICOM."""
 _PREAMBLE = 128
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _UNDEFINED = 0xFFFFFFFF

@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boneage.errors import InputError
-from boneage.radiographs.dicom import dicom_fault, open_dicom, quiet_pydicom
+from boneage.radiographs.dicom import (
+    SNIFFED_BYTES,
+    dicom_fault,
+    is_dicom,
+    open_dicom,
+    quiet_pydicom,
+)
 from boneage.radiographs.dicom_transformations import PARSING_ERRORS
+from boneage.radiographs.file_limits import open_radiograph
+from boneage.radiographs.image_quality import ImageFinding
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -39,6 +47,7 @@ _BODY_PARTS = re.compile(
     "STERNUM|THIGH|THUMB|TIBIA|TOE|TSPINE|ULNA|UP_EXM|WHOLEBODY|WRIST"
 )
 _HAND_WORDS = ("HAND", "WRIST", "CARP", "FINGER", "THUMB", "MANUS")
+_MAY_SHOW_A_HAND = ("", UNKNOWN_CODE, "ARM", "EXTREMITY", "FOREARM", "RADIUS", "ULNA", "UP_EXM")
 _SEXES = re.compile("F|M|O")
 _STATED_AGE = re.compile(r"([0-9]{1,3})([DWMY])")
 _PLACEHOLDER_ID = re.compile(
@@ -111,6 +120,38 @@ def read_dicom_header(path: Path) -> DicomHeader:
             return _header(dataset, path)
     except PARSING_ERRORS:  # includes every UnicodeError
         raise InputError(dicom_fault(path, "its header can't be read")) from None
+
+
+def find_dicom_header(path: Path) -> DicomHeader | None:
+    """Read the header of a radiograph if it is a DICOM file; return None for other files.
+
+    Raises:
+        InputError: As `read_dicom_header`.
+    """
+    with open_radiograph(path) as file:
+        start = file.read(SNIFFED_BYTES)
+    return read_dicom_header(path) if is_dicom(start, path) else None
+
+
+def header_findings(header: DicomHeader, sex: str) -> list[ImageFinding]:
+    """Return what a header says against a radiograph of a hand, or against its sex.
+
+    Args:
+        header: The header. Only codes of the standard are quoted.
+        sex: `F` or `M`, the sex that somebody gives for the child.
+    """
+    is_radiograph = "Is it a radiograph of one hand?"
+    findings = []
+    if header.sex in ("F", "M") and header.sex != sex:
+        what = f"the PatientSex of its header is {header.sex}, not {sex}"
+        findings.append(ImageFinding("other-sex", what, "Check the sex. Is it the right child?"))
+    if header.modality in OTHER_MODALITIES:
+        what = f"the Modality of its header is {header.modality}"
+        findings.append(ImageFinding("other-modality", what, is_radiograph))
+    if not header.is_of_hand and header.body_part not in _MAY_SHOW_A_HAND:
+        what = f"the BodyPartExamined of its header is {header.body_part}"
+        findings.append(ImageFinding("other-body-part", what, is_radiograph))
+    return findings
 
 
 def is_placeholder_id(patient_id: str) -> bool:

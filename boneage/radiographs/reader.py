@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from boneage.errors import InputError
-from boneage.radiographs.dicom import decode_dicom, is_dicom, read_dicom_dimensions
+from boneage.radiographs.dicom import SNIFFED_BYTES, decode_dicom, is_dicom, read_dicom_dimensions
 from boneage.radiographs.dicom_transformations import PARSING_ERRORS
 from boneage.radiographs.file_limits import (
     LARGEST_PIXELS,
@@ -43,7 +43,6 @@ __all__ = [
 
 Radiograph = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
-_SNIFFED_BYTES = 256  # enough to recognise DICOM
 _JPEG_START = b"\xff\xd8\xff"
 _TIFF_STARTS = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "YCbCr"})
@@ -100,7 +99,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
 
 def _read(path: Path) -> Radiograph:
     data = read_radiograph_bytes(path)
-    if is_dicom(data[:_SNIFFED_BYTES], path):
+    if is_dicom(data[:SNIFFED_BYTES], path):
         return decode_dicom(data, path)
     try:
         if data.startswith(_JPEG_START):
@@ -132,7 +131,7 @@ def read_dimensions(path: str | Path) -> tuple[int, int]:
     path = Path(path)
     with open_radiograph(path) as file:
         try:
-            start = file.read(_SNIFFED_BYTES)
+            start = file.read(SNIFFED_BYTES)
             if not is_dicom(start, path):
                 file.seek(0)
                 if start.startswith(_JPEG_START):

@@ -197,3 +197,20 @@ def test_every_door_takes_and_refuses_the_same_images(boneage, run, tmp_path):
     code, _, err = boneage("data", "prepare", "m.csv", "--size", "32")
     assert code == 2
     assert {name for name in IMAGES if f"{name}.png: " in err} == refused
+
+
+def test_predict_and_check_say_the_same_of_a_dicom_header(boneage, run, tmp_path, write_dicom):
+    write_dicom(tmp_path / "1.dcm", PatientSex="M", Modality="MR", BodyPartExamined="FOOT")
+    row = "1,1.dcm,100,F,train"
+    (tmp_path / "m.csv").write_text(f"image_id,image,age_months,sex,split\n{row}\n")
+    codes = {"other-sex", "other-modality", "other-body-part"}
+    _, out, _ = boneage("data", "check", "m.csv", "--json")
+    found = {fault["code"]: fault["severity"] for fault in json.loads(out)["faults"]}
+    assert {code for code in found if code.startswith("other-")} == codes
+    assert {found[code] for code in codes} == {"warning"}
+    code, out, _ = boneage("predict", run.folder, "1.dcm", "--sex", "girl", "--json")
+    warned = {warning["code"] for warning in json.loads(out)["predictions"][0]["warnings"]}
+    assert (code, warned & codes) == (0, codes)
+    _, out, _ = boneage("predict", run.folder, "1.dcm", "--sex", "boy", "--json")
+    warned = {warning["code"] for warning in json.loads(out)["predictions"][0]["warnings"]}
+    assert warned & codes == codes - {"other-sex"}

@@ -6,7 +6,12 @@ import pytest
 
 from boneage.errors import InputError
 from boneage.radiographs import dicom_headers
-from boneage.radiographs.dicom_headers import is_placeholder_id, read_dicom_header
+from boneage.radiographs.dicom_headers import (
+    find_dicom_header,
+    header_findings,
+    is_placeholder_id,
+    read_dicom_header,
+)
 
 DATES = {
     "StudyDate": "20190822",
@@ -79,3 +84,30 @@ def test_a_header_that_can_not_be_parsed(write_dicom, tmp_path: Path, monkeypatc
 def test_placeholders_are_no_patients(name: str) -> None:
     assert is_placeholder_id(name)
     assert not is_placeholder_id("1042")
+
+
+@pytest.mark.parametrize(
+    ("values", "codes"),
+    [
+        ({"PatientSex": "F", "Modality": "DX", "BodyPartExamined": "HAND"}, []),
+        ({"PatientSex": "", "Modality": "", "BodyPartExamined": ""}, []),
+        ({"PatientSex": "O", "Modality": "OT", "BodyPartExamined": "LEFT WRIST"}, []),
+        ({"PatientSex": "girl", "BodyPartExamined": "EXTREMITY"}, []),
+        ({"PatientSex": "m"}, ["other-sex"]),
+        ({"Modality": "US"}, ["other-modality"]),
+        ({"BodyPartExamined": "chest"}, ["other-body-part"]),
+        (
+            {"PatientSex": "M", "Modality": "CT", "BodyPartExamined": "FOOT"},
+            ["other-sex", "other-modality", "other-body-part"],
+        ),
+    ],
+)
+def test_what_a_header_says_against_a_radiograph(write_dicom, tmp_path: Path, values, codes):
+    header = find_dicom_header(write_dicom(tmp_path / "IM1", **values))
+    assert header is not None
+    assert [finding.code for finding in header_findings(header, "F")] == codes
+
+
+def test_a_file_that_is_no_dicom_has_no_header(tmp_path: Path) -> None:
+    (tmp_path / "IM1").write_bytes(b"\x89PNG")
+    assert find_dicom_header(tmp_path / "IM1") is None

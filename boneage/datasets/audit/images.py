@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.audit.near_duplicates import Fingerprint, Pair, find_pairs, fingerprint
-from boneage.datasets.label_rules import Region, image_path, parse_region
+from boneage.datasets.label_rules import SEXES, Region, image_path, parse_region
 from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import is_file
 from boneage.errors import Fault, InputError
+from boneage.radiographs.dicom_headers import DicomHeader, find_dicom_header, header_findings
 from boneage.radiographs.image_quality import (
+    ImageFinding,
     Quality,
     assess_quality,
     find_blank,
@@ -41,6 +43,7 @@ class ImageInspection:
         bits: Bits of a pixel.
         quality: What the image shows; None when it was not read or is blank.
         fingerprint: For finding the same image again; None likewise.
+        header: Its header; None likewise, and for files that are no DICOM.
     """
 
     code: str = ""
@@ -50,6 +53,7 @@ class ImageInspection:
     bits: int = 0
     quality: Quality | None = None
     fingerprint: Fingerprint | None = None
+    header: DicomHeader | None = None
 
 
 def image_parts(cells: Cells, manifest: Path) -> list[Part | None]:
@@ -81,6 +85,7 @@ def _inspect(part: Part) -> ImageInspection:
     path, region = part
     try:
         image = read_radiograph(path)
+        header = find_dicom_header(path)
     except InputError as error:
         is_empty = is_file(path) and path.stat().st_size == 0
         return ImageInspection("empty-file" if is_empty else "unreadable-image", error.faults[0])
@@ -102,7 +107,7 @@ def _inspect(part: Part) -> ImageInspection:
         fault = Fault(str(path), blank.what, f"{blank.fix} {blank.row_fix}")
         return ImageInspection(blank.code, fault, height, width, bits)
     print_ = fingerprint(shrunk(image))
-    return ImageInspection("", None, height, width, bits, assess_quality(image), print_)
+    return ImageInspection("", None, height, width, bits, assess_quality(image), print_, header)
 
 
 def inspection_findings(
@@ -115,7 +120,8 @@ def inspection_findings(
         if (fault := inspection.fault) is not None:
             wrong.setdefault((inspection.code, fault.expected, fault.fix), {})[row] = fault.what
     for row, inspection in shown:
-        for found in [] if inspection.quality is None else quality_findings(inspection.quality):
+        sex = cells.table["sex"][row] if "sex" in cells.table else ""
+        for found in _suspicions(inspection, sex):
             fix = f"{found.fix} {found.row_fix}"
             wrong.setdefault((found.code, "", fix), {})[row] = found.what
     findings: list[Finding] = []
@@ -123,6 +129,13 @@ def inspection_findings(
         what = {row: f"image {cells.table['image'][row]}: {text}" for row, text in rows.items()}
         findings += cells.row_findings(code, what, what.__getitem__, expected, fix)
     return findings
+
+
+def _suspicions(inspection: ImageInspection, sex: str) -> Iterator[ImageFinding]:
+    if inspection.header is not None and sex in SEXES:
+        yield from header_findings(inspection.header, sex)
+    if inspection.quality is not None:
+        yield from quality_findings(inspection.quality)
 
 
 def duplicate_findings(
