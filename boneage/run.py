@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import filelock
 from boneage.errors import Fault, InputError
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.runtime.files import is_part, read_json
-from boneage.runtime.schemas import Count, FileSchema, Number, Text, read_checked
+from boneage.runtime.provenance import file_digest
+from boneage.runtime.schemas import CHANGED, Count, FileSchema, Number, Text, read_checked
 
 TRAINED = ("finished", "early")
 """Values of `stopped` in `run.json` of a training that reached its end."""
@@ -49,8 +50,8 @@ class RecordedStore(FileSchema):
     """The key `store` of `run.json`."""
 
     folder: Text | None = None
-    digest: Text | None = None
-    version: Count | None = None
+    digest: Text
+    version: Count
 
 
 class RecordedInit(FileSchema):
@@ -95,6 +96,7 @@ class RunInfo(FileSchema):
     epochs: Count = 0
     best_epoch: Count | None = None
     best_val_mae_months: Number | None = None
+    best_digest: Text | None = None
     resumed: list[dict[Text, Any]] | None = None
 
 
@@ -236,6 +238,27 @@ class Run:
             InputError: The file can't be read, or keys are missing or have wrong values.
         """
         return read_checked(self.info_path, RunInfo, needs)
+
+    def check_best(self, info: Mapping[str, Any]) -> None:
+        """Check that `best.keras` is the file that the training left.
+
+        The checksums inside the file do not protect its weights from a change. While a training
+        runs, and in runs of earlier versions, `run.json` has no digest to compare.
+
+        Args:
+            info: The content of `run.json`.
+
+        Raises:
+            InputError: The file is missing or another one.
+        """
+        recorded = info.get("best_digest")
+        if recorded is None:
+            return
+        found = file_digest(self.best_path)
+        if found != recorded:
+            what = f"the file is not the model that the run trained: its sha256 is {found[:12]}…"
+            expected = f"{recorded[:12]}…, as {self.info_path.name} says"
+            raise InputError(Fault(str(self.best_path), what, CHANGED, expected))
 
 
 def recipe_from_run(values: dict[str, Any], *, where: str) -> Recipe:

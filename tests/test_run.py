@@ -5,6 +5,7 @@ import pytest
 from boneage.errors import InputError
 from boneage.recipe import Recipe
 from boneage.run import Run
+from boneage.runtime.provenance import file_digest
 
 
 def test_predictions_and_metrics_are_kept_apart_by_split(tmp_path):
@@ -67,6 +68,7 @@ def test_what_a_killed_training_had_half_written_is_removed_by_the_next(tmp_path
         ({"manifest": {"digest": "d", "counts": {"train": "9"}}}, "manifest.counts.train is '9'"),
         ({"manifest": {"digest": "d"}, "seconds": {"fit": None}}, "seconds.fit is None"),
         ({"manifest": {"digest": "d"}, "init": "x"}, "init is 'x'"),
+        ({"manifest": {"digest": "d"}, "store": {}}, "the key 'store.digest' is missing"),
         ({"manifest": {"digest": "d"}, "model": {"parameters": 1.5}}, "model.parameters is 1.5"),
     ],
 )
@@ -81,3 +83,16 @@ def test_a_run_json_of_other_versions_is_read(tmp_path):
     run = Run(tmp_path)
     run.info_path.write_text('{"name": "old", "later": {"key": [1]}}')
     assert run.read_info() == {"name": "old", "later": {"key": [1]}}
+
+
+def test_the_best_model_is_the_file_that_the_run_recorded(tmp_path):
+    run = Run(tmp_path)
+    run.best_path.write_bytes(b"trained")
+    run.check_best({"best_digest": file_digest(run.best_path)})
+    run.check_best({"best_digest": None})
+    run.check_best({})  # an earlier version, or still training
+    with pytest.raises(InputError, match=r"best\.keras: the file is not the model .* run\.json"):
+        run.check_best({"best_digest": "0" * 64})
+    run.best_path.unlink()
+    with pytest.raises(InputError, match="there is no such file"):
+        run.check_best({"best_digest": "0" * 64})

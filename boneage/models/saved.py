@@ -17,7 +17,8 @@ from boneage.run import Run
 from boneage.runtime.files import LARGEST_FILE, open_regular
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
-_LARGEST_TEXT = 16 * 2**20  # bytes of a member that is no weights; ours have 100 thousand
+_LARGEST_TEXT = 4 * 2**20  # bytes of all members but the weights; ours have 100 thousand
+_MOST_MEMBERS = 1000  # ours have three
 _SPARE_BYTES = 2**20  # of a file of weights, for the names and the structure
 
 _FIX = "Was the file cut short, changed or taken from another run? Copy it again, or train again."
@@ -31,8 +32,8 @@ def load_model(run: Run) -> keras.Model:
     is run.
 
     Raises:
-        InputError: The file is damaged or holds another network than the recipe says. Or it needs
-            layers of a package that is not installed.
+        InputError: The file is damaged, or is not the one that the run trained. Or it holds
+            another network than the recipe says, or needs a package that is not installed.
     """
     with contextlib.suppress(InputError):
         require_backbone(run)  # its package may define layers
@@ -45,7 +46,9 @@ def load_model(run: Run) -> keras.Model:
 
 def _load_checked(run: Run) -> keras.Model:
     path, size = run.best_path, run.read_recipe().framing.size
-    recorded = (run.read_info().get("model") or {}).get("parameters")
+    info = run.read_info()
+    run.check_best(info)
+    recorded = (info.get("model") or {}).get("parameters")
     skeleton = _read_skeleton(path)
     _check_network(path, skeleton, size)
     if recorded not in (None, skeleton.count_params()):
@@ -82,12 +85,13 @@ def _read_skeleton(path: Path) -> keras.Model:
 
 
 def _check_sizes(archive: zipfile.ZipFile) -> None:
-    for member in archive.infolist():
-        largest = _LARGEST_TEXT
-        if member.filename == _WEIGHTS:
-            largest = 8 * member.compress_size + _SPARE_BYTES
-        if member.file_size > largest:
-            raise ValueError(f"{member.filename} has {member.file_size:,} bytes")
+    members = archive.infolist()
+    weights = archive.getinfo(_WEIGHTS)
+    others = sum(member.file_size for member in members if member.filename != _WEIGHTS)
+    if weights.file_size > 8 * weights.compress_size + _SPARE_BYTES:
+        raise ValueError(f"{_WEIGHTS} has {weights.file_size:,} bytes")
+    if len(members) > _MOST_MEMBERS or others > _LARGEST_TEXT:
+        raise ValueError(f"it has {len(members):,} parts, of {others:,} bytes without the weights")
 
 
 def _check_network(path: Path, model: Any, size: int) -> None:

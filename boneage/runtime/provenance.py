@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -24,6 +26,12 @@ _PACKAGES = (
     "pandas",
     "opencv-python-headless",
     "albumentations",
+)
+
+# A limit of a container, such as that of `docker run --cpus 2`: microseconds, and of how many.
+_CORE_LIMITS = (
+    (Path("/sys/fs/cgroup/cpu.max"),),
+    (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
 )
 
 
@@ -57,10 +65,16 @@ def provenance() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Return the number of processor cores that this process may use."""
+    """Return the number of processor cores that this process or container may use."""
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    for paths in _CORE_LIMITS:
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # no file, or "max"
+            quota, period = " ".join(path.read_text() for path in paths).split()
+            if int(quota) > 0:  # -1 is no limit
+                cores = min(cores, math.ceil(int(quota) / int(period)))
+    return cores
 
 
 def lacks_bfloat16() -> bool:

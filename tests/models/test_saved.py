@@ -13,6 +13,7 @@ from boneage.models.saved import load_model
 from boneage.recipe import Framing, Model, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
+from boneage.runtime.provenance import file_digest
 
 SMALL = {"backbone": "mini_xception", "gender_units": 4, "dense_units": (8,)}
 
@@ -87,7 +88,7 @@ def test_a_flipped_bit_anywhere_is_a_fault_or_changes_nothing(run):
     ("change", "message"),
     [
         (lambda config: b"[" * 5000 + b"]" * 5000, "RecursionError"),
-        (lambda config: config + b" " * 20_000_000, "config.json has .* bytes"),
+        (lambda config: config + b" " * 20_000_000, "it has 3 parts, of .* bytes"),
         (lambda config: widened(config, b"100000000"), "needs .* values"),
         (lambda config: widened(config, b"9"), "its network has .* parameters; expected"),
         (lambda config: config.replace(b'"units": 8', b'"units": 9'), "the model can't be read"),
@@ -124,6 +125,27 @@ def test_weights_that_are_not_finite_are_refused(run):
         file[names[0]][...] = np.nan
     replace_member(run, "model.weights.h5", stored.getvalue())
     with pytest.raises(InputError, match="some of its weights are not finite numbers"):
+        load_model(run)
+
+
+def test_a_changed_weight_with_a_right_checksum_is_refused_if_the_run_recorded_its_model(run):
+    info = {**run.read_info(), "best_digest": file_digest(run.best_path)}
+    write_json(run.info_path, info)
+    load_model(run)
+    with zipfile.ZipFile(run.best_path) as archive:
+        weights = bytearray(archive.read("model.weights.h5"))
+    weights[len(weights) // 2] ^= 1
+    replace_member(run, "model.weights.h5", bytes(weights))
+    with pytest.raises(InputError, match="not the model that the run trained"):
+        load_model(run)
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 3 * 2**20), (2000, 0)], ids=["large", "many"])
+def test_a_file_with_much_besides_its_weights_is_refused(run, count, size):
+    with zipfile.ZipFile(run.best_path, "a", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(count):
+            archive.writestr(f"assets/{number}", bytes(size))
+    with pytest.raises(InputError, match=r"it has [\d,]+ parts, of [\d,]+ bytes"):
         load_model(run)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from boneage.runtime.provenance import lacks_bfloat16, provenance
+from boneage.runtime.provenance import lacks_bfloat16, provenance, usable_cores
 
 
 def test_provenance_names_versions_device_and_cores_in_json():
@@ -32,3 +32,26 @@ def test_a_processor_without_bfloat16_is_known_by_its_flags(monkeypatch, text, l
 
     monkeypatch.setattr(Path, "read_text", read_text)
     assert lacks_bfloat16() is lacks
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu.max": "nonsense"}, 8),
+        ({}, 8),
+    ],
+)
+def test_the_cores_of_a_container_are_those_of_its_limit(monkeypatch, files, cores):
+    def read_text(path):
+        if path.name not in files:
+            raise FileNotFoundError
+        return files[path.name]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(8), raising=False)
+    assert usable_cores() == cores

@@ -167,6 +167,31 @@ def test_other_images_than_it_began_with_are_refused(recipe, cohort_copy, tmp_pa
         train(recipe, manifest, folder, progress=False, resume=True)
 
 
+def test_a_changed_best_model_is_refused_and_kept_out_of_run_json(
+    recipe, manifest, tmp_path, train_until
+):
+    run = Run(tmp_path / "run")
+    train_until("on_train_batch_end", 1, 0, recipe, manifest, run.folder)
+    recorded = run.read_info(("best_digest",))
+    trained = run.best_path.read_bytes()
+    run.best_path.write_bytes(trained + b"changed")
+    with pytest.raises(InputError, match="not the model that the run trained"):
+        train(recipe, manifest, run.folder, progress=False, resume=True)
+    assert run.read_info() == recorded
+    run.best_path.write_bytes(trained)
+    # While it trains, `best.keras` changes, so a kill must leave no digest of an old one.
+    seen = []
+
+    def look():
+        seen.append(run.read_info())
+        raise KeyboardInterrupt
+
+    how = {"resume": True, "then": look, "error": KeyboardInterrupt}
+    train_until("on_train_batch_end", 1, 1, recipe, manifest, run.folder, **how)
+    assert "best_digest" not in seen[0]
+    assert run.read_info(("best_digest",))
+
+
 def test_a_folder_in_use_is_refused(whole, recipe, manifest):
     refused = pytest.raises(InputError, match="another process is training in this folder")
     with whole.locked(), refused, whole.locked():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from boneage.radiographs.image_quality import (
 )
 from boneage.radiographs.orientation import shrunk
 from boneage.radiographs.reader import SMALLEST_SIDE, read_radiograph
+from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
 Part = tuple[Path, Region | None]
@@ -73,7 +73,7 @@ def inspect_images(parts: Sequence[Part | None], *, progress: bool) -> dict[Part
     """Decode and inspect every image once; an image that can't be read is no exception."""
     unique = list(dict.fromkeys(part for part in parts if part is not None))
     # Decoding releases the interpreter lock; more threads than cores hide a slow disk.
-    with threads(min(16, 2 * (os.cpu_count() or 1))) as pool:
+    with threads(min(16, 2 * usable_cores())) as pool:
         inspections: Iterable[ImageInspection] = pool.map(_inspect, unique)
         if progress:
             console = Console(stderr=True)

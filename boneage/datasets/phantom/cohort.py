@@ -7,7 +7,6 @@ is about two years older for a boy than for a girl.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from boneage.datasets.splits import assign_splits
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import read_json, write_bytes, write_json
 from boneage.runtime.machine import check_disk, check_workers
+from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
 DRAWING_VERSION = 2
@@ -156,7 +156,7 @@ def make_phantom_cohort(
         manifest_path = out / "manifest.csv"
         if not missing and manifest_path.exists():
             return read_manifest(manifest_path)
-        _draw_files(images, missing, seed, size, workers or os.cpu_count() or 1, progress)
+        _draw_files(images, missing, seed, size, workers or usable_cores(), progress)
         _sweep(images)
     labels = [draw_label(np.random.default_rng([seed, _PURPOSE, i])) for i in range(count)]
     table = pd.DataFrame(
