@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ def read_numbers(texts: Sequence[str], *, has_thousands: bool = False) -> Number
         has_thousands: Whether numbers may be great enough for thousands marks (3,652 days). Then
             3,652 is read only if other cells say what its comma is.
     """
+    texts = [text if text.isascii() else ascii_digits(text[: _LONGEST + 1]) for text in texts]
     commas = points = unclear = 0
     for text in texts:
         if _AMBIGUOUS.fullmatch(text) and (has_thousands or "," in text):
@@ -68,6 +70,11 @@ def read_numbers(texts: Sequence[str], *, has_thousands: bool = False) -> Number
         texts = [text.translate(_SWAP) for text in texts]
     numbers = np.array([_number(text, has_thousands) for text in texts], np.float64)
     return NumberColumn(numbers, has_commas, form)
+
+
+def ascii_digits(text: str) -> str:
+    """Return a text with the digits of other scripts in ASCII."""
+    return "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
 
 
 def _likewise(form: str, cells: int) -> str:

@@ -282,7 +282,26 @@ def read_cells(
     except csv.Error as error:
         fix = "Check that every quotation mark is closed."
         raise InputError(Fault(where, f"it is not valid CSV ({error})", fix)) from None
-    return _build_cells(records, where, key, names, _SEPARATORS.get(separator, repr(separator)))
+    cells = _build_cells(records, where, key, names, _SEPARATORS.get(separator, repr(separator)))
+    return replace(
+        cells, findings=(*cells.findings, *_lost_line_findings(where, records, separator))
+    )
+
+
+def _lost_line_findings(
+    where: str, records: Sequence[Sequence[str]], separator: str
+) -> list[Finding]:
+    """Return the cells that hold whole lines of the table, from one stray quote to another."""
+    findings = []
+    for row, record in enumerate(records, start=1):
+        for lines in (cell.split("\n") for cell in record if "\n" in cell):
+            first, *between, last = (line.count(separator) for line in lines)
+            width = len(record) - 1
+            if width > 1 and first + last == width and all(n == width for n in between):
+                what = f"a cell holds the end of {len(lines) - 1:,} further rows"
+                fix = "Remove the quotation mark that begins the cell, or close it in its own line."
+                findings.append(Finding("lost-lines", Fault(f"{where}: row {row}", what, fix)))
+    return findings
 
 
 def _decode(content: bytes, where: str) -> str:
@@ -403,17 +422,17 @@ def _build_cells(
     header = [_clean(name) for name in records[top]]
     width = max(i for i, name in enumerate(header, start=1) if name or i == 1)
     repeated = {name for name, count in Counter(header).items() if name and count > 1}
-    again = [row for row, record in body if record == records[top]]
+    again = {row for row, record in body if _is_header(record, records[top], header)}
     # Empty cells behind the last name, as spreadsheets save them, shift no other cell.
     body = [
         (row, record if len(record) == len(header) else _without_empty_end(record, width))
         for row, record in body
-        if record != records[top]
+        if row not in again
     ]
     widths = (width, len(header))
     whole = [(row, record) for row, record in body if len(record) in widths]
     ragged = [(row, record) for row, record in body if len(record) not in widths]
-    findings = _repeated_header_findings(where, again)
+    findings = _repeated_header_findings(where, sorted(again))
     findings += _ragged_findings(where, width, ragged, len(whole), separators)
     columns = {
         name: [record[i] for _, record in whole]
@@ -424,6 +443,11 @@ def _build_cells(
     rows = tuple(row for row, _ in whole)
     unusable = {name: repeated_column(where, [name]) for name in sorted(repeated)}
     return Cells(where, table, rows, tuple(findings), key, unusable)
+
+
+def _is_header(record: Sequence[str], first: Sequence[str], header: Sequence[str]) -> bool:
+    """Return whether a row is the header again, perhaps with a mark of a file's beginning."""
+    return record[1:] == first[1:] and _clean(record[0]) == header[0]
 
 
 def _without_empty_end(record: Sequence[str], width: int) -> Sequence[str]:

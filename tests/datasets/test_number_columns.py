@@ -13,7 +13,7 @@ POINTS = [f"{year:.1f}" for year in YEARS]
 
 
 @pytest.mark.parametrize(
-    "odd", ["n.b.", "9.5", "10,5 J", "1.250,5", "", "-", "1e400", "٣", "10.5."]
+    "odd", ["n.b.", "9.5", "10,5 J", "1.250,5", "", "-", "1e400", "²", "10.5."]
 )
 def test_one_odd_cell_does_not_hide_a_column_of_decimal_commas(odd: str) -> None:
     column = read_numbers([*COMMAS, odd])
@@ -55,6 +55,13 @@ def test_thousands_marks_are_read_where_other_cells_say_what_they_are(
     np.testing.assert_array_equal(column.numbers, numbers)
     if texts[-1] == "900":
         assert column.form == "without thousands marks"
+
+
+def test_digits_of_other_scripts_are_digits() -> None:
+    texts = ["\uff11\uff12\uff10", "\u06f1\u06f2\u06f0", "\u0661\u0662\u0660.5", "\u00b2", "x"]
+    found = read_numbers(texts)
+    np.testing.assert_array_equal(found.numbers, [120, 120, 120.5, np.nan, np.nan])
+    assert np.isnan(read_numbers(["\uff11" * 1_000_000]).numbers[0])
 
 
 def test_a_cell_of_a_million_digits_costs_no_time() -> None:

@@ -139,8 +139,23 @@ def test_empty_cells_behind_the_last_column_shift_no_other(tmp_path: Path, text:
     assert read_sheet(path).table.to_dict("list") == {"sex": ["M"], "age": ["9"]}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id,age,note\n1,2,"see\n3,4,x\n5,6,below"\n7,8,x\n',
+        'id,note,age\n1,"see,2\n3,x,4\n5,below",6\n7,x,8\n',
+    ],
+)
+def test_rows_between_two_stray_quotation_marks_are_not_lost(tmp_path: Path, text: str) -> None:
+    (fault,) = findings(written(tmp_path / "a.csv", text))
+    assert "row 2: a cell holds the end of 2 further rows" in fault
+    for note in ("\n", "first\nsecond", "a, b\nc", "a\n\nb\n"):
+        path = written(tmp_path / "b.csv", f'id,age,note\n1,2,"{note}"\n')
+        assert cells_of(path)["note"] == [note.strip()]
+
+
 def test_a_repeated_header_is_one_fault(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.csv", "id,age\n1,2\nid,age\n3,4\n id , age\n")
+    path = written(tmp_path / "a.csv", "id,age\n1,2\n\ufeffid,age\n3,4\n id , age\n")
     (fault,) = findings(path)
     assert fault.startswith(f"{path}: 2 rows (3, 5): the header is repeated. Remove the line.")
     assert read_sheet(path).table.to_dict("list") == {"id": ["1", "3"], "age": ["2", "4"]}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boneage.datasets.label_rules import MAX_AGE_MONTHS
-from boneage.datasets.number_columns import NumberColumn, read_numbers
+from boneage.datasets.number_columns import NumberColumn, ascii_digits, read_numbers
 from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import describe_cell, years_findings
 from boneage.errors import Fault
@@ -36,9 +36,10 @@ _WORDS = {  # months in a unit, by the words for it
     word: months
     for months, words in (
         (12, "y yr yrs year years yo j jahr jahre jahren jaar a an ans año años ano anos anni"),
-        (12, "anno år lat lata rok yaş лет год года سنة سنوات 年 岁 歲 歳 才 세"),
+        (12, "anno år lat lata rok jr yaş y\u0131l \u0433 л лет год года سنة سنوات"),
+        (12, "年 岁 周岁 岁零 歲 歳 才 세"),
         (1, "m mo mos mon mth mths month months monat monate monaten maand maanden mois mes"),
-        (1, "mies mån mnd ay شهر أشهر"),
+        (1, "mies miesiąc miesiące miesięcy mån månad månader mnd ay м شهر أشهر"),
         (1, "meses mês mesi mese мес месяц месяца месяцев 月 个月 個月 ヶ月 か月 カ月 개월"),
     )
     for word in words.split()
@@ -46,7 +47,7 @@ _WORDS = {  # months in a unit, by the words for it
 _LONGEST = 60  # letters of an age
 _PAIRS = re.compile(
     r"(?P<n>[0-9]{1,3})\s*(?P<word>[^\W\d_]+)\.?"
-    r"(?:\s*(?:,|&|and|und|et|e|y)?\s*(?P<m>[0-9]{1,2})\s*(?P<then>[^\W\d_]+)\.?)?"
+    r"(?:\s*(?:,|&|and|und|et|e|y|en|och|i|и)?\s*(?P<m>[0-9]{1,2})\s*(?P<then>[^\W\d_]+)\.?)?"
 )
 _SIGNS = re.compile(r"(?P<y>[0-9]{1,2})\s*[-;:]\s*(?P<m>[0-9]{1,2})")
 _DOTTED = re.compile(r"(?P<y>[0-9]{1,2})[.,](?P<m>[0-9]{2})")
@@ -148,8 +149,7 @@ def _read_years_and_months(texts: Sequence[str]) -> NumberColumn:
 def _plain(text: str) -> str:
     """Return a cell in lower case, with ASCII digits, blanks and hyphens."""
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-        text = "".join(str(unicodedata.decimal(c, c)) for c in text)
+        text = ascii_digits(unicodedata.normalize("NFC", text))
         text = re.sub(r"[\u2010-\u2015\u2212\uff0d]", "-", text)
         text = text.translate({0xFF0E: ".", 0xFF0C: ",", 0xFF1B: ";", 0xFF0F: "/"})
     return text.casefold().replace("(s)", "s")
@@ -213,8 +213,11 @@ def _question_units(
 ) -> list[Finding]:
     """Return a fault if most cells are ages with their own unit, such as 126 months or 10y6m."""
     texts = cells.table[column].tolist()
+    if 2 * np.count_nonzero(bad) <= len(texts):
+        return []
     months = _read_years_and_months(texts).numbers
-    has_unit = bad & ~np.isnan(months)
+    # A word or a fraction is a unit; 10-11 has none, and may be a range of years.
+    has_unit = bad & ~np.isnan(months) & [bool(re.search(r"[^\W\d_]|/", t)) for t in texts]
     if 2 * np.count_nonzero(has_unit) <= len(texts):
         return []
     example = texts[int(np.argmax(has_unit))]

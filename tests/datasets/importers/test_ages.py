@@ -69,6 +69,13 @@ def test_the_odd_cell_of_a_column_is_the_only_fault_and_names_the_form(odd: str)
         ("6 лет 1 месяц", 73),
         ("6 year(s) 1 month(s)", 73),
         ("\u0666y\u0661m", 73),  # Arabic digits
+        ("6 jaar en 1 maand", 73),
+        ("6 \u00e5r och 1 m\u00e5nad", 73),
+        ("6 lat i 1 miesi\u0105c", 73),
+        ("6 y\u0131l 1 ay", 73),
+        ("6 \u0433. 1 \u043c\u0435\u0441.", 73),
+        ("6\u5468\u5c811\u4e2a\u6708", 73),
+        ("6\u5c81\u96f61\u4e2a\u6708", 73),
     ],
 )
 def test_years_and_months_in_one_cell(text: str, months: int) -> None:
@@ -163,6 +170,9 @@ def test_cells_with_their_own_unit_are_one_fault_that_names_the_option(unit: str
     np.testing.assert_array_equal(found.months, [126, 120, 108, 126, np.nan])
     assert len(said(found)) == 1
     assert len(said(ages(["126", "120", "140", "10y6m"], "months"))) == 1
+    ranges = said(ages(["10-11", "9-10", "8-9", "12-13"], "years"))  # not ages in years and months
+    assert len(ranges) == 4
+    assert not any("years-months" in fault for fault in ranges)
 
 
 @pytest.mark.parametrize(
