@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from boneage.recipe import Framing
 
 SizeOption = Annotated[
-    int | None, typer.Option(min=32, max=2048, help="Side of the images in pixels. Default: 299.")
+    int | None,
+    typer.Option(min=32, max=2048, help="Side of the images in pixels. Default: 299."),
 ]
 RecipeOption = Annotated[
-    str | None, typer.Option(help="Recipe with the framing settings, in place of --size.")
+    str | None, typer.Option(help="Recipe with the size and framing. Default: 299 pixels.")
 ]
 
 VERBS = ("import", "download", "check", "card", "contact-sheet", "frame", "prepare", "phantom")
@@ -126,15 +127,20 @@ def data_frame(
 ) -> None:
     """Print the crop that the model sees, in pixels."""
     from boneage.radiographs.framing import frame
+    from boneage.radiographs.image_quality import find_blank
     from boneage.radiographs.reader import read_radiograph
 
     framing = _framing(None, recipe)
     frames, faults = [], list[Fault]()
     for image in images:
         try:
-            crop = frame(read_radiograph(image), framing).crop
+            pixels = read_radiograph(image)
+            blank, crop = find_blank(pixels), frame(pixels, framing).crop
         except InputError as error:
             faults += error.faults
+            continue
+        if blank is not None:
+            faults.append(Fault(str(image), blank.what, blank.fix))
             continue
         left, top, right, bottom = crop.box
         frames.append(

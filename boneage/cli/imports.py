@@ -29,7 +29,7 @@ LabelsOption = Annotated[
 ]
 AgeOption = Annotated[str, _help("Column with the bone age.")]
 UnitOption = Annotated[
-    str, _help("Unit of the bone age: months, years, days or years-months (10y6m).")
+    str, _help("Unit of the bone age: months, years, days, decimal-years or years-months (10y6m).")
 ]
 FemaleOption = Annotated[list[str], _help("Code of a girl in the sex column; may be repeated.")]
 MaleOption = Annotated[list[str], _help("Code of a boy in the sex column; may be repeated.")]
@@ -51,9 +51,7 @@ def _refuse_films(value: str | None) -> None:
         refuse("--films", "this option was removed", fix)
 
 
-import_app = make_app(
-    None, "Convert a dataset to a manifest, the one table that all verbs read.", cls=Importers
-)
+import_app = make_app(None, "Convert a dataset to a manifest, which all verbs read.", cls=Importers)
 
 
 @import_app.command("table")
@@ -81,6 +79,8 @@ def import_table(
     seed: SeedOption = 0,
 ) -> None:
     """Import any table of bone ages and its radiographs."""
+    if out.exists() and file.exists() and out.samefile(file):
+        refuse(f"--out {out}", "this is the table to import", "Name another file with --out.")
     from boneage.datasets.importers.table import TableColumns
     from boneage.datasets.importers.table import import_table as run_import
 
@@ -105,7 +105,7 @@ def import_dicom(
     age: AgeOption,
     age_unit: UnitOption,
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Folders or DICOM files.")
+        list[Path] | None, typer.Argument(metavar="PATH", help="Folders or DICOM files.")
     ] = None,
     out: OutOption = MANIFEST,
     join: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -15,15 +16,18 @@ import typer
 from typer.core import TyperGroup
 
 from boneage.errors import Fault, InputError, printable
+from boneage.runtime.files import LARGEST_FILE
 
 if TYPE_CHECKING:
     from boneage.datasets.manifest import Manifest
+
+_LONGEST_HEADER = 10_000  # bytes of the first line of a manifest
 
 # The same option has the same name, help and meaning in every verb.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 OutOption = Annotated[
     Path,
-    typer.Option("--out", help="Manifest to write.", callback=lambda out: check_parent(out)),
+    typer.Option("--out", help="Manifest to write.", callback=lambda out: check_manifest_out(out)),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the split.")]
 ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest, CSV.")]
@@ -92,11 +96,18 @@ def renamed_option(old: str, new: str) -> Any:
     return typer.Option(old, hidden=True, callback=refuse_old)
 
 
-def check_parent(out: Path) -> Path:
-    """Return the path of a file to write, if its folder can be written to."""
-    from boneage.runtime.files import check_folder_writable
+def check_manifest_out(out: Path) -> Path:
+    """Return the path of a manifest to write, if it can be written and replaces no other file."""
+    from boneage.datasets.label_rules import COLUMNS
+    from boneage.runtime.files import check_file_writable, open_regular
 
-    check_folder_writable(out.parent)
+    check_file_writable(out)
+    if out.exists():
+        with open_regular(out, LARGEST_FILE) as file:
+            header = file.readline(_LONGEST_HEADER).decode(errors="replace")
+        if not set(COLUMNS) <= set(header.strip().split(",")):
+            what = "this file exists and is no manifest, so it is not replaced"
+            refuse(str(out), what, "Choose another --out, or remove the file.")
     return out
 
 
@@ -176,8 +187,9 @@ def format_mae(mae: dict[str, Any] | None) -> str:
 def log(text: str) -> None:
     """Print a line on standard error, where progress goes."""
     # `typer.echo` would write into the line of a progress bar.
-    sys.stderr.write(f"{printable(text)}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody may read it, but the exit code still counts
+        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
 
 
 def echo(text: str) -> None:

@@ -29,9 +29,12 @@ _SHOW_PROGRESS = 64  # images, above which a progress bar is shown if nothing el
 def predict(
     run: RunArgument,
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE", help="Radiographs: PNG, JPEG, TIFF, DICOM.")
+        list[str], typer.Argument(metavar="IMAGE", help="Radiographs: PNG, JPEG, TIFF, BMP, DICOM.")
     ],
-    sex: Annotated[str, typer.Option(help="Sex of the child, or of all children: F or M.")],
+    sex: Annotated[
+        list[str],
+        typer.Option(metavar="SEX", help="Sex of the child, or of all children: F or M."),
+    ],
     views: ViewsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,13 +48,17 @@ def predict(
     """
     from boneage.datasets.label_rules import parse_sex
 
-    if not (letter := parse_sex(sex)):
+    letters = {parse_sex(word) for word in sex}
+    if "" in letters:
         fix = "Write F for girls and M for boys."
-        refuse(f"--sex {sex}", "it is no sex that boneage knows", fix)
+        refuse(f"--sex {' '.join(sex)}", "it is no sex that boneage knows", fix)
+    if len(letters) > 1:
+        fix = "Run the command once for girls and once for boys."
+        refuse(f"--sex {' '.join(sex)}", "one sex holds for all images of a command", fix)
     from boneage.prediction.predict import predict_radiographs
     from boneage.prediction.shipped import open_run
 
-    predictions = predict_radiographs(open_run(run), images, letter, views=views)
+    predictions = predict_radiographs(open_run(run), images, letters.pop(), views=views)
     codes = {0}
 
     def finished() -> Iterator[Prediction]:

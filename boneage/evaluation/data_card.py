@@ -20,7 +20,7 @@ from boneage.datasets.validation import ManifestValidation, validate_manifest
 from boneage.evaluation import figures
 from boneage.evaluation.html import duration, fact_blocks, render
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folders
-from boneage.runtime.files import check_folder_writable, read_bytes, write_text
+from boneage.runtime.files import check_file_writable, read_bytes, write_text
 from boneage.runtime.provenance import provenance
 
 SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test", "unknown": "No split"}
@@ -109,7 +109,7 @@ def write_card(manifest_path: Path, out: Path | None = None, *, progress: bool =
     """
     manifest_path = Path(manifest_path)
     page_path = out or manifest_path.with_name(f"{manifest_path.stem}-card.html")
-    check_folder_writable(page_path.parent)  # before every image is checked
+    check_file_writable(page_path)  # before every image is checked
     validation = validate_manifest(read_bytes(manifest_path), manifest_path)
     report = audit(manifest_path, progress=progress)
     write_text(page_path, card(report, validation))

@@ -44,6 +44,9 @@ def find_run(run: Path) -> Path:
         return run
     if is_name:
         return shipped[str(run)]
+    if run.is_file():
+        fix = f"Name the folder that holds {_NEEDED[2]}, or a shipped model."
+        raise InputError(Fault(str(run), "it is a file, and no run folder", fix))
     if not shipped or len(run.parts) > 1 or run.is_absolute():
         raise InputError(Fault(str(run), "there is no such folder", "Check the path."))
     close = difflib.get_close_matches(str(run), shipped, n=1)

@@ -168,6 +168,17 @@ def check_folder_writable(folder: Path) -> None:
         raise InputError(Fault(str(folder), what, "Choose another folder with --out.")) from None
 
 
+def check_file_writable(path: Path) -> None:
+    """Check that a file can be written, which need not exist yet. Nothing is made.
+
+    Raises:
+        InputError: The path is a folder, or no file can be written there.
+    """
+    if path.is_dir():
+        raise InputError(Fault(str(path), "it is a folder", f"Name a file: {path / 'NAME'}."))
+    check_folder_writable(path.parent)
+
+
 def home_folder() -> Path:
     """Return the user's home folder, or that of temporary files for a user without one."""
     try:

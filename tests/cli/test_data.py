@@ -129,3 +129,16 @@ def test_a_table_of_years_imported_as_months_is_refused(boneage, refused, cohort
     )  # fmt: skip
     refused(result, "--age-unit years")
     assert not (tmp_path / "new").exists()
+
+
+def test_frame_refuses_a_blank_image(boneage, tmp_path):
+    cv2.imwrite(str(tmp_path / "blank.png"), np.full((64, 64), 255, np.uint8))
+    code, out, err = boneage("data", "frame", "blank.png", "--json")
+    assert (code, json.loads(out)["frames"]) == (2, [])
+    assert "blank.png: every pixel is 255. " in err
+
+
+def test_a_card_is_no_folder(boneage, refused, cohort, tmp_path):
+    (tmp_path / "cards").mkdir()
+    answer = boneage("data", "card", cohort, "--out", "cards")
+    refused(answer, "cards: it is a folder. Name a file: cards")

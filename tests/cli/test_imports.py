@@ -202,3 +202,29 @@ def test_what_is_not_there_and_options_of_earlier_versions_are_refused(
 ) -> None:
     refused(boneage("data", "import", *arguments), message)
     assert not list(tmp_path.iterdir())
+
+
+COLUMNS = ("--image", "image", "--age", "age_months", "--age-unit", "months", "--sex", "sex")
+CODES = ("--female", "F", "--male", "M")
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "notes.txt", "photo.png", "empty"])
+def test_an_import_replaces_no_file_but_a_manifest(
+    boneage, refused, cohort, tmp_path, name: str
+) -> None:
+    content = {"labels.csv": b"id,boneage\n1,10\n", "photo.png": b"\x89PNG\xff"}.get(name, b"")
+    (tmp_path / name).write_bytes(content)
+    command = ("data", "import", "table", cohort, *COLUMNS, *CODES, "--out")
+    refused(boneage(*command, name), f"{name}: this file exists and is no manifest")
+    assert (tmp_path / name).read_bytes() == content
+    assert boneage(*command, "m.csv")[0] == 0
+    assert boneage(*command, "m.csv")[0] == 0
+
+
+def test_an_import_does_not_replace_its_own_table(boneage, refused, cohort, tmp_path) -> None:
+    shutil.copytree(cohort.parent, tmp_path / "data")
+    table = tmp_path / "data" / cohort.name
+    before = table.read_bytes()
+    answer = boneage("data", "import", "table", table, *COLUMNS, *CODES, "--out", table)
+    refused(answer, "this is the table to import")
+    assert table.read_bytes() == before

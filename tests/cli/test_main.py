@@ -174,3 +174,11 @@ def test_output_that_is_closed_or_full_is_no_traceback(cohort) -> None:
         done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
         assert done.returncode == (2 if "full" in end else 0)
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("end", ["2>&-", "2> /dev/full", "> /dev/full 2>&1"])
+def test_the_exit_code_counts_where_nobody_can_read_the_reason(end: str) -> None:
+    if "full" in end and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    line = f'"{sys.executable}" -m boneage data frame absent.png {end}'
+    assert subprocess.run(["sh", "-c", line], check=False).returncode == 2

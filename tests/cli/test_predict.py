@@ -214,3 +214,13 @@ def test_predict_and_check_say_the_same_of_a_dicom_header(boneage, run, tmp_path
     _, out, _ = boneage("predict", run.folder, "1.dcm", "--sex", "boy", "--json")
     warned = {warning["code"] for warning in json.loads(out)["predictions"][0]["warnings"]}
     assert warned & codes == codes - {"other-sex"}
+
+
+def test_one_command_takes_one_sex(boneage, refused):
+    answer = boneage("predict", "run", "x.png", "--sex", "F", "--sex", "boy")
+    refused(answer, "--sex F boy: one sex holds for all images")
+
+
+def test_a_file_is_no_run(boneage, refused, run):
+    answer = boneage("predict", run.best_path, "x.png", "--sex", "F")
+    refused(answer, "best.keras: it is a file", "Name the folder")

@@ -16,7 +16,7 @@ from boneage.evaluation.records import read_metrics
 from boneage.evaluation.result import aggregates, without_folder
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.run import TRAINED, Run
-from boneage.runtime.files import write_json
+from boneage.runtime.files import check_folder_writable, write_json
 from boneage.runtime.provenance import file_digest
 from boneage.runtime.schemas import FileSchema, Text, read_checked
 from boneage.training.series.command_process import CommandRunner, describe_exit
@@ -152,6 +152,7 @@ def record_plan(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
     """
     path = out / PLAN
     values = {**plan, "recipe": recipe.model_dump(mode="json")}
+    check_folder_writable(out)
     if not path.exists():
         # Another job of the same array may be writing now. Its files start with a dot.
         if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
@@ -159,6 +160,9 @@ def record_plan(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
             raise InputError(Fault(str(out), what, "Name another --out."))
         write_json(path, values)
     recorded = read_checked(path, Plan)
+    if recorded["verb"] != plan["verb"]:
+        what = f"it holds the series of boneage {recorded['verb']}"
+        raise InputError(Fault(str(out), what, "Name another --out."))
     # A recipe of an earlier version does not have the keys that were added later.
     recorded["recipe"] = recipe_from_values(recorded["recipe"], where=str(path))
     faults = [

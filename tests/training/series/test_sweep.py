@@ -257,6 +257,11 @@ def test_another_series_in_the_folder_is_refused_with_all_differences(
     ("file", "text", "message"),
     [
         ("thesis.txt", "precious", "s: the folder is not empty and holds no series"),
+        (
+            "series.json",
+            '{"verb": "cross-validate", "manifest": "", "recipe": {}}',
+            "s: it holds the series of boneage cross-validate. Name another --out.",
+        ),
         ("series.json", '{"recipe": 3}', "s/series.json: recipe is 3; expected a valid dictionary"),
     ],
 )
@@ -268,6 +273,12 @@ def test_a_folder_that_holds_something_else_is_refused(
     code, _, err = sweep()
     assert (code, message in err) == (2, True), err
     assert list(contents(tmp_path / "s")) == [file]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(sweep, tmp_path):
+    (tmp_path / "s").touch()
+    code, _, err = sweep()
+    assert (code, "s: no file can be written to this folder" in err) == (2, True), err
 
 
 def test_changed_runs_are_refused(sweep, trainer, tmp_path):
