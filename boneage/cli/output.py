@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -124,7 +123,7 @@ def print_manifest(manifest: Manifest) -> None:
 
 def print_json(values: dict[str, Any]) -> None:
     """Print one JSON object. A number that is not finite becomes null."""
-    typer.echo(_json_text(values))
+    typer.echo(_dumps(values))
 
 
 def print_json_list(values: dict[str, Any], key: str, items: Iterable[dict[str, Any]]) -> None:
@@ -137,26 +136,20 @@ def print_json_list(values: dict[str, Any], key: str, items: Iterable[dict[str, 
         key: The key of the list.
         items: The items of the list.
     """
-    opening = _json_text({**values, key: []}).removesuffix("]\n}")
+    opening = _dumps({**values, key: []}).removesuffix("]\n}")
     before = opening
     try:
         for item in items:
-            typer.echo(f"{before}\n{textwrap.indent(_json_text(item), '    ')}", nl=False)
+            typer.echo(f"{before}\n{textwrap.indent(_dumps(item), '    ')}", nl=False)
             before = ","
     finally:
         if before != opening:
             typer.echo("\n  ]\n}")
 
 
-def _json_text(values: dict[str, Any]) -> str:
-    can_print_all = (sys.stdout.encoding or "").lower().startswith("utf")
-    text = json.dumps(_finite(values), indent=2, ensure_ascii=not can_print_all)
-    # Names of files may hold commands to the terminal.
-    return re.sub(r"[^ -~\n]", lambda char: _as_json(char[0]), text)
-
-
-def _as_json(char: str) -> str:
-    return char if printable(char) == char else json.dumps(char)[1:-1]
+def _dumps(values: dict[str, Any]) -> str:
+    # In ASCII, which every terminal can print and in which a name holds no commands to it.
+    return json.dumps(_finite(values), indent=2)
 
 
 def _finite(value: Any) -> Any:
