@@ -184,10 +184,10 @@ def test_the_row_with_all_names_is_the_header_whatever_is_above_it(tmp_path: Pat
 
 def test_a_header_of_very_many_columns_costs_little_time(tmp_path: Path) -> None:
     begin = time.process_time()
-    names = ",".join(f"c{i % 90_000}" for i in range(100_000))
-    cells = read_sheet(written(tmp_path / "a.csv", f"{names}\n{',' * 99_999}\nx{',' * 99_999}\n"))
+    names = ",".join(f"c{i % 30_000}" for i in range(40_000))
+    cells = read_sheet(written(tmp_path / "a.csv", f"{names}\n{',' * 39_999}\nx{',' * 39_999}\n"))
     assert len(cells.unusable) == 10_000
-    assert time.process_time() - begin < 20
+    assert time.process_time() - begin < 8
 
 
 def test_marks_in_a_header_that_nobody_can_type(tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str) -> None:
     else:
         excel(path, list(frame.columns), *frame.astype(object).to_numpy().tolist())
     whole = path.read_bytes()
-    for _ in range(20 if kind == "parquet" else 80):  # each starts a process
+    for _ in range(8 if kind == "parquet" else 80):  # each starts a process
         path.write_bytes(damaged(whole, lot))
         with suppress(InputError):
             read_sheet(path)

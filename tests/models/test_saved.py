@@ -72,7 +72,7 @@ def test_a_file_that_is_not_a_model_is_refused_by_its_name(run, content):
 def test_a_flipped_bit_anywhere_is_a_fault_or_changes_nothing(run):
     content = run.best_path.read_bytes()
     weights = load_model(run).get_weights()
-    for position in np.random.default_rng(0).integers(0, len(content), 40):
+    for position in np.random.default_rng(0).integers(0, len(content), 20):
         changed = bytearray(content)
         changed[position] ^= 1
         run.best_path.write_bytes(changed)
