@@ -75,10 +75,10 @@ def suspect_age_unit(months: NDArray[np.float64]) -> str:
     Returns:
         Such as "years": the end of a sentence that begins with "the ages are probably".
     """
-    if bool((months < 0).any()):
-        return "standardized (some are negative)"
     if not is_probably_years(months):
         return ""
+    if bool((months < 0).any()):
+        return "standardized (some are negative)"
     return "scaled to 0 to 1" if float(np.nanmax(months)) <= 1 else "in years"
 
 

@@ -23,7 +23,6 @@ from boneage.datasets.label_rules import (
     SPLITS,
     image_path,
     is_possible_age,
-    is_probably_years,
     parse_region,
     suspect_age_unit,
 )
@@ -147,7 +146,7 @@ def years_findings(
     fix: str = "Are the ages in years? Pass --age-unit years.",
 ) -> list[Finding]:
     """Return a fault if a column of months probably holds years."""
-    unit = suspect_age_unit(ages) if is_probably_years(ages) else ""
+    unit = suspect_age_unit(ages)
     if column not in cells.table or not unit:
         return []
     median = np.nanmedian(ages)

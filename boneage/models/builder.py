@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import keras
@@ -25,7 +26,9 @@ from keras import layers
 from boneage.errors import Fault, InputError
 from boneage.models.backbones import find_backbone
 from boneage.models.pretrained import find_weights, load_weights
+from boneage.recipe import Model
 from boneage.runtime.machine import check_memory
+from boneage.runtime.schemas import shown
 
 MONTHS = np.arange(241, dtype=np.float32)
 """The ages, float32 (241,), for which a distribution head gives a probability: 0 to 20 years."""
@@ -79,9 +82,11 @@ def build_model(
         (b, 1), 1.0 = male, to `age_months` float32 (b, 1).
 
     Raises:
-        InputError: The backbone is unknown, the image is too small for it or for the pooling, the
-            weights file is missing or has another digest, or the head does not fit into memory.
+        InputError: The backbone is unknown, the image is too small for it or for the pooling, a
+            width or the dropout is out of bounds, the weights file is missing or has another
+            digest, or the head does not fit into memory.
     """
+    _check(image_size, dense_units=dense_units, dropout=dropout)
     chosen = find_backbone(backbone, image_size)
     path = find_weights(backbone, weights, weights_sha256)
     with _dtype_policy(precision):
@@ -121,6 +126,13 @@ def _mean_month(logits: Any) -> Any:
     shares = layers.Softmax(dtype="float32", name="age_distribution")(logits)  # (b, months)
     months = layers.Dense(1, use_bias=False, trainable=False, dtype="float32", name="age_months")
     return months(shares)
+
+
+def _check(image_size: Any, **settings: Any) -> None:
+    if not isinstance(image_size, Integral):
+        fix = "Pass the side of the square images in pixels, a whole number."
+        raise InputError(Fault("image_size", f"it is {shown(image_size)}", fix))
+    Model(**settings)
 
 
 def _pool(features: Any, pooling: str) -> Any:

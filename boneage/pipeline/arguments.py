@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Number, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from boneage.pipeline.augmentation_trial import try_steps
 from boneage.pipeline.batches import Batches, Floats
 from boneage.pipeline.sources import ImageSource, image_source, sample_image
 from boneage.recipe import Augmentation, Framing
-from boneage.runtime.machine import check_workers
+from boneage.runtime.machine import check_memory, check_workers
 from boneage.runtime.schemas import shown
 
 if TYPE_CHECKING:
@@ -86,6 +89,7 @@ def check_arguments(
     image_ids: Sequence[str] | None,
     sample_weight: Any,
     infants: bool,
+    named: bool,
     workers: WorkerSettings,
 ) -> tuple[Batches, Columns]:
     """Check the arguments of `DataGenerator`, and return what it serves from.
@@ -96,6 +100,8 @@ def check_arguments(
     faults: list[Fault] = []
     source: ImageSource | None = None
     augment: Augment | None = None
+    flags = {"shuffle": shuffle, "infants": infants, "named": named}
+    _check_flags({**flags, "use_multiprocessing": workers.use_multiprocessing}, faults)
     try:
         source = image_source(images, image_size, framing)
     except InputError as error:
@@ -118,6 +124,8 @@ def check_arguments(
     _check_whole_number("batch_size", batch_size, 1, 65_536, faults)
     _check_workers(workers.workers, faults)
     _check_whole_number("max_queue_size", workers.max_queue_size, 1, 1000, faults)
+    if source is not None and not faults:
+        _check_memory_of_batches(source.shape, int(batch_size), workers, faults)
     is_own = augment is not None and not isinstance(augmentation, Augmentation)
     if is_own and source is not None and not faults:
         faults.extend(try_steps(augmentation, sample_image(source)))
@@ -131,8 +139,12 @@ def _check_ids(
     images: Any, image_ids: Sequence[str] | None, count: int | None, faults: list[Fault]
 ) -> list[str] | None:
     if image_ids is not None:
-        _check_length("image_ids", len(image_ids), count, faults)
-        return list(image_ids)
+        names = _column(image_ids)
+        if names.ndim != 1:
+            faults.append(_not_a_column("image_ids", names))
+            return None
+        _check_length("image_ids", len(names), count, faults)
+        return list(names.tolist())
     of_store: Sequence[str] | None = getattr(images, "image_ids", None)
     return None if of_store is None else list(of_store)
 
@@ -143,7 +155,7 @@ def _check_gender(values: Any, count: int | None, faults: list[Fault]) -> Floats
         faults.append(_not_a_column("gender", column))
         return np.zeros((0, 1), np.float32)
     _check_length("gender", len(column), count, faults)
-    sexes = [parse_sex(each) if isinstance(each, str) else each for each in column.tolist()]
+    sexes = [_sex(each) for each in column.tolist()]
     male = np.array([sex in (1, "M") for sex in sexes], bool)
     female = np.array([sex in (0, "F") for sex in sexes], bool)
     fix = "Pass 1 or 'M' for male, and 0 or 'F' for female."
@@ -151,8 +163,15 @@ def _check_gender(values: Any, count: int | None, faults: list[Fault]) -> Floats
     return male.astype(np.float32)[:, None]
 
 
+def _sex(value: Any) -> Any:
+    if isinstance(value, str):
+        return parse_sex(value)
+    return value if isinstance(value, (bool, np.bool_, Number)) else None  # pd.NA has no `==`
+
+
 def _check_ages(values: Any, count: int | None, infants: bool, faults: list[Fault]) -> Floats:
-    column = _check_numbers("age_months", values, count, faults)
+    given = _column(values)
+    column = _check_numbers("age_months", given, count, faults)
     if column is None:
         return np.zeros((0, 1), np.float32)
     unit = "" if infants and not (column < 0).any() else suspect_age_unit(column)
@@ -164,39 +183,56 @@ def _check_ages(values: Any, count: int | None, infants: bool, faults: list[Faul
         faults.append(Fault("age_months", f"{what}, so they are probably {unit}", fix))
     else:
         fix = f"Pass every bone age in months, from 0 to {MAX_AGE_MONTHS:g}, not scaled."
-        _check_values("age_months", column, is_possible_age(column), fix, faults)
+        _check_values("age_months", given, is_possible_age(column), fix, faults)
     return column.astype(np.float32)[:, None]
 
 
 def _check_weights(values: Any, count: int | None, faults: list[Fault]) -> Floats:
-    column = _check_numbers("sample_weight", values, count, faults)
+    given = _column(values)
+    column = _check_numbers("sample_weight", given, count, faults)
     if column is None:
         return np.zeros(0, np.float32)
-    weights = column.astype(np.float32)
+    with np.errstate(over="ignore"):
+        weights = column.astype(np.float32)
     valid = np.isfinite(weights) & (weights >= 0)
-    _check_values("sample_weight", column, valid, "Pass finite weights, 0 or more.", faults)
+    _check_values("sample_weight", given, valid, "Pass finite weights, 0 or more.", faults)
     if valid.all() and not weights.any():
         faults.append(Fault("sample_weight", "all weights are 0", "Weight some images above 0."))
     return weights
 
 
 def _check_numbers(
-    name: str, values: Any, count: int | None, faults: list[Fault]
+    name: str, column: npt.NDArray[Any], count: int | None, faults: list[Fault]
 ) -> npt.NDArray[np.float64] | None:
     """Return a column as float64 `(n,)`, NaN for what is no number; None if it is no column."""
-    try:
-        column = _column(values).astype(np.float64)
-    except (TypeError, ValueError):
-        column = np.full(np.shape(values)[:1], np.nan)
     if column.ndim != 1:
         faults.append(_not_a_column(name, column))
         return None
     _check_length(name, len(column), count, faults)
-    return column
+    if column.dtype.kind in "biuf":
+        return column.astype(np.float64)
+    return np.array([_number(each) for each in column.tolist()], np.float64)
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (str, bytes, Real, Decimal)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _column(values: Any) -> npt.NDArray[Any]:
-    array = np.asarray(values)
+    """Return values as an array. Those of a list keep their types."""
+    if isinstance(values, np.ma.MaskedArray):
+        values = values.tolist()  # None where masked
+    try:
+        array = np.asarray(values)
+    except ValueError:  # some are lists
+        array = np.asarray(values, dtype=object)
+    if array.dtype.kind in "SU" and not hasattr(values, "dtype"):
+        array = np.asarray(values, dtype=object)
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
@@ -219,7 +255,8 @@ def _check_values(
 ) -> None:
     wrong = np.flatnonzero(~valid)
     if len(wrong):
-        what = f"{len(wrong)} of {len(values)} values are invalid, the first {values[wrong[0]]!r}"
+        first = shown(values.tolist()[wrong[0]])
+        what = f"{len(wrong)} of {len(values)} values are invalid, the first {first}"
         faults.append(Fault(name, f"{what} at {wrong[0]}", fix))
 
 
@@ -228,6 +265,26 @@ def _check_whole_number(name: str, value: Any, least: int, most: int, faults: li
     if not whole or not least <= value <= most:
         fix = f"Pass a whole number, {least} to {most:,}."
         faults.append(Fault(name, f"it is {shown(value)}", fix))
+
+
+def _check_flags(flags: dict[str, Any], faults: list[Fault]) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            faults.append(Fault(name, f"it is {shown(value)}", "Pass True or False."))
+
+
+def _check_memory_of_batches(
+    shape: tuple[int, int, int], batch_size: int, workers: WorkerSettings, faults: list[Fault]
+) -> None:
+    count, height, width = shape
+    waiting = min(batch_size, count) * height * width * 4
+    if workers.use_multiprocessing or workers.workers > 1:
+        waiting *= workers.workers + workers.max_queue_size
+    fix = "Use a smaller batch_size, a shorter max_queue_size or fewer workers."
+    try:
+        check_memory(waiting, "batch_size", "a queue of such batches", fix)
+    except InputError as error:
+        faults += error.faults
 
 
 def _check_workers(workers: Any, faults: list[Fault]) -> None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from boneage.errors import Fault, InputError
 from boneage.pipeline.arguments import WorkerSettings, check_arguments
 from boneage.pipeline.augmentation import ImageFunction
 from boneage.pipeline.batches import Batches, DeviceShard, Floats, aligned
 from boneage.pipeline.keras_adapter import InOrder
 from boneage.pipeline.workers.pool import PrefetchPlan, Workers
 from boneage.recipe import Augmentation, Framing
+from boneage.runtime.schemas import shown
 
 if TYPE_CHECKING:
     import albumentations
@@ -128,6 +130,7 @@ class DataGenerator(InOrder):
             image_ids=image_ids,
             sample_weight=sample_weight,
             infants=infants,
+            named=named,
             workers=settings,
         )
         super().__init__(int(settings.threads), int(max_queue_size))
@@ -143,6 +146,12 @@ class DataGenerator(InOrder):
     def batch_size(self) -> int:
         """Return the images per batch. The last batch may have fewer."""
         return self._batches.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        if size != self._batches.batch_size:  # tutorials set what they have passed
+            what = f"it is {self._batches.batch_size}, and can't be changed to {shown(size)}"
+            raise InputError(Fault("batch_size", what, "Pass it to super().__init__."))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

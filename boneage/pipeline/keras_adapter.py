@@ -104,6 +104,13 @@ class InOrder(keras.utils.PyDataset):
         if self._is_begun and self._epoch == epoch:
             self.epoch = epoch + 1
 
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__") and "_of_thread" not in self.__dict__:
+            kind = type(self).__name__
+            fix = "Call super().__init__(...) in __init__, before anything that uses the generator."
+            raise InputError(Fault(kind, "its base class was not initialised", fix))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_of_thread"}
 
@@ -127,6 +134,8 @@ class InOrderAdapter(PyDatasetAdapter):
         self._served = 0  # batches of the last pass
         self._waiting: dict[tuple[int, int], Any] = {}  # batches that gave the signature
         self._pass: Iterator[Any] = iter(())
+        if not len(x):
+            raise self._fail("it has no batches", "Return at least 1 from __len__.")
 
     def on_epoch_begin(self) -> None:
         """Pass the call on."""
@@ -220,10 +229,15 @@ class InOrderAdapter(PyDatasetAdapter):
     def _make(self, epoch: int, index: int) -> Any:
         if (epoch, index) in self._waiting:
             return self._waiting.pop((epoch, index))
-        batch = self._standardize_batch(_with_arrays(self.py_dataset.batch_of_pass(epoch, index)))
-        if len({len(array) for array in keras.tree.flatten(batch) if array.ndim}) > 1:
+        batch = _with_arrays(self.py_dataset.batch_of_pass(epoch, index))
+        arrays = [part for part in keras.tree.flatten(batch) if part is not None]
+        if not all(each.ndim and each.size and each.dtype.kind not in "OSUMm" for each in arrays):
+            what = f"some arrays of batch {index} have no rows or no numbers: {_layout(batch)}"
+            raise self._fail(what, "Return arrays of numbers with one row per image.")
+        if len({len(array) for array in arrays}) > 1:
             what = f"the arrays of batch {index} have different lengths: {_layout(batch)}"
             raise self._fail(what, "Return one row per image in every array.")
+        batch = self._standardize_batch(batch)
         if self._output_signature is not None and not _fits(batch, self._output_signature):
             raise self._unlike(index, batch, self._output_signature)
         return batch

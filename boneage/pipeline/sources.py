@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from boneage.radiographs.framing import frame
 from boneage.radiographs.image_quality import refuse_blank
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
+from boneage.runtime.schemas import shown
 
 _CHUNK_BYTES = 1 << 24
 
@@ -46,6 +48,7 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
     Raises:
         InputError: The images are invalid, or have another size.
     """
+    _check_kind_of_framing(framing)
     if _are_paths(images):
         return PathImages([Path(path) for path in images], _path_framing(image_size, framing))
     source: ImageSource
@@ -69,7 +72,7 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
         faults.append(
             Fault(
                 "image_size",
-                f"it is {image_size}, but the images are {height} x {width}",
+                f"it is {shown(image_size)}, but the images are {height} x {width}",
                 "Resize the images, prepare the store at that size, or leave image_size out.",
             )
         )
@@ -145,7 +148,11 @@ class PathImages:
             InputError: Some files are missing. It names all of them.
         """
         faults = [
-            Fault(str(path), "this file does not exist", "Correct the path.")
+            Fault(
+                str(path),
+                "this is not a file" if path.exists() else "this file does not exist",
+                "Correct the path.",
+            )
             for path in paths
             if not path.is_file()
         ]
@@ -170,12 +177,20 @@ class PathImages:
 
 
 def _are_paths(images: Any) -> bool:
-    if isinstance(images, (str, bytes, os.PathLike, Store, StoreView)):
+    if isinstance(images, (str, bytes, os.PathLike, Store, StoreView, Mapping)):
+        return False
+    if getattr(images, "ndim", 1) != 1:  # a table of pandas lists its columns
         return False
     try:
         return len(images) > 0 and all(isinstance(path, (str, os.PathLike)) for path in images)
     except TypeError:
         return False
+
+
+def _check_kind_of_framing(framing: Any) -> None:
+    if framing is not None and not isinstance(framing, Framing):
+        fix = "Pass Framing(size=...), or image_size."
+        raise InputError(Fault("framing", f"it is {shown(framing)}", fix))
 
 
 def _path_framing(image_size: int | None, framing: Framing | None) -> Framing:
@@ -193,13 +208,23 @@ def _path_framing(image_size: int | None, framing: Framing | None) -> Framing:
 
 
 def _stacked(images: Any) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(images)
-    except ValueError:  # numpy refuses arrays of different shapes
-        raise _unsuitable(
-            "the images have different sizes",
-            "Resize them to one size, or pass paths and an image_size.",
-        ) from None
+    if getattr(images, "ndim", None) == 1 and not isinstance(images, Mapping):
+        images = list(images)  # a column of arrays
+    array = None
+    with contextlib.suppress(ValueError):  # numpy refuses arrays of different shapes
+        array = np.asarray(images)
+    if array is not None and (array.dtype.kind not in "OSU" or isinstance(images, np.ndarray)):
+        return array
+    if not isinstance(images, Sequence):
+        raise _unsuitable(f"it is a {type(images).__name__}", "Pass an array, or a list of paths.")
+    are_paths = [isinstance(image, (str, os.PathLike)) for image in images]
+    are_mostly = sum(are_paths) * 2 > len(images)
+    for row, (image, is_path) in enumerate(zip(images, are_paths, strict=True)):
+        if image is None or isinstance(image, bytes) or is_path != are_mostly:
+            fix = "Pass arrays alone, or paths alone. cv2.imread returns None if it reads no image."
+            raise _unsuitable(f"image {row} is {shown(image)}", fix)
+    fix = "Resize them to one size, or pass paths and an image_size."
+    raise _unsuitable("the images have different sizes", fix)
 
 
 def _check_range(array: npt.NDArray[Any]) -> None:

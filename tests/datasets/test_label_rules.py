@@ -31,6 +31,7 @@ def test_an_age_in_years_and_months(months: float, text: str) -> None:
         ([0.2, 0.9, 1.0], "scaled to 0 to 1"),
         ([-1.2, 0.3, 2.0], "standardized (some are negative)"),
         ([10.6, 126.0], ""),
+        ([-1.0, 126.0], ""),
         ([np.nan], ""),
         ([], ""),
     ],

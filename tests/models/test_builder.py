@@ -1,3 +1,5 @@
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,20 @@ def batch(size: int = 64, count: int = 4) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     gender = (np.arange(count) % 2).astype("float32")[:, None]
     return rng.random((count, size, size, 1), dtype="float32"), gender
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": (64, 64)}, r"image_size: it is \(64, 64\)"),
+        ({"image_size": "64"}, "image_size: it is '64'"),
+        ({"dense_units": 16}, "dense_units is 16"),
+        ({"dropout": 2}, "dropout is 2"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_model("mini_xception", **{"image_size": 64, **settings})
 
 
 def test_xception_with_the_lineage_s_head_has_the_published_size():

@@ -181,6 +181,7 @@ def test_without_ages_for_predict() -> None:
         np.array([[0], [1], [1]]),
         pd.Series(["F", "M", "M"], index=[7, 8, 9]),
         ["female", "m", "Boy"],
+        [0, True, "M"],
     ],
 )
 def test_gender_in_every_form(gender: Any) -> None:
@@ -197,12 +198,40 @@ def test_gender_in_every_form(gender: Any) -> None:
         ({"gender": ["M"] * 22}, ["gender: it has 22 values for 23 images"]),
         (
             {"gender": ["M"] * 22 + ["1"]},
-            ["gender: 1 of 23 values are invalid, the first np.str_"],
+            ["gender: 1 of 23 values are invalid, the first '1' at 22"],
         ),
         ({"gender": [np.nan] * COUNT}, ["gender: 23 of 23"]),
         ({"gender": np.zeros((COUNT, 2))}, ["gender: its shape is (23, 2)"]),
         ({"age_months": [241.0] * COUNT}, ["age_months: 23 of 23"]),
-        ({"age_months": ["old"] * COUNT}, ["age_months: 23 of 23"]),
+        ({"age_months": [100.0] * 22 + ["old"]}, ["age_months: 1 of 23 values are invalid, the "]),
+        (
+            {"age_months": [100.0] * 22 + [-1]},
+            ["age_months: 1 of 23 values are invalid, the first -1"],
+        ),
+        (
+            {"age_months": np.full(COUNT, 120 + 5j)},
+            ["age_months: 23 of 23 values are invalid, the"],
+        ),
+        ({"age_months": np.ma.masked_equal([90] + [100] * 22, 90)}, ["age_months: 1 of 23"]),
+        ({"age_months": [[1, 2]] + [[3]] * 22}, ["age_months: 23 of 23 values are invalid, the"]),
+        ({"gender": pd.array([True] * 22 + [None], "boolean")}, ["gender: 1 of 23 values are"]),
+        (
+            {"gender": ["x" * 10**6] * COUNT},
+            ["gender: 23 of 23 values are invalid, the first 'xxx"],
+        ),
+        ({"image_ids": 3}, ["image_ids: its shape is ()"]),
+        ({"image_ids": "a" * COUNT}, ["image_ids: its shape is ()"]),
+        (
+            {"shuffle": "no", "named": 1, "infants": None, "use_multiprocessing": "yes"},
+            [
+                "shuffle: it is 'no'. Pass True or False",
+                "infants: it is None",
+                "named: it is 1",
+                "use_multiprocessing: it is 'yes'",
+            ],
+        ),
+        ({"framing": {"size": 64}}, ["framing: it is {'size': 64}. Pass Framing(size=...)"]),
+        ({"image_size": "32"}, ["image_size: it is '32', but the images are 32 x 32"]),
         ({"batch_size": 2.5}, ["batch_size: it is 2.5"]),
         ({"seed": -1}, ["seed: it is -1"]),
         ({"augmentation": 3}, ["augmentation: it is a int"]),
@@ -234,6 +263,62 @@ def test_all_invalid_arguments_are_named_at_once(
     found = [str(fault) for fault in caught.value.faults]
     assert len(found) == len(faults)
     assert all(line.startswith(fault) for line, fault in zip(found, faults, strict=True)), found
+
+
+def test_a_queue_that_does_not_fit_into_memory_is_refused_before_anything_starts() -> None:
+    images = np.broadcast_to(np.uint8(9), (4096, 1024, 1024))
+    rows = np.arange(4096) % 2
+    with pytest.raises(InputError, match=r"batch_size: a queue .* GB of memory") as caught:
+        DataGenerator(images, rows, batch_size=4096, workers=2, max_queue_size=1000)
+    assert "shorter max_queue_size" in str(caught.value)
+    DataGenerator(images, rows, batch_size=8, workers=2)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([np.zeros((8, 8)), None, np.zeros((8, 8))], "image 1 is None"),
+        ([np.zeros((8, 8)), "a.png", np.zeros((8, 8))], "image 1 is 'a.png'"),
+        (pd.Series(["a.png", "b.png", np.nan]), "image 2 is nan"),
+        ([np.zeros((8, 8)), np.zeros((8, 8)), np.zeros((9, 8))], "have different sizes"),
+        ({"a.png": 1}, "it is a dict"),
+        (pd.DataFrame({"path": ["a.png"] * 3}), "it is a DataFrame"),
+        ((path for path in ["a.png"]), "it is a generator"),
+        ([Path(__file__).parent], "this is not a file"),
+    ],
+)
+def test_images_of_no_kind_are_described(images: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(images=images, gender=[1] * 3, age_months=[100] * 3)
+
+
+def test_a_column_of_arrays_is_stacked() -> None:
+    column = pd.Series(list(np.full((3, 8, 8), 51, np.uint8)))
+    (image, _), _ = make(images=column, gender=[1] * 3, age_months=[100] * 3, augmentation=None)[0]
+    assert image.shape == (3, 8, 8, 1)
+    assert np.all(image == np.float32(0.2))
+
+
+def test_a_subclass_sets_the_batch_size_that_it_passed() -> None:
+    class Tutorial(DataGenerator):
+        def __init__(self, size: int) -> None:
+            super().__init__(np.zeros((9, 8, 8), np.uint8), [1] * 9, batch_size=2)
+            self.batch_size = size
+
+    assert Tutorial(2).batch_size == 2
+    with pytest.raises(InputError, match="it is 2, and can't be changed to 3"):
+        Tutorial(3)
+
+
+def test_a_subclass_that_does_not_initialise_its_base() -> None:
+    class Forgets(DataGenerator):
+        def __init__(self) -> None:
+            pass
+
+    for use in (len, lambda generator: generator[0], InOrderAdapter):
+        with pytest.raises(InputError, match=r"Forgets: .* Call super\(\).__init__"):
+            use(Forgets())
+    assert not hasattr(make(), "missing")
 
 
 @pytest.fixture

@@ -329,6 +329,13 @@ WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
     "structure": (lambda i, g, m: ((i, g), m) if len(m) == 4 else (i, m), r"batch 5 is \(float32"),
     "type": (lambda i, g, m: ((i, g), m if len(m) == 4 else m.astype(int)), "batch 5 is .*int64"),
     "shape": (lambda i, g, m: ((i[:, : 12 + len(m)], g), m), r"batch 5 is .*\(2, 14, 16, 1\)"),
+    "text": (lambda i, g, m: ((i, g), m, np.array(["id"] * len(m))), "of batch 0 have no rows or"),
+    "objects": (
+        lambda i, g, m: ((i, g), m.astype(object)),
+        "of batch 0 have no rows or no numbers",
+    ),
+    "one number": (lambda i, g, m: ((i, g), 3.0), r"of batch 0 have no rows .*float64 \(\)"),
+    "no rows": (lambda i, g, m: ((i, g), m) if len(m) == 4 else ((i[:0], g[:0]), m[:0]), "batch 5"),
 }
 
 
@@ -340,6 +347,15 @@ def test_batches_that_do_not_fit_are_described_without_their_pixels(name: str) -
         network().fit(generator, verbose=0)
     assert len(str(caught.value)) < 400
     assert str(caught.value).startswith("Changed: ")
+
+
+def test_a_dataset_without_batches_is_refused() -> None:
+    class Empty(DataGenerator):
+        def __len__(self) -> int:
+            return 0
+
+    with pytest.raises(InputError, match="Empty: it has no batches"):
+        network().fit(make(kind=Empty), verbose=0)
 
 
 def test_what_keras_tutorials_override() -> None:
