@@ -45,6 +45,8 @@ INFANTS = "infants"
 Region = tuple[int, int, int, int]
 """Part of a radiograph: left, top, right, bottom in pixels; the last two are just outside."""
 
+_LARGEST_AS_YEARS = 19.0  # months: as years, the bone age of a full-grown person
+_NO_INFANT = 48.0  # months
 _MAX_DIGITS = 7  # of a number of a region
 
 
@@ -80,6 +82,28 @@ def suspect_age_unit(months: NDArray[np.float64]) -> str:
     if bool((months < 0).any()):
         return "standardized (some are negative)"
     return "scaled to 0 to 1" if float(np.nanmax(months)) <= 1 else "in years"
+
+
+def doubtful_ages(months: NDArray[np.float64], *, may_be_years: bool = True) -> list[str]:
+    """Return doubts about ages that are possible: zeros, and years among months.
+
+    Args:
+        months: float64 (n,); NaN is ignored.
+        may_be_years: Whether the ages were written in months.
+    """
+    doubts = []
+    if zeros := np.count_nonzero(months == 0):
+        doubts.append(
+            f"{zeros:,} of {months.size:,} ages are 0 and may be missing values, if no child is a newborn"
+        )
+    small = months[(months > 0) & (months <= _LARGEST_AS_YEARS)]
+    others = months[months > _LARGEST_AS_YEARS]
+    if may_be_years and small.size and others.size and others.min() >= _NO_INFANT:
+        doubts.append(
+            f"{small.size:,} of {months.size:,} ages are at most {small.max():g} months, and no other is below "
+            f"{others.min():g} months, so that they may be years"
+        )
+    return doubts
 
 
 def parse_sex(text: str) -> str:

@@ -193,13 +193,22 @@ def missing_column(
     present = [str(column) for column in cells.table.columns]
     folded = {column.lower().replace(" ", "_"): column for column in present}
     candidates = [name.lower(), *(synonyms or {}).get(name, ())]
-    close = [folded[candidate] for candidate in candidates if candidate in folded] or [
-        folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=1)
-    ]
-    close = close or [c for c in present if name.lower() in re.split(r"\W+", c.lower())]  # Age (y)
+    containing = [c for c in present if name.lower() in re.split(r"\W+", c.lower())]  # Age (y)
+    close = [folded[candidate] for candidate in candidates if candidate in folded] or containing
+    close = close or [folded[n] for n in difflib.get_close_matches(name.lower(), folded, n=1)]
     what = f"there is no column {name!r} among {', '.join(present)}"
     fix = f"Did you mean {close[0]!r}?" if close else "Add or rename a column."
+    if len(present) == 1 and containing and re.search(r"\w\W+\w", present[0]):
+        what = f"there is no column {name!r}: the header is one cell, {present[0]!r}"
+        fix = (
+            f"Separate the cells by {_either(_SEPARATORS.values())}, without quotes around a line."
+        )
     return Finding("missing-column", Fault(cells.where, what, fix))
+
+
+def _either(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}"
 
 
 def repeated_column(where: str, names: Sequence[str]) -> Finding:
@@ -480,7 +489,10 @@ def _ragged_findings(
     findings = []
     for row, record in ragged[:1] if is_grouped else ragged:
         fix = "Quote a value that contains the separator itself."
-        if len(record) < width:
+        other = [s for s in _SEPARATORS if len(record) == 1 and record[0].count(s) == width - 1]
+        if other and width > 1:
+            fix = f"Its cells are separated by {_SEPARATORS[other[0]]}. Use one separator only."
+        elif len(record) < width:
             fix = "Add the missing fields, or remove the line if it is no data."
         elif not whole:
             fix += " If a column has no name in the header, add it."
@@ -619,7 +631,8 @@ def _choose_worksheet(
         raise InputError(Fault(where, what, fix))
     if not visible:
         what = f"its worksheets are empty ({listed})"
-        raise InputError(Fault(where, what, "Save it again with a header and at least one row."))
+        fix = "Save it as an ordinary .xlsx, not as 'Strict', with a header and at least one row."
+        raise InputError(Fault(where, what, fix))
     return (tables or visible)[0]
 
 

@@ -30,6 +30,7 @@ FAULT_WORDS = {
     "bad-region": "Invalid regions",
     "blank-image": "Blank images",
     "digit-preference": "Ages rounded to whole years",
+    "doubtful-age": "Ages that may be missing values or years",
     "duplicate-id": "Duplicate ids",
     "empty-file": "Empty files",
     "empty-split": "Splits without images",

@@ -140,6 +140,28 @@ def test_empty_cells_behind_the_last_column_shift_no_other(tmp_path: Path, text:
 
 
 @pytest.mark.parametrize(
+    "text", ["id^age^sex\n1^2^F\n", '"id,age,sex"\n"1,2,F"\n', "sep=;\nid,age,sex\n1,2,F\n"]
+)
+def test_a_header_of_one_cell_asks_for_separators(tmp_path: Path, text: str) -> None:
+    said = str(missing_column(read_sheet(written(tmp_path / "a.csv", text)), "age").fault)
+    assert "there is no column 'age': the header is one cell, 'id" in said
+    assert "Separate the cells by commas, tabs, semicolons or vertical bars" in said
+
+
+def test_rows_with_another_separator_than_the_header(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "id,age,sex\n1;2;F\n3;4;M\n")
+    (finding,) = read_sheet(path, names=["age"]).findings
+    fault = str(finding.fault)
+    assert "expected 3 fields separated by commas, like the header. Its cells are" in fault
+    assert "separated by semicolons. Use one separator only." in fault
+
+
+def test_the_column_that_contains_the_name_is_suggested(tmp_path: Path) -> None:
+    cells = read_sheet(written(tmp_path / "a.csv", "image,age [months]\na,1\n"))
+    assert "Did you mean 'age [months]'?" in str(missing_column(cells, "age").fault)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         'id,age,note\n1,2,"see\n3,4,x\n5,6,below"\n7,8,x\n',

@@ -20,7 +20,14 @@ from boneage.datasets.audit.images import (
     inspection_findings,
 )
 from boneage.datasets.audit.split_balance import balance_findings, digit_findings
-from boneage.datasets.label_rules import SEXES, SPLITS, Region, parse_region, years_and_months
+from boneage.datasets.label_rules import (
+    SEXES,
+    SPLITS,
+    Region,
+    doubtful_ages,
+    parse_region,
+    years_and_months,
+)
 from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import ManifestValidation, rows_by_image, validate_manifest
 from boneage.errors import Fault, InputError
@@ -44,7 +51,7 @@ _WARNINGS = frozenset(
         "two-hands",
     }
 )
-_NOTES = frozenset({"digit-preference"})
+_NOTES = frozenset({"digit-preference", "doubtful-age"})
 _NO_SPLIT = "unknown"
 
 
@@ -180,6 +187,7 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
         *_empty_split_findings(cells),
         *balance_findings(validation),
         *digit_findings(validation),
+        *_doubtful_age_findings(validation),
     ]
     decoded = [inspection for inspection in inspections.values() if inspection.height]
     return AuditReport(
@@ -237,6 +245,12 @@ def _empty_split_findings(cells: Cells) -> list[Finding]:
         )
         for split in empty
     ]
+
+
+def _doubtful_age_findings(validation: ManifestValidation) -> list[Finding]:
+    where, fix = validation.cells.where, "Compare these labels with their source."
+    doubts = doubtful_ages(validation.ages[validation.has_possible_age])
+    return [Finding("doubtful-age", Fault(where, doubt, fix)) for doubt in doubts]
 
 
 def _split_of(cells: Cells) -> NDArray[np.str_]:

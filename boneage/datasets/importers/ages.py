@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from boneage.datasets.label_rules import MAX_AGE_MONTHS
+from boneage.datasets.label_rules import MAX_AGE_MONTHS, doubtful_ages
 from boneage.datasets.number_columns import NumberColumn, ascii_digits, read_numbers
 from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import describe_cell, years_findings
@@ -76,12 +76,12 @@ class Ages:
     Attributes:
         months: float64 (n,), NaN where there is a finding, or nothing in the cell.
         findings: The cells that are no age in the unit.
-        has_commas: Whether the column has decimal commas.
+        notes: What is doubtful, but no fault.
     """
 
     months: NDArray[np.float64]
     findings: list[Finding]
-    has_commas: bool
+    notes: list[str]
 
 
 def read_ages(
@@ -123,12 +123,13 @@ def read_ages(
         findings += years_findings(cells, column, months, fix)
     if unit == "years":
         findings += _question_years(cells, column, option, texts)
-    return Ages(months, findings, found.has_commas)
-
-
-def comma_note(column: str) -> str:
-    """Return the note that a column has decimal commas."""
-    return f"{column} was read with decimal commas: 10,5 is 10.5."
+    notes = []
+    if found.has_commas:
+        notes.append(f"{column} was read with decimal commas: 10,5 is 10.5.")
+    if not is_chronological:
+        doubts = doubtful_ages(months, may_be_years=unit == "months")
+        notes += [f"In {column}, {doubt}." for doubt in doubts]
+    return Ages(months, findings, notes)
 
 
 def is_years_and_months(text: str) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from boneage.datasets.importers.ages import UNITS, Ages, comma_note, read_ages
+from boneage.datasets.importers.ages import UNITS, Ages, read_ages
 from boneage.datasets.importers.columns import (
     few,
     find_column,
@@ -142,7 +142,7 @@ def import_dha(
     rows = _manifest_rows(table[is_used], columns, Path(out).parent.resolve())
     notes = [
         *_notes(cells, table, atlas, others),
-        *(comma_note(columns[name]) for name, column in ages.items() if column.has_commas),
+        *(note for column in ages.values() for note in column.notes),
         *_column_notes(cells, columns),
         *_split_notes(columns, seed),
     ]

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 import pandas as pd
 
 from boneage.datasets.cell_text import whole_number
-from boneage.datasets.importers.ages import UNITS, Ages, comma_note, read_ages
+from boneage.datasets.importers.ages import UNITS, Ages, read_ages
 from boneage.datasets.importers.columns import fold_code, read_codes
 from boneage.datasets.importers.image_lookup import (
     SUFFIXES,
@@ -382,12 +382,7 @@ def _number_notes(images: _Images) -> list[str]:
 
 
 def _notes(cells: Cells, columns: TableColumns, ages: Mapping[str, Ages]) -> list[str]:
-    names = (columns.age, columns.chronological)
-    notes = [
-        comma_note(name)
-        for name, column in zip(names, ages.values(), strict=False)
-        if name is not None and column.has_commas
-    ]
+    notes = [note for column in ages.values() for note in column.notes]
     if columns.patient is not None and (empty := int((cells.table[columns.patient] == "").sum())):
         notes.append(
             f"{empty:,} images have no {columns.patient}: each counts as a patient of its own."

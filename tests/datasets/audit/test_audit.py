@@ -44,6 +44,14 @@ GOOD = [
 ]
 
 
+def test_ages_that_may_be_missing_values_or_years_are_notes(folder: Path) -> None:
+    zero, years = GOOD[0].replace("30", "0"), GOOD[1].replace("90", "9")
+    faults = audit(manifest(folder, zero, years, *GOOD[2:]), progress=False).faults
+    assert [(fault.severity, fault.code) for fault in faults] == [("note", "doubtful-age")] * 2
+    assert "1 of 4 ages are 0 and may be missing values" in faults[0].message
+    assert "1 of 4 ages are at most 9 months, and no other is below 60 months" in faults[1].message
+
+
 def test_a_sound_manifest_has_no_faults_and_its_counts(folder: Path) -> None:
     png(folder / "films" / "d.png", size=(80, 64), dtype=np.uint16)
     report = audit(manifest(folder, *GOOD), progress=False)

@@ -114,6 +114,20 @@ def test_small_and_large_tables_of_decimal_years_are_seldom_questioned() -> None
     assert "of age are at most .11" in fault
 
 
+def test_zeros_and_years_among_months_are_notes() -> None:
+    assert ages(["120", "10", "132", "9.5", "96"], "months").notes == [
+        "In age, 2 of 5 ages are at most 10 months, and no other is below 96 months, so that they may "
+        "be years."
+    ]
+    assert ages(["0", "0,0", "8,5"], "years").notes == [
+        "age was read with decimal commas: 10,5 is 10.5.",
+        "In age, 2 of 3 ages are 0 and may be missing values, if no child is a newborn.",
+    ]
+    for unit, texts in (("months", ["120", "10", "25"]), ("years", ["10", "1", "9"])):
+        assert ages(texts, unit).notes == []
+    assert ages(["0", "10", "132"], "months", is_chronological=True).notes == []
+
+
 @pytest.mark.parametrize("unit", ["months", "years", "days"])
 def test_cells_with_their_own_unit_are_one_fault_that_names_the_option(unit: str) -> None:
     texts = ["126 months", "10 y", "9 Jahre", "10y6m", "n.b."]

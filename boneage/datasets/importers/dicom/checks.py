@@ -174,8 +174,7 @@ def _about_images(headers: Sequence[DicomHeader]) -> Iterator[str]:
 
 
 def _about_children(labels: Labels, headers: Sequence[DicomHeader]) -> Iterator[str]:
-    if labels.has_commas:
-        yield "The bone ages were read with decimal commas: 10,5 is 10.5."
+    yield from labels.notes
     if labels.sexes is not None:
         pairs = enumerate(zip(labels.sexes, headers, strict=True))
         differing = [r for r, (sex, h) in pairs if h.sex in SEXES and h.sex != sex]

@@ -102,7 +102,7 @@ class Labels:
         cells: Its text.
         keys: What names the radiograph of each row.
         months: float64 (n,), NaN where the cell is not an age.
-        has_commas: Whether the ages have decimal commas.
+        notes: What is doubtful about the ages.
         sexes: "F", "M" or "" (unknown) for each row; None if the table has no such column.
         splits: "train", "val", "test" or "" (unknown) for each row; None likewise.
         findings: Faults of the rows.
@@ -111,7 +111,7 @@ class Labels:
     cells: Cells = field(repr=False)
     keys: Sequence[str] = field(repr=False)
     months: NDArray[np.float64]
-    has_commas: bool
+    notes: Sequence[str]
     sexes: Sequence[str] | None
     splits: Sequence[str] | None
     findings: Sequence[Finding]
@@ -166,7 +166,7 @@ def read_labels(table: LabelTable) -> Labels:
         ),
     ]
     keys = cells.table[key_column].tolist()
-    return Labels(cells, keys, ages.months, ages.has_commas, sexes, splits, findings)
+    return Labels(cells, keys, ages.months, ages.notes, sexes, splits, findings)
 
 
 def _missing(cells: Cells, option: str, name: str) -> Fault:
