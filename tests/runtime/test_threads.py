@@ -58,7 +58,7 @@ import _thread, random, sys, threading, time
 from boneage.runtime.threads import threads
 
 draws = random.Random(int(sys.argv[1]))
-for _ in range(60):
+for _ in range(25):
     def interrupt(after=draws.uniform(0, 0.05)):
         time.sleep(after)
         _thread.interrupt_main()
