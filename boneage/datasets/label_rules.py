@@ -94,14 +94,15 @@ def doubtful_ages(months: NDArray[np.float64], *, may_be_years: bool = True) -> 
     doubts = []
     if zeros := np.count_nonzero(months == 0):
         doubts.append(
-            f"{zeros:,} of {months.size:,} ages are 0 and may be missing values, if no child is a newborn"
+            f"{zeros:,} of {months.size:,} ages are 0 and may be missing values, if no child is a "
+            "newborn"
         )
     small = months[(months > 0) & (months <= _LARGEST_AS_YEARS)]
     others = months[months > _LARGEST_AS_YEARS]
     if may_be_years and small.size and others.size and others.min() >= _NO_INFANT:
         doubts.append(
-            f"{small.size:,} of {months.size:,} ages are at most {small.max():g} months, and no other is below "
-            f"{others.min():g} months, so that they may be years"
+            f"{small.size:,} of {months.size:,} ages are at most {small.max():g} months, and no "
+            f"other is below {others.min():g} months, so that they may be years"
         )
     return doubts
 

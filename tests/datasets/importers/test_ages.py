@@ -116,8 +116,8 @@ def test_small_and_large_tables_of_decimal_years_are_seldom_questioned() -> None
 
 def test_zeros_and_years_among_months_are_notes() -> None:
     assert ages(["120", "10", "132", "9.5", "96"], "months").notes == [
-        "In age, 2 of 5 ages are at most 10 months, and no other is below 96 months, so that they may "
-        "be years."
+        "In age, 2 of 5 ages are at most 10 months, and no other is below 96 months, so that they "
+        "may be years."
     ]
     assert ages(["0", "0,0", "8,5"], "years").notes == [
         "age was read with decimal commas: 10,5 is 10.5.",
