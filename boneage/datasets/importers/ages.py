@@ -45,6 +45,7 @@ _WORDS = {  # months in a unit, by the words for it
     for word in words.split()
 }
 _LONGEST = 60  # letters of an age
+_TENTHS = 3  # cells such as 10.6, beside which one 10.11 is a question
 _PAIRS = re.compile(
     r"(?P<n>[0-9]{1,3})\s*(?P<word>[^\W\d_]+)\.?"
     r"(?:\s*(?:,|&|and|und|et|e|y|en|och|i|и)?\s*(?P<m>[0-9]{1,2})\s*(?P<then>[^\W\d_]+)\.?)?"
@@ -245,8 +246,11 @@ def _question_years(cells: Cells, column: str, option: str, texts: Sequence[str]
         if _DOTTED.fullmatch(text) and 0 < int(text[-2:]) <= 11
     ]
     is_bare = all(int(texts[row][-2:]) > 9 for row in small)  # 10.6 and 10.11, but never 10.06
-    share = (2 if is_bare else 11) / 99
-    if 2 * len(small) <= exact or not _is_unlikely(len(small), exact, share):
+    is_odd = 2 * len(small) > exact and _is_unlikely(len(small), exact, (2 if is_bare else 11) / 99)
+    tenths = sum(len(digits) == 1 and digits != "0" for digits in decimals)
+    if is_bare and 0 < len(small) == exact and tenths >= _TENTHS:
+        is_odd = True  # who writes tenths of years writes no 8.11
+    if not is_odd:
         return []
     example = cells.table[column][max(small, key=lambda row: texts[row][-2:])]
     what = (

@@ -99,6 +99,12 @@ def test_years_that_never_pass_11_hundredths_are_a_question(mark: str) -> None:
     assert said(ages([*texts, *above], "years")) == []
     assert said(ages(texts[:2], "years")) == []
     assert len(said(ages([f"8{mark}6", f"9{mark}10", f"9{mark}11", f"7{mark}0"], "years"))) == 1
+    tenths = [f"{year}{mark}{year}" for year in range(3, 7)]
+    assert len(said(ages([*tenths, f"8{mark}11"], "years"))) == 1
+    assert len(said(ages([*tenths, f"8{mark}10"], "years"))) == 1
+    assert said(ages([*tenths, f"8{mark}05"], "years")) == []
+    assert said(ages([*tenths[:2], f"8{mark}11"], "years")) == []
+    assert said(ages([*tenths, f"8{mark}11", f"8{mark}25"], "years")) == []
     assert said(ages([f"{year}{mark}00" for year in range(3, 15)], "years")) == []
     assert said(ages([f"{year}{mark}5" for year in range(3, 15)], "years")) == []
 
