@@ -90,6 +90,13 @@ def run() -> None:
     except OSError as error:  # the system refused something, such as a write
         log(f"error: {error.filename or 'boneage'}: {error.strerror or error}")
         sys.exit(2)
+    except Exception as error:
+        if not _has_failed_to_import_keras():
+            raise
+        reason = str(error).partition("\n")[0]
+        fix = "Set KERAS_BACKEND to tensorflow or jax, or correct the file keras.json."
+        log(f"error: Keras can't be imported: {type(error).__name__}: {reason}. {fix}")
+        sys.exit(2)
     finally:
         try:
             output.flush()
@@ -113,6 +120,11 @@ def _prepare_process() -> None:
             setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w")))
         elif isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII alone
             stream.reconfigure(errors="backslashreplace")
+
+
+def _has_failed_to_import_keras() -> bool:
+    """Return whether modules of Keras are imported, but not Keras: its backend is missing."""
+    return "keras" not in sys.modules and any(name.startswith("keras.") for name in sys.modules)
 
 
 def _end_quietly() -> NoReturn:

@@ -206,7 +206,8 @@ def _read_dataset(stream: BinaryIO, path: Path, *, pixels: bool) -> Dataset:
         raise InputError(dicom_fault(path, "the header is damaged, and can't be read")) from None
     if not lengths and whole:
         what = "the file holds no pixels: it is truncated, or not an image"
-        raise InputError(dicom_fault(path, what))
+        fix = "Name the file of the radiograph, or export it again."
+        raise InputError(dicom_fault(path, what, fix))
     missing = pixels and not any(tag in dataset for tag in _PIXEL_TAGS)
     beyond = not deflated and lengths and size < lengths[0] != _UNDEFINED
     if missing or beyond or not whole:
@@ -265,9 +266,8 @@ def _read_format(dataset: Dataset, path: Path) -> PixelFormat:
         what = "the header does not describe the pixels, or is damaged"
         raise InputError(dicom_fault(path, what)) from None
     if frames != 1:
-        raise InputError(
-            dicom_fault(path, f"the file holds {frames} frames (a multi-frame object)")
-        )
+        what = f"the file holds {frames} frames (a multi-frame object)"
+        raise InputError(dicom_fault(path, what, "Export the single radiograph instead."))
     check_dimensions(path, form.columns, form.rows)
     what = ""
     if _SAMPLES.get(form.photometric) != form.samples:

@@ -169,7 +169,8 @@ def _open(file: BinaryIO, path: Path, *, pixels: bool) -> tuple[ImageFile.ImageF
             image = Image.open(file, formats=("PNG", "TIFF", "BMP"))
         except UnidentifiedImageError:
             what = f"the file is truncated, or not a supported image (it begins with {start!r})"
-            raise RefusedPixelsError(what) from None
+            fix = "Save an image of another kind as PNG. Download or export a damaged file again."
+            raise RefusedPixelsError(what, fix) from None
     check_dimensions(path, *image.size)
     return image, data if start == SIGNATURE else b"", _orientation(exif)
 

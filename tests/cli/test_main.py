@@ -177,3 +177,16 @@ def test_the_exit_code_counts_where_nobody_can_read_the_reason(end: str) -> None
         pytest.skip("this system has no /dev/full")
     line = f'"{sys.executable}" -m boneage data frame absent.png {end}'
     assert subprocess.run(["sh", "-c", line], check=False).returncode == 2
+
+
+def test_a_backend_that_keras_can_not_import_is_no_traceback(cohort: Path) -> None:
+    image = next((cohort.parent / "images").iterdir())
+    done = subprocess.run(
+        [sys.executable, "-m", "boneage", "predict", "rsna-best", image, "--sex", "F"],
+        env={**os.environ, "KERAS_BACKEND": "nonsense"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert "error: Keras can't be imported: ValueError: " in done.stderr
+    assert "nonsense. Set KERAS_BACKEND to " in done.stderr
