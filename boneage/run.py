@@ -96,7 +96,7 @@ class RunInfo(FileSchema):
     epochs: Count = 0
     best_epoch: Count | None = None
     best_val_mae_months: Number | None = None
-    best_digest: Text | None = None
+    digests: dict[Text, Text] | None = None
     resumed: list[dict[Text, Any]] | None = None
 
 
@@ -239,26 +239,41 @@ class Run:
         """
         return read_checked(self.info_path, RunInfo, needs)
 
-    def check_best(self, info: Mapping[str, Any]) -> None:
-        """Check that `best.keras` is the file that the training left.
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of each file that a prediction depends on, by its name.
 
-        The checksums inside the file do not protect its weights from a change. While a training
-        runs, and in runs of earlier versions, `run.json` has no digest to compare.
+        Raises:
+            InputError: A file can't be read.
+        """
+        files = (self.recipe_path, self.best_path)
+        return {path.name: file_digest(path) for path in files if path.exists()}
+
+    def check_files(self, info: Mapping[str, Any]) -> None:
+        """Check that recipe and best model are the files that the training left.
+
+        The checksums inside `best.keras` do not protect its weights from a change. While a
+        training runs, and in runs of earlier versions, `run.json` has no digests to compare.
 
         Args:
             info: The content of `run.json`.
 
         Raises:
-            InputError: The file is missing or another one.
+            InputError: A file is missing or another one.
         """
-        recorded = info.get("best_digest")
-        if recorded is None:
-            return
-        found = file_digest(self.best_path)
-        if found != recorded:
-            what = f"the file is not the model that the run trained: its sha256 is {found[:12]}…"
-            expected = f"{recorded[:12]}…, as {self.info_path.name} says"
-            raise InputError(Fault(str(self.best_path), what, CHANGED, expected))
+        found = self.digests()
+        faults = [
+            Fault(
+                str(self.folder / name),
+                "the file is missing or is not the one of this training: its sha256 is "
+                f"{found.get(name, 'unknown'):.12}…",
+                CHANGED,
+                f"{digest:.12}…, as {self.info_path.name} says",
+            )
+            for name, digest in (info.get("digests") or {}).items()
+            if found.get(name) != digest
+        ]
+        if faults:
+            raise InputError(faults)
 
 
 def recipe_from_run(values: dict[str, Any], *, where: str) -> Recipe:

@@ -5,7 +5,6 @@ import pytest
 from boneage.errors import InputError
 from boneage.recipe import Recipe
 from boneage.run import Run
-from boneage.runtime.provenance import file_digest
 
 
 def test_predictions_and_metrics_are_kept_apart_by_split(tmp_path):
@@ -85,14 +84,18 @@ def test_a_run_json_of_other_versions_is_read(tmp_path):
     assert run.read_info() == {"name": "old", "later": {"key": [1]}}
 
 
-def test_the_best_model_is_the_file_that_the_run_recorded(tmp_path):
+def test_recipe_and_best_model_are_the_files_that_the_run_recorded(tmp_path):
     run = Run(tmp_path)
     run.best_path.write_bytes(b"trained")
-    run.check_best({"best_digest": file_digest(run.best_path)})
-    run.check_best({"best_digest": None})
-    run.check_best({})  # an earlier version, or still training
-    with pytest.raises(InputError, match=r"best\.keras: the file is not the model .* run\.json"):
-        run.check_best({"best_digest": "0" * 64})
-    run.best_path.unlink()
-    with pytest.raises(InputError, match="there is no such file"):
-        run.check_best({"best_digest": "0" * 64})
+    run.recipe_path.write_bytes(b"recipe")
+    digests = run.digests()
+    for info in ({"digests": digests}, {"digests": None}, {}):  # {}: earlier, or still training
+        run.check_files(info)
+    for path in (run.best_path, run.recipe_path):
+        for change in (lambda path: path.write_bytes(b"changed"), type(path).unlink):
+            before = path.read_bytes()
+            change(path)
+            with pytest.raises(InputError, match=rf"{path.name}: the file is missing or is not"):
+                run.check_files({"digests": digests})
+            run.check_files({})
+            path.write_bytes(before)

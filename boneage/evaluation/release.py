@@ -92,7 +92,7 @@ def release(
         if views is not None:
             recipe["prediction"]["views"] = views
         write_json(part.recipe_path, recipe)
-        info.pop("best_digest", None)  # that of the run's own file
+        info.pop("digests", None)  # those of the run's own files
         write_json(part.info_path, info)
         views = part.read_recipe().prediction.views
         before = _validation_mae(run, manifest, views, progress)

@@ -47,7 +47,7 @@ def load_model(run: Run) -> keras.Model:
 def _load_checked(run: Run) -> keras.Model:
     path, size = run.best_path, run.read_recipe().framing.size
     info = run.read_info()
-    run.check_best(info)
+    run.check_files(info)
     recorded = (info.get("model") or {}).get("parameters")
     skeleton = _read_skeleton(path)
     _check_network(path, skeleton, size)

@@ -112,7 +112,7 @@ def resumed_run_info(
     """Return `run.json` of a run that continues, with the time and the provenance added.
 
     Raises:
-        InputError: The images or the best model have changed since the run began.
+        InputError: The images, the recipe or the best model have changed since the run began.
     """
     if store.differs_from(info["store"]):
         raise InputError(
@@ -124,8 +124,8 @@ def resumed_run_info(
                 "Restore the images, or train in a new folder.",
             )
         )
-    run.check_best(info)
-    kept = {key: value for key, value in info.items() if key != "best_digest"}  # until the end
+    run.check_files(info)
+    kept = {key: value for key, value in info.items() if key != "digests"}  # until the end
     now = {key: made_by[key] for key in _RECORDED}
     now |= {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     return {**kept, "resumed": [*(info.get("resumed") or []), now], "stopped": "running"}

@@ -16,7 +16,6 @@ from boneage.pipeline.generator import DataGenerator, EpochRemainder
 from boneage.recipe import Recipe, Training
 from boneage.run import Run
 from boneage.runtime.files import write_json
-from boneage.runtime.provenance import file_digest
 from boneage.training.batch_memory import BatchTooLargeError, explain_out_of_memory
 from boneage.training.checkpoint import TrainingState
 from boneage.training.distributed import DeviceGroup
@@ -126,8 +125,7 @@ class TrainingSession:
             self.info["best_val_mae_months"] = self.state.best["val_mae"]
         self.info["seconds"]["fit"] = round(self.state.seconds, 2)
         if self.group.writes:
-            if self.run.best_path.exists():
-                self.info["best_digest"] = file_digest(self.run.best_path)
+            self.info["digests"] = self.run.digests()
             # On a full disk the first error already says what to do.
             failed = self.info["stopped"] == "failed"
             with contextlib.suppress(InputError) if failed else contextlib.nullcontext():

@@ -13,7 +13,6 @@ from boneage.models.saved import load_model
 from boneage.recipe import Framing, Model, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
-from boneage.runtime.provenance import file_digest
 
 SMALL = {"backbone": "mini_xception", "gender_units": 4, "dense_units": (8,)}
 
@@ -129,14 +128,14 @@ def test_weights_that_are_not_finite_are_refused(run):
 
 
 def test_a_changed_weight_with_a_right_checksum_is_refused_if_the_run_recorded_its_model(run):
-    info = {**run.read_info(), "best_digest": file_digest(run.best_path)}
+    info = {**run.read_info(), "digests": run.digests()}
     write_json(run.info_path, info)
     load_model(run)
     with zipfile.ZipFile(run.best_path) as archive:
         weights = bytearray(archive.read("model.weights.h5"))
     weights[len(weights) // 2] ^= 1
     replace_member(run, "model.weights.h5", bytes(weights))
-    with pytest.raises(InputError, match="not the model that the run trained"):
+    with pytest.raises(InputError, match="best.keras: the file is missing or is not"):
         load_model(run)
 
 

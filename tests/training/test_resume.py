@@ -172,10 +172,10 @@ def test_a_changed_best_model_is_refused_and_kept_out_of_run_json(
 ):
     run = Run(tmp_path / "run")
     train_until("on_train_batch_end", 1, 0, recipe, manifest, run.folder)
-    recorded = run.read_info(("best_digest",))
+    recorded = run.read_info(("digests",))
     trained = run.best_path.read_bytes()
     run.best_path.write_bytes(trained + b"changed")
-    with pytest.raises(InputError, match="not the model that the run trained"):
+    with pytest.raises(InputError, match="best.keras: the file is missing or is not"):
         train(recipe, manifest, run.folder, progress=False, resume=True)
     assert run.read_info() == recorded
     run.best_path.write_bytes(trained)
@@ -188,8 +188,8 @@ def test_a_changed_best_model_is_refused_and_kept_out_of_run_json(
 
     how = {"resume": True, "then": look, "error": KeyboardInterrupt}
     train_until("on_train_batch_end", 1, 1, recipe, manifest, run.folder, **how)
-    assert "best_digest" not in seen[0]
-    assert run.read_info(("best_digest",))
+    assert "digests" not in seen[0]
+    assert run.read_info(("digests",))
 
 
 def test_a_folder_in_use_is_refused(whole, recipe, manifest):
