@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from boneage.datasets.cell_text import whole_number
+from boneage.datasets.cells import Cells, Finding, missing_column
 from boneage.datasets.label_rules import (
     COLUMNS,
     INFANTS,
@@ -27,7 +28,7 @@ from boneage.datasets.label_rules import (
     suspect_age_unit,
 )
 from boneage.datasets.number_columns import read_numbers
-from boneage.datasets.tables import Cells, Finding, missing_column, read_cells
+from boneage.datasets.tables import read_cells
 from boneage.errors import Fault
 
 _SYNONYMS = {

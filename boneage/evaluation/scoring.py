@@ -15,9 +15,10 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from boneage.datasets.cells import missing_column
 from boneage.datasets.label_rules import SEXES, image_path
 from boneage.datasets.manifest import Manifest, read_manifest
-from boneage.datasets.tables import missing_column, read_cells, read_sheet
+from boneage.datasets.tables import read_cells, read_sheet
 from boneage.datasets.validation import (
     age_findings,
     choice_findings,

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from boneage.datasets import tables
-from boneage.datasets.tables import missing_column, read_sheet
+from boneage.datasets import cells as table_cells
+from boneage.datasets.cells import missing_column
+from boneage.datasets.tables import read_sheet
 from boneage.errors import InputError
 
 NAMESPACE = b'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
@@ -466,7 +467,7 @@ def test_a_table_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     path = written(tmp_path / "a.csv", "id,age\n" + "1,2\n" * 50)
     frame = tmp_path / "a.parquet"
     pd.DataFrame({"id": ["x" * 100] * 51}).to_parquet(frame)
-    monkeypatch.setattr(tables, "MAX_ROWS", 50)
+    monkeypatch.setattr(table_cells, "MAX_ROWS", 50)
     assert "it has 51 rows and 102 cells or more, and at most 50 rows" in refusal(path)
     assert "it has 51 rows" in refusal(frame)
     assert "it has 51 rows" in refusal(with_sheet(tmp_path / "a", START + b"<row/>" * 60 + END))

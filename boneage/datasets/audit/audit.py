@@ -20,6 +20,7 @@ from boneage.datasets.audit.images import (
     inspection_findings,
 )
 from boneage.datasets.audit.split_balance import balance_findings, digit_findings
+from boneage.datasets.cells import Cells, Finding
 from boneage.datasets.label_rules import (
     SEXES,
     SPLITS,
@@ -28,7 +29,6 @@ from boneage.datasets.label_rules import (
     parse_region,
     years_and_months,
 )
-from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import ManifestValidation, rows_by_image, validate_manifest
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import read_bytes

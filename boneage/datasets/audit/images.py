@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.audit.near_duplicates import Fingerprint, Pair, find_pairs, fingerprint
+from boneage.datasets.cells import Cells, Finding
 from boneage.datasets.label_rules import SEXES, Region, image_path, parse_region
-from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import is_file
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import DicomHeader, find_dicom_header, header_findings

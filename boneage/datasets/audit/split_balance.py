@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from boneage.datasets.cells import Finding
 from boneage.datasets.label_rules import SEXES, SPLITS
-from boneage.datasets.tables import Finding
 from boneage.datasets.validation import ManifestValidation
 from boneage.errors import Fault
 

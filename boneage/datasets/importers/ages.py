@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from boneage.datasets.cells import Cells, Finding
 from boneage.datasets.label_rules import MAX_AGE_MONTHS, doubtful_ages
 from boneage.datasets.number_columns import NumberColumn, ascii_digits, read_numbers
-from boneage.datasets.tables import Cells, Finding
 from boneage.datasets.validation import describe_cell, years_findings
 from boneage.errors import Fault
 

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from boneage.datasets.cell_text import whole_number
+from boneage.datasets.cells import Cells, Finding, repeated_column
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES
 from boneage.datasets.label_rules import parse_sex
-from boneage.datasets.tables import Cells, Finding, repeated_column
 from boneage.datasets.validation import describe_cell
 from boneage.errors import InputError
 

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from boneage.datasets.cells import Cells, Finding, missing_column
 from boneage.datasets.importers.ages import UNITS, Ages, read_ages
 from boneage.datasets.importers.columns import (
     few,
@@ -28,7 +29,7 @@ from boneage.datasets.importers.columns import (
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.splits import assign_splits
-from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
+from boneage.datasets.tables import read_sheet
 from boneage.datasets.validation import id_findings, patient_findings
 from boneage.errors import Fault, InputError
 

@@ -25,6 +25,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from boneage.datasets.cells import Cells, Finding, missing_column
 from boneage.datasets.importers.columns import (
     few,
     find_column,
@@ -37,7 +38,7 @@ from boneage.datasets.importers.columns import (
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
 from boneage.datasets.label_rules import SPLITS, Region
 from boneage.datasets.manifest import Manifest, write_manifest
-from boneage.datasets.tables import Cells, Finding, missing_column, read_sheet
+from boneage.datasets.tables import read_sheet
 from boneage.datasets.validation import (
     age_findings,
     chronological_findings,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from boneage.datasets.audit.split_balance import balance_findings, digit_findings
-from boneage.datasets.tables import Finding
+from boneage.datasets.cells import Finding
 from boneage.datasets.validation import ManifestValidation, validate_manifest
 
 

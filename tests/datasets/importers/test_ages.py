@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from boneage.datasets.cells import Cells
 from boneage.datasets.importers.ages import Ages, read_ages
-from boneage.datasets.tables import Cells
 
 
 def ages(texts: Sequence[str], unit: str, **options: bool) -> Ages:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from boneage.datasets.cells import Finding
 from boneage.datasets.importers.dicom.files import DicomFiles
 from boneage.datasets.importers.dicom.labels import Labels, Match
 from boneage.datasets.label_rules import SEXES
-from boneage.datasets.tables import Finding
 from boneage.datasets.validation import rows_that_differ
 from boneage.radiographs.dicom_headers import (
     OTHER_MODALITIES,
