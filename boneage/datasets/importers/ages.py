@@ -24,11 +24,11 @@ UNITS = (*MONTHS_IN, "years-months")
 `years-months` is text such as 10y6m, 10-06, 10;6 or 10 6/12. `decimal-years` are years whose
 decimals are not questioned.
 """
-YEARS_MONTHS_CHANCE = 0.005
+YEARS_MONTHS_CHANCE = 0.006
 """Years such as 10.11 are questioned if most hundredths are at most .11, and this is less likely.
 
 Among decimal years that are not whole, 11 of 99 hundredths are that small. Three of three are so
-by chance in 1 of 730 tables, three of four in 1 of 200. A needless question costs an option; none
+by chance in 1 of 730 tables, three of four in 1 of 199. A needless question costs an option; none
 costs 5 months of error.
 """
 

@@ -98,6 +98,7 @@ def test_years_that_never_pass_11_hundredths_are_a_question(mark: str) -> None:
     above = [f"8{mark}{digits}" for digits in (12, 25, 58, 75)]
     assert said(ages([*texts, *above], "years")) == []
     assert said(ages(texts[:2], "years")) == []
+    assert len(said(ages([*texts[:3], f"9{mark}50"], "years"))) == 1
     assert len(said(ages([f"8{mark}6", f"9{mark}10", f"9{mark}11", f"7{mark}0"], "years"))) == 1
     tenths = [f"{year}{mark}{year}" for year in range(3, 7)]
     assert len(said(ages([*tenths, f"8{mark}11"], "years"))) == 1
