@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -37,6 +37,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Your input ran out of data"),  # Keras, of `steps_per_epoch`
     pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collection() -> Iterator[None]:
+    """Leave what is imported out of garbage collections, which take a second with it."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def make(count: int = 20, kind: type[DataGenerator] = DataGenerator, **changes: Any) -> Any:
@@ -206,8 +215,7 @@ def test_class_weights_count_as_with_any_dataset() -> None:
         network().fit(make(sample_weight=np.ones(20)), class_weight={0: 1.0}, verbose=0)
 
 
-@pytest.mark.parametrize("way", [WAYS["threads"], WAYS["processes"]])
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(("way", "named"), [(WAYS["threads"], False), (WAYS["processes"], True)])
 def test_sample_weights_weight_the_loss(way: dict[str, Any], named: bool) -> None:
     weights = np.random.default_rng(0).uniform(0, 3, 20)
     model = network()
@@ -236,7 +244,7 @@ class Extended(DataGenerator):
         return (np.repeat(image, 3, axis=-1), gender, third), months, weights
 
 
-@every_way
+@pytest.mark.parametrize("way", [WAYS["threads"], WAYS["processes"]])
 def test_a_subclass_serves_a_third_input_colour_and_weights(way: dict[str, Any]) -> None:
     with make(22, Extended, **way) as generator:
         held_out = make(7, Extended)
@@ -300,7 +308,6 @@ def changed(
 
 
 CHANGES: dict[str, tuple[Callable[[Any, Any, Any], Any], dict[str, int]]] = {
-    "list of inputs": (lambda i, g, m: ([i, g], m), {}),
     "lists of everything": (lambda i, g, m: [[i, g], m], {}),
     "scaled target": (lambda i, g, m: ((i, g), m / 240), {}),
     "a flat target in float64": (lambda i, g, m: ((i, g), m[:, 0].astype(np.float64)), {}),
@@ -310,7 +317,6 @@ CHANGES: dict[str, tuple[Callable[[Any, Any, Any], Any], dict[str, int]]] = {
     "float16": (lambda i, g, m: ((i.astype(np.float16), g), m), {}),
     "another size": (lambda i, g, m: ((i[:, ::2, ::2], g), m), {"size": 8}),
     "tensors": (lambda i, g, m: ((keras.ops.convert_to_tensor(i), g), m), {}),
-    "a third input": (lambda i, g, m: ((i, g, np.ones((len(m), 4))), m), {"more": 4}),
 }
 
 
@@ -319,8 +325,8 @@ def test_a_subclass_serves(name: str) -> None:
     change, sizes = CHANGES[name]
     with make(22, changed(change), workers=2) as generator:
         model = network(**sizes)
-        history = model.fit(generator, validation_data=generator, epochs=2, verbose=0)
-        assert all(map(np.isfinite, history.history["val_loss"]))
+        history = model.fit(generator, epochs=2, verbose=0)
+        assert all(map(np.isfinite, history.history["loss"]))
         assert model.predict(generator, verbose=0).shape == (22, 1)
 
 
@@ -442,12 +448,16 @@ class Break(keras.callbacks.Callback):
             raise self.error
 
 
+def use_in_every_way(model: Any, train: Any, val: Any) -> None:
+    model.fit(train, validation_data=val, epochs=2, verbose=0)
+    model.fit(train, steps_per_epoch=2, verbose=0)
+    model.evaluate(val, steps=2, verbose=0)
+    model.predict(val, verbose=0)
+
+
 PROCESSES, THREADS = WAYS["processes"], WAYS["threads"]
 USES: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "fit": lambda model, train, val: model.fit(train, validation_data=val, epochs=2, verbose=0),
-    "cut pass": lambda model, train, val: model.fit(train, steps_per_epoch=2, verbose=0),
-    "evaluate": lambda model, train, val: model.evaluate(val, steps=2, verbose=0),
-    "predict": lambda model, train, val: model.predict(val, verbose=0),
+    "every way": use_in_every_way,
     "an exception in validation": lambda model, train, val: model.fit(
         train,
         validation_data=val,
@@ -477,7 +487,7 @@ def test_workers_end_with_the_generator_while_the_model_is_kept(
 
 def test_workers_end_when_the_name_is_bound_again(none_left: Callable[[], None]) -> None:
     before = own_processes()
-    for _ in range(3):
+    for _ in range(2):
         train = make(**PROCESSES)
         history = network().fit(train, verbose=0)
         gc.collect()
@@ -541,4 +551,3 @@ def test_a_pass_that_was_cut_may_be_collected_in_a_thread_of_tensorflow() -> Non
             network().fit(make(kind=Collects), verbose=0)
     finally:
         gc.enable()
-        gc.unfreeze()
