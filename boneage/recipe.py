@@ -171,7 +171,7 @@ class Model(_Section):
         default=120.0, ge=-1000, le=1000, description="Age that the number 0 stands for, months."
     )
     age_scale_months: float = Field(
-        default=120.0, gt=0, le=10_000, description="Months for each unit of the number."
+        default=120.0, ge=0.01, le=10_000, description="Months for each unit of the number."
     )
 
 
@@ -189,7 +189,7 @@ class Training(_Section):
     weight_decay: float = Field(default=0.0, ge=0, le=100, description="Weight decay of `adamw`.")
     spread_months: float = Field(
         default=6.0,
-        gt=0,
+        ge=0.1,
         le=240,
         description="Standard deviation of the label's distribution, for a distribution head.",
     )
