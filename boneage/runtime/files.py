@@ -102,10 +102,11 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     `.<name>.<random>.part` with the suffix. It is on the disk before it replaces the old file.
 
     Raises:
-        InputError: The file can't be written.
+        InputError: The file can't be written, or the path is a folder, a pipe or a device.
     """
     part: Path | None = None
     try:
+        _refuse_irregular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(f".part{suffix}", f".{path.name}.", path.parent)
         part = Path(name)
@@ -172,11 +173,17 @@ def check_file_writable(path: Path) -> None:
     """Check that a file can be written, which need not exist yet. Nothing is made.
 
     Raises:
-        InputError: The path is a folder, or no file can be written there.
+        InputError: The path is a folder, a pipe or a device, or no file can be written there.
     """
+    check_folder_writable(path.parent)
+    _refuse_irregular(path)
+
+
+def _refuse_irregular(path: Path) -> None:
     if path.is_dir():
         raise InputError(Fault(str(path), "it is a folder", f"Name a file: {path / 'NAME'}."))
-    check_folder_writable(path.parent)
+    if path.exists() and not path.is_file():  # root could put a file in place of /dev/null
+        raise InputError(Fault(str(path), "it is a pipe or a device", "Name a file."))
 
 
 def home_folder() -> Path:

@@ -5,6 +5,7 @@ import pytest
 
 from boneage.errors import InputError
 from boneage.runtime.files import (
+    check_file_writable,
     check_folder_writable,
     read_bytes,
     read_json,
@@ -65,3 +66,15 @@ def test_a_folder_is_writable_when_a_file_can_be_made_in_it_or_next_to_it(tmp_pa
     for folder in (*(tmp_path / name for name in names), Path("/proc/self/new")):
         with pytest.raises(InputError, match="no file can be written to this folder"):
             check_folder_writable(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_or_a_folder_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, what in (("pipe", "a pipe or a device"), ("folder", "a folder")):
+        for write in (check_file_writable, lambda path: write_text(path, "")):
+            with pytest.raises(InputError, match=f"{name}: it is {what}"):
+                write(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
