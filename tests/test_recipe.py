@@ -146,9 +146,10 @@ def test_without_a_clone_the_message_says_where_the_recipes_are(tmp_path, monkey
     "setting",
     [
         *("training.learning_rate=inf", "training.minimum_learning_rate=nan"),
-        *("training.spread_months=inf", "training.spread_months=1e-320", "training.workers=100000", "training.epochs=1e12"),
+        *("training.spread_months=inf", "training.spread_months=1e-320", "training.epochs=1e12"),
+        *("training.workers=100000", "model.age_scale_months=1e-320"),
         *("training.batch_size=1000000", "training.warmup_epochs=1e308", "seed=4294967296"),
-        *("model.age_centre_months=nan", "model.age_scale_months=inf", "model.age_scale_months=1e-320", "phantom.count=1e12"),
+        *("model.age_centre_months=nan", "model.age_scale_months=inf", "phantom.count=1e12"),
         *("model.dense_units=[1000000000]", "model.gender_units=10000000000"),
         *("augmentation.scale=[1, inf]", "augmentation.rotate_degrees=nan", "framing.size=1e9"),
         *("framing.contrast_percentiles=[nan, 99]", "name=../x", "name=/x", 'name="a\\u0000b"'),
