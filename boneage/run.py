@@ -51,7 +51,7 @@ class RecordedStore(FileSchema):
 
     folder: Text | None = None
     digest: Text
-    version: Count
+    version: Count | None = None
 
 
 class RecordedInit(FileSchema):
