@@ -521,7 +521,7 @@ def test_the_memory_of_the_images_is_free_after_fit() -> None:
     for _ in range(4):
         own = images + np.uint8(7)
         generator = DataGenerator(own, np.zeros(200), np.full(200, 100.0), 50, workers=2)
-        kept += [weakref.ref(own), weakref.ref(generator), weakref.ref(generator[0][0][0])]
+        kept += [weakref.ref(own), weakref.ref(generator)]
         model = Watcher()
         model.fit(generator, steps_per_epoch=1, verbose=0)
         del own, generator, model
