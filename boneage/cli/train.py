@@ -66,8 +66,7 @@ def train(
         Path | None, typer.Option(metavar="RUN", help="Interrupted run to continue.")
     ] = None,
     init: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Run or shipped model to fine-tune."),
+        Path | None, typer.Option(metavar="RUN", help="Run or shipped model to fine-tune.")
     ] = None,
     hosts: HostsOption = None,
     rank: RankOption = None,
@@ -112,12 +111,10 @@ def train(
                 hosts=together,
                 require_gpu=require_gpu,
             )
-        except KeyboardInterrupt:
-            _log_how_to_continue("interrupted", folder, deterministic)
-            raise  # Typer exits with 130
-        except Terminated:
-            _log_how_to_continue("terminated", folder, deterministic)
-            raise  # `main` exits with 143
+        except (KeyboardInterrupt, Terminated) as ended:
+            what = "terminated" if isinstance(ended, Terminated) else "interrupted"
+            _log_how_to_continue(what, folder, deterministic)
+            raise  # Typer exits with 130, `main` with 143
 
 
 def reproduce(

@@ -133,11 +133,7 @@ def import_dha(
         what = f"none of its {len(table):,} rows has two readings and a radiograph"
         fix = f"Does {cells.key} hold the atlas's own numbers, such as {few(atlas.index)}?"
         faults.append(Fault(cells.where, what, fix))
-    if "patient" in columns:
-        table["patient_id"] = cells.table[columns["patient"]]
-        sexes = table["sex"].where(is_used, "").tolist()
-        found = patient_findings(cells, table["patient_id"].tolist(), sexes, [])
-        faults += [finding.fault for finding in found]
+    faults += _patient_faults(cells, columns, table, is_used)
     if faults:
         raise InputError(faults)
     rows = _manifest_rows(table[is_used], columns, Path(out).parent.resolve())
@@ -148,6 +144,18 @@ def import_dha(
         *_split_notes(columns, seed),
     ]
     return write_manifest(assign_splits(rows, seed=seed), Path(out), notes=notes)
+
+
+def _patient_faults(
+    cells: Cells, columns: dict[str, str], table: pd.DataFrame, is_used: pd.Series
+) -> list[Fault]:
+    """Add the patients to the table, if there is a column; return what is wrong with them."""
+    if "patient" not in columns:
+        return []
+    table["patient_id"] = cells.table[columns["patient"]]
+    sexes = table["sex"].where(is_used, "").tolist()
+    found = patient_findings(cells, table["patient_id"].tolist(), sexes, [])
+    return [finding.fault for finding in found]
 
 
 def _read_folders(files: Sequence[Path], root: Path) -> tuple[pd.DataFrame, list[str], list[Fault]]:
