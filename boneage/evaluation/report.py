@@ -36,6 +36,8 @@ ALT_TEXT = {
     "error-by-group": "Mean absolute error and bias by sex and by age band, with intervals",
     "learning-curves": "Training and validation error by epoch, and the learning rate",
 }
+# Without them the page would not say what was trained on what.
+_NEEDED_INFO = ("name", "manifest")
 _THUMBNAIL_PIXELS = 256
 # What of run.json is shown. The page is handed on, so it names no folder and no command.
 _RUN_FACTS = (
@@ -134,7 +136,7 @@ def write_report(run: Run) -> Path:
     Raises:
         InputError: Nothing was evaluated yet, or predictions and scores don't match.
     """
-    info, recipe = run.read_info(), run.read_recipe()
+    info, recipe = run.read_info(_NEEDED_INFO), run.read_recipe()
     evaluations = read_evaluations(run)
     shown = evaluations[0]
     worst = _largest_errors(shown)

@@ -355,3 +355,13 @@ def test_nothing_evaluated_and_scores_of_other_predictions(tmp_path: Path) -> No
     with pytest.raises(InputError, match="the scores don't match the predictions"):
         write_report(run)
     assert not run.report_path.exists()
+
+
+@pytest.mark.parametrize("key", ["name", "manifest"])
+def test_a_run_that_does_not_say_what_it_is_gets_no_report(tmp_path, key):
+    run = make_run(tmp_path / "run")
+    info = read_json(run.info_path)
+    del info[key]
+    write_json(run.info_path, info)
+    with pytest.raises(InputError, match=f"the key '{key}' is missing"):
+        write_report(run)
