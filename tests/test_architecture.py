@@ -310,7 +310,7 @@ def test_scoring_predictions_and_reporting_import_no_keras(tmp_path: Path) -> No
 
     write_json(run.metrics_path("test"), json.loads(output))
     write_json(run.recipe_path, {"name": "by-hand"})
-    write_json(run.info_path, {"name": "by-hand"})
+    write_json(run.info_path, {"name": "by-hand", "manifest": {"source": "table"}})
     run.best_path.touch()
     _, loaded = run_verb(tmp_path, "report", run.folder)
     assert run.report_path.exists()
