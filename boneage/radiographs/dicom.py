@@ -64,6 +64,8 @@ _BARE_START = re.compile(
 _MAX_FRAGMENTS = 10_000
 _MOST_ABOVE = 0.01
 _MAX_LAYERS = 64  # of JPEG 2000: a decoder reserves memory for each
+_NO_PACKET = re.compile(rb"\xff[\x94-\xff]")  # of JPEG 2000 (ISO/IEC 15444-1, B.10.1)
+_HOLE = bytes(512)  # would be as many empty packets
 
 _UID = "1.2.840.10008.1.2"
 _NATIVE = frozenset(f"{_UID}{end}" for end in ("", ".1", ".1.98", ".1.99", ".2"))
@@ -439,7 +441,7 @@ def _read_frame_header(frame: bytes) -> tuple[frozenset[str], int, int, int, int
 
 
 def _check_tiles(frame: bytes, start: int) -> None:
-    """Count the tiles of JPEG 2000 data: decoders leave out in silence those that are missing."""
+    """Count the tiles of JPEG 2000 data, and refuse holes: decoders are silent about both."""
     right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", frame, start + 8)
     expected = -(-(right - left) // width) * -(-(bottom - top) // height)
     tiles: set[int] = set()
@@ -447,6 +449,10 @@ def _check_tiles(frame: bytes, start: int) -> None:
     while position >= 0 and frame.startswith(b"\xff\x90", position):
         tile, length = struct.unpack_from(">HI", frame, position + 4)
         tiles.add(tile)
+        packets = frame.find(b"\xff\x93", position) + 2
+        end = position + length if length else frame.rfind(b"\xff\xd9")
+        if _NO_PACKET.search(frame, packets, end) or frame.find(_HOLE, packets, end) >= 0:
+            raise RefusedPixelsError("the compressed pixels are truncated or damaged")
         position += max(length, 14)
         if not length:  # the last, which ends where the data ends
             break

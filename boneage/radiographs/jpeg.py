@@ -18,7 +18,10 @@ _NO_FRAMES = (0xC4, 0xC8, 0xCC)  # between the markers of frames, 0xC0 to 0xCF
 
 
 def read_segments(data: bytes) -> list[tuple[int, bytes]]:
-    """Return marker and content of the segments before the pixels, the first scan's included.
+    """Return marker and content of the segments before the pixels, then the first scan's marker.
+
+    The content of the last is all scans, up to the end marker: metadata may look like scans, and
+    so may a telephone's video behind the end.
 
     Raises:
         RefusedPixelsError: The data is damaged, or has unreasonably many segments.
@@ -30,9 +33,10 @@ def read_segments(data: bytes) -> list[tuple[int, bytes]]:
         if match is None:
             raise RefusedPixelsError("the JPEG data is truncated or damaged: its header is cut")
         position = match.end() - 2 + int.from_bytes(match[2], "big")
-        found.append((match[1][0], data[match.end() : position]))
         if match[1] == _SCAN[1:]:
-            return found
+            scans = data[match.start() : data.find(b"\xff\xd9", position)]
+            return [*found, (match[1][0], scans)]
+        found.append((match[1][0], data[match.end() : position]))
     raise RefusedPixelsError(f"the JPEG data has more than {_MAX_SEGMENTS} segments")
 
 
@@ -56,15 +60,15 @@ def decode_jpeg(data: bytes, colorspace: str = "GRAY") -> npt.NDArray[np.uint8]:
         RefusedPixelsError: The data is truncated or damaged.
     """
     segments = read_segments(data)
-    check_scans(data, frame_header(segments)[2])
+    _check_scans(segments[-1][1], frame_header(segments)[2])
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace=colorspace), np.uint8)
     except ValueError as error:
         raise RefusedPixelsError(f"the JPEG data is truncated or damaged ({error})") from None
 
 
-def check_scans(data: bytes, components: bytes) -> None:
-    """Refuse data without all coefficients: a decoder would show a blurred image.
+def _check_scans(data: bytes, components: bytes) -> None:
+    """Refuse scans without all coefficients: a decoder would show a blurred image.
 
     Raises:
         RefusedPixelsError: Scans are missing, or there are unreasonably many.

@@ -484,6 +484,26 @@ def test_a_frame_may_have_fragments_but_the_file_one_frame(
             read_radiograph(path)
 
 
+@pytest.mark.parametrize("name", ["JPEG 2000 lossless", "JPEG 2000"])
+@pytest.mark.parametrize("filling", ["zeros", "random"])
+def test_lost_blocks_of_jpeg_2000_are_refused(
+    make_dicom: MakeDicom, tmp_path: Path, name: str, filling: str
+) -> None:
+    radiograph = draw_hand(120, "F", rng=np.random.default_rng(0), size=256)
+    data = make_dicom(radiograph, 8, syntax=LOSSLESS[name])
+    path = tmp_path / "radiograph.dcm"
+    lost = bytes(3000) if filling == "zeros" else np.random.default_rng(0).bytes(3000)
+    for share in (4, 3, 2):
+
+        def without(frame: bytes, share: int = share) -> list[bytes]:
+            start = len(frame) // share
+            return [frame[:start] + lost + frame[start + len(lost) :]]
+
+        path.write_bytes(with_frame(data, without))
+        with pytest.raises(InputError, match="truncated or damaged"):
+            read_radiograph(path)
+
+
 @pytest.mark.parametrize("bits", [8, 12, 16])
 @pytest.mark.parametrize("name", ["JPEG lossless", "JPEG-LS", "JPEG 2000 lossless", "RLE"])
 def test_a_hole_in_a_compressed_frame_is_refused(

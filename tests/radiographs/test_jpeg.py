@@ -45,6 +45,17 @@ def test_every_missing_scan_is_noticed(image: npt.NDArray[np.uint8]) -> None:
             decode_jpeg(cut)
 
 
+def test_metadata_and_a_video_behind_the_end_are_no_scans(image: npt.NDArray[np.uint8]) -> None:
+    scan = b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    for options in ([], PROGRESSIVE):
+        data = encode(image, options)
+        padded = data[:2] + segment(0xE1, scan * 100) + data[2:] + scan * 100
+        assert np.array_equal(decode_jpeg(padded), decode_jpeg(data))
+    missing = data[: data.rfind(b"\xff\xc4")] + b"\xff\xd9"  # nor do they replace a scan
+    with pytest.raises(RefusedPixelsError, match="scans are missing"):
+        decode_jpeg(missing[:2] + segment(0xE1, scan) + missing[2:])
+
+
 def test_a_height_below_that_of_the_pixels_is_refused(image: npt.NDArray[np.uint8]) -> None:
     data = encode(image, [])
     at = data.index(b"\xff\xc0") + 5
