@@ -517,7 +517,7 @@ def _decode_rle(frame: bytes, form: PixelFormat) -> npt.NDArray[Any]:
         planes = [np.asarray(Image.frombytes("L", size, part, "packbits", "L")) for part in parts]
     except ValueError:
         raise RefusedPixelsError("the run-length coded pixels are truncated") from None
-    if any(has_more_packbits(part, size[0] + form.columns) for part in parts):
+    if any(has_more_packbits(part, size[0]) for part in parts):
         raise RefusedPixelsError("the run-length coded pixels are more than the header says")
     values = np.stack(planes).reshape(form.samples, width, form.rows, form.columns)
     # The most significant byte comes first.

@@ -523,6 +523,19 @@ def test_a_hole_in_a_compressed_frame_is_refused(
             read_radiograph(path)
 
 
+@pytest.mark.parametrize("bit", [1, 8, 64])
+def test_a_changed_run_of_rle_is_refused(
+    make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path, bit: int
+) -> None:
+    def changed(frame: bytes) -> list[bytes]:
+        return [frame[:64] + bytes([frame[64] ^ bit]) + frame[65:]]
+
+    path = tmp_path / "radiograph.dcm"
+    path.write_bytes(with_frame(make_dicom(hand, 8, syntax=LOSSLESS["RLE"]), changed))
+    with pytest.raises(InputError, match="run-length coded pixels"):
+        read_radiograph(path)
+
+
 def test_missing_tiles_of_jpeg_2000_are_counted(
     make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:

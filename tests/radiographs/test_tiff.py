@@ -88,8 +88,24 @@ def test_fax_compression_is_refused(tmp_path: Path, compression: str) -> None:
 
 def test_packbits_are_counted() -> None:
     data = bytes([9]) + bytes(10) + bytes([255 - 7, 7]) + bytes([128])  # ten bytes, then nine
-    assert has_more_packbits(data, 19)
-    assert not has_more_packbits(data, 20)
+    assert has_more_packbits(data, 18)
+    assert not has_more_packbits(data, 19)
+    assert not has_more_packbits(data[:-1] + bytes(100), 19)  # padding
+
+
+@pytest.mark.parametrize("bit", [1, 8, 64])
+def test_a_changed_run_of_packbits_is_refused(tmp_path: Path, bit: int) -> None:
+    path = tmp_path / "radiograph.tif"
+    ramp = np.add.outer(np.arange(90) // 2 + 150, np.arange(80) // 2).astype(np.uint8)
+    Image.fromarray(ramp).save(path, compression="packbits")
+    with Image.open(path) as image:
+        first = image.tag_v2[273][0]  # type: ignore[attr-defined]
+    data = bytearray(path.read_bytes())
+    assert read_radiograph(path).shape == (90, 80)
+    data[first] ^= bit
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="damaged"):
+        read_radiograph(path)
 
 
 def directory(entries: int, values: int, following: int = 0) -> bytes:
