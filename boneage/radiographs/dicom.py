@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -322,7 +323,7 @@ def _stored_values(
     if form.syntax in _JPEG:
         if bits > 8:
             raise RefusedPixelsError(f"JPEG of {bits} bits is not supported")
-        return decode_jpeg(frame)[:, :, 0], form.with_stored(form.stored)
+        return decode_jpeg(frame)[:, :, 0], replace(form, high=form.stored - 1)
     if form.syntax in _JPEG_LOSSLESS:
         _check_lossless_jpeg(frame, form, bits)
         # Else GDCM would clear bits that must not be used.
@@ -333,7 +334,7 @@ def _stored_values(
         above = pixels >= 2**form.stored
         if above.mean() < _MOST_ABOVE:  # a few values that the compression raised
             pixels = np.minimum(pixels, 2**form.stored - 1).astype(pixels.dtype)
-    return pixels, form.with_stored(form.stored)
+    return pixels, replace(form, high=form.stored - 1)
 
 
 def _check_native_length(dataset: Dataset, form: PixelFormat) -> None:

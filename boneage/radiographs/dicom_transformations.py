@@ -10,7 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import MutableSequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -83,10 +83,6 @@ class PixelFormat:
     def shift(self) -> str:
         """The sentence that refuses stored bits that do not begin at the lowest."""
         return f"the {self.stored} bits end at bit {self.high} of {self.allocated} (HighBit)"
-
-    def with_stored(self, bits: int) -> PixelFormat:
-        """Return the format of decoded pixels, whose bits begin at the lowest."""
-        return replace(self, stored=bits, high=bits - 1)
 
 
 def grey_of_colour(pixels: npt.NDArray[Any], form: PixelFormat, *, is_rle: bool) -> _Grey:

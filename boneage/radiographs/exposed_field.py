@@ -76,7 +76,9 @@ def shape(mask: Mask) -> tuple[float, float]:
     outline = _outline(mask)
     _, (width, height), _ = cv2.minAreaRect(outline)
     area = float(mask.sum())
-    return area / ((width + 1) * (height + 1)), area / max(1.0, cv2.contourArea(_hull_of(outline)))
+    return area / ((width + 1) * (height + 1)), area / max(
+        1.0, cv2.contourArea(cv2.convexHull(outline))
+    )
 
 
 def exposed_field(grey: Grey) -> Mask:
@@ -258,7 +260,3 @@ def _trim(
 def _outline(mask: Mask) -> npt.NDArray[np.int32]:
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return np.asarray(max(outlines, key=cv2.contourArea), np.int32)
-
-
-def _hull_of(outline: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    return np.asarray(cv2.convexHull(outline), np.int32)

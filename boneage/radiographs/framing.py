@@ -206,10 +206,8 @@ def _scaled(
     """Resize the part in the box to `inner` (width, height), and stretch its contrast."""
     left, top, right, bottom = box
     part = radiograph[top:bottom, left:right]
-    is_fine = (
-        part.dtype == np.uint8
-    )  # then 256ths of a grey level are kept while areas are averaged
-    if is_fine:
+    is_fine = part.dtype == np.uint8
+    if is_fine:  # 256ths of a grey level are kept while areas are averaged
         part = np.left_shift(part, 8, dtype=np.uint16)
     # One side may shrink while the other grows; OpenCV averages areas only where both shrink.
     shrunk = min(inner[0], part.shape[1]), min(inner[1], part.shape[0])

@@ -96,12 +96,8 @@ def find_hand(radiograph: Radiograph) -> Hand:
     forearm = _forearm(mask, field, palm)
     left, top, right, bottom = _crop(mask, palm, forearm)
     x, y = width / grey.shape[1], height / grey.shape[0]
-    box = (
-        max(0, round(left * x)),
-        max(0, round(top * y)),
-        min(width, round(right * x)),
-        min(height, round(bottom * y)),
-    )
+    start = max(0, round(left * x)), max(0, round(top * y))
+    box = (*start, min(width, round(right * x)), min(height, round(bottom * y)))
     return Hand(box, "", copy, mask, field, forearm, palm)
 
 
@@ -245,6 +241,4 @@ def _crop(
 
 
 def _bounds(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    return np.array(
-        [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=np.float64
-    )
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float64)

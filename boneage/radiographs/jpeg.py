@@ -20,8 +20,7 @@ _NO_FRAMES = (0xC4, 0xC8, 0xCC)  # between the markers of frames, 0xC0 to 0xCF
 def read_segments(data: bytes) -> list[tuple[int, bytes]]:
     """Return marker and content of the segments before the pixels, then the first scan's marker.
 
-    The content of the last is all scans, up to the end marker: metadata may look like scans, and
-    so may a telephone's video behind the end.
+    The content of the last is all scans, without metadata and what follows the end.
 
     Raises:
         RefusedPixelsError: The data is damaged, or has unreasonably many segments.

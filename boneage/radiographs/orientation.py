@@ -79,9 +79,8 @@ def shrunk(radiograph: npt.NDArray[np.generic]) -> Floats:
     """Return a radiograph as float32, its long side at most 256 pixels."""
     height, width = radiograph.shape
     scale = _WORKING_PIXELS / max(height, width)
-    radiograph = (
-        radiograph if radiograph.dtype in (np.uint8, np.uint16) else radiograph.astype("f4")
-    )
+    if radiograph.dtype not in (np.uint8, np.uint16):
+        radiograph = radiograph.astype("f4")
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         radiograph = np.asarray(

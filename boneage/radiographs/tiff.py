@@ -129,8 +129,8 @@ def _is_whole(
         held = len(inflater.decompress(segment.data, limit))
         return bool(inflater.eof) and least <= held < limit
     if compression == _PACKBITS:
-        held = bytes(segment.data)
-        return not has_more_packbits(held, segment.most_rows * segment.row_bytes)
+        most = segment.most_rows * segment.row_bytes
+        return not has_more_packbits(bytes(segment.data), most)
     if compression == _JPEG:
         tables = tags.get(347, b"")[:-2]  # JPEGTables: a start marker and what all strips share
         strip = tables + bytes(segment.data[2:]) if tables else bytes(segment.data)
@@ -140,7 +140,7 @@ def _is_whole(
 
 
 def has_more_packbits(data: bytes, size: int) -> bool:
-    """Return whether PackBits data decodes to more than `size` bytes; its last zeros are padding."""
+    """Return whether PackBits data decodes to more than `size` bytes, without zeros at its end."""
     try:
         Image.frombytes("L", (size + 1, 1), data.rstrip(b"\0"), "packbits", "L")
     except ValueError:
