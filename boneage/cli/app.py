@@ -90,6 +90,10 @@ def run() -> None:
     except OSError as error:  # the system refused something, such as a write
         log(f"error: {error.filename or 'boneage'}: {error.strerror or error}")
         sys.exit(2)
+    except UnicodeEncodeError:  # manifests, run.json and pages hold UTF-8 only
+        what = "the name of a file or a folder has bytes that are no UTF-8, so it can't be recorded"
+        log(f"error: {what}. Rename it.")
+        sys.exit(2)
     except Exception as error:
         if not _has_failed_to_import_keras():
             raise

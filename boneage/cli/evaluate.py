@@ -149,8 +149,9 @@ def release(
         refuse(f"--storage {storage}", f"it is neither {' nor '.join(STORAGES)}", "See --help.")
     from boneage.evaluation.release import release as make_release
     from boneage.prediction.shipped import RELEASE_NAME, open_run
-    from boneage.runtime.files import read_json
+    from boneage.runtime.files import check_folder_writable, read_json
 
+    check_folder_writable(out.parent)  # before Keras is imported
     made = make_release(
         open_run(run),
         out,

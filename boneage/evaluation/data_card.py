@@ -17,6 +17,7 @@ from boneage import __version__
 from boneage.datasets.audit.audit import AuditFault, AuditReport, audit
 from boneage.datasets.label_rules import SPLITS
 from boneage.datasets.validation import ManifestValidation, validate_manifest
+from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import duration, fact_blocks, render
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folders
@@ -106,11 +107,14 @@ def write_card(manifest_path: Path, out: Path | None = None, *, progress: bool =
         The path of the page. The page needs no network and no other file.
 
     Raises:
-        InputError: The manifest is no table, or the page can't be written.
+        InputError: The manifest is no table, or the page can't be written or is another file.
     """
     manifest_path = Path(manifest_path)
     page_path = out or manifest_path.with_name(f"{manifest_path.stem}-card.html")
     check_file_writable(page_path)  # before every image is checked
+    if page_path.exists() and read_bytes(page_path)[:14] not in (b"<!doctype html", b""):
+        what = "this file exists and is no page, so it is not replaced"
+        raise InputError(Fault(str(page_path), what, "Choose another --out, or remove the file."))
     validation = validate_manifest(read_bytes(manifest_path), manifest_path)
     report = audit(manifest_path, progress=progress)
     write_text(page_path, card(report, validation))

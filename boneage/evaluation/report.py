@@ -140,9 +140,10 @@ def write_report(run: Run) -> Path:
     evaluations = read_evaluations(run)
     shown = evaluations[0]
     worst = _largest_errors(shown)
+    shown_ids = [file_name(each) if is_absolute(each) else each for each in worst["image_id"]]
     images, missing = _case_images(shown, info.get("store") or {}, worst["image_id"].tolist())
     groups = [group for kind in shown.metrics["groups"].values() for group in kind.values()]
-    manifest, made_by = info.get("manifest") or {}, info.get("provenance") or {}
+    manifest, made_by = info["manifest"], info.get("provenance") or {}
     others = {evaluation.name: evaluation.metrics for evaluation in evaluations[1:]}
     source = shown.source(manifest)
     name = str(info.get("name") or recipe.name)
@@ -170,7 +171,7 @@ def write_report(run: Run) -> Path:
         svgs=_write_figures(run, shown, info.get("best_epoch")),
         enough=figures.FEW,
         has_few=any(0 < group["n"] < figures.FEW for group in groups),
-        worst=worst.assign(shown_id=worst["image_id"].map(_shown_id)).to_dict("records"),
+        worst=worst.assign(shown_id=shown_ids).to_dict("records"),
         images=images,
         missing=missing,
         recipe_facts=_recipe_facts(recipe),
@@ -178,10 +179,6 @@ def write_report(run: Run) -> Path:
     )
     write_text(run.report_path, html)
     return run.report_path
-
-
-def _shown_id(image_id: str) -> str:
-    return file_name(image_id) if is_absolute(image_id) else image_id
 
 
 def _recipe_facts(recipe: Recipe) -> list[tuple[str, Rows]]:
@@ -197,7 +194,7 @@ def _shareable(info: Mapping[str, Any]) -> dict[str, Any]:
     for key, kept in _DATA_FACTS.items():
         recorded = info.get(key) or {}
         facts[key] = {name: recorded[name] for name in kept if recorded.get(name) is not None}
-    manifest = info.get("manifest") or {}
+    manifest = info["manifest"]
     named = {"file": file_name(str(manifest.get("path") or "")) or None}
     sources = {"source": name_sources(str(manifest.get("source") or "")) or None}
     facts["manifest"] = named | facts["manifest"] | sources

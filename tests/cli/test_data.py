@@ -138,6 +138,16 @@ def test_frame_refuses_a_blank_image(boneage, tmp_path):
     assert "blank.png: every pixel is 255. " in err
 
 
+def test_a_card_replaces_no_other_file(boneage, refused, cohort, tmp_path):
+    table = tmp_path / "ages.csv"
+    table.write_bytes(cohort.read_bytes())
+    answer = boneage("data", "card", cohort, "--out", "ages.csv")
+    refused(answer, "ages.csv: this file exists and is no page, so it is not replaced")
+    assert table.read_bytes() == cohort.read_bytes()
+    for _ in range(2):  # an earlier card is replaced
+        assert boneage("data", "card", cohort, "--out", "card.html")[0] == 0
+
+
 def test_a_card_is_no_folder(boneage, refused, cohort, tmp_path):
     (tmp_path / "cards").mkdir()
     answer = boneage("data", "card", cohort, "--out", "cards")

@@ -41,6 +41,7 @@ def test_evaluate_scores_predictions_of_any_model(boneage, tmp_path):
         (["predict", "run", "x.png", "--sex", "F"], "run"),
         (["release", "run", "--out", "x", "--storage", "int8"], "neither float16 nor float32"),
         (["release", "run", "--out", "x", "--most-megabytes", "9"], "Use --max-megabytes"),
+        (["release", "run", "--out", "/dev/null/x"], "no file can be written to this folder"),
     ],
 )
 def test_wrong_arguments_and_a_folder_without_a_model_are_refused(

@@ -132,6 +132,16 @@ def test_any_environment_will_do(cohort, tmp_path, environment) -> None:
     assert "<svg" in (tmp_path / "card.html").read_text(encoding="utf-8")
 
 
+def test_a_name_that_is_no_utf8_is_one_message(cohort_copy, tmp_path) -> None:
+    folder = cohort_copy.parent.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    columns = "--image image --age age_months --age-unit months --sex sex --female F --male M"
+    table, out = folder / cohort_copy.name, tmp_path / "new.csv"
+    answer = run("data", "import", "table", table, *columns.split(), "--out", out)
+    what = "the name of a file or a folder has bytes that are no UTF-8, so it can't be recorded"
+    assert answer == (2, "", f"error: {what}. Rename it.\n")
+    assert not out.exists()
+
+
 def test_the_library_leaves_the_user_s_backend_alone() -> None:
     code = (
         "import matplotlib; import boneage.evaluation.report; "

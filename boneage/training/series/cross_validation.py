@@ -33,6 +33,7 @@ from boneage.training.series.planned_runs import (
     mae_of,
     mean_and_deviation,
     record_plan,
+    summarize,
 )
 
 RESULT = "cross-validation.json"
@@ -102,12 +103,15 @@ def collect_folds(planned: Sequence[PlannedRun], manifest: Manifest, out: Path) 
     rows: list[dict[str, Any]] = []
     for each in planned:
         parts = _parts(each, manifest)
-        row = {"fold": each.index, "run": each.name, "counts": _count_parts(each, parts)}
+        counts = count_splits(each.manifest)
+        counts = {split: counts[split] for split in ("train", "val")}
+        counts |= {part: len(ids) for part, ids in parts.items() if len(ids)}
+        row = {"fold": each.index, "run": each.name, "counts": counts}
         summary = each.summary()
         if summary["state"] == FINISHED:
             tables = {part: _predicted(each, ids) for part, ids in parts.items() if len(ids)}
             finished.append(tables)
-            scores = {part: _score_part(table) for part, table in tables.items()}
+            scores = {part: summarize(_score(table)) for part, table in tables.items()}
             summary = {key: summary[key] for key in summary if key not in each.splits()} | scores
         rows.append(row | summary)
     result = describe_series("cross-validate", planned, recipe, manifest)
@@ -134,12 +138,6 @@ def _parts(each: PlannedRun, manifest: Manifest) -> dict[str, pd.Series]:
     return {"held_out": scored[~scored.isin(test)], "test": test}
 
 
-def _count_parts(each: PlannedRun, parts: dict[str, pd.Series]) -> dict[str, int]:
-    counts = count_splits(each.manifest)
-    named = {"train": counts["train"], "val": counts["val"]}
-    return named | {part: len(ids) for part, ids in parts.items() if len(ids)}
-
-
 def _predicted(each: PlannedRun, ids: pd.Series) -> pd.DataFrame:
     """Return the predictions of a finished fold for some of its `test` images, in their order.
 
@@ -153,11 +151,6 @@ def _predicted(each: PlannedRun, ids: pd.Series) -> pd.DataFrame:
         fix = f"Score the images again: boneage evaluate {each.folder} --split test."
         raise InputError(Fault(str(path), "some images of the fold are missing", fix))
     return table.set_index("image_id").loc[ids].reset_index().assign(fold=each.index)
-
-
-def _score_part(table: pd.DataFrame) -> dict[str, Any]:
-    scores = aggregates(_score(table))
-    return {"n": scores["n"], "mae_months": scores.get("mae_months")}
 
 
 def _score(table: pd.DataFrame) -> dict[str, Any]:

@@ -95,8 +95,7 @@ class PlannedRun:
             summary |= {key: info[key] for key in ("best_epoch", "epochs") if key in info}
             summary["parameters"] = info["model"]["parameters"]
             for split in self.splits():
-                scores = aggregates(self.read_scores(split))
-                summary[split] = {"n": scores["n"], "mae_months": scores.get("mae_months")}
+                summary[split] = summarize(self.read_scores(split))
         return summary
 
     def read_scores(self, split: str) -> dict[str, Any]:
@@ -175,8 +174,7 @@ def record_plan(out: Path, recipe: Recipe, plan: dict[str, Any]) -> None:
     ]
     if faults:
         raise InputError(faults)
-    if not (out / _RECIPE).exists():
-        write_json(out / _RECIPE, values["recipe"])
+    write_json(out / _RECIPE, values["recipe"])  # its trainings read it, so an edit must not stay
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterable[tuple[str, str, str]]:
@@ -278,6 +276,12 @@ def _train(
     if state == DIVERGED:
         return Outcome(planned, DIVERGED, _WHY_DIVERGED)
     return Outcome(planned, FAILED, describe_exit(code))
+
+
+def summarize(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the number of images of a part and, for at least five of them, the MAE."""
+    scores = aggregates(metrics)
+    return {"n": scores["n"], "mae_months": scores.get("mae_months")}
 
 
 def mae_of(row: dict[str, Any], split: str) -> float | None:

@@ -231,6 +231,17 @@ def test_a_run_killed_at_its_start_starts_again(sweep, trainer, tmp_path):
     assert (code, trainer.names()) == (0, ["seed-0"])
 
 
+def test_an_edited_recipe_of_the_series_is_not_trained(sweep, tmp_path):
+    sweep("--seeds", "0", "--table")
+    path = tmp_path / "s" / "recipe.json"
+    recipe = read_json(path)
+    recipe["training"]["epochs"] = 50
+    write_json(path, recipe)
+    code, _, err = sweep("--seeds", "0")
+    assert code == 0, err
+    assert Run(tmp_path / "s" / "seed-0").read_recipe().training.epochs == 2
+
+
 def test_another_series_in_the_folder_is_refused_with_all_differences(
     boneage, sweep, cohort, tiny_recipe, tmp_path, contents
 ):
