@@ -17,22 +17,22 @@ OPTIONAL_COLUMNS = ("patient_id", "chronological_age_months", "region", "source"
 SEXES = ("F", "M")
 SPLITS = ("train", "val", "test")
 SPLIT_OF_WORD = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 """Other people's names of the splits, in lower case."""
 SEX_OF_WORD = {
-    **dict.fromkeys(("f", "female", "girl", "woman", "w", "weiblich", "mädchen", "maedchen"), "F"),
-    **dict.fromkeys(("fille", "féminin", "femenino", "niña", "mujer", "feminino", "menina"), "F"),
-    **dict.fromkeys(("femminile", "femmina", "女", "女性", "女孩", "♀"), "F"),
-    **dict.fromkeys(("m", "male", "boy", "man", "männlich", "maennlich", "junge", "knabe"), "M"),
-    **dict.fromkeys(("garçon", "masculin", "masculino", "niño", "hombre", "varón", "menino"), "M"),
-    **dict.fromkeys(("maschile", "maschio", "男", "男性", "男孩", "♂"), "M"),
+    word: sex
+    for sex, words in (
+        ("F", "f female girl woman w weiblich weibl. mädchen maedchen fille femme féminin niña"),
+        ("F", "mujer femenino femenina feminino menina femminile femmina k\u0131z vrouw"),
+        ("F", "meisje kobieta dziewczynka жен женский 女 女性 女孩 여 여자 여성 ♀"),
+        ("M", "m male boy man männlich männl. maennlich junge knabe garçon homme masculin niño"),
+        ("M", "hombre varón masculino menino maschile maschio erkek jongen"),
+        ("M", "mężczyzna chłopiec муж мужской 男 男性 男孩 남 남자 남성 ♂"),
+    )
+    for word in words.split()
 }
 """Words for a sex, in lower case. No digit, and no letter that means the other sex elsewhere."""
 MAX_AGE_MONTHS = 240.0
@@ -99,10 +99,15 @@ def doubtful_ages(months: NDArray[np.float64], *, may_be_years: bool = True) -> 
         )
     small = months[(months > 0) & (months <= _LARGEST_AS_YEARS)]
     others = months[months > _LARGEST_AS_YEARS]
-    if may_be_years and small.size and others.size and others.min() >= _NO_INFANT:
+    reason = ""
+    if others.size and others.min() >= _NO_INFANT:
+        reason = f"no other is below {others.min():g} months"
+    elif others.size and not (others % 1).any():
+        small, reason = small[small % 1 > 0], "no other has decimals"
+    if may_be_years and small.size and reason:
         doubts.append(
-            f"{small.size:,} of {months.size:,} ages are at most {small.max():g} months, and no "
-            f"other is below {others.min():g} months, so that they may be years"
+            f"{small.size:,} of {months.size:,} ages are at most {small.max():g} months, and "
+            f"{reason}, so that they may be years"
         )
     return doubts
 

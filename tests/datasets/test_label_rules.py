@@ -44,6 +44,8 @@ def test_the_unit_that_a_column_of_months_probably_has(ages: list[float], what: 
     ("text", "sex"),
     [
         *((text, "F") for text in ("F", "f", "Female", "girl", "weiblich", "W", "ni\u00f1a", "女")),
+        *((text, "F") for text in ("Femme", "K\u0131z", "Meisje", "Kobieta", "жен", "여")),
+        *((text, "M") for text in ("Homme", "ERKEK", "Jongen", "mężczyzna", "МУЖ", "남자")),
         *((text, "M") for text in ("M", " m ", "MALE", "Boy", "ma\u0308nnlich", "Garçon", "♂")),
         *((text, "") for text in ("", "x", "0", "1", "2", "h", "unknown", "diverse")),
     ],

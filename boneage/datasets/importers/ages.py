@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,9 +37,11 @@ _WORDS = {  # months in a unit, by the words for it
     word: months
     for months, words in (
         (12, "y yr yrs year years yo j jahr jahre jahren jaar a an ans año años ano anos anni"),
-        (12, "anno år lat lata rok jr yaş y\u0131l \u0433 л лет год года سنة سنوات"),
+        (12, "ani let roku tahun tuổi év vuotta"),
+        (12, "anno år lat lata rok jr yaş yil y\u0131l \u0433 л лет год года سنة سنوات"),
         (12, "年 岁 周岁 岁零 歲 歳 才 세"),
         (1, "m mo mos mon mth mths month months monat monate monaten maand maanden mois mes"),
+        (1, "mdr måned måneder kuukautta hónap luni bulan tháng měsíc měsíce měsíců ヵ月"),
         (1, "mies miesiąc miesiące miesięcy mån månad månader mnd ay м شهر أشهر"),
         (1, "meses mês mesi mese мес месяц месяца месяцев 月 个月 個月 ヶ月 か月 カ月 개월"),
     )
@@ -47,13 +50,15 @@ _WORDS = {  # months in a unit, by the words for it
 _LONGEST = 60  # letters of an age
 _TENTHS = 3  # cells such as 10.6, beside which one 10.11 is a question
 _PAIRS = re.compile(
-    r"(?P<n>[0-9]{1,3})\s*(?P<word>[^\W\d_]+)\.?"
-    r"(?:\s*(?:,|&|and|und|et|e|y|en|och|i|и)?\s*(?P<m>[0-9]{1,2})\s*(?P<then>[^\W\d_]+)\.?)?"
+    r"p?(?P<n>[0-9]{1,3})\s*(?P<word>[^\W\d_]+)\.?"
+    r"(?:\s*(?:[-+/,&]|and|und|et|e|y|en|och|i|и)?\s*(?P<m>[0-9]{1,2})\s*(?P<then>[^\W\d_]+)\.?)?"
 )
 _SIGNS = re.compile(r"(?P<y>[0-9]{1,2})\s*[-;:]\s*(?P<m>[0-9]{1,2})")
-_DOTTED = re.compile(r"(?P<y>[0-9]{1,2})[.,](?P<m>[0-9]{2})")
+_DOTTED = re.compile(r"(?P<y>[0-9]{1,2})[.,](?P<m>[0-9]{1,2})")
 _DECIMAL = re.compile(r"[0-9]+[.,][0-9]+")
-_FRACTION = re.compile(r"(?P<y>[0-9]{1,2})[\s-]+(?P<n>[0-9]{1,2})/(?P<d>12|6|4|3|2)")
+_FRACTION = re.compile(
+    r"(?P<y>[0-9]{1,2})[\s+-]+(?P<n>[0-9]{1,2})/(?P<d>12|6|4|3|2)(?:\s*(?P<word>[^\W\d_]+)\.?)?"
+)
 _MONTH = r"(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-z]*"
 _DATE = re.compile(
     rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}.*|[0-9]{{2}}:[0-9]{{2}}:.*|{_MONTH}[. -]+[0-9]+"
@@ -67,7 +72,10 @@ _EXAMPLE = {
     "days": "Write whole days",
     "years-months": "Write 10y6m or 10-06. In Excel, format the column as text first",
 }
-_WAS_A_DATE = "It is a date: did a spreadsheet make it of 10-06 or 10.11? Write the age as text"
+_WAS_A_DATE = (
+    "It is a date: did a spreadsheet make it of 10-06 or 10.11? Write the age as text. "
+    "Is it a date of birth? Calculate the age"
+)
 
 
 @dataclass(frozen=True)
@@ -140,11 +148,17 @@ def is_years_and_months(text: str) -> bool:
 
 def _read_years_and_months(texts: Sequence[str]) -> NumberColumn:
     texts = [_plain(text) if len(text) <= _LONGEST else "" for text in texts]
-    found = [_DOTTED.fullmatch(text) for text in texts]
-    dotted = sum(match is not None and int(match["m"]) < 12 for match in found)
-    is_dotted = 2 * dotted > sum(map(bool, texts))  # else 10.10 may be a number that lost its zero
-    months = np.array([_years_and_months(text, is_dotted) for text in texts], np.float64)
-    form = f"years and months such as 10.06, like {dotted:,} other cells" if is_dotted else ""
+    after = Counter(found["m"] for text in texts if (found := _DOTTED.fullmatch(text)))
+    is_padded = any(len(digits) > 1 and digits < "10" for digits in after)
+    dotted = [f"{month:02d}" if is_padded else str(month) for month in range(12)]
+    if not is_padded and not after["10"]:
+        dotted.remove("1")  # 10.1 may be a number 10.10 that lost its zero
+    count = sum(after[digits] for digits in dotted)
+    # Tenths alone may be decimal years.
+    is_dotted = 2 * count > sum(map(bool, texts)) and (is_padded or after["10"] + after["11"] > 0)
+    months = np.array([_years_and_months(t, dotted if is_dotted else ()) for t in texts])
+    example = "10.06" if is_padded else "10.6 and 10.11"
+    form = f"years and months such as {example}, like {count:,} other cells" if is_dotted else ""
     return NumberColumn(months, has_commas=False, form=form)
 
 
@@ -157,7 +171,8 @@ def _plain(text: str) -> str:
     return text.casefold().replace("(s)", "s")
 
 
-def _years_and_months(text: str, is_dotted: bool) -> float:
+def _years_and_months(text: str, dotted: Collection[str]) -> float:
+    """Return an age in months, or NaN; `dotted` are the months that may follow a point."""
     if found := _PAIRS.fullmatch(text):
         sizes = [_WORDS.get(word) for word in (found["word"], found["then"]) if word]
         if sizes == [1]:
@@ -166,8 +181,12 @@ def _years_and_months(text: str, is_dotted: bool) -> float:
             return np.nan
         years, months = int(found["n"]), int(found["m"] or 0)
     elif found := _FRACTION.fullmatch(text):
+        if found["word"] and _WORDS.get(found["word"]) != 12:
+            return np.nan
         years, months = int(found["y"]), 12 * int(found["n"]) // int(found["d"])
-    elif found := _SIGNS.fullmatch(text) or (_DOTTED.fullmatch(text) if is_dotted else None):
+    elif found := _SIGNS.fullmatch(text) or _DOTTED.fullmatch(text):
+        if found.re is _DOTTED and found["m"] not in dotted:
+            return np.nan
         years, months = int(found["y"]), int(found["m"])
     else:
         return np.nan
@@ -219,13 +238,13 @@ def _question_units(
         return []
     months = _read_years_and_months(texts).numbers
     # A word or a fraction is a unit; 10-11 has none, and may be a range of years.
-    has_unit = bad & ~np.isnan(months) & [bool(re.search(r"[^\W\d_]|/", t)) for t in texts]
+    has_unit = bad & ~np.isnan(months) & [bool(re.search(r"[^\W\d_]|[/;:]|-0", t)) for t in texts]
     if 2 * np.count_nonzero(has_unit) <= len(texts):
         return []
     example = texts[int(np.argmax(has_unit))]
     what = (
-        f"{np.count_nonzero(has_unit):,} of {len(texts):,} cells of {column} have their own unit, "
-        f"such as {example!r}"
+        f"{np.count_nonzero(has_unit):,} of {len(texts):,} cells of {column} are years and months "
+        f"or have their own unit, such as {example!r}"
     )
     fix = f"Pass {option} years-months: it reads such ages, in months too."
     return [Finding("ages-with-units", Fault(cells.where, what, fix))]
@@ -243,10 +262,16 @@ def _question_years(cells: Cells, column: str, option: str, texts: Sequence[str]
     small = [
         row
         for row, text in enumerate(texts)
-        if _DOTTED.fullmatch(text) and 0 < int(text[-2:]) <= 11
+        if (found := _DOTTED.fullmatch(text)) and found["m"][1:] and 0 < int(found["m"]) <= 11
     ]
+    if 2 * len(small) <= exact:
+        return []
+    from scipy.special import bdtrc  # the upper tail of the binomial distribution
+
     is_bare = all(int(texts[row][-2:]) > 9 for row in small)  # 10.6 and 10.11, but never 10.06
-    is_odd = 2 * len(small) > exact and _is_unlikely(len(small), exact, (2 if is_bare else 11) / 99)
+    # The chance that so many hundredths of decimal years are that small.
+    chance = bdtrc(len(small) - 1, exact, (2 if is_bare else 11) / 99)
+    is_odd = chance < YEARS_MONTHS_CHANCE
     tenths = sum(len(digits) == 1 and digits != "0" for digits in decimals)
     if is_bare and 0 < len(small) == exact and tenths >= _TENTHS:
         is_odd = True  # who writes tenths of years writes no 8.11
@@ -262,13 +287,6 @@ def _question_years(cells: Cells, column: str, option: str, texts: Sequence[str]
         f"decimal number of years, pass {option} decimal-years."
     )
     return [Finding("years-months-as-years", Fault(cells.where, what, fix))]
-
-
-def _is_unlikely(fewest: int, n: int, share: float) -> bool:
-    """Return whether so many of `n` are hardly by chance of a kind that has this share."""
-    from scipy.special import bdtrc  # the upper tail of the binomial distribution
-
-    return bool(bdtrc(fewest - 1, n, share) < YEARS_MONTHS_CHANCE)
 
 
 def _outside(
@@ -290,10 +308,12 @@ def _outside(
         size = MONTHS_IN[unit]
         median = f"{np.median(known) / size:.4g}" if known.size else "unknown"
         expected = f"{_noun(unit)} from 0 to {most / size:g}; the median of the column is {median}"
-        other = "years" if unit == "months" else "months"
-        fix = f"Are the ages in {other}? Pass {option} {other}. Otherwise correct the label."
-        if 2 * np.count_nonzero(outside) <= known.size:  # the others are in that unit
-            fix = "Correct the label."
+        fix = "Correct the label."
+        # If most are possible, the others are in that unit too.
+        if unit != "days" and 2 * np.count_nonzero(known > most) > known.size:
+            is_days = unit == "months" or np.median(known) / size > MAX_AGE_MONTHS
+            other = "days" if is_days else "months"
+            fix = f"Are the ages in {other}? Pass {option} {other}. Otherwise correct the label."
     findings = cells.row_findings(
         code,
         np.flatnonzero(outside),

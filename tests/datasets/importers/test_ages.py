@@ -36,11 +36,13 @@ def test_the_odd_cell_of_a_column_is_the_only_fault_and_names_the_form(odd: str)
 
 AGES = {  # an en dash, an n and a tilde and Arabic digits are among them
     126: "10y6m|10 y 6 m|10-06|10\u201306|10;6|10 6/12|10-6/12|10 1/2|10 years, 6 months|126M"
-    "|10 years and 6 months|10 Jahre und 6 Monate|10 J. 6 M.",
+    "|10 years and 6 months|10 Jahre und 6 Monate|10 J. 6 M.|P10Y6M|10+6/12|10 + 6/12|10 6/12 J."
+    "|10y-6m|10Y/6M|10 y + 6 m",
     73: "6岁1个月|６岁１个月|6年1月|6歳1か月|6세 1개월|6 an\u0303os y 1 mes|6 AÑOS 1 MES"
     "|6 anos 1 mês|6 Jahre 1 Monat|6 ans et 1 mois|6 лет 1 месяц"
     "|6 year(s) 1 month(s)|\u0666y\u0661m|6 jaar en 1 maand|6 år och 1 månad|6 lat i 1 miesiąc"
-    "|6 y\u0131l 1 ay|6 \u0433. 1 мес.|6周岁1个月|6岁零1个月",
+    "|6 y\u0131l 1 ay|6 \u0433. 1 мес.|6周岁1个月|6岁零1个月"
+    "|6YIL 1AY|6歳1ヵ月|6 år 1 måned|6 let 1 měsíc|6 ani 1 luni|6 tuổi 1 tháng",
     120: "10 0/12|10yrs.",
     144: "012Y",
     72: "6岁|6 años",
@@ -59,7 +61,18 @@ def test_years_and_months_in_one_cell(months: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("10", "10.6", "10.06", "10-12", "10y12m", "6m10y", "10 13/12", "10 6/7", "10²"),
+        *(
+            "10",
+            "10.6",
+            "10.06",
+            "10-12",
+            "10y12m",
+            "6m10y",
+            "10 13/12",
+            "10 6/7",
+            "10 6/12 M",
+            "10²",
+        ),
         *("10 6 m", "10½", "2024-06-10", "10y6", "y", "10 light years", "6/12", "1000y"),
         *("10:06:00", "10y6m3d"),
     ],
@@ -79,6 +92,19 @@ def test_months_after_the_point_need_two_digits() -> None:
     )
     assert len(faults) == 3
     assert ages(["10,11", "8,00"], "years-months").months.tolist() == [131, 96]
+
+
+@pytest.mark.parametrize("mark", [".", ","])
+def test_months_after_the_point_without_a_zero_need_a_10_or_11(mark: str) -> None:
+    def read(text: str) -> Ages:
+        return ages(text.replace(".", mark).split(), "years-months")
+
+    assert read("10.6 8.11 9.3 7.0 6.9").months.tolist() == [126, 107, 111, 84, 81]
+    assert read("10.6 8.10 9.1").months.tolist() == [126, 106, 109]
+    found = read("10.6 8.11 9.1 6.12 7.2")  # 9.1 may be 9.10
+    np.testing.assert_array_equal(found.months, [126, 107, np.nan, np.nan, 86])
+    assert "expected years and months such as 10.6 and 10.11, like 3 other cells" in said(found)[0]
+    assert len(said(read("10.6 8.3 9.2 7.5"))) == 4  # may be tenths of years
 
 
 @pytest.mark.parametrize("mark", [".", ","])
@@ -130,6 +156,11 @@ def test_zeros_and_years_among_months_are_notes() -> None:
         "age was read with decimal commas: 10,5 is 10.5.",
         "In age, 2 of 3 ages are 0 and may be missing values, if no child is a newborn.",
     ]
+    assert ages(["120", "10.5", "132", "8", "25"], "months").notes == [
+        "In age, 1 of 5 ages are at most 10.5 months, and no other has decimals, so that they may "
+        "be years."
+    ]
+    assert ages(["120.5", "10.5", "25"], "months").notes == []
     for unit, texts in (("months", ["120", "10", "25"]), ("years", ["10", "1", "9"])):
         assert ages(texts, unit).notes == []
     assert ages(["0", "10", "132"], "months", is_chronological=True).notes == []
@@ -140,16 +171,32 @@ def test_cells_with_their_own_unit_are_one_fault_that_names_the_option(unit: str
     texts = ["126 months", "10 y", "9 Jahre", "10y6m", "n.b."]
     (fault,) = said(ages(texts, unit))
     assert fault == (
-        "a.csv: 4 of 5 cells of age have their own unit, such as '126 months'. Pass --age-unit "
-        "years-months: it reads such ages, in months too."
+        "a.csv: 4 of 5 cells of age are years and months or have their own unit, such as '126 "
+        "months'. Pass --age-unit years-months: it reads such ages, in months too."
     )
     found = ages(texts, "years-months")
     np.testing.assert_array_equal(found.months, [126, 120, 108, 126, np.nan])
     assert len(said(found)) == 1
     assert len(said(ages(["126", "120", "140", "10y6m"], "months"))) == 1
+    for sign in (";", ":", "-0"):
+        (fault,) = said(ages([f"{year}{sign}6" for year in range(8, 12)], unit))
+        assert "Pass --age-unit years-months" in fault
     ranges = said(ages(["10-11", "9-10", "8-9", "12-13"], "years"))  # not ages in years and months
     assert len(ranges) == 4
     assert not any("years-months" in fault for fault in ranges)
+
+
+@pytest.mark.parametrize(
+    ("unit", "texts", "fix"),
+    [
+        ("months", "3105 2950 4018", "Are the ages in days? Pass --age-unit days."),
+        ("years", "3105 2950 4018", "Are the ages in days? Pass --age-unit days."),
+        ("years", "105 95 118", "Are the ages in months? Pass --age-unit months."),
+        ("months", "-105 -95 118", "Correct the label."),
+    ],
+)
+def test_most_ages_outside_the_unit_ask_for_one_that_fits(unit: str, texts: str, fix: str) -> None:
+    assert all(fix in fault for fault in said(ages(texts.split(), unit)))
 
 
 @pytest.mark.parametrize(
