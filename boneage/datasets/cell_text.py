@@ -32,3 +32,9 @@ def whole_number(text: str) -> str:
     """Return 5 for 5.0 and 5,00, as a column of whole numbers with a gap is saved."""
     found = _WHOLE.fullmatch(text)
     return found[1] if found else text
+
+
+def number_key(text: str) -> str:
+    """Return 5 for 5.0, 05 and 005: spreadsheets drop the zeros before a number and add one."""
+    number = whole_number(text)
+    return (number.lstrip("0") or "0") if number.isascii() and number.isdigit() else text

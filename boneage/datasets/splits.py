@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.cell_text import whole_number
+from boneage.datasets.cell_text import number_key, whole_number
 from boneage.datasets.label_rules import SPLITS
 from boneage.errors import Fault, InputError
 
@@ -71,11 +71,15 @@ def count_patients(table: pd.DataFrame) -> int:
 
 
 def _patients(table: pd.DataFrame) -> pd.Series:
-    """Return the patient of each row, or the image where the patient is unknown."""
+    """Return the patient of each row, or the image where the patient is unknown.
+
+    A patient that is 1 here and 001 there has the first of these names.
+    """
     image = "image:" + table["image_id"].astype(str)
     if "patient_id" not in table:
         return image
     patient = table["patient_id"].fillna("").astype(str).map(whole_number)
+    patient = patient.groupby(patient.map(number_key)).transform("min")
     return ("patient:" + patient).where(patient != "", image)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boneage.datasets.cell_text import whole_number
+from boneage.datasets.cell_text import number_key
 from boneage.datasets.cells import Cells, Finding, missing_column
 from boneage.datasets.label_rules import (
     COLUMNS,
@@ -40,6 +40,7 @@ _SYNONYMS = {
 }
 _LONGEST_QUOTE = 200
 _PATIENT_NAMES = ("patient", "patient_name", "subject", "subject_id", "patientid")
+_ONE_SEX = ("one sex for each patient", "Correct the sex, or the patient.")
 _IN_YEARS = (
     "Are the ages in years? Import the table with --age-unit years. "
     f"If all children are that young, write {INFANTS} in the column source of every row."
@@ -80,13 +81,15 @@ def validate_manifest(content: bytes, path: Path) -> ManifestValidation:
     folder = path.parent.resolve()
     ages = numbers(cells, "age_months")
     chronological_ages = numbers(cells, "chronological_age_months")
+    sources = _texts(cells, "source")
+    are_infants = bool(sources) and all(re.search(rf"\b{INFANTS}\b", text) for text in sources)
     findings = (
         *cells.findings,
         *_column_findings(cells),
         *id_findings(cells, "image_id"),
         *_image_findings(cells, folder),
         *age_findings(cells, "age_months", ages),
-        *([] if _has_only_infants(cells) else years_findings(cells, "age_months", ages, _IN_YEARS)),
+        *([] if are_infants else years_findings(cells, "age_months", ages, _IN_YEARS)),
         *chronological_findings(cells, "chronological_age_months", chronological_ages),
         *_region_findings(cells),
         *choice_findings(cells, "sex", SEXES, "unknown-sex", "Write F for female, M for male."),
@@ -197,12 +200,6 @@ def _texts(cells: Cells, column: str) -> list[str]:
     return [str(text) for text in cells.table.get(column, [])]
 
 
-def _has_only_infants(cells: Cells) -> bool:
-    return "source" in cells.table and bool(
-        cells.table["source"].str.contains(rf"\b{INFANTS}\b").all()
-    )
-
-
 def _column_findings(cells: Cells) -> list[Finding]:
     findings = [
         missing_column(cells, name, _SYNONYMS)
@@ -283,18 +280,11 @@ def rows_by_image(cells: Cells, folder: Path) -> dict[Path, list[int]]:
 
 
 def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
-    if "split" not in cells.table:
-        return []
-    splits = cells.table["split"]
-    first_of = {
-        row: first
-        for first, *others in rows_by_image(cells, folder).values()
-        for row in others
-        if splits[row] != splits[first]
-    }
+    paths = [image_path(folder, name) if name else None for name in _texts(cells, "image")]
+    first_of = rows_that_differ(paths, _texts(cells, "split"))
     return cells.row_findings(
         "image-in-two-splits",
-        sorted(first_of),
+        first_of,
         lambda row: (
             f"image {cells.table['image'][row]} is also in row {cells.rows[first_of[row]]}, "
             "in another split"
@@ -344,36 +334,20 @@ def patient_findings(
         sexes: F, M or another text for each row; likewise.
         splits: The split of each row; likewise.
     """
-    same = [whole_number(patient) for patient in patients]  # 1.0 is patient 1
-    splits_of: dict[str, set[str]] = {}
-    first: dict[str, int] = {}
-    for row, (patient, split) in enumerate(zip(same, splits, strict=False)):
-        if patient and split:
-            splits_of.setdefault(patient, set()).add(split)
-            first.setdefault(patient, row)
-    shared = {
-        first[patient]: f"patient {patient} is in {' and '.join(sorted(names))}"
-        for patient, names in splits_of.items()
-        if len(names) > 1
-    }
-    findings = cells.row_findings(
-        "patient-in-two-splits",
-        shared,
-        shared.__getitem__,
-        "",
-        "Move all images of a patient to one split.",
-    )
-    differing = rows_that_differ(same, [sex if sex in SEXES else "" for sex in sexes])
-    return findings + cells.row_findings(
-        "patient-with-two-sexes",
-        differing,
-        lambda row: (
-            f"patient {patients[row]} is {sexes[row]} here and {sexes[differing[row]]} in row "
-            f"{cells.rows[differing[row]]}"
-        ),
-        "one sex for each patient",
-        "Correct the sex, or the patient.",
-    )
+    same = [number_key(patient) for patient in patients]  # 1.0 and 001 are patient 1
+    known = [sex if sex in SEXES else "" for sex in sexes]
+    findings = []
+    for code, values, what, expected, fix in (
+        ("patient-in-two-splits", splits, "in ", "", "Move all images of a patient to one split."),
+        ("patient-with-two-sexes", known, "", *_ONE_SEX),
+    ):
+        whats = {
+            row: f"patient {patients[row]} is {what}{values[row]} here and {what}{values[first]} "
+            f"in row {cells.rows[first]}"
+            for row, first in rows_that_differ(same, values).items()
+        }
+        findings += cells.row_findings(code, whats, whats.__getitem__, expected, fix)
+    return findings
 
 
 def rows_that_differ(patients: Sequence[Hashable], values: Sequence[str]) -> dict[int, int]:

@@ -147,7 +147,7 @@ def test_all_faults_come_at_once_in_one_error(folder: Path) -> None:
         "age_months is 'old'",
         "split is 'holdout'",
         "age_months is 300",
-        "patient ann is in train and val",
+        "patient ann is in val here and in train in row 2",
     ):
         assert part in text
     assert len(text.splitlines()) == 7

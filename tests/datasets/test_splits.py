@@ -81,6 +81,14 @@ def test_a_patient_is_in_one_split_only() -> None:
     )
 
 
+def test_a_patient_whose_number_lost_its_zeros_is_one_patient() -> None:
+    same = cohort(900).assign(patient_id=[f"{i % 217 + 1:03d}" for i in range(900)])
+    mixed = same.assign(patient_id=[f"{i % 217 + 1:0{3 * (i % 2)}d}" for i in range(900)])
+    expected = assign_splits(same, seed=0)
+    assert assign_splits(mixed, seed=0)["split"].tolist() == expected["split"].tolist()
+    assert expected.groupby("patient_id")["split"].nunique().max() == 1
+
+
 def test_fractions_are_followed_and_checked() -> None:
     table = assign_splits(cohort(100), seed=0, fractions=(0.5, 0.5, 0.0))
     assert table["split"].value_counts().to_dict() == {"train": 50, "val": 50}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boneage.datasets.cell_text import whole_number
+from boneage.datasets.cell_text import number_key
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, is_litter
 from boneage.datasets.label_rules import image_path
 from boneage.datasets.validation import is_file
@@ -107,7 +107,7 @@ def _number_key(name: str) -> str:
 
     The key is no file name, so that it never hides one.
     """
-    number = whole_number(name).lstrip("0") or "0"
+    number = number_key(name)
     return f"/{number}" if number.isascii() and number.isdigit() else f"//{name}"
 
 
@@ -162,20 +162,10 @@ class Pattern:
         return list(dict.fromkeys(name for _, name, _ in self.pieces if name is not None))
 
     @property
-    def has_wildcards(self) -> bool:
-        """Whether the pattern has a `*`."""
-        return any("*" in text for text, _, _ in self.pieces)
-
-    @property
     def folder(self) -> str:
         """The folder that is the same for all rows."""
         fixed = re.split(r"[*{]", self.text, maxsplit=1)[0]
         return fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else "")
-
-    @property
-    def is_deep(self) -> bool:
-        """Whether the images may be in several folders."""
-        return any(sign in self.text.rpartition("/")[0] for sign in "*{")
 
     def filled(self, row: Mapping[str, str]) -> str:
         """Return the path of one row; a `*` of the pattern stays in it."""
@@ -224,7 +214,7 @@ class PatternFiles:
             fix = "Correct the pattern, or name the folder it starts from with --image-root."
             raise InputError(Fault(f"--image {pattern.text}", what, fix))
         base = base.resolve()
-        if pattern.is_deep:
+        if any(sign in pattern.text.rpartition("/")[0] for sign in "*{"):  # several folders
             found = files_below(base, progress=False)
         else:
             found = [base / name for name in _file_names(base)]

@@ -174,20 +174,16 @@ def import_table(
     notes += _number_notes(images)
     if is_probably_years(months):  # the source says so, or the manifest would be refused
         source.append(INFANTS)
-        notes.append(_infants_note(columns, float(months.max())))
+        largest = f"the largest age is {months.max():.4g} months"
+        notes.append(
+            f"All children are infants: {largest}, since {columns.age} is in {columns.age_unit}."
+        )
     if columns.split is None:  # the source says so, for the report
         source.append("seeded split")
         table = assign_splits(table, seed=seed)
     else:
         table = table.assign(split=splits)
     return write_manifest(table.assign(source=", ".join(source)), out, notes=notes)
-
-
-def _infants_note(columns: TableColumns, largest: float) -> str:
-    return (
-        f"All children are infants: the largest age is {largest:.4g} months, since "
-        f"{columns.age} is in {columns.age_unit}."
-    )
 
 
 def _read_ages(cells: Cells, columns: TableColumns) -> dict[str, Ages]:
@@ -258,7 +254,8 @@ def _find_images(cells: Cells, files: ImageFiles, image: str, pattern: Pattern |
         dict(zip(pattern.columns, values, strict=True))
         for values in cells.table[pattern.columns].itertuples(index=False, name=None)
     ]
-    fitting = PatternFiles(files.root, pattern) if pattern.has_wildcards else None
+    has_wildcards = any("*" in text for text, _, _ in pattern.pieces)
+    fitting = PatternFiles(files.root, pattern) if has_wildcards else None
 
     def find(row: dict[str, str]) -> list[Path]:
         if not all(row.values()):

@@ -166,7 +166,7 @@ def test_a_patient_in_two_splits_and_an_unknown_split(radiographs: Path) -> None
     file = table(radiographs, *rows, header="film,bone age,Geschlecht,pid,split")
     found = faults(file, patient="pid", split="split")
     assert "row 4 (film films/2.tif): split is '3'; expected train, val or test" in found[0]
-    assert "row 2 (film films/0.tif): patient ann is in test and train" in found[1]
+    assert "row 3 (film films/1.tif): patient ann is in test here and in train in row 2" in found[1]
 
 
 def test_one_patient_with_two_sexes_is_named_by_the_rows_of_the_table(radiographs: Path) -> None:
@@ -187,8 +187,11 @@ def test_patients_that_a_spreadsheet_made_numbers_are_the_same(radiographs: Path
     ]
     found = faults(table(radiographs, *rows, header=header), patient="patient", split="split")
     assert len(found) == 2
-    assert "patient 8 is in test and val" in found[0]
+    assert "patient 8.0 is in test here and in val in row 4" in found[0]
     assert "row 3 (film films/1): patient 7 is M here and F in row 2" in found[1]
+    rows = ["films/0,8,f,007,", "films/1,9,m,7,", "films/2,9,f,00,", "films/3,9,f,0,"]
+    (fault,) = faults(table(radiographs, *rows, header=header), patient="patient")
+    assert "row 3 (film films/1): patient 7 is M here and F in row 2" in fault
     rows = [
         f"films/{i},{5 + i / 3},{'fm'[i // 2 % 2]},{i // 2}{'.0' * (i % 2)}," for i in range(30)
     ]
