@@ -72,13 +72,14 @@ def evaluate(
     )
 
     if predictions is not None:
-        metrics = evaluate_predictions(predictions)
+        metrics, scored = evaluate_predictions(predictions), predictions
     else:
         from boneage.evaluation.result import prepare_results, write_result
         from boneage.prediction.shipped import open_run
 
         assert run is not None
         opened = open_run(run)
+        scored = opened.best_path
         asked = split or "test"
         metrics = evaluate_run(
             opened, data=data, split=asked, views=views, out=out, progress=not as_json
@@ -93,7 +94,7 @@ def evaluate(
         print_json(metrics)
     else:
         typer.echo(metrics_table(metrics))
-    if run is not None and (fault := impossible_answers(opened, metrics)) is not None:
+    if (fault := impossible_answers(scored, metrics)) is not None:
         raise InputError(fault)  # the results are written and shown all the same
 
 

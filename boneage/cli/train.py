@@ -253,7 +253,7 @@ def _train_and_evaluate(
     for name in ("val", "test"):
         if (manifest.table["split"] == name).any():
             metrics = evaluate_run(run, split=name)
-            if (fault := impossible_answers(run, metrics)) is not None:
+            if (fault := impossible_answers(run.best_path, metrics)) is not None:
                 log(f"warning: {fault}")
     assert metrics is not None  # every manifest has a val split
     write_result(run)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
@@ -31,7 +32,12 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import baseline_median_by_sex, score
 from boneage.evaluation.result import name_sources, prepare_results
 from boneage.pipeline.store import prepare
-from boneage.prediction.answers import MAX_AGE_MONTHS, answer_faults, possible_answers
+from boneage.prediction.answers import (
+    MAX_AGE_MONTHS,
+    answer_faults,
+    limit_answers,
+    possible_answers,
+)
 from boneage.prediction.engines import load_engine
 from boneage.prediction.predict import BATCH_SIZE, predict_batches
 from boneage.prediction.shipped import CARD_NAME, is_release
@@ -81,8 +87,9 @@ def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
         ),
     ]
     if not own:
-        fix = "Is it in years? Multiply age_months and predicted_age_months by 12."
-        findings += years_findings(cells, "age_months", ages["age_months"], fix)
+        for name, months in ages.items():
+            fix = f"Is it in years? Multiply {name} by 12."
+            findings += years_findings(cells, name, months, fix)
     if findings:
         raise InputError([finding.fault for finding in findings])
     return cells.table[list(PREDICTION_COLUMNS)].assign(**ages)
@@ -99,6 +106,7 @@ def evaluate_predictions(csv: Path) -> dict[str, Any]:
     """
     table = read_predictions(csv)
     metrics = score(table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
+    metrics |= _count_impossible(limit_answers(table["predicted_age_months"].to_numpy(np.float64)))
     return {**metrics, "predictions": {"file": csv.name, "digest": file_digest(csv)}}
 
 
@@ -156,9 +164,7 @@ def evaluate_run(
     }
     metrics = score_table(table, training)
     metrics |= {"split": split, "views": views, "manifest": tested_on}
-    possible = possible_answers(table["predicted_age_months"].to_numpy(np.float64))
-    if not possible.all():  # finite, so that the error is known and stays in the scores
-        metrics["impossible_answers"] = int(np.sum(~possible))
+    metrics |= _count_impossible(table["predicted_age_months"].to_numpy(np.float64))
     metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     name = f"{split}-{manifest.path.stem}-{manifest.digest[:8]}" if is_external else split
     name += f"-{views}-views" if views != usual else ""
@@ -205,18 +211,24 @@ def predict_split(
     return table.assign(predicted_age_months=months)
 
 
-def impossible_answers(run: Run, metrics: Mapping[str, Any]) -> Fault | None:
+def _count_impossible(months: NDArray[np.float64]) -> dict[str, int]:
+    """Return the number of answers that are no bone age, if any: they stay in the scores."""
+    count = int(np.sum(~possible_answers(months)))
+    return {"impossible_answers": count} if count else {}
+
+
+def impossible_answers(scored: Path, metrics: Mapping[str, Any]) -> Fault | None:
     """Return a fault if some scored answers are no bone age, else None.
 
     Args:
-        run: The run that was scored.
-        metrics: The answer of `evaluate_run`.
+        scored: The model or the table of predictions that was scored.
+        metrics: The answer of `evaluate_run` or `evaluate_predictions`.
     """
     count = metrics.get("impossible_answers", 0)
     if not count:
         return None
     return Fault(
-        str(run.best_path),
+        str(scored),
         f"{count:,} of {metrics['n']:,} answers are no bone age from 0 to {MAX_AGE_MONTHS:g} "
         "months, and they are part of these scores",
         f"See {metrics['predictions']['file']}. The model is damaged, untrained or another one.",

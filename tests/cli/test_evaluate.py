@@ -25,6 +25,11 @@ def test_evaluate_scores_predictions_of_any_model(boneage, tmp_path):
     assert "MAE, months" in out
     assert "MAE, girls, n 4" in out
     assert "MAE, 5 to 10 years, n 8" in out
+    (tmp_path / "mine.csv").write_text("\n".join([header, *rows, "8,60,F,-500", "9,60,M,245"]))
+    code, out, err = boneage("evaluate", "--predictions", "mine.csv")
+    assert code == 2
+    assert "MAE, months" in out
+    assert "mine.csv: 1 of 10 answers are no bone age from 0 to 240 months" in err
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,12 @@ def test_every_fault_of_a_table_is_reported_at_once(tmp_path: Path) -> None:
 def test_years_are_not_taken_for_months(tmp_path: Path) -> None:
     text = HEADER + "a,10.5,F,11\nb,14.1,M,13\n"
     assert "Is it in years? Multiply age_months" in faults(tmp_path, text)
+    for answers, words in (
+        (("8.5", "11"), "Is it in years? Multiply predicted_age_months by 12."),
+        (("0.4", "0.6"), "The ages are probably scaled to 0 to 1."),
+    ):
+        scaled = HEADER + "a,100,F,{}\nb,140,M,{}\n".format(*answers)
+        assert words in faults(tmp_path, scaled)
     assert len(read_predictions(write(tmp_path, text), own=True)) == 2  # a run's own: infants
 
 
@@ -267,11 +273,11 @@ def test_answers_that_are_no_age_are_scored_counted_and_a_fault(
     metrics = evaluate_run(run, progress=False)
     assert metrics["impossible_answers"] == 1
     assert read_json(run.metrics_path("test")) == metrics
-    fault = impossible_answers(run, metrics)
+    fault = impossible_answers(run.best_path, metrics)
     assert "1 of 2 answers are no bone age from 0 to 240 months" in str(fault)
     monkeypatch.setattr("boneage.evaluation.scoring.load_engine", lambda run: Fixed(-5.0))
     metrics = evaluate_run(run, progress=False)
-    assert impossible_answers(run, metrics) is None
+    assert impossible_answers(run.best_path, metrics) is None
     assert read_predictions(run.predictions_path("test"))["predicted_age_months"].min() == 0.0
 
 

@@ -213,7 +213,7 @@ def _evaluate(run: Run, split: str, log: Log) -> dict[str, Any]:
         return read_metrics(path)
     log(f"evaluating {SPLIT_NAMES[split]}")
     metrics = evaluate_run(run, split=split, progress=False)
-    if (fault := impossible_answers(run, metrics)) is not None:
+    if (fault := impossible_answers(run.best_path, metrics)) is not None:
         log(f"warning: {fault}")
     return metrics
 
