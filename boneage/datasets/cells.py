@@ -151,13 +151,11 @@ def missing_column(
     fix = f"Did you mean {close[0]!r}?" if close else "Add or rename a column."
     if len(present) == 1 and containing and re.search(r"\w\W+\w", present[0]):
         what = f"there is no column {name!r}: the header is one cell, {present[0]!r}"
-        fix = f"Separate the cells by {_either(SEPARATORS.values())}, without quotes around a line."
+        fix = (
+            "Separate the cells by commas, tabs, semicolons or vertical bars, without quotes "
+            "around a line."
+        )
     return Finding("missing-column", Fault(cells.where, what, fix))
-
-
-def _either(names: Iterable[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} or {last}"
 
 
 def repeated_column(where: str, names: Sequence[str]) -> Finding:
@@ -252,7 +250,11 @@ def build_cells(
     header = [clean_name(name) for name in records[top]]
     width = max(i for i, name in enumerate(header, start=1) if name or i == 1)
     repeated = {name for name, count in Counter(header).items() if name and count > 1}
-    again = {row for row, record in body if _is_header(record, records[top], header)}
+    again = {  # the header again, perhaps with a mark of a file's beginning
+        row
+        for row, record in body
+        if record[1:] == records[top][1:] and clean_name(record[0]) == header[0]
+    }
     # Empty cells behind the last name, as spreadsheets save them, shift no other cell.
     body = [
         (row, record if len(record) == len(header) else _without_empty_end(record, width))
@@ -273,11 +275,6 @@ def build_cells(
     rows = tuple(row for row, _ in whole)
     unusable = {name: repeated_column(where, [name]) for name in sorted(repeated)}
     return Cells(where, table, rows, tuple(findings), key, unusable)
-
-
-def _is_header(record: Sequence[str], first: Sequence[str], header: Sequence[str]) -> bool:
-    """Return whether a row is the header again, perhaps with a mark of a file's beginning."""
-    return record[1:] == first[1:] and clean_name(record[0]) == header[0]
 
 
 def _without_empty_end(record: Sequence[str], width: int) -> Sequence[str]:

@@ -137,10 +137,11 @@ def _unusable_cell_findings(
     areas += [("formula-without-result", n.decode()) for n in _FORMULA_WITHOUT_RESULT.findall(xml)]
     size = 0
     for code, name in areas:
-        left, _, right, last = range_boundaries(name)
+        left, first, right, last = range_boundaries(name)
         size += right - left
         check_size(where, 0, size)
-        if last > top + 1:
+        below = rows[max(first - 1, top + 1) : last]
+        if below and (code != "merged-cells" or any(map(any, below))):
             for column in header[left - 1 : right]:
                 found.setdefault((code, column), []).append(name)
     for number, row in enumerate(rows[top + 1 :], start=top + 2):

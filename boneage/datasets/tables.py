@@ -50,12 +50,6 @@ _OTHER_KINDS = {
 }
 
 
-def _nested_column(where: str, name: str) -> Finding:
-    what = f"the column {name!r} holds lists, records or bytes"
-    fix = "Write it as text, and images as files."
-    return Finding("nested-column", Fault(where, what, fix))
-
-
 def read_sheet(
     path: Path, *, key: str = "image_id", sheet: str | None = None, names: Sequence[str] = ()
 ) -> Cells:
@@ -118,8 +112,11 @@ def read_cells(
     separator, text = _find_separator(_decode(content, where), names)
     rows = max(text.count("\n"), text.count("\r"))
     check_size(where, rows, rows + text.count(separator))
+    is_spaced = 2 * text.count(f'{separator} "') > rows  # "F", "126"
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=is_spaced)
     try:
-        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        records = list(reader)
     except csv.Error as error:
         fix = "Check that every quotation mark is closed."
         raise InputError(Fault(where, f"it is not valid CSV ({error})", fix)) from None
@@ -195,5 +192,7 @@ def _read_parquet(content: bytes, where: str, key: str, names: Sequence[str]) ->
     check_size(where, found.rows, found.cells)
     check_unpacked_size(where, found.unpacked)
     cells = build_cells([found.names, *zip(*found.columns, strict=True)], where, key, names)
-    nested = {name: _nested_column(where, name) for name in found.nested}
+    what = "the column {!r} holds lists, records or bytes"
+    fix = "Write it as text, and images as files."
+    nested = {n: Finding("nested-column", Fault(where, what.format(n), fix)) for n in found.nested}
     return replace(cells, unusable={**nested, **cells.unusable})

@@ -106,6 +106,13 @@ def test_the_separator_is_the_one_of_the_header(
     assert list(cells_of(written(tmp_path / "a.csv", text))) == columns
 
 
+def test_quoted_cells_behind_a_blank(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", '"id", "age"\n"1", "10,5"\n"2", "9"\n')
+    assert cells_of(path) == {"id": ["1", "2"], "age": ["10,5", "9"]}
+    path = written(tmp_path / "a.csv", 'id,note\n1, "odd" cell\n2,x\n3,y\n4,z\n')
+    assert cells_of(path)["note"] == ['"odd" cell', "x", "y", "z"]
+
+
 def test_short_and_long_rows_and_repeated_columns_are_named(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "id,age,age\n1,2,3\n\n4,5\n6,7,8,9\n")
     short, long = findings(path)
@@ -423,6 +430,16 @@ def test_merged_cells_below_the_header_are_a_fault(tmp_path: Path) -> None:
     book.save(path)
     (merged,) = findings(path)
     assert "cells are merged: A3:A4" in merged
+
+
+def test_header_cells_that_are_merged_downwards_are_no_fault(tmp_path: Path) -> None:
+    path = excel(tmp_path / "a.xlsx", ["pid", "age"], [None, None], ["p1", 1])
+    book = openpyxl.load_workbook(path)
+    for area in ("A1:A2", "B1:B2"):
+        book["Ages"].merge_cells(area)
+    book.save(path)
+    assert cells_of(path) == {"pid": ["p1"], "age": ["1"]}
+    assert findings(path) == []
 
 
 HOSTILE = {
