@@ -123,13 +123,8 @@ class AuditReport:
 
     def render(self) -> str:
         """Return the report as plain text: every fault, then the summary."""
-        return "\n".join([*self._fault_lines(), *self._summary_lines()])
-
-    def _fault_lines(self) -> Iterator[str]:
-        for fault in self.faults:
-            yield f"{fault.severity} [{fault.code}] {fault.message}"
-        if self.faults:
-            yield ""
+        faults = [f"{fault.severity} [{fault.code}] {fault.message}" for fault in self.faults]
+        return "\n".join([*faults, *([""] if faults else []), *self._summary_lines()])
 
     def _summary_lines(self) -> Iterator[str]:
         severities = Counter(fault.severity for fault in self.faults)
@@ -231,19 +226,12 @@ def _shared_image_findings(cells: Cells, folder: Path) -> list[Finding]:
 
 
 def _empty_split_findings(cells: Cells) -> list[Finding]:
-    if "split" not in cells.table:
-        return []
-    empty = [split for split in SPLITS if not (cells.table["split"] == split).any()]
+    fix = "Training needs train and val; evaluation needs the split that it scores."
+    used = set(cells.table.get("split", SPLITS))
     return [
-        Finding(
-            "empty-split",
-            Fault(
-                cells.where,
-                f"no row has split {split!r}",
-                "Training needs train and val; evaluation needs the split that it scores.",
-            ),
-        )
-        for split in empty
+        Finding("empty-split", Fault(cells.where, f"no row has split {split!r}", fix))
+        for split in SPLITS
+        if split not in used
     ]
 
 
