@@ -262,7 +262,8 @@ def _read_format(dataset: Dataset, path: Path) -> PixelFormat:
                 stored=int(dataset.BitsStored),
                 high=int(dataset.BitsStored) - 1 if high is None else int(high),
                 signed=signed == 1,
-                syntax=str(syntax) if syntax else _UID,  # the one that needs no name
+                # The one that needs no name is little-endian; an old file may be the other.
+                syntax=str(syntax or (_UID if dataset.original_encoding[1] else f"{_UID}.2")),
             )
             is_float = "PixelData" not in dataset and any(tag in dataset for tag in _PIXEL_TAGS)
     except PARSING_ERRORS:
@@ -383,7 +384,9 @@ def _through_pydicom(
 ) -> npt.NDArray[Any]:
     """Let pydicom decode; `masked` clears all but the lowest BitsStored bits."""
     from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import UID
 
+    dataset.file_meta.TransferSyntaxUID = UID(form.syntax)
     pixels = pixel_array(dataset, decoding_plugin=plugin, correct_unused_bits=masked)
     if pixels.shape != (form.rows, form.columns, *([3] if form.samples == 3 else [])):
         raise RefusedPixelsError("the number of pixels is not that in the header")

@@ -134,14 +134,9 @@ def quality_findings(quality: Quality) -> list[ImageFinding]:
         fix = "Check the image. Rotate the file."
         findings.append(ImageFinding("turned-hand", f"the hand is probably {turn}", fix))
     if quality.has_two_hands:
-        findings.append(
-            ImageFinding(
-                "two-hands",
-                "it probably shows two hands",
-                "Check the image. Cut out the left hand.",
-                "Or write the part with the left hand into the column region.",
-            )
-        )
+        fix = "Check the image. Cut out the left hand."
+        row_fix = "Or write the part with the left hand into the column region."
+        findings.append(ImageFinding("two-hands", "it probably shows two hands", fix, row_fix))
     if quality.is_inverted:
         fix = "Check the image. Export it again, or invert the file."
         findings.append(ImageFinding("inverted", "it is probably inverted: bone is dark", fix))
@@ -165,15 +160,8 @@ def assess_quality(radiograph: Radiograph) -> Quality:
     """
     small = shrunk(radiograph)
     orientation = find_orientation(small)
-    spread, lightest, empty = _levels(radiograph)
-    return Quality(
-        orientation,
-        _pair_score(small),
-        _polarity_score(small, orientation),
-        spread,
-        lightest,
-        empty,
-    )
+    polarity = _polarity_score(small, orientation)
+    return Quality(orientation, _pair_score(small), polarity, *_levels(radiograph))
 
 
 def grey_bands(radiograph: Floats) -> Floats:

@@ -70,6 +70,8 @@ def check_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
     if not {1, 4}.issuperset(tags.get(339, (1,))):
         what = "the pixels are signed or floating point, not unsigned integers"
         raise RefusedPixelsError(what, SAVE_AS_PNG)
+    if 262 not in tags:  # libraries then differ in polarity
+        raise RefusedPixelsError("the file does not say its PhotometricInterpretation", SAVE_AS_PNG)
     compression = tags.get(259, _NONE)
     if compression not in (_NONE, _LZW, _JPEG, *_DEFLATE, _PACKBITS):
         what = f"the compression {compression} of the TIFF file is not supported"

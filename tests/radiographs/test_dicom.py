@@ -634,6 +634,32 @@ def test_files_without_a_preamble_are_recognised_by_name_and_content(
     assert not is_dicom(b"no DICOM" * 40, Path("radiograph.dcm"))
 
 
+@pytest.mark.parametrize("is_implicit", [True, False])
+@pytest.mark.parametrize("is_little", [True, False])
+def test_a_file_need_not_name_its_transfer_syntax(
+    make_dicom: MakeDicom,
+    hand: npt.NDArray[np.uint8],
+    tmp_path: Path,
+    is_implicit: bool,
+    is_little: bool,
+) -> None:
+    from pydicom import Dataset, dcmread
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    if is_implicit and not is_little:
+        pytest.skip("DICOM has no such syntax")
+    stored = spread(hand, 16)
+    dataset = dcmread(io.BytesIO(make_dicom(stored, 16)))
+    dataset.PixelData = stored.astype("<u2" if is_little else ">u2").tobytes()
+    content = DicomBytesIO()
+    content.is_implicit_VR, content.is_little_endian = is_implicit, is_little
+    write_dataset(content, Dataset(dataset))
+    path = tmp_path / "radiograph.dcm"
+    path.write_bytes(bytes(128) + b"DICM" + content.getvalue())
+    assert np.array_equal(read_radiograph(path), stored)
+
+
 def test_a_deflated_bomb_is_not_unfolded(
     make_dicom: MakeDicom,
     hand: npt.NDArray[np.uint8],

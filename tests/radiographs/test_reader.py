@@ -283,6 +283,14 @@ def test_12_bits_are_read(tmp_path: Path, order: str, white: int) -> None:
     assert np.array_equal(read_radiograph(write(tmp_path, data, ".tif")), levels)
 
 
+def test_a_tiff_of_unknown_polarity_is_refused(
+    radiograph: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    unknown = tiff(radiograph).replace(struct.pack("<HH", 262, 3), struct.pack("<HH", 263, 3))
+    with pytest.raises(InputError, match="PhotometricInterpretation"):
+        read_radiograph(write(tmp_path, unknown, ".tif"))
+
+
 def test_floating_point_and_signed_pixels_are_refused(
     radiograph: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
