@@ -42,8 +42,8 @@ class DataGenerator(InOrder):
     exactly once per pass, which is one iteration over all batches. The last batch may be short.
     A pass has one epoch, however many epochs of `fit` it lasts with `steps_per_epoch`. Each pass
     of `fit`, `evaluate` or `predict` on this generator has the next epoch, and so has `next` after
-    a last batch. A pass that was broken off is not repeated. To resume a training, set
-    `generator.epoch` first.
+    a last batch. A loop of your own calls `on_epoch_end()` after its last batch. A pass that was
+    broken off is not repeated. To resume a training, set `generator.epoch` first.
 
     `fit` takes the batches in order and ignores its own `shuffle`. Use the generator's `shuffle`,
     which also shuffles within batches and can be repeated.
@@ -186,7 +186,7 @@ class DataGenerator(InOrder):
 
         A subclass finds the rows of its own columns with it.
         """
-        return self._batches.rows(self._number(index), self.epoch)
+        return self._batches.rows(self._number(index), self.epoch).copy()
 
     def __next__(self) -> Batch:
         """Return the following batch. After the last one comes the first of the next epoch."""
@@ -227,6 +227,9 @@ class DataGenerator(InOrder):
         number = operator.index(index)
         if not -count <= number < count:
             raise IndexError(f"batch {number} of {count}")
+        # Keras takes the batches 0 and 1 of a dataset around this one, to learn their shapes.
+        if not hasattr(self._of_thread, "epoch") and number > min(1, len(self) - 2):
+            self.is_direct = True
         return number % count
 
     def _images(self, index: int, epoch: int) -> Floats:

@@ -56,7 +56,7 @@ class InOrder(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self._epoch, self._is_begun = epoch, False
+        self._epoch, self._is_begun, self.is_direct = epoch, False, False
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
@@ -67,10 +67,9 @@ class InOrder(keras.utils.PyDataset):
         self.is_direct = True
 
     def on_epoch_end(self) -> None:
-        """Advance the epoch, unless passes do. A dataset that contains this one may call this."""
+        """Advance the epoch, unless passes do. Call this in a training loop of your own."""
         if self.is_direct:
             self.epoch += 1
-        self.is_direct = False
 
     @property
     def next_epoch(self) -> int:
@@ -137,10 +136,10 @@ class InOrderAdapter(PyDatasetAdapter):
         if not len(x):
             raise self._fail("it has no batches", "Return at least 1 from __len__.")
 
-    def on_epoch_begin(self) -> None:
+    def on_epoch_end(self) -> None:
         """Pass the call on."""
-        super().on_epoch_begin()
         self.py_dataset.is_direct = False  # its passes advance its epoch
+        super().on_epoch_end()
 
     def get_tf_dataset(self) -> Any:
         """Return a dataset of one epoch, as tensors that share the arrays' memory.

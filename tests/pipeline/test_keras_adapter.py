@@ -182,6 +182,26 @@ def test_a_dataset_around_a_generator_passes_epochs_on() -> None:
     assert model.trained == order(range(3))
 
 
+@pytest.mark.parametrize("count", [1, 4, 6, 20])
+def test_a_loop_of_one_s_own_ends_its_epochs(count: int) -> None:
+    def batches(way: str) -> Iterator[Any]:
+        if way == "next":
+            return (next(generator) for _ in range(len(generator)))
+        numbers = range(len(generator))
+        return iter(generator) if way == "iteration" else (generator[i] for i in numbers)
+
+    expected = order(range(3), count=count)
+    for way in ("iteration", "index", "next"):
+        generator, served = make(count), []
+        generator.on_epoch_end()  # as tutorials call it in __init__
+        for _ in range(3):
+            served += [rows_of(image) for (image, _), _ in batches(way)]
+            generator.on_epoch_end()
+        assert (served, generator.epoch) == (expected, 3)
+    network().fit(generator, epochs=2, verbose=0)
+    assert generator.epoch == 5
+
+
 # --- What Keras refuses, and weights.
 
 
