@@ -52,6 +52,11 @@ class _Section(pydantic.BaseModel):
             faults = [_fault(kind.__name__, detail, kind) for detail in error.errors()]
             raise InputError(faults) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = type(self).__name__
+        fix = f"Make another: {kind}({name}={shown(value)})."
+        raise InputError(Fault(f"{kind}.{name}", "settings can't be changed", fix))
+
     # Otherwise pydantic calls this for each section of a recipe, and stops at the first error.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 

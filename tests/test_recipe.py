@@ -226,3 +226,10 @@ def test_all_wrong_values_of_a_program_are_named_at_once():
     with pytest.raises(InputError) as caught:
         Recipe(name="a", framing={"size": 3}, augmentation={"rotation": 2})
     assert len(caught.value.faults) == 2
+
+
+def test_settings_that_are_set_afterwards_are_refused_with_what_to_write():
+    with pytest.raises(
+        InputError, match=r"can't be changed. Make another: Augmentation\(shift=0.1"
+    ):
+        Augmentation().shift = 0.1

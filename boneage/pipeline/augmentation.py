@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import random
 import threading
@@ -82,21 +83,14 @@ class Augment:
         is_settings = isinstance(source, Augmentation)
         if isinstance(source, Augmentation):
             source = build_augmentation(source)
-        if not callable(source):
-            raise InputError(
-                Fault(
-                    "augmentation",
-                    f"it is a {type(source).__name__}",
-                    "Pass recipe settings such as boneage.recipe.Augmentation(), an "
-                    "albumentations transform or a function.",
-                )
-            )
+        if not callable(source) or isinstance(source, type):
+            is_class = isinstance(source, type)
+            what = f"the class {source.__name__}" if is_class else f"a {type(source).__name__}"
+            fix = "Pass settings such as Augmentation(), an albumentations transform or a function."
+            raise InputError(Fault("augmentation", f"it is {what}", fix))
+        fix = "Correct the name. See the documentation of albumentations."
         faults = [
-            Fault(
-                "augmentation",
-                f"{name} has no argument {argument!r}",
-                f"Correct the name. See the documentation of albumentations.{name}.",
-            )
+            Fault("augmentation", f"{name} has no argument {argument!r}", fix + f"{name}.")
             for name, argument in _unknown_arguments(source)
         ]
         if faults:
@@ -118,7 +112,7 @@ class Augment:
                 stream from `[3, 1]` and `[3, 1, 0]`.
         """
         if not self._is_albumentations:
-            return self._apply_function
+            return functools.partial(self._apply, self._source)
         pipeline = getattr(self._local, "pipeline", None)
         if pipeline is None:
             pipeline = self._local.pipeline = copy.deepcopy(self._source)
@@ -127,25 +121,15 @@ class Augment:
         # seed and so the same numbers: exactly the flipped images would be sharpened.
         pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
 
-        def apply(image: Image) -> Image:
-            return self._check(pipeline(image=image)["image"], image)
+        return functools.partial(self._apply, lambda image: pipeline(image=image)["image"])
 
-        return apply
-
-    def _apply_function(self, image: Image) -> Image:
-        return self._check(self._source(image), image)
-
-    @staticmethod
-    def _check(answer: Any, image: Image) -> Image:
-        array = np.asarray(answer)
+    def _apply(self, function: ImageFunction, image: Image) -> Image:
+        given = image if self.draws == "alike" else image.copy()  # a user's step may write to it
+        array = np.asarray(function(given))
         if array.dtype != np.uint8 or array.shape != image.shape:
-            raise InputError(
-                Fault(
-                    "augmentation",
-                    f"it turned uint8 {image.shape} into {array.dtype} {array.shape}",
-                    "Return a uint8 array of the same shape, with pixels in 0-255.",
-                )
-            )
+            what = f"it turned uint8 {image.shape} into {array.dtype} {array.shape}"
+            fix = "Return a uint8 array of the same shape, with pixels in 0-255."
+            raise InputError(Fault("augmentation", what, fix))
         return array
 
     def __getstate__(self) -> dict[str, Any]:

@@ -55,13 +55,8 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
     if isinstance(images, (Store, StoreView)):
         source = images
     elif isinstance(images, (str, os.PathLike)):
-        raise InputError(
-            Fault(
-                "images",
-                f"it is one path ({images})",
-                "Pass a list of paths, an array, or open_store(path) for a store.",
-            )
-        )
+        fix = "Pass a list of paths, an array, or open_store(path) for a store."
+        raise InputError(Fault("images", f"it is one path ({images})", fix))
     else:
         source = ArrayImages(_stacked(images))
     if len(source) == 0:
@@ -197,13 +192,8 @@ def _path_framing(image_size: int | None, framing: Framing | None) -> Framing:
     if framing is None:
         return Framing() if image_size is None else Framing(size=image_size)
     if image_size not in (None, framing.size):
-        raise InputError(
-            Fault(
-                "image_size",
-                f"it is {image_size}, but framing.size is {framing.size}",
-                "Leave image_size out.",
-            )
-        )
+        what = f"it is {image_size}, but framing.size is {framing.size}"
+        raise InputError(Fault("image_size", what, "Leave image_size out."))
     return framing
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from boneage.errors import InputError
 from boneage.pipeline.augmentation import Augment, build_augmentation
+from boneage.pipeline.generator import DataGenerator
 from boneage.recipe import Augmentation
 
 OFF: dict[str, Any] = {
@@ -110,6 +111,22 @@ def test_a_misspelt_argument_is_refused() -> None:
         Augment(misspelt)
 
 
-def test_something_else_is_refused() -> None:
-    with pytest.raises(InputError, match="it is a str"):
-        Augment("strong")
+@pytest.mark.parametrize(
+    ("source", "message"), [("strong", "it is a str"), (A.Rotate, "it is the class Rotate")]
+)
+def test_something_else_is_refused(source: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Augment(source)
+
+
+def test_a_step_that_writes_to_its_argument_leaves_the_images_as_they_are() -> None:
+    def erased(image: Any, **_: Any) -> Any:
+        image[:4] //= 2
+        return image
+
+    for source in (erased, A.Compose([A.Lambda(image=erased, p=1)])):
+        images = np.full((4, 8, 8), 200, np.uint8)
+        generator = DataGenerator(images, [1] * 4, [90] * 4, augmentation=source)
+        first, again = (generator[0][0][0] for _ in range(2))
+        assert np.array_equal(first, again)
+        assert (images == 200).all()
