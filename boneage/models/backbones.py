@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from boneage.errors import Fault, InputError
@@ -111,16 +112,14 @@ def find_backbone(name: str, image_size: int) -> Backbone:
     if backbone is None:
         plug_in = find_plug_in(PLUG_INS, name)
         if plug_in is None:
-            raise InputError(_unknown(name))
+            known = ", ".join(dict.fromkeys([*BACKBONES, *find_plug_ins(PLUG_INS)]))
+            fix = f"Choose one of {known} in the recipe's [model], or install the package that "
+            raise InputError(Fault("model.backbone", f"{name!r} is not known", fix + "offers it."))
         backbone = _load(plug_in)
     if image_size < backbone.smallest:
-        raise InputError(
-            Fault(
-                "image size",
-                f"it is {image_size} pixels, and {name} needs at least {backbone.smallest}",
-                "Set framing.size higher, or choose a smaller backbone.",
-            )
-        )
+        what = f"it is {image_size} pixels, and {name} needs at least {backbone.smallest}"
+        fix = "Set framing.size higher, or choose a smaller backbone."
+        raise InputError(Fault("image size", what, fix))
     return backbone
 
 
@@ -162,16 +161,6 @@ def backbone_notes(name: str) -> list[str]:
     ]
 
 
-def _unknown(name: str) -> Fault:
-    known = [*BACKBONES, *find_plug_ins(PLUG_INS)]
-    return Fault(
-        "model.backbone",
-        f"{name!r} is not known",
-        f"Choose one of {', '.join(dict.fromkeys(known))} in the recipe's [model], or install the "
-        "package that offers it.",
-    )
-
-
 def _load(plug_in: PlugIn) -> Backbone:
     """Return the backbone of another package. Its networks are checked when they are built."""
     loaded = plug_in.load()
@@ -179,11 +168,16 @@ def _load(plug_in: PlugIn) -> Backbone:
         if not callable(loaded):
             raise plug_in.error(f"{plug_in.value} is not a function")
         loaded = Backbone(loaded)
+    smallest: Any = loaded.smallest
     if loaded.range not in ("symmetric", "imagenet"):
         raise plug_in.error(f"its range {loaded.range!r} is neither 'symmetric' nor 'imagenet'")
+    if not isinstance(smallest, Integral):
+        raise plug_in.error(f"its smallest side is {smallest!r}, not a number of pixels")
     build = loaded.build
 
     def checked(image_size: int) -> keras.Model:
+        import keras
+
         try:
             network = build(image_size)
         except InputError:
@@ -193,6 +187,9 @@ def _load(plug_in: PlugIn) -> Backbone:
         problem = _problem(network, image_size, loaded.range) or _why_not_saved(network)
         if problem:
             raise plug_in.error(problem)
+        ends = (getattr(network, name, None) for name in ("input", "output"))
+        if any(isinstance(end, (list, tuple, dict)) for end in ends):  # of one array
+            return keras.Model(network.inputs[0], network.outputs[0])
         return network
 
     return replace(loaded, build=checked)

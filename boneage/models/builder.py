@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import re
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any, Literal
@@ -83,12 +85,25 @@ def build_model(
 
     Raises:
         InputError: The backbone is unknown, the image is too small for it or for the pooling, a
-            width or the dropout is out of bounds, the weights file is missing or has another
-            digest, or the head does not fit into memory.
+            setting is out of bounds, the weights file is missing or has another digest, or the
+            head does not fit into memory.
     """
-    _check(image_size, dense_units=dense_units, dropout=dropout)
+    _check_size(image_size)
+    checked = Model(
+        backbone=backbone,
+        weights=os.fspath(weights) if isinstance(weights, os.PathLike) else weights,
+        weights_sha256=weights_sha256,
+        gender=gender,
+        gender_units=gender_units,
+        dense_units=dense_units,  # type: ignore[arg-type]
+        dropout=dropout,
+        pooling=pooling,
+        head=head,
+        age_centre_months=age_centre_months,
+        age_scale_months=age_scale_months,
+    )
     chosen = find_backbone(backbone, image_size)
-    path = find_weights(backbone, weights, weights_sha256)
+    path = find_weights(backbone, checked.weights, weights_sha256)
     with _dtype_policy(precision):
         image = layers.Input((image_size, image_size, 1), name="image")
         gender_input = layers.Input((1,), name="gender")  # the child's sex, 1.0 = male
@@ -97,25 +112,25 @@ def build_model(
             load_weights(network, path)
         x = network(chosen.scaled(image, network.input_shape[-1]))  # (b, h, w, features)
         x = _pool(x, pooling)  # (b, features), or (b, h/2 * w/2 * features)
-        widths = [x.shape[-1] + gender_units, *dense_units, len(MONTHS)]
+        widths = [x.shape[-1] + checked.gender_units, *checked.dense_units, len(MONTHS)]
         values = network.count_params() + sum(a * b for a, b in itertools.pairwise(widths))
         fix = "Set model.dense_units or model.gender_units lower, or use pooling = 'average'."
         check_memory(_BYTES_BUILT * values, "model", f"a network of {values:,} parameters", fix)
-        if gender:
-            branch = layers.Dense(gender_units, activation="relu", name="gender_branch")
+        if checked.gender:
+            branch = layers.Dense(checked.gender_units, activation="relu", name="gender_branch")
             x = layers.Concatenate()([x, branch(gender_input)])  # (b, features + gender_units)
-        for units in dense_units:
-            if dropout:
-                x = layers.Dropout(dropout)(x)
+        for units in checked.dense_units:
+            if checked.dropout:
+                x = layers.Dropout(checked.dropout)(x)
             x = layers.Dense(units, activation="relu")(x)
         if head == "distribution":
             age_months = _mean_month(layers.Dense(len(MONTHS), dtype="float32", name=LOGITS)(x))
         else:
             x = layers.Dense(1, dtype="float32", name="scaled_age")(x)
-            age_months = layers.Rescaling(
-                age_scale_months, offset=age_centre_months, dtype="float32", name="age_months"
-            )(x)
-    model = keras.Model([image, gender_input], age_months, name=f"{backbone}_bone_age")
+            scale, centre = checked.age_scale_months, checked.age_centre_months
+            age_months = layers.Rescaling(scale, centre, dtype="float32", name="age_months")(x)
+    name = re.sub(r"[^A-Za-z0-9_.]", "_", f"{backbone}_bone_age")  # TensorFlow takes no other
+    model = keras.Model([image, gender_input], age_months, name=name)
     if head == "distribution":
         model.get_layer("age_months").set_weights([MONTHS[:, None]])
     return model
@@ -128,11 +143,10 @@ def _mean_month(logits: Any) -> Any:
     return months(shares)
 
 
-def _check(image_size: Any, **settings: Any) -> None:
+def _check_size(image_size: Any) -> None:
     if not isinstance(image_size, Integral):
         fix = "Pass the side of the square images in pixels, a whole number."
         raise InputError(Fault("image_size", f"it is {shown(image_size)}", fix))
-    Model(**settings)
 
 
 def _pool(features: Any, pooling: str) -> Any:
@@ -140,13 +154,9 @@ def _pool(features: Any, pooling: str) -> Any:
         return layers.GlobalAveragePooling2D(name="pooled")(features)
     height, width = features.shape[1:3]
     if min(height, width) < 2:
-        raise InputError(
-            Fault(
-                "model.pooling",
-                f"it is 'flatten', but the backbone's feature map is only {height} x {width}",
-                "Set framing.size higher, or use pooling = 'average'.",
-            )
-        )
+        what = f"it is 'flatten', but the backbone's feature map is only {height} x {width}"
+        fix = "Set framing.size higher, or use pooling = 'average'."
+        raise InputError(Fault("model.pooling", what, fix))
     return layers.Flatten(name="pooled")(layers.AveragePooling2D(2)(features))
 
 

@@ -63,6 +63,7 @@ def two(image_size):
 grey_imagenet = Backbone(network, range="imagenet")
 other_range = Backbone(network, range="0 to 255")
 large = Backbone(network, smallest=100)
+small = Backbone(network, smallest="48")
 text = "network"
 """
 
@@ -70,7 +71,7 @@ text = "network"
 @pytest.fixture
 def broken(install: Callable[..., Path]) -> None:
     names = [line.split("(")[0][4:] for line in BROKEN.splitlines() if line.startswith("def ")]
-    names += ["grey_imagenet", "other_range", "large", "text", "missing"]
+    names += ["grey_imagenet", "other_range", "large", "small", "text", "missing"]
     points = {name: f"broken_networks:{name}" for name in names}
     points |= {"no_module": "no_module_of_that_name:x", "xception": "broken_networks:network"}
     install("boneage-broken", {GROUP: points}, {"broken_networks": BROKEN})
@@ -93,6 +94,7 @@ def broken(install: Callable[..., Path]) -> None:
         ("lambdas", "its network can't be saved and read again"),
         ("grey_imagenet", "its network has inputs [(None, 64, 64, 1)]"),
         ("other_range", "its range '0 to 255' is neither 'symmetric' nor 'imagenet'"),
+        ("small", "its smallest side is '48', not a number of pixels"),
         ("text", "broken_networks:text is not a function"),
         ("missing", "can't be loaded (AttributeError"),
         ("no_module", "can't be loaded (ModuleNotFoundError"),
@@ -119,6 +121,17 @@ def test_names_of_boneage_stay_its_own_and_sizes_are_checked():
         find_backbone("large", 64)
     with pytest.raises(InputError, match="'netwrok' is not known.*xception, .*network"):
         find_backbone("netwrok", 64)
+
+
+@pytest.mark.parametrize("ends", ["[image], [x]", "image, {'b': x}"])
+def test_lists_and_dicts_of_one_array_and_any_name_are_taken(install, ends):
+    code = NET.replace(
+        "keras.Model(image, Scale()(x))", f"(x := Scale()(x), keras.Model({ends}))[1]"
+    )
+    install("boneage-net", {GROUP: {"réseau 1": "ends_net:net"}}, {"ends_net": code})
+    model = build_model("réseau 1", 64, dense_units=(8,))
+    assert model.name == "r_seau_1_bone_age"
+    assert model.predict([np.ones((2, 64, 64, 1)), np.ones((2, 1))], verbose=0).shape == (2, 1)
 
 
 def test_two_packages_with_one_name_are_a_fault_that_names_both(install):
