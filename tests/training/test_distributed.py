@@ -74,9 +74,13 @@ training.learning_rate = 1e-4
 training.workers = 1
 """
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# On a busy machine, a batch and its checkpoint may take longer than the eight seconds after which a
+# process ends alone. The other one is then aborted. `test_stop_signals` tests that limit.
 MAIN = """
 from boneage.runtime import provenance
+from boneage.training import stop_signals
 provenance.lacks_bfloat16 = lambda: True
+stop_signals.PATIENCE_SECONDS = 240
 from boneage.cli.main import main
 main()
 """
