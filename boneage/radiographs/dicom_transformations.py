@@ -320,7 +320,15 @@ def _read_table(holder: Dataset, prefix: str, where: str, values: _Integers | _F
     entries = words[:count].astype(np.uint16)
     if entries.min() == entries.max():
         raise RefusedPixelsError(f"the lookup table in {where} has one grey level", _FIX_HEADER)
+    if _roughness(entries) > 4 * _roughness(entries.byteswap()):
+        entries = entries.byteswap()  # some programs keep the other byte order
     return _Table(_first_value(first, count, values, where), entries)
+
+
+def _roughness(entries: npt.NDArray[np.uint16]) -> float:
+    """Return how far entries go up and down, relative to their range; 1 where they only rise."""
+    levels = entries.astype(np.int64)
+    return float(np.abs(np.diff(levels)).sum() / np.ptp(levels))
 
 
 def _first_value(first: int, count: int, values: _Integers | _Floats, where: str) -> int:

@@ -183,6 +183,8 @@ TABLES = {
     "8 bits": (0, 8, 255, "US"),
     "8 bits, two in a word": (0, 8, 255, "packed"),
     "16 bits as bytes": (0, 16, 65_535, "UN"),
+    "16 bits in the other byte order": (0, 16, 65_535, "swapped"),
+    "12 bits in the other byte order": (0, 12, 4095, "swapped"),
     "a negative first value": (-1024, 12, 4095, "US"),
     "a negative first value as unsigned": (65_536 - 1024, 12, 4095, "US"),
 }
@@ -204,9 +206,9 @@ def test_tables_are_applied_however_they_are_stored(
     entries = np.rint(CURVE * top).astype(int)
     item, stored = Dataset(), spread(hand, 12)
     item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [4096, first, bits])
-    kind = {"packed": "u1", "UN": "<u2"}.get(form)
+    kind = {"packed": "u1", "UN": "<u2", "swapped": ">u2"}.get(form)
     data = entries.astype(kind).tobytes() if kind else entries.tolist()
-    item.add_new("LUTData", {"packed": "OW", "UN": "UN"}.get(form, "US"), data)
+    item.add_new("LUTData", {"packed": "OW", "UN": "UN", "swapped": "OW"}.get(form, "US"), data)
     item.add_new("ModalityLUTType", "LO", "US")
     header: dict[str, Any] = {keyword: [item]}
     if first and keyword == "VOILUTSequence":
