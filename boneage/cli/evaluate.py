@@ -74,15 +74,15 @@ def evaluate(
     if predictions is not None:
         metrics, scored = evaluate_predictions(predictions), predictions
     else:
-        from boneage.evaluation.result import prepare_results, write_result
+        from boneage.evaluation.result import NEEDED_INFO, prepare_results, write_result
         from boneage.prediction.shipped import open_run
 
         assert run is not None
         opened = open_run(run)
         scored = opened.best_path
-        asked = split or "test"
+        opened.read_info(NEEDED_INFO)  # before the images are predicted
         metrics = evaluate_run(
-            opened, data=data, split=asked, views=views, out=out, progress=not as_json
+            opened, data=data, split=split or "test", views=views, out=out, progress=not as_json
         )
         results = prepare_results(opened, out)
         write_result(results)

@@ -10,10 +10,11 @@ from typing import Any
 from boneage.errors import Fault, InputError
 from boneage.evaluation.records import read_metrics
 from boneage.prediction.shipped import find_run, is_release, release_name
-from boneage.run import Run
+from boneage.run import MANIFEST_KEYS, Run
 from boneage.runtime.files import read_json, write_bytes, write_json
 
 _INFO = ("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped")
+NEEDED_INFO = ("provenance", *MANIFEST_KEYS, "manifest.counts")
 _MANIFEST = ("digest", "counts", "source")
 _INIT = ("name", "digest", "known_ids")
 _SPLITS = ("val", "test")
@@ -105,7 +106,7 @@ def write_result(run: Run) -> Path:
     Raises:
         InputError: A file of the run is missing or broken.
     """
-    info = run.read_info(("provenance", "manifest.digest", "manifest.counts"))
+    info = run.read_info(NEEDED_INFO)
     result: dict[str, Any] = {key: info[key] for key in _INFO if key in info}
     result["provenance"] = info["provenance"]
     manifest = {"source": "", **info["manifest"]}

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from boneage.run import Run
+from boneage.runtime.files import read_json, write_json
 
 
 def test_evaluate_prints_json_and_nothing_else(boneage, finished_run):
@@ -54,6 +56,18 @@ def test_wrong_arguments_and_a_folder_without_a_model_are_refused(
 ):
     (tmp_path / "run").mkdir()
     refused(boneage(*arguments), message)
+
+
+def test_what_run_json_lacks_is_reported_before_a_prediction(
+    boneage, refused, finished_run, tmp_path
+):
+    copy = shutil.copytree(finished_run.folder, tmp_path / "copy")
+    info = read_json(copy / "run.json")
+    del info["provenance"], info["manifest"]["counts"]
+    write_json(copy / "run.json", info)
+    answer = boneage("evaluate", "copy", "--split", "train")
+    refused(answer, "the key 'provenance' is missing", "the key 'manifest.counts' is missing")
+    assert not (copy / "metrics-train.json").exists()
 
 
 def test_report_is_written_again_from_the_files_of_the_run(boneage, finished_run):
