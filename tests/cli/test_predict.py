@@ -131,11 +131,11 @@ def test_an_answer_that_is_no_bone_age_is_the_fault_of_its_image(
 ):
     class Broken:
         def predict(self, images, gender):
-            return np.where(images[:, 0, 0, 0] > 0.5, months, 100.0)
+            return np.where(np.arange(len(images)) == 0, months, 100.0)
 
     monkeypatch.setattr("boneage.prediction.predict.load_engine", lambda run: Broken())
     write(tmp_path / "good.png")
-    write(tmp_path / "bad.png", np.pad(HAND, 200, constant_values=240)[100:, 100:])
+    write(tmp_path / "bad.png")
     code, out, err = boneage("predict", run.folder, "bad.png", "good.png", "--sex", "F")
     assert (code, out) == (2, "good.png: 100.0 months (8 y 4 m)\n")
     assert "error: bad.png: the model answers" in err
