@@ -79,10 +79,7 @@ def train(
     uninterrupted run.
     """
     if deterministic:
-        # Before TensorFlow and XLA are imported.
-        os.environ["TF_DETERMINISTIC_OPS"] = "1"
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+        _make_deterministic()  # before TensorFlow and XLA are imported
     from boneage.prediction.shipped import open_run
     from boneage.runtime.cpu_settings import keep_freed_memory
     from boneage.training.hosts import find_hosts
@@ -260,6 +257,12 @@ def _train_and_evaluate(
     report = write_report(run)
     typer.echo(verdict(metrics))
     echo(f"report: {report}")
+
+
+def _make_deterministic() -> None:
+    os.environ["TF_DETERMINISTIC_OPS"] = "1"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
 def _log_how_to_continue(event: str, folder: Path | None, deterministic: bool) -> None:

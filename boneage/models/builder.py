@@ -123,17 +123,20 @@ def build_model(
             if checked.dropout:
                 x = layers.Dropout(checked.dropout)(x)
             x = layers.Dense(units, activation="relu")(x)
-        if head == "distribution":
-            age_months = _mean_month(layers.Dense(len(MONTHS), dtype="float32", name=LOGITS)(x))
-        else:
-            x = layers.Dense(1, dtype="float32", name="scaled_age")(x)
-            scale, centre = checked.age_scale_months, checked.age_centre_months
-            age_months = layers.Rescaling(scale, centre, dtype="float32", name="age_months")(x)
+        age_months = _age_months(x, checked)
     name = re.sub(r"[^A-Za-z0-9_.]", "_", f"{backbone}_bone_age")  # TensorFlow takes no other
     model = keras.Model([image, gender_input], age_months, name=name)
     if head == "distribution":
         model.get_layer("age_months").set_weights([MONTHS[:, None]])
     return model
+
+
+def _age_months(features: Any, settings: Model) -> Any:
+    if settings.head == "distribution":
+        return _mean_month(layers.Dense(len(MONTHS), dtype="float32", name=LOGITS)(features))
+    scaled = layers.Dense(1, dtype="float32", name="scaled_age")(features)
+    scale, centre = settings.age_scale_months, settings.age_centre_months
+    return layers.Rescaling(scale, centre, dtype="float32", name="age_months")(scaled)
 
 
 def _mean_month(logits: Any) -> Any:

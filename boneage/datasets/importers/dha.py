@@ -117,8 +117,7 @@ def import_dha(
         raise InputError([*faults, *(finding.fault for finding in cells.findings), *wrong])
     cells = replace(cells, key=columns["number"])
     table = _join(cells, atlas)
-    ids = table["path"].fillna(cells.table[cells.key]).tolist()
-    findings = [*cells.findings, *id_findings(cells, cells.key, ids)]
+    findings = [*cells.findings, *_id_findings(cells, table)]
     ages = _read_all_ages(cells, columns, readings_unit, chronological_unit)
     for name in _READINGS:
         table[name] = ages[name].months
@@ -231,6 +230,10 @@ def _join(cells: Cells, atlas: pd.DataFrame) -> pd.DataFrame:
     ]
     table.loc[is_elsewhere, list(_FOLDER_COLUMNS)] = np.nan
     return table
+
+
+def _id_findings(cells: Cells, table: pd.DataFrame) -> list[Finding]:
+    return id_findings(cells, cells.key, table["path"].fillna(cells.table[cells.key]).tolist())
 
 
 def _read_all_ages(

@@ -174,16 +174,20 @@ def import_table(
     notes += _number_notes(images)
     if is_probably_years(months):  # the source says so, or the manifest would be refused
         source.append(INFANTS)
-        largest = f"the largest age is {months.max():.4g} months"
-        notes.append(
-            f"All children are infants: {largest}, since {columns.age} is in {columns.age_unit}."
-        )
+        notes.append(_infants_note(columns, float(months.max())))
     if columns.split is None:  # the source says so, for the report
         source.append("seeded split")
         table = assign_splits(table, seed=seed)
     else:
         table = table.assign(split=splits)
     return write_manifest(table.assign(source=", ".join(source)), out, notes=notes)
+
+
+def _infants_note(columns: TableColumns, largest: float) -> str:
+    return (
+        f"All children are infants: the largest age is {largest:.4g} months, since "
+        f"{columns.age} is in {columns.age_unit}."
+    )
 
 
 def _read_ages(cells: Cells, columns: TableColumns) -> dict[str, Ages]:
