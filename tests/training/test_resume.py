@@ -239,9 +239,23 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
 
 
+# After the first checkpoint of a process the test has time to act, also on a loaded machine: the
+# training of this tiny network is over in a moment.
+PAUSE = """
+import os, time
+replace = os.replace
+def pausing(source, target, **more):
+    replace(source, target, **more)
+    if str(target).endswith("checkpoint.npz"):
+        os.replace = replace
+        time.sleep(2)
+os.replace = pausing
+"""
+
+
 def begin(arguments, tiny_network):
     """Start `boneage train` in a process of its own."""
-    code = tiny_network + "from boneage.cli.main import main; main()"
+    code = PAUSE + tiny_network + "from boneage.cli.main import main; main()"
     command = [sys.executable, "-c", code, "train", *map(str, arguments)]
     return subprocess.Popen(command, stdout=-3, stderr=-1, text=True, process_group=0)
 
