@@ -239,16 +239,21 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     assert_same(whole, train(recipe, manifest, run.folder, progress=False, resume=True))
 
 
-# After the first checkpoint of a process the test has time to act, also on a loaded machine: the
-# training of this tiny network is over in a moment.
+# After its first checkpoint a process waits for the test, which has then done what it is about: the
+# training of this tiny network would be over in a moment. The queue is short, so that the workers
+# can't have made all batches of the training by then.
 PAUSE = """
-import os, time
+import os, pathlib, time
+from boneage import DataGenerator
+DataGenerator.__init__.__kwdefaults__["max_queue_size"] = 1
 replace = os.replace
 def pausing(source, target, **more):
     replace(source, target, **more)
     if str(target).endswith("checkpoint.npz"):
         os.replace = replace
-        time.sleep(2)
+        go, deadline = pathlib.Path(target).parent.with_name("go"), time.monotonic() + 300
+        while not go.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
 os.replace = pausing
 """
 
@@ -258,6 +263,27 @@ def begin(arguments, tiny_network):
     code = PAUSE + tiny_network + "from boneage.cli.main import main; main()"
     command = [sys.executable, "-c", code, "train", *map(str, arguments)]
     return subprocess.Popen(command, stdout=-3, stderr=-1, text=True, process_group=0)
+
+
+def wait_for_checkpoint(process, path, after):
+    deadline = time.monotonic() + 300
+    while not (path.exists() and path.stat().st_mtime_ns > after):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def worker_processes(process):
+    children = psutil.Process(process.pid).children()
+    return [each for each in children if "boneage.pipeline.workers.process" in str(each.cmdline())]
+
+
+def kill_and_wait(worker):
+    worker.kill()
+    deadline = time.monotonic() + 60
+    while worker.status() != psutil.STATUS_ZOMBIE:  # the training has not waited for it yet
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits and signals are POSIX's")
@@ -270,23 +296,21 @@ def test_the_command_resumes_after_a_lost_worker_ctrl_c_and_a_kill(
     )
     arguments = [tmp_path / "recipe.toml", "--data", manifest.path, "--out", run.folder]
     arguments += [part for override in OVERRIDES for part in ("--set", override)]
+    go = tmp_path / "go"
     for end, status in (("lose", 2), ("interrupt", 130), ("kill", -signal.SIGKILL)):
+        go.unlink(missing_ok=True)
         before = run.checkpoint_path.stat().st_mtime_ns if run.checkpoint_path.exists() else 0
-        process, workers, deadline = begin(arguments, tiny_network), [], time.monotonic() + 300
-        with process:
-            while len(workers) < 2 or not (
-                run.checkpoint_path.exists() and run.checkpoint_path.stat().st_mtime_ns > before
-            ):
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-                workers = psutil.Process(process.pid).children()
+        with begin(arguments, tiny_network) as process:
+            wait_for_checkpoint(process, run.checkpoint_path, before)
+            workers = worker_processes(process)
+            assert len(workers) == 2
             if end == "lose":
-                workers[0].kill()
+                kill_and_wait(workers[0])
             elif end == "interrupt":
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
             else:
                 process.kill()
+            go.touch()
             _, said = process.communicate(timeout=60)
         assert process.returncode == status, said
         assert "Traceback" not in said
