@@ -91,11 +91,15 @@ class DeviceGroup:
 
     def should_stop(self, stop: Stop) -> bool:
         """Return whether any process was asked to stop. Every process must call this."""
-        if self.hosts is not None:
-            signals = self._gather(np.int32(stop.asked or 0))
-            if stop.asked is None and signals.any():
-                stop.asked = signal.Signals(int(signals.max()))
-        return stop.asked is not None
+        if self.hosts is None:
+            return stop.asked is not None
+        signals = self._gather(np.int32(stop.asked or 0))
+        # A signal that came meanwhile is not in it. The other processes don't know it yet.
+        if not signals.any():
+            return False
+        if stop.asked is None:
+            stop.asked = signal.Signals(int(signals.max()))
+        return True
 
     def wait(self) -> None:
         """Wait until every process has called this."""

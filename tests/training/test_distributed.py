@@ -76,7 +76,16 @@ training.workers = 1
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # On a busy machine, a batch and its checkpoint may take longer than the eight seconds after which a
 # process ends alone. The other one is then aborted. `test_stop_signals` tests that limit.
+# After an epoch, the training waits while there is a file `hold`, so that the test acts in time.
 MAIN = """
+import os, pathlib, time
+replace = os.replace
+def holding(source, target, **more):
+    replace(source, target, **more)
+    hold, deadline = pathlib.Path(target).parent.with_name("hold"), time.monotonic() + 240
+    while str(target).endswith("history.csv") and hold.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+os.replace = holding
 from boneage.runtime import provenance
 from boneage.training import stop_signals
 provenance.lacks_bfloat16 = lambda: True
@@ -193,18 +202,23 @@ def test_two_processes_give_the_curve_of_one(workplace: Workplace, alone: Run) -
 def test_they_stop_together_end_when_one_is_lost_and_continue_as_one(
     workplace: Workplace, alone: Run
 ) -> None:
-    run = Run(workplace.folder / "broken")
+    run, hold = Run(workplace.folder / "broken"), workplace.folder / "hold"
+    hold.touch()
     processes = workplace.start_two("broken")
     wait_for_epoch(run, processes[0], 1)
     processes[1].send_signal(signal.SIGTERM)
+    hold.unlink()
     results = ended(processes)
     assert [code for code, _ in results] == [143, 143], results
     assert "boneage train --resume" in results[0][1]
     assert run.read_info()["stopped"] == "terminated"
 
+    hold.touch()
     processes = workplace.start_two("broken", ["--resume"], ["--resume"])
     wait_for_epoch(run, processes[0], len(curve(run)) + 1)
     processes[1].kill()
+    processes[1].wait()
+    hold.unlink()
     code, said = ended(processes)[0]
     assert code != 0, said
     assert run.checkpoint_path.exists()
