@@ -136,8 +136,9 @@ def _group_totals(
 ) -> tuple[Floats, Floats]:
     """Return the sum and the number of rows of each group, both (g,)."""
     numbers = number_groups(groups, len(values))
-    ones = np.ones(len(values))
-    return np.bincount(numbers, weights=values), np.bincount(numbers, weights=ones)
+    sums = np.zeros(int(numbers.max()) + 1)
+    np.add.at(sums, numbers, values)
+    return sums, np.bincount(numbers).astype(np.float64)
 
 
 def _parts(draws: int, count: int) -> Iterator[int]:
