@@ -88,6 +88,27 @@ class Framing(_Section):
         description="The grey levels at these percentiles become black and white. The first is a "
         "percentile of the crop, the second one of the hand where a hand was found.",
     )
+    source_pixels: int | None = Field(
+        default=None,
+        ge=16,
+        le=4096,
+        description="Sides of the square to which a larger radiograph is shrunk before the hand is "
+        "looked for, pixels. A smaller side is left as it is. Default: no shrinking.",
+    )
+    sampling: Literal["area", "nearest"] = Field(
+        default="area",
+        description="How a radiograph is shrunk to `source_pixels`. `area` averages. `nearest` "
+        "takes single pixels, as `PIL.Image.resize` does with `NEAREST`.",
+    )
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings for keys and stores: those added later only where they are used.
+
+        Stores made before there were such settings thus stay valid.
+        """
+        values, plain = self.model_dump(mode="json"), type(self).model_fields
+        later = ("source_pixels", "sampling")
+        return {k: v for k, v in values.items() if k not in later or v != plain[k].default}
 
     @field_validator("crop", mode="before")
     @classmethod
@@ -99,6 +120,12 @@ class Framing(_Section):
         low, high = self.contrast_percentiles
         if not 0 <= low < high <= 100:
             raise ValueError(f"contrast_percentiles {low}, {high} are not 0 <= low < high <= 100")
+        return self
+
+    @model_validator(mode="after")
+    def _sampling_has_a_size(self) -> Framing:
+        if self.sampling != "area" and self.source_pixels is None:
+            raise ValueError(f"sampling = '{self.sampling}' needs source_pixels")
         return self
 
 

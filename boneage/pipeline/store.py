@@ -406,7 +406,7 @@ def _plan(manifest: Manifest, framing: Framing, paths: list[Path]) -> dict[str, 
         "key": key.hexdigest(),
         "manifest_digest": manifest.digest,
         "sources_digest": _sources_digest(paths),
-        "framing": framing.model_dump(mode="json"),
+        "framing": framing.recorded(),
         "image_ids": image_ids,
     }
 

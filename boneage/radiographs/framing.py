@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from typing import cast
 
 import cv2
 import numpy as np
@@ -28,6 +29,9 @@ REASONS = (HAND, WHOLE_RADIOGRAPH, WHOLE_RADIOGRAPH_ASKED)
 """Every value that `Crop.why` can have."""
 LOW_RESOLUTION = 0.5
 """Share of the framed size below which the longer side of a crop has a low resolution."""
+CENTRE = (0.5, 0.5)
+PHASES = ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75))
+"""Phases (y, x) whose answers are averaged: four different pixels of the same small area."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,27 @@ class Framed:
     Attributes:
         pixels: Array `(size, size)`, uint8.
         crop: The part of the image that they show.
+        gain: Levels of the framed image for one level of the radiograph, as the contrast stretch
+            sets it. Levels of both are 255ths of black to white. Of a uint16 image, white is the
+            largest value of as many bits as its brightest pixel needs.
     """
 
     pixels: npt.NDArray[np.uint8]
     crop: Crop
+    gain: float
 
 
-def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -> Framed:
+def frame(
+    radiograph: Radiograph,
+    framing: Framing,
+    region: Box | None = None,
+    *,
+    phase: tuple[float, float] = CENTRE,
+) -> Framed:
     """Cut out the hand, stretch its contrast and fit it into a square.
+
+    With `source_pixels`, a larger image is shrunk to that square first. Everything below is then
+    done to the shrunk image.
 
     With `crop = "hand"`, the hand is found and cut out with a margin. It is turned upright by
     quarter turns where its forearm and its orientation agree. The unexposed surroundings are made
@@ -78,16 +95,61 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
         radiograph: Array `(h, w)`, uint8 or uint16.
         framing: The kind of crop, the size in pixels and the two percentiles.
         region: The part of the image to frame; by default all of it.
+        phase: Which pixel `sampling = "nearest"` takes of each area that becomes one pixel, as
+            shares (y, x) of its sides: at least 0 and below 1. `area` does not use it.
 
     Raises:
         InputError: The region is not inside the image.
     """
     if region is not None:
-        part = frame(cut_region(radiograph, region), framing)
-        left, top, right, bottom = part.crop.box
-        x, y = region[:2]
-        box = (left + x, top + y, right + x, bottom + y)
-        return replace(part, crop=replace(part.crop, box=box))
+        radiograph = cut_region(radiograph, region)
+    source = _shrunk(radiograph, framing, phase)
+    framed = _frame(source, framing)
+    left, top, right, bottom = framed.crop.box
+    (height, width), (inner_height, inner_width) = radiograph.shape, source.shape
+    across, down = (0, 0) if region is None else region[:2]
+    box = (  # every pixel that the crop took some part of
+        left * width // inner_width + across,
+        top * height // inner_height + down,
+        -(-right * width // inner_width) + across,
+        -(-bottom * height // inner_height) + down,
+    )
+    return replace(framed, crop=replace(framed.crop, box=box))
+
+
+def _shrunk(
+    radiograph: Radiograph, framing: Framing, phase: tuple[float, float] = CENTRE
+) -> Radiograph:
+    """Return a radiograph with sides of at most `source_pixels`."""
+    if framing.source_pixels is None or max(radiograph.shape) <= framing.source_pixels:
+        return radiograph
+    height, width = (min(side, framing.source_pixels) for side in radiograph.shape)
+    if framing.sampling == "area":
+        shrunk = cv2.resize(radiograph, (width, height), interpolation=cv2.INTER_AREA)
+        return cast(Radiograph, shrunk)
+    steps_add_up = radiograph.dtype == np.uint8
+    rows = _nearest(radiograph.shape[0], height, phase[0], steps_add_up)
+    columns = _nearest(radiograph.shape[1], width, phase[1], steps_add_up)
+    return cast(Radiograph, np.ascontiguousarray(radiograph[rows][:, columns]))
+
+
+def _nearest(side: int, shrunk: int, phase: float, steps_add_up: bool) -> npt.NDArray[np.int64]:
+    """Return which pixels of a side are taken: those of Pillow's `NEAREST` at phase 0.5."""
+    if side == shrunk:
+        return np.arange(side)
+    # Rounding decides where a position falls on the border of two pixels. Pillow adds up the steps
+    # in images of 8 bits, and multiplies in those of 16.
+    if steps_add_up:
+        steps = np.full(shrunk, side / shrunk)
+        steps[0] *= phase
+        positions = np.cumsum(steps)
+    else:
+        positions = (np.arange(shrunk) + phase) * (side / shrunk)
+    return np.minimum(positions.astype(np.int64), side - 1)
+
+
+def _frame(radiograph: Radiograph, framing: Framing) -> Framed:
+    """Frame all of a radiograph as it is."""
     height, width = radiograph.shape
     if framing.crop == "none":
         crop = Crop((0, 0, width, height), 0, WHOLE_RADIOGRAPH_ASKED)
@@ -101,7 +163,14 @@ def frame(radiograph: Radiograph, framing: Framing, region: Box | None = None) -
     if hand is not None:
         _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
         inner = np.rot90(inner, crop.rotation // 90)
-    return Framed(_centred(inner, framing.size), crop)
+    return Framed(
+        _centred(inner, framing.size), crop, _stretch(low, high) * _white(radiograph) / 255
+    )
+
+
+def _white(radiograph: Radiograph) -> int:
+    """Return the largest value of a radiograph's depth, by its brightest pixel where unknown."""
+    return 255 if radiograph.dtype == np.uint8 else 2 ** int(radiograph.max()).bit_length() - 1
 
 
 def framing_findings(framed: Framed) -> list[ImageFinding]:
@@ -121,7 +190,7 @@ def framing_findings(framed: Framed) -> list[ImageFinding]:
 
 def framing_key(framing: Framing) -> str:
     """Return a hex digest that changes whenever the framed pixels may change."""
-    text = json.dumps({"version": VERSION, **framing.model_dump(mode="json")}, sort_keys=True)
+    text = json.dumps({"version": VERSION, **framing.recorded()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -223,7 +292,12 @@ def _contrasted(
     """Stretch grey levels, with their fractions, so that two of them become 0 and 255."""
     low, high = levels
     above = np.maximum(grey - low, 0)
-    return np.asarray(cv2.convertScaleAbs(above, alpha=255.0 / max(1.0, high - low)), np.uint8)
+    return np.asarray(cv2.convertScaleAbs(above, alpha=_stretch(low, high)), np.uint8)
+
+
+def _stretch(low: float, high: float) -> float:
+    """Return the factor that stretches grey levels between two of them to 0 to 255."""
+    return 255.0 / max(1.0, high - low)
 
 
 def _blacken_unexposed(

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 from boneage.radiographs.framing import (
     HAND,
+    PHASES,
     REASONS,
     VERSION,
     WHOLE_RADIOGRAPH_ASKED,
@@ -202,3 +204,106 @@ def test_an_image_of_any_shape_is_framed(shape, dtype):
     framed = frame(np.tile(gradient, (shape[0], 1)), Framing(size=32))
     assert framed.pixels.shape == (32, 32)
     assert {finding.code for finding in framing_findings(framed)} <= {"no-hand", "low-resolution"}
+
+
+@given(height=st.integers(16, 700), width=st.integers(16, 700), source=st.integers(16, 320))
+def test_nearest_takes_the_pixels_that_pillow_takes(height: int, width: int, source: int) -> None:
+    rng = np.random.default_rng(height * 1000 + width)
+    size = min(width, source), min(height, source)
+    settings = {"size": 64, "source_pixels": source, "sampling": "nearest"}
+    for dtype in ("uint8", "uint16"):
+        radiograph = rng.integers(0, 256 ** np.dtype(dtype).itemsize, (height, width)).astype(dtype)
+        picked = np.asarray(Image.fromarray(radiograph).resize(size, Image.Resampling.NEAREST))
+        assert np.array_equal(whole(radiograph, **settings), whole(picked.astype(dtype), size=64))
+
+
+def test_a_region_is_cut_out_before_it_is_shrunk() -> None:
+    drawn = phantom(0, 2, 400).image
+    region = (40, 30, 390, 380)
+    framing = Framing(size=64, source_pixels=100, sampling="nearest")
+    part, alone = frame(drawn, framing, region), frame(drawn[30:380, 40:390], framing)
+    assert np.array_equal(part.pixels, alone.pixels)
+    shift = np.array([40, 30, 40, 30])
+    assert np.array_equal(part.crop.box, np.array(alone.crop.box) + shift)
+
+
+@pytest.mark.parametrize("sampling", ["area", "nearest"])
+def test_the_hand_is_looked_for_on_the_shrunk_image_and_the_box_is_one_of_the_original(
+    sampling: str,
+) -> None:
+    drawn = phantom(0, 2, 400).image
+    framing = Framing.model_validate({"size": 64, "source_pixels": 100, "sampling": sampling})
+    framed = frame(drawn, framing)
+    way = cv2.INTER_AREA if sampling == "area" else cv2.INTER_NEAREST
+    small = cv2.resize(drawn, (100, 100), interpolation=way)
+    if sampling == "nearest":
+        small = np.ascontiguousarray(drawn[2::4, 2::4])
+    alone = frame(small, Framing(size=64))
+    assert np.array_equal(framed.pixels, alone.pixels)
+    assert np.array_equal(framed.crop.box, 4 * np.array(alone.crop.box))
+    found = {
+        each.code
+        for each in framing_findings(frame(drawn, framing.model_copy(update={"size": 256})))
+    }
+    assert "low-resolution" not in found, "the original has pixels enough"
+
+
+def test_a_side_that_is_not_larger_is_left_as_it_is() -> None:
+    drawn = phantom(0, 2, 100).image
+    for sampling in ("area", "nearest"):
+        framing = Framing.model_validate({"size": 64, "source_pixels": 100, "sampling": sampling})
+        for phase in PHASES:
+            framed, plain = frame(drawn, framing, phase=phase), frame(drawn, Framing(size=64))
+            assert np.array_equal(framed.pixels, plain.pixels)
+            assert framed.crop == plain.crop
+    tall = np.random.default_rng(0).integers(0, 256, (300, 50)).astype(np.uint8)
+    settings = {"size": 64, "source_pixels": 100, "sampling": "nearest"}
+    assert np.array_equal(whole(tall, **settings), whole(tall[1::3], size=64))
+
+
+def test_the_phases_take_other_pixels_of_the_same_areas() -> None:
+    radiograph = np.random.default_rng(0).integers(0, 256, (256, 256)).astype(np.uint8)
+    framing = Framing(
+        size=64, crop="none", contrast_percentiles=PLAIN, source_pixels=64, sampling="nearest"
+    )
+    radiograph[:8, :8] = np.arange(64).reshape(8, 8) * 4
+    radiograph[-1, -1] = 255
+    corners = [frame(radiograph, framing, phase=phase).pixels[0, 0] for phase in PHASES]
+    plain = Framing(size=64, crop="none", contrast_percentiles=PLAIN)
+    expected = [frame(radiograph[y::4, x::4], plain).pixels[0, 0] for y in (1, 3) for x in (1, 3)]
+    assert corners == expected
+    assert len(set(corners)) == 4
+
+
+def test_averaging_does_not_use_the_phase() -> None:
+    drawn = phantom(0, 2, 400).image
+    framing = Framing(size=64, source_pixels=100)
+    assert np.array_equal(
+        frame(drawn, framing, phase=PHASES[0]).pixels, frame(drawn, framing).pixels
+    )
+
+
+@pytest.mark.parametrize("white", [255, 4095, 65535])
+def test_the_gain_is_that_of_the_contrast_stretch(white: int) -> None:
+    dtype = np.uint8 if white == 255 else np.uint16
+    levels = np.linspace(0.2, 0.6, 4096).reshape(64, 64) * white
+    levels[0, 0] = white
+    framing = Framing(size=64, crop="none", contrast_percentiles=(0.0, 99.9))
+    framed = frame(levels.round().astype(dtype), framing)
+    assert framed.gain == pytest.approx(1 / 0.4, rel=0.02)
+    assert np.ptp(framed.pixels.astype(int)) == 255
+
+
+def test_settings_added_later_change_no_key_until_they_are_used() -> None:
+    assert framing_key(Framing(size=128)) == (
+        "0dce2dcd3c0cd21bff173a8c673b07c6e6c9f4ff5336e7c38e5e7e72de914756"
+    )
+    used = [Framing(source_pixels=100), Framing(source_pixels=100, sampling="nearest"), Framing()]
+    assert len({framing_key(framing) for framing in used}) == 3
+    assert "source_pixels" not in Framing().recorded()
+    assert used[1] == Framing.model_validate(used[1].recorded())
+
+
+def test_sampling_needs_the_number_of_pixels() -> None:
+    with pytest.raises(InputError, match="needs source_pixels"):
+        Framing(sampling="nearest")

@@ -135,7 +135,7 @@ def write_store(
         "key": framing_key(framing),
         "manifest_digest": "",
         "sources_digest": "",
-        "framing": framing.model_dump(mode="json"),
+        "framing": framing.recorded(),
         "image_ids": image_ids,
     }
     described["digest"] = store_digest(described, checksums)
