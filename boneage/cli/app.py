@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from boneage import __version__
+from boneage.cli.compare import compare
 from boneage.cli.data import data_app
 from boneage.cli.evaluate import evaluate, release, report
 from boneage.cli.output import log, verb_group
@@ -26,6 +27,7 @@ VERBS = (
     "evaluate",
     "predict",
     "report",
+    "compare",
     "data",
     "reproduce",
     "cross-validate",
@@ -52,6 +54,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(report)
+app.command()(compare)
 app.add_typer(data_app, name="data")
 app.command()(reproduce)
 app.command("cross-validate")(cross_validate)

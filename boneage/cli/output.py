@@ -245,15 +245,20 @@ def metrics_table(metrics: dict[str, Any]) -> str:
 
 def _group_titles(groups: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return a title for each group that has images, such as `MAE, 5 to 10 years, n 210`."""
-    from boneage.evaluation.metrics import BAND_WORDS
-
-    words = {"F": "girls", "M": "boys", **BAND_WORDS}
+    words = group_words()
     return [
         (f"MAE, {words[name]}, n {part['n']:,}", part)
         for parts in groups.values()
         for name, part in parts.items()
         if part["n"]
     ]
+
+
+def group_words() -> dict[str, str]:
+    """Return the words for the groups of scores, by sex and by age band."""
+    from boneage.evaluation.metrics import BAND_WORDS
+
+    return {"F": "girls", "M": "boys", **BAND_WORDS}
 
 
 def _interval(part: dict[str, Any], factor: float = 1.0) -> str:

@@ -45,6 +45,7 @@ CSS_COLOURS = {
 
 _TEXT = 14  # points; a figure of 5 inches has 360, so text on a telephone has 14 pixels or more
 _WIDTH = 5.0  # inches
+_LONGEST_NAME = 36  # characters of a model's name that fit
 _RASTER_ABOVE = 3000  # points: more of them would make the SVG heavy, so they become pixels
 _PNG_DPI = 200
 FEW = 20  # a percentile bootstrap of fewer images gives intervals that are too narrow
@@ -208,6 +209,42 @@ def learning_curves(history: pd.DataFrame, best_epoch: int | None) -> Figure:
     rates.set_xlim(first - margin, last + margin)
     for axes in (errors, rates):
         axes.grid(axis="y", color=RULE, linewidth=0.7)
+    return figure
+
+
+@_styled
+def paired_differences(comparison: Mapping[str, Any]) -> Figure:
+    """Draw the difference of two models' MAE with its interval, for all images and by group.
+
+    Args:
+        comparison: The answer of `comparison.compare_predictions`.
+    """
+    sexes, bands = (comparison["groups"][kind] for kind in ("sex", "age_band"))
+    rows: list[_Row] = [("All images", comparison, ACCENT, 0.0)]
+    for y, (sex, style) in enumerate(SEX_STYLE.items()):
+        rows.append((style["label"], sexes[sex], style["colour"], y + 1.3))
+    for y, (band, words) in enumerate(BAND_WORDS.items()):
+        rows.append((words[0].upper() + words[1:], bands[band], INK, y + 3.6))
+    rows = [row for row in rows if "difference_months" in row[1]]
+    figure = Figure(figsize=(_WIDTH, 1.7 + 0.62 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    _whiskers(axes, rows, "difference_months", lambda value: f"{value:+.2f}".replace("-", "−"))
+    margin = comparison["non_inferiority"]["margin_months"]
+    reach = 1.05 * max(*(abs(end) for end in axes.get_xlim()), 1.4 * margin)
+    axes.axvspan(margin, reach, color=BAND, linewidth=0, zorder=-1)
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.axvline(margin, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+    axes.tick_params(axis="y", length=0)
+    labels = [f"{label}\nn = {group['n']:,}" for label, group, _, _ in rows]
+    axes.set_yticks([y for _, _, _, y in rows], labels, linespacing=1.0)
+    axes.set(xlim=(-reach, reach), ylim=(rows[-1][3] + 0.6, -0.7))
+    names = [f"{side.upper()}: {comparison[side]['name']}" for side in "ab"]
+    figure.suptitle("\n".join(name[:_LONGEST_NAME] for name in names), x=0.02, ha="left")
+    axes.set_xlabel("MAE of A − MAE of B, months\n← A better     B better →")
+    axes.annotate(
+        f"margin {margin:g}", (margin, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+        textcoords="offset points", ha="center", va="bottom", color=GREY,
+    )  # fmt: skip
     return figure
 
 
