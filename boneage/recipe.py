@@ -283,6 +283,7 @@ class Training(_Section):
 
 
 Views = Literal[1, 2, 6]
+Phases = Literal[1, 4]
 
 
 class Prediction(_Section):
@@ -293,6 +294,13 @@ class Prediction(_Section):
         description="Number of views whose answers are averaged. 1 is the image itself. 2 adds "
         "its mirror image. 6 adds both, rotated by ten degrees in either direction. Training and "
         "validation use one view.",
+    )
+    phases: Phases = Field(
+        default=1,
+        description="Number of phases whose answers are averaged, for `framing.sampling = "
+        '"nearest"`. 1 takes the pixel in the middle of each area that becomes one pixel. 4 takes '
+        "pixels at a quarter and three quarters of it, in both directions. A radiograph that is "
+        "not larger than `framing.source_pixels` has one. Training and validation use one.",
     )
 
 
@@ -354,6 +362,13 @@ class Recipe(_Section):
     training: Training = Training()
     prediction: Prediction = Prediction()
     published: Published | None = None
+
+    @model_validator(mode="after")
+    def _phases_have_an_effect(self) -> Recipe:
+        if self.prediction.phases > 1 and self.framing.sampling != "nearest":
+            phases = self.prediction.phases
+            raise ValueError(f"prediction.phases {phases} needs framing.sampling = 'nearest'")
+        return self
 
     @field_validator("name")
     @classmethod

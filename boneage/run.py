@@ -78,6 +78,20 @@ class RecordedModel(FileSchema):
     backbone: RecordedBackbone | None = None
 
 
+class RecordedMember(FileSchema):
+    """One of the runs that were evaluated together, in the key `members` of `run.json`.
+
+    `name` is that of its folder, `digest` that of `best.keras`, and `changed` are its settings that
+    differ from `recipe.json`.
+    """
+
+    name: Text
+    digest: Text
+    seed: Count | None = None
+    changed: list[Text] | None = None
+    manifest: Text = ""
+
+
 class RunInfo(FileSchema):
     """The types of the keys of `run.json`. Every reader names the keys that it needs."""
 
@@ -98,6 +112,7 @@ class RunInfo(FileSchema):
     best_val_mae_months: Number | None = None
     digests: dict[Text, Text] | None = None
     resumed: list[dict[Text, Any]] | None = None
+    members: list[RecordedMember] | None = None
 
 
 @dataclass(frozen=True)

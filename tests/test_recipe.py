@@ -37,6 +37,7 @@ def test_defaults_are_the_lineage(tmp_path):
         ("[augmentation]\nscale = [1.2, 0.8]", "scale 1.2, 0.8"),
         ("[augmentation]\nsharpen = 1.5", "less than or equal to 1"),
         ("[training]\nweight_decay = 0.1", "weight_decay 0.1 needs optimizer = 'adamw'"),
+        ("[prediction]\nphases = 4", "prediction.phases 4 needs framing.sampling = 'nearest'"),
         ("[training]\nwarmup_epochs = 2", "warmup_epochs 2 needs schedule = 'cosine'"),
     ],
 )

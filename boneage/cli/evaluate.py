@@ -10,6 +10,8 @@ import typer
 from boneage.cli.output import (
     RUN_HELP,
     JsonOption,
+    OthersOption,
+    PhasesOption,
     RunArgument,
     ViewsOption,
     echo,
@@ -23,8 +25,8 @@ from boneage.errors import InputError
 
 STORAGES = ("float16", "float32")
 UNKNOWN_OVERLAP = (
-    "note: the model's training images are unknown. If some of them are in this split, its error "
-    "is underestimated."
+    "the model's training images are unknown. If some of them are in this split, its error is "
+    "underestimated."
 )
 
 
@@ -49,18 +51,22 @@ def evaluate(
             help="Table to score instead of a run: image_id,age_months,sex,predicted_age_months."
         ),
     ] = None,
+    others: OthersOption = None,
     views: ViewsOption = None,
+    phases: PhasesOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the results. Default: the run; for a shipped model, runs/NAME."
+            help="Folder for the results. Default: the run; for a shipped model, runs/NAME. "
+            "Several runs need one."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a model on a split, or score a table of predictions."""
-    if predictions is not None and (data or split or views or out):
-        refuse("--predictions", "it can't be combined with --data, --split, --views or --out")
+    if predictions is not None and (data or split or others or views or phases or out):
+        fix = "Only a run has --data, --split, --run, --views, --phases and --out."
+        refuse("--predictions", "it can't be combined with options of a run", fix)
     if (run is None) == (predictions is None):
         refuse(
             "boneage evaluate", "it scores either RUN or --predictions FILE", "Name one of them."
@@ -78,13 +84,21 @@ def evaluate(
         from boneage.prediction.shipped import open_run
 
         assert run is not None
-        opened = open_run(run)
+        opened, *rest = [open_run(each) for each in (run, *(others or ()))]
+        for each in (opened, *rest):
+            each.read_info(NEEDED_INFO)  # before the images are predicted
         scored = opened.best_path
-        opened.read_info(NEEDED_INFO)  # before the images are predicted
         metrics = evaluate_run(
-            opened, data=data, split=split or "test", views=views, out=out, progress=not as_json
+            opened,
+            others=rest,
+            data=data,
+            split=split or "test",
+            views=views,
+            phases=phases,
+            out=out,
+            progress=not as_json,
         )
-        results = prepare_results(opened, out)
+        results = prepare_results(opened, out, rest)
         write_result(results)
         if results.folder != opened.folder:
             log(f"results: {results.folder}")
@@ -103,14 +117,19 @@ def _independence_notes(metrics: dict[str, Any]) -> list[str]:
     tested = metrics["manifest"]
     if not tested["external"]:
         return [SHAPED_BY[metrics["split"]]] if metrics["split"] in SHAPED_BY else []
-    if tested["overlap"] is None:
-        return [UNKNOWN_OVERLAP]
-    return [
-        f"note: {count:,} of these {metrics['n']:,} images {SHAPED_WORDS[split]}, so the error is "
-        "too low"
-        for split, count in tested["overlap"].items()
-        if count
-    ]
+    notes = []
+    for member in metrics.get("members") or [{"name": "", "overlap": tested["overlap"]}]:
+        start = f"note: {member['name']}: " if member["name"] else "note: "
+        if member["overlap"] is None:
+            notes.append(start + UNKNOWN_OVERLAP)
+            continue
+        notes += [
+            f"{start}{count:,} of these {metrics['n']:,} images {SHAPED_WORDS[split]}, so the "
+            "error is too low"
+            for split, count in member["overlap"].items()
+            if count
+        ]
+    return notes
 
 
 def report(run: RunArgument) -> None:
@@ -130,6 +149,7 @@ def release(
         str, typer.Option(help="Type of the stored weights: float16 or float32.")
     ] = STORAGES[0],
     views: ViewsOption = None,
+    phases: PhasesOption = None,
     note: Annotated[
         str, typer.Option(help="Text for the model card about the training radiographs.")
     ] = "",
@@ -158,6 +178,7 @@ def release(
         out,
         storage="float16" if storage == "float16" else "float32",
         views=views,
+        phases=phases,
         note=note,
         max_bytes=round(1e6 * max_megabytes),
         progress=not as_json,

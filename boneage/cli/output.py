@@ -51,6 +51,22 @@ ViewsOption = Annotated[
         help="Test-time views averaged per image: 1, 2 or 6. Default: the recipe's value.",
     ),
 ]
+PhasesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--phases",
+        help="Phases averaged per radiograph, where the framing picks pixels: 1 or 4. "
+        "Default: the recipe's value.",
+    ),
+]
+OthersOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="Another run whose answers are averaged with those of RUN; may be repeated.",
+    ),
+]
 GpuOption = Annotated[bool, typer.Option("--require-gpu", help="Fail if Keras finds no GPU.")]
 DeterministicOption = Annotated[
     bool,

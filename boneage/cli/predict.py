@@ -10,6 +10,8 @@ import typer
 
 from boneage.cli.output import (
     JsonOption,
+    OthersOption,
+    PhasesOption,
     RunArgument,
     ViewsOption,
     echo,
@@ -35,7 +37,9 @@ def predict(
         list[str],
         typer.Option(metavar="SEX", help="Sex of the child, or of all children: F or M."),
     ],
+    others: OthersOption = None,
     views: ViewsOption = None,
+    phases: PhasesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the bone age of radiographs in months.
@@ -58,7 +62,14 @@ def predict(
     from boneage.prediction.predict import predict_radiographs
     from boneage.prediction.shipped import open_run
 
-    predictions = predict_radiographs(open_run(run), images, letters.pop(), views=views)
+    predictions = predict_radiographs(
+        open_run(run),
+        images,
+        letters.pop(),
+        others=[open_run(other) for other in others or ()],
+        views=views,
+        phases=phases,
+    )
     codes = {0}
 
     def finished() -> Iterator[Prediction]:
@@ -67,7 +78,9 @@ def predict(
             yield prediction
 
     if as_json:
-        print_json_list({"run": utf8(str(run))}, "predictions", map(_as_dict, finished()))
+        head: dict[str, Any] = {"run": utf8(str(run))}
+        head |= {"others": [utf8(str(other)) for other in others]} if others else {}
+        print_json_list(head, "predictions", map(_as_dict, finished()))
     else:
         for prediction in finished():
             _print(prediction)

@@ -68,7 +68,7 @@ def model_card(
         is_rsna=manifest["source"].startswith("rsna-"),
         model=recipe["model"],
         framing=recipe["framing"],
-        views=recipe.get("prediction", {}).get("views", 1),
+        prediction={"views": 1, "phases": 1, **recipe.get("prediction", {})},
         parameters=result["model"]["parameters"],
         size=size,
         digest=digest,

@@ -86,6 +86,13 @@ class TestedOn(FileSchema):
     overlap: dict[Text, Count] | None = None
 
 
+class TestedMember(FileSchema):
+    """One of several runs, in the key `members` of the metrics."""
+
+    name: Text
+    overlap: dict[Text, Count] | None = None
+
+
 class Scored(FileSchema):
     """The key `predictions` of the metrics."""
 
@@ -103,6 +110,8 @@ class Metrics(Scores):
     split: Text = ""
     evaluated: Text = ""
     views: int = Field(default=1, ge=1, le=1000)
+    phases: int = Field(default=1, ge=1, le=1000)
+    members: list[TestedMember] | None = None
 
     @model_validator(mode="after")
     def _has_images_and_groups(self) -> Metrics:

@@ -18,6 +18,7 @@ from boneage.evaluation.model_card import model_card
 from boneage.evaluation.records import read_metrics
 from boneage.evaluation.result import write_result
 from boneage.evaluation.scoring import evaluate_run, predict_split, run_manifest
+from boneage.prediction.predictor import Predictor
 from boneage.prediction.shipped import CARD_NAME, RELEASE_NAME, SUMS_NAME, checksums
 from boneage.run import MANIFEST_KEYS, TRAINED, Run
 from boneage.runtime.files import read_json, temporary_folder, write_bytes, write_json, write_text
@@ -49,6 +50,7 @@ def release(
     *,
     storage: Storage = "float16",
     views: int | None = None,
+    phases: int | None = None,
     note: str = "",
     max_bytes: int = MAX_BYTES,
     progress: bool = True,
@@ -65,6 +67,7 @@ def release(
             `boneage/prediction/shipped_models` is searched for.
         storage: Type of the stored weights.
         views: Test-time views averaged per image. Default: the recipe's value.
+        phases: Phases averaged per radiograph. Default: the recipe's value.
         note: Text for the card about the training radiographs.
         max_bytes: Largest total size of the files.
         progress: Show progress.
@@ -82,6 +85,8 @@ def release(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(Fault(str(out), "it exists already", "Move it, or name another folder."))
     manifest = run_manifest(run)
+    predictor = Predictor(run, views=views, phases=phases)
+    used = predictor.groups[0]
     import keras  # only now, because it takes seconds
 
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -89,13 +94,11 @@ def release(
         part = Run(folder / out.name)
         stored = _store_model(run, part, storage)
         recipe = run.read_recipe().model_dump(mode="json")
-        if views is not None:
-            recipe["prediction"]["views"] = views
+        recipe["prediction"] |= {"views": used.views, "phases": used.phases}
         write_json(part.recipe_path, recipe)
         info.pop("digests", None)  # those of the run's own files
         write_json(part.info_path, info)
-        views = part.read_recipe().prediction.views
-        before = _validation_mae(run, manifest, views, progress)
+        before = _validation_mae(predictor, manifest, progress)
         for split in ("val", "test"):
             if (manifest.table["split"] == split).any():
                 evaluate_run(part, split=split, progress=progress)
@@ -193,9 +196,9 @@ def _store_model(run: Run, part: Run, storage: Storage) -> dict[str, int]:
     return {"float16_values": 0, "other_values": model.count_params()}
 
 
-def _validation_mae(run: Run, manifest: Manifest, views: int, progress: bool) -> float:
+def _validation_mae(predictor: Predictor, manifest: Manifest, progress: bool) -> float:
     """Return the validation MAE of the run's own model on this machine, in months."""
-    table = predict_split(run, manifest, "val", views=views, progress=progress)
+    table = predict_split(predictor, manifest, "val", progress=progress)
     return float((table["predicted_age_months"] - table["age_months"]).abs().mean())
 
 

@@ -77,8 +77,10 @@ class Evaluation:
     def words(self) -> str:
         """The images in words, such as `test images (external)`."""
         external = " (external)" if self.is_external else ""
-        views = self.metrics.get("views", 1)
-        averaged = f", mean of {views} views" if views > 1 else ""
+        kinds = {"views": self.metrics.get("views", 1), "phases": self.metrics.get("phases", 1)}
+        kinds["runs"] = len(self.metrics.get("members") or [1])
+        parts = [f"{count} {kind}" for kind, count in kinds.items() if count > 1]
+        averaged = f", mean of {', '.join(parts)}" if parts else ""
         return f"{SPLIT_WORDS.get(self.split, self.split)} images{external}{averaged}"
 
     @property
@@ -191,6 +193,10 @@ def _shareable(info: Mapping[str, Any]) -> dict[str, Any]:
     facts = {key: info[key] for key in _RUN_FACTS if key in info}
     if info.get("resumed"):
         facts["resumed"] = f"{len(info['resumed'])} times"
+    for member in info.get("members") or ():
+        values = {key: member.get(key) for key in ("digest", "seed", "manifest")}
+        changed = ", ".join(member.get("changed") or ()) or None
+        facts[f"run {member['name']}"] = {**values, "changed settings": changed}
     for key, kept in _DATA_FACTS.items():
         recorded = info.get(key) or {}
         facts[key] = {name: recorded[name] for name in kept if recorded.get(name) is not None}

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from boneage.errors import Fault, InputError
 from boneage.evaluation.records import read_metrics
 from boneage.prediction.shipped import find_run, is_release, release_name
-from boneage.run import MANIFEST_KEYS, Run
-from boneage.runtime.files import read_json, write_bytes, write_json
+from boneage.recipe import changed_settings
+from boneage.run import MANIFEST_KEYS, Run, recipe_from_run
+from boneage.runtime.files import json_bytes, read_json, write_bytes, write_json
+from boneage.runtime.provenance import file_digest
 
-_INFO = ("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped")
+_INFO = (
+    *("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped"),
+    "members",
+)
 NEEDED_INFO = ("provenance", *MANIFEST_KEYS, "manifest.counts")
 _MANIFEST = ("digest", "counts", "source")
 _INIT = ("name", "digest", "known_ids")
@@ -26,17 +32,24 @@ _FOLDERS = re.compile(
 _MIN_IMAGES = 5  # an average over fewer images reveals single ones
 
 
-def prepare_results(run: Run, out: Path | None = None) -> Run:
+def prepare_results(run: Run, out: Path | None = None, others: Sequence[Run] = ()) -> Run:
     """Return the folder that the results of a run go to, with `recipe.json` and `run.json` in it.
+
+    For several runs, `recipe.json` is that of the first, and `run.json` lists all of them under
+    `members`.
 
     Args:
         run: The run that is evaluated.
         out: The folder. Default: the run's own; for a shipped model, `runs/NAME`, or
-            `$BONEAGE_RUNS/NAME` if that variable is set.
+            `$BONEAGE_RUNS/NAME` if that variable is set. Several runs have no default.
+        others: Further runs whose answers are averaged with those of the run.
 
     Raises:
-        InputError: The folder belongs to another run or to a shipped model.
+        InputError: The folder belongs to another run or to a shipped model, or is missing.
     """
+    if others and out is None:
+        what = f"the folder of the results of {1 + len(others)} runs is missing"
+        raise InputError(Fault("--out", what, "Name one with --out."))
     results = Run(out or _default_folder(run.folder))
     if is_release(results.folder):
         raise InputError(
@@ -46,11 +59,12 @@ def prepare_results(run: Run, out: Path | None = None) -> Run:
                 "Name another folder with --out.",
             )
         )
-    if results.folder.resolve() == run.folder.resolve():
+    if results.folder.resolve() == run.folder.resolve() and not others:
         return results
-    copies = [(getattr(run, name), getattr(results, name)) for name in ("recipe_path", "info_path")]
-    for own, copy in copies:
-        if copy.exists() and copy.read_bytes() != own.read_bytes():
+    info = json_bytes(_describe_members([run, *others])) if others else run.info_path.read_bytes()
+    copies = {results.recipe_path: run.recipe_path.read_bytes(), results.info_path: info}
+    for copy, content in copies.items():
+        if copy.exists() and copy.read_bytes() != content:
             raise InputError(
                 Fault(
                     str(results.folder),
@@ -58,9 +72,38 @@ def prepare_results(run: Run, out: Path | None = None) -> Run:
                     "Name another folder with --out.",
                 )
             )
-    for own, copy in copies:
-        write_bytes(copy, own.read_bytes())
+    for copy, content in copies.items():
+        write_bytes(copy, content)
     return results
+
+
+def member_name(run: Run) -> str:
+    """Return what one of several runs is called in their results: the name of its folder."""
+    return run.folder.resolve().name
+
+
+def _describe_members(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the `run.json` of several runs: data and origin of the first, then all of them."""
+    recipes = [
+        recipe_from_run(without_folder(read_json(run.recipe_path)), where=str(run.recipe_path))
+        for run in runs
+    ]
+    infos = [run.read_info(NEEDED_INFO) for run in runs]
+    members = [
+        {
+            "name": member_name(run),
+            "digest": file_digest(run.best_path),
+            "seed": info.get("seed"),
+            "changed": changed_settings(recipes[0], recipe),
+            "manifest": info["manifest"]["digest"],
+        }
+        for run, recipe, info in zip(runs, recipes, infos, strict=True)
+    ]
+    names = " + ".join(dict.fromkeys(recipe.name for recipe in recipes))
+    kept: dict[str, Any] = {
+        key: infos[0][key] for key in ("provenance", "manifest", "store") if key in infos[0]
+    }
+    return {"name": f"{names} (mean of {len(runs)} runs)", **kept, "members": members}
 
 
 def open_results(run: Path) -> Run:

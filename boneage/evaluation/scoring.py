@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boneage.datasets.cells import missing_column
-from boneage.datasets.label_rules import SEXES, image_path
+from boneage.datasets.label_rules import SEXES, Region, image_path
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.datasets.tables import read_cells, read_sheet
 from boneage.datasets.validation import (
@@ -30,7 +31,7 @@ from boneage.datasets.validation import (
 )
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import baseline_median_by_sex, score
-from boneage.evaluation.result import name_sources, prepare_results
+from boneage.evaluation.result import member_name, name_sources, prepare_results
 from boneage.pipeline.store import prepare
 from boneage.prediction.answers import (
     MAX_AGE_MONTHS,
@@ -38,13 +39,13 @@ from boneage.prediction.answers import (
     limit_answers,
     possible_answers,
 )
-from boneage.prediction.engines import load_engine
-from boneage.prediction.predict import BATCH_SIZE, predict_batches
+from boneage.prediction.predictor import Inputs, Predictor
 from boneage.prediction.shipped import CARD_NAME, is_release
-from boneage.prediction.test_time_views import test_time_views
+from boneage.prediction.test_time_views import BATCH_SIZE
 from boneage.run import MANIFEST_KEYS, Run
 from boneage.runtime.files import read_bytes, write_json, write_text
-from boneage.runtime.provenance import file_digest
+from boneage.runtime.provenance import file_digest, usable_cores
+from boneage.runtime.threads import threads
 
 _SHOWN_FAULTS = 5
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")
@@ -113,9 +114,11 @@ def evaluate_predictions(csv: Path) -> dict[str, Any]:
 def evaluate_run(
     run: Run,
     *,
+    others: Sequence[Run] = (),
     data: Path | None = None,
     split: str = "test",
     views: int | None = None,
+    phases: int | None = None,
     out: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -124,37 +127,77 @@ def evaluate_run(
     Without `data`, the manifest is the one that the run was trained with, and must be unchanged.
     Any other manifest is an external test. The files of an external test have the manifest's name
     and digest in their names, so they never replace the run's own. The same holds for a number of
-    views that differs from the recipe's.
+    views or phases that differs from the recipe's.
 
     Args:
         run: A finished run.
+        others: Further runs whose answers are averaged with those of the run.
         data: Another manifest than the run's own.
         split: `train`, `val` or `test`.
         views: Test-time views averaged per image. Default: the recipe's value.
+        phases: Phases averaged per radiograph. Default: the recipe's value.
         out: Folder for the results; see `result.prepare_results` for the default.
         progress: Show progress on standard error.
 
     Returns:
         The content of `metrics-<split>.json`: the answer of `score_table`, with `split`, `views`,
-        `manifest`, `evaluated` (the day) and `predictions`. The manifest is named without its
-        folder, because the file may be handed on. For an external test, `manifest` has `overlap`:
-        how many of its images were `train` or `val` of the run, or None if that is unknown.
+        `phases`, `manifest`, `evaluated` (the day) and `predictions`. The manifest is named without
+        its folder, because the file may be handed on. For an external test, `manifest` has
+        `overlap`: how many of its images were `train` or `val` of the run, or None if that is
+        unknown. Of several runs, these are images that any of them knew, and `members` says the
+        same of each.
 
     Raises:
         InputError: The manifest is missing, faulty or changed; the split is empty; there is no
-            such number of views; an image can't be read; an answer is not finite; or the results
-            can't go into that folder.
+            such number of views or phases; an image can't be read; an answer is not finite; the
+            results can't go into that folder; or the runs can't be combined.
     """
-    manifest = run_manifest(run) if data is None else read_manifest(data)
+    predictor = Predictor([run, *others], views=views, phases=phases)
+    manifest = _own_manifest(predictor.runs) if data is None else read_manifest(data)
     images = manifest.split(split)
-    usual = run.read_recipe().prediction.views
-    views = usual if views is None else views
-    test_time_views(views)  # refuses a wrong number before anything is written
-    results = prepare_results(run, out)
-    table = predict_split(run, manifest, split, views=views, progress=progress)
-    recorded = run.read_info(MANIFEST_KEYS)["manifest"]
-    training = _training_table(manifest, recorded)
-    is_external = manifest.digest != recorded["digest"]
+    results = prepare_results(run, out, others)
+    table = predict_split(predictor, manifest, split, progress=progress)
+    training, tested_on = _knowledge(predictor.runs, manifest, images)
+    metrics = score_table(table, training)
+    usual = [member.read_recipe().prediction for member in predictor.runs]
+    used = predictor.groups[0]
+    metrics |= {"split": split, "views": used.views, "phases": used.phases} | tested_on
+    metrics |= _count_impossible(table["predicted_age_months"].to_numpy(np.float64))
+    metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+    is_external = metrics["manifest"]["external"]
+    name = f"{split}-{manifest.path.stem}-{manifest.digest[:8]}" if is_external else split
+    name += f"-{views}-views" if views and any(each.views != views for each in usual) else ""
+    name += f"-{phases}-phases" if phases and any(each.phases != phases for each in usual) else ""
+    return write_evaluation(results, name, table, metrics)
+
+
+def _own_manifest(runs: Sequence[Run]) -> Manifest:
+    """Read the manifest that all runs were trained with.
+
+    Raises:
+        InputError: It is gone or has changed since, or they were trained with different ones.
+    """
+    digests = {run.read_info(MANIFEST_KEYS)["manifest"]["digest"] for run in runs}
+    if len(digests) > 1:
+        what = "the runs were trained with different manifests"
+        raise InputError(Fault("--run", what, "Name the manifest to score with --data MANIFEST."))
+    return run_manifest(runs[0])
+
+
+def _knowledge(
+    runs: Sequence[Run], manifest: Manifest, images: Manifest
+) -> tuple[pd.DataFrame | None, dict[str, Any]]:
+    """Return the training tables of all runs in one, and what the runs knew of the images.
+
+    Returns:
+        The table, None if one of them is unknown; and the keys `manifest` and, for several runs,
+        `members` of the metrics.
+    """
+    recorded = [run.read_info(MANIFEST_KEYS)["manifest"] for run in runs]
+    is_external = any(each["digest"] != manifest.digest for each in recorded)
+    tables = {each["digest"]: _training_table(manifest, each) for each in recorded}
+    known = [table for table in tables.values() if table is not None]
+    training = pd.concat(known) if len(known) == len(tables) else None
     tested_on = {
         "file": manifest.path.name,
         "digest": manifest.digest,
@@ -162,13 +205,14 @@ def evaluate_run(
         "external": is_external,
         **({"overlap": _count_overlap(training, images)} if is_external else {}),
     }
-    metrics = score_table(table, training)
-    metrics |= {"split": split, "views": views, "manifest": tested_on}
-    metrics |= _count_impossible(table["predicted_age_months"].to_numpy(np.float64))
-    metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    name = f"{split}-{manifest.path.stem}-{manifest.digest[:8]}" if is_external else split
-    name += f"-{views}-views" if views != usual else ""
-    return write_evaluation(results, name, table, metrics)
+    if len(runs) == 1:
+        return training, {"manifest": tested_on}
+    members = [
+        {"name": member_name(run)}
+        | ({"overlap": _count_overlap(tables[each["digest"]], images)} if is_external else {})
+        for run, each in zip(runs, recorded, strict=True)
+    ]
+    return training, {"manifest": tested_on, "members": members}
 
 
 def _sources(images: Manifest) -> list[str]:
@@ -176,39 +220,77 @@ def _sources(images: Manifest) -> list[str]:
 
 
 def predict_split(
-    run: Run, manifest: Manifest, split: str, *, views: int, progress: bool = True
+    predictor: Predictor, manifest: Manifest, split: str, *, progress: bool = True
 ) -> pd.DataFrame:
     """Predict all images of a split, from the store that is prepared if it is missing.
+
+    Where a radiograph may have several phases, no store holds them. Each is then decoded and framed
+    when it is predicted.
 
     Returns:
         The four `PREDICTION_COLUMNS`, one row for each image; ages in months.
 
     Raises:
-        InputError: The split is empty, an image or the model can't be read, or there is no such
-            number of views.
+        InputError: The split is empty, or an image or the model can't be read.
     """
-    test_time_views(views)  # refuses a wrong number before the store is prepared
     images = manifest.split(split)
-    store = prepare(manifest, run.read_recipe().framing, progress=progress)
-    rows = store.select(images.table["image_id"].tolist())
-    batches = track(
-        predict_batches(load_engine(run), rows, images.gender(), views=views),
-        f"Predicting {split}",
-        total=-(-len(rows) // BATCH_SIZE),
-        console=Console(stderr=True),
-        disable=not progress,
-    )
+    rows = _decoded if predictor.has_phases else _stored
+    with contextlib.closing(rows(predictor, manifest, images, progress)) as inputs:
+        batches = track(
+            predictor.answers(inputs, images.gender()),
+            f"Predicting {split}",
+            total=-(-len(images) // BATCH_SIZE),
+            console=Console(stderr=True),
+            disable=not progress,
+        )
+        months = np.concatenate(list(batches))
     table = images.table[["image_id", "age_months", "sex"]].reset_index(drop=True)
-    months = np.concatenate(list(batches))
     finite = np.isfinite(months)
     if not finite.all():
         ids = table["image_id"][~finite].tolist()
         faults = answer_faults(ids[:_SHOWN_FAULTS], months[~finite][:_SHOWN_FAULTS])
         if len(ids) > _SHOWN_FAULTS:
             what = f"{len(ids):,} of {len(months):,} answers are no bone age"
-            faults.append(Fault(str(run.best_path), what, "The model is damaged or untrained."))
+            where = str(predictor.runs[0].best_path)
+            faults.append(Fault(where, what, "The model is damaged or untrained."))
         raise InputError(faults)
     return table.assign(predicted_age_months=months)
+
+
+def _stored(
+    predictor: Predictor, manifest: Manifest, images: Manifest, progress: bool
+) -> Generator[Inputs]:
+    """Return the images of a split from the stores, one for each framing."""
+    ids = images.table["image_id"].tolist()
+    stores = [prepare(manifest, each.framing, progress=progress) for each in predictor.groups]
+    views = [store.select(ids) for store in stores]
+    return ([[view[row]] for view in views] for row in range(len(images)))
+
+
+def _decoded(
+    predictor: Predictor, _: Manifest, images: Manifest, progress: bool
+) -> Generator[Inputs]:
+    """Yield the images of a split, each decoded and framed at its phases.
+
+    Raises:
+        InputError: Some images can't be read. It names all of them.
+    """
+
+    def read(image: tuple[Path, Region | None]) -> Inputs | InputError:
+        try:
+            return predictor.read(*image)
+        except InputError as error:
+            return error
+
+    faults: list[Fault] = []
+    with threads(usable_cores()) as pool:
+        for inputs in pool.map(read, zip(images.image_paths(), images.regions(), strict=True)):
+            if isinstance(inputs, InputError):
+                faults.extend(inputs.faults)
+            elif not faults:  # otherwise the rest is only read for its faults
+                yield inputs
+    if faults:
+        raise InputError(faults)
 
 
 def _count_impossible(months: NDArray[np.float64]) -> dict[str, int]:
@@ -313,11 +395,11 @@ def run_manifest(run: Run) -> Manifest:
 def _training_table(manifest: Manifest, recorded: dict[str, Any]) -> pd.DataFrame | None:
     """Return the table that the run was trained with, or None if it is gone or changed.
 
-    If it is not the manifest that is tested, its column `file` holds the real path of each image.
-    The images themselves may be gone.
+    Its column `file` holds the real path of each image. The images themselves may be gone.
     """
     if manifest.digest == recorded["digest"]:
-        return manifest.table
+        files = [os.path.realpath(path) for path in manifest.image_paths()]
+        return manifest.table.assign(file=files)
     path = Path(recorded["path"])
     try:
         content = read_bytes(path)

@@ -1,4 +1,4 @@
-"""The views of one framed image whose predictions are averaged: mirrored and rotated copies."""
+"""The views of one framed image whose answers are averaged: mirrored and rotated copies."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
+from boneage.prediction.engines import Engine
 from boneage.recipe import Views
 
+BATCH_SIZE = 64
 ROTATION_DEGREES = 10.0
 
 Image: TypeAlias = npt.NDArray[np.uint8]
@@ -60,3 +62,32 @@ def test_time_views(views: int) -> Sequence[Callable[[Image], Image]]:
         known = ", ".join(map(str, get_args(Views)))
         raise InputError(Fault("views", f"it is {views}", f"Choose one of {known}."))
     return _VIEWS[:views]
+
+
+def mean_of_views(
+    engine: Engine,
+    images: Sequence[Image] | Image,
+    gender: npt.NDArray[np.float32],
+    views: int = 1,
+    batch_size: int = BATCH_SIZE,
+) -> npt.NDArray[np.float64]:
+    """Return the answer for every framed image, averaged over its test-time views.
+
+    Args:
+        engine: The network.
+        images: uint8 (n, size, size), or a list of (size, size), framed as in training.
+        gender: float32 (n, 1), 1.0 = male.
+        views: Test-time views averaged per image.
+        batch_size: Images per batch; it does not change the answers.
+
+    Returns:
+        float64 (n,), months.
+    """
+    total = np.zeros(len(images))
+    for first in range(0, len(images), batch_size):
+        rows = range(first, min(first + batch_size, len(images)))
+        batch, part = [images[row] for row in rows], slice(rows.start, rows.stop)
+        for make_view in test_time_views(views):
+            pixels = np.stack([make_view(image) for image in batch])[..., np.newaxis]
+            total[part] += engine.predict(pixels.astype(np.float32) / np.float32(255), gender[part])
+    return total / views

@@ -214,9 +214,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def json_bytes(values: dict[str, Any]) -> bytes:
+    """Return the content of a file with one JSON object."""
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write one JSON object in one step."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_bytes(path, json_bytes(values))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_evaluate_scores_predictions_of_any_model(boneage, tmp_path):
         (["evaluate", "run", "--predictions", "x.csv"], "Name one of them"),
         (
             ["evaluate", "--predictions", "x.csv", "--split", "val"],
-            "can't be combined with --data, --split",
+            "Only a run has --data, --split, --run",
         ),
         (["evaluate", "run"], "run"),
         (["report", "run"], "run"),
@@ -104,3 +104,24 @@ def test_a_run_is_released_and_every_verb_takes_its_name_and_writes_nothing_into
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
     misspelled = boneage("predict", "tiny-bets", radiograph, "--sex", "F")
     refused(misspelled, "Did you mean 'tiny-best'?")
+
+
+def test_several_runs_are_scored_together_and_what_each_knew_is_reported(
+    boneage, refused, finished_run, cohort, tmp_path
+):
+    shutil.copytree(finished_run.folder, tmp_path / "copy")
+    text = cohort.read_text().replace("\r", "").splitlines()
+    images = str(cohort.parent / "images")
+    text = [line.replace(",images/", f",{images}/") for line in text]
+    (tmp_path / "other.csv").write_text("\n".join([*text, ""]))
+    runs = ("evaluate", finished_run.folder, "--run", "copy")
+    refused(boneage(*runs), "the folder of the results of 2 runs is missing")
+    code, out, err = boneage(
+        *runs, "--data", "other.csv", "--split", "val", "--out", "mean", "--json"
+    )
+    assert (code, json.loads(out)["n"]) == (0, 6)
+    for name in (finished_run.folder.name, "copy"):
+        assert f"note: {name}: 6 of these 6 images chose the model's epoch, so the error" in err
+    assert boneage("report", "mean")[:2] == (0, "mean/report.html\n")
+    page = (tmp_path / "mean" / "report.html").read_text()
+    assert "tiny (mean of 2 runs)" in page

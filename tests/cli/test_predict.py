@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -33,7 +34,7 @@ def run(tmp_path, monkeypatch) -> Run:
     write_json(run.recipe_path, recipe.model_dump(mode="json"))
     write_json(run.info_path, {"name": "small"})
     run.best_path.touch()
-    monkeypatch.setattr("boneage.prediction.predict.load_engine", lambda run: Constant())
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Constant())
     return run
 
 
@@ -117,7 +118,7 @@ def test_an_interrupt_keeps_the_finished_answers(boneage, run, tmp_path, monkeyp
                 raise KeyboardInterrupt
             return super().predict(images, gender)
 
-    monkeypatch.setattr("boneage.prediction.predict.load_engine", lambda run: Interrupted())
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Interrupted())
     files = [write(tmp_path / "hand.png")] * 70
     code, out, _ = boneage("predict", run.folder, *files, "--sex", "F")
     assert (code, out.count("100.0 months")) == (130, 64)
@@ -133,7 +134,7 @@ def test_an_answer_that_is_no_bone_age_is_the_fault_of_its_image(
         def predict(self, images, gender):
             return np.where(np.arange(len(images)) == 0, months, 100.0)
 
-    monkeypatch.setattr("boneage.prediction.predict.load_engine", lambda run: Broken())
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Broken())
     write(tmp_path / "good.png")
     write(tmp_path / "bad.png")
     code, out, err = boneage("predict", run.folder, "bad.png", "good.png", "--sex", "F")
@@ -224,3 +225,26 @@ def test_one_command_takes_one_sex(boneage, refused):
 def test_a_file_is_no_run(boneage, refused, run):
     answer = boneage("predict", run.best_path, "x.png", "--sex", "F")
     refused(answer, "best.keras: it is a file", "Name the folder")
+
+
+def test_several_runs_answer_with_their_mean(boneage, refused, run, tmp_path, monkeypatch):
+    class ByRun:
+        def __init__(self, run):
+            self.months = 100.0 if run.folder.name == "run" else 103.0
+
+        def predict(self, images, gender):
+            return np.full(len(images), self.months)
+
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", ByRun)
+    for name in ("other", "third"):
+        shutil.copytree(run.folder, tmp_path / name)
+    write(tmp_path / "hand.png")
+    more = ("--run", "other", "--run", "third")
+    code, out, _ = boneage("predict", "run", "hand.png", "--sex", "F", *more)
+    assert (code, out) == (0, "hand.png: 102.0 months (8 y 6 m)\n")
+    _, out, _ = boneage("predict", "run", "hand.png", "--sex", "F", "--json", *more)
+    assert (json.loads(out)["run"], json.loads(out)["others"]) == ("run", ["other", "third"])
+    answer = boneage("predict", "run", "hand.png", "--sex", "F", "--run", "run")
+    refused(answer, "run: the run is named twice")
+    answer = boneage("predict", "run", "hand.png", "--sex", "F", "--phases", "4")
+    refused(answer, "phases: it is 4, but the framing of", "Only framing.sampling = 'nearest'")

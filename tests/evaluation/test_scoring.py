@@ -10,13 +10,17 @@ import pytest
 
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.errors import InputError
+from boneage.evaluation.report import read_evaluations, write_report
+from boneage.evaluation.result import NEEDED_INFO, write_result
 from boneage.evaluation.scoring import (
     evaluate_predictions,
     evaluate_run,
     impossible_answers,
     read_predictions,
 )
-from boneage.recipe import Framing, Recipe
+from boneage.radiographs.framing import PHASES, frame
+from boneage.radiographs.reader import read_radiograph
+from boneage.recipe import Framing, Prediction, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
 from boneage.runtime.provenance import file_digest
@@ -151,7 +155,7 @@ class BySex:
 
 @pytest.fixture(autouse=True)
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boneage.evaluation.scoring.load_engine", lambda run: BySex())
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: BySex())
 
 
 def test_evaluates_a_split_and_writes_what_it_returns(run: Run) -> None:
@@ -269,13 +273,13 @@ class Fixed:
 def test_answers_that_are_no_age_are_scored_counted_and_a_fault(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("boneage.evaluation.scoring.load_engine", lambda run: Fixed(-500.0))
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Fixed(-500.0))
     metrics = evaluate_run(run, progress=False)
     assert metrics["impossible_answers"] == 1
     assert read_json(run.metrics_path("test")) == metrics
     fault = impossible_answers(run.best_path, metrics)
     assert "1 of 2 answers are no bone age from 0 to 240 months" in str(fault)
-    monkeypatch.setattr("boneage.evaluation.scoring.load_engine", lambda run: Fixed(-5.0))
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Fixed(-5.0))
     metrics = evaluate_run(run, progress=False)
     assert impossible_answers(run.best_path, metrics) is None
     assert read_predictions(run.predictions_path("test"))["predicted_age_months"].min() == 0.0
@@ -285,8 +289,157 @@ def test_answers_that_are_no_age_are_scored_counted_and_a_fault(
 def test_an_answer_that_is_not_finite_is_the_fault_of_its_image(
     run: Run, monkeypatch: pytest.MonkeyPatch, months: float
 ) -> None:
-    monkeypatch.setattr("boneage.evaluation.scoring.load_engine", lambda run: Fixed(months))
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Fixed(months))
     with pytest.raises(InputError, match="^i6: the model answers (nan|inf) months") as refused:
         evaluate_run(run, progress=False)
     assert len(refused.value.faults) == 1
     assert not run.metrics_path("test").exists()
+
+
+# --- Phases, and several runs.
+
+
+class Brightness:
+    """An engine that answers with the mean grey level of an image."""
+
+    def predict(self, images: Any, gender: Any) -> Any:
+        return 200.0 * images.mean(axis=(1, 2, 3), dtype=np.float64)
+
+
+def change_recipe(run: Run, framing: Framing, **prediction: Any) -> None:
+    recipe = Recipe(name="small", framing=framing, prediction=Prediction(**prediction))
+    write_json(run.recipe_path, recipe.model_dump(mode="json"))
+
+
+def test_phases_are_framed_from_the_files_and_other_numbers_do_not_replace_the_scores(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Brightness())
+    framing = Framing(size=32, crop="none", sampling="nearest", source_pixels=20)
+    change_recipe(run, framing, phases=4)
+    metrics = evaluate_run(run, progress=False)
+    assert not list(tmp_path.rglob("*.store"))  # which has one phase of each radiograph
+    assert (metrics["views"], metrics["phases"]) == (1, 4)
+    radiographs = [read_radiograph(tmp_path / "data" / f"{row}.png") for row in (6, 7)]
+    expected = [
+        np.mean([200 / 255 * frame(each, framing, phase=phase).pixels.mean() for phase in PHASES])
+        for each in radiographs
+    ]
+    found = read_predictions(run.predictions_path("test"))["predicted_age_months"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    metrics = evaluate_run(run, phases=1, views=2, progress=False)
+    assert metrics["predictions"]["file"] == "predictions-test-2-views-1-phases.csv"
+
+
+def test_radiographs_that_are_not_larger_are_answered_to_the_bit_as_from_the_store(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Brightness())
+    evaluate_run(run, split="train", progress=False)
+    assert list(tmp_path.rglob("*.store"))
+    stored = run.predictions_path("train").read_bytes()
+    change_recipe(run, Framing(size=32, sampling="nearest", source_pixels=40), phases=4)
+    evaluate_run(run, split="train", progress=False)
+    assert run.predictions_path("train").read_bytes() == stored
+
+
+def test_all_radiographs_that_cannot_be_read_are_reported_at_once(run: Run, tmp_path: Path) -> None:
+    change_recipe(run, Framing(size=32, sampling="nearest", source_pixels=20), phases=4)
+    (tmp_path / "data" / "1.png").write_bytes(b"no image")
+    cv2.imwrite(str(tmp_path / "data" / "3.png"), np.zeros((40, 40), np.uint8))
+    with pytest.raises(InputError) as caught:
+        evaluate_run(run, split="train", progress=False)
+    assert [Path(fault.where).name for fault in caught.value.faults] == ["1.png", "3.png"]
+    assert not run.metrics_path("train").exists()
+
+
+class ByRun:
+    """An engine that answers 100 months for the first run, and 140 for the others."""
+
+    def __init__(self, run: Run) -> None:
+        self.months = 100.0 if run.folder.name == "run" else 140.0
+
+    def predict(self, images: Any, gender: Any) -> Any:
+        return np.full(len(images), self.months)
+
+
+@pytest.fixture
+def others(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Two more runs: one of the same manifest and another size, one of another manifest."""
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", ByRun)
+    elsewhere = make_manifest(tmp_path / "elsewhere", offset=3.0)
+    info = run.read_info() | {"seed": 0, "provenance": {"commit": "abc"}}
+    info["manifest"] |= {"counts": {"train": 4}}
+    write_json(run.info_path, info)
+    made = []
+    for name, size, manifest in (("second", 48, None), ("third", 32, elsewhere)):
+        other = Run(tmp_path / name)
+        recipe = Recipe(name=name, seed=7, framing=Framing(size=size))
+        write_json(other.recipe_path, recipe.model_dump(mode="json"))
+        recorded = info["manifest"]
+        if manifest is not None:
+            recorded = recorded | {"path": str(manifest.path), "digest": manifest.digest}
+        write_json(other.info_path, info | {"seed": 7, "manifest": recorded})
+        made.append(other)
+    for each in (run, *made):
+        each.best_path.write_bytes(each.folder.name.encode())
+    return made
+
+
+def test_the_mean_of_several_runs_is_scored_in_its_own_folder_which_lists_them(
+    run: Run, others: list[Run], tmp_path: Path
+) -> None:
+    out = Run(tmp_path / "mean")
+    metrics = evaluate_run(run, others=others[:1], out=out.folder, progress=False)
+    found = read_predictions(out.predictions_path("test"))["predicted_age_months"]
+    assert found.tolist() == [120.0, 120.0]
+    assert metrics["manifest"]["external"] is False
+    assert metrics["members"] == [{"name": "run"}, {"name": "second"}]
+    assert not run.metrics_path("test").exists()
+    info = out.read_info(NEEDED_INFO)
+    assert info["name"] == "small + second (mean of 2 runs)"
+    assert [member["digest"] for member in info["members"]] == [
+        file_digest(each.best_path) for each in (run, others[0])
+    ]
+    assert info["members"][1]["changed"] == ["framing.size=48"]
+    result = write_result(out)
+    assert read_json(result)["members"] == info["members"]
+    assert str(tmp_path) not in result.read_text()
+    (shown,) = read_evaluations(out)
+    assert shown.words == "test images, mean of 2 runs"
+    assert "framing.size=48" in write_report(out).read_text()
+    again = evaluate_run(run, others=others[:1], out=out.folder, split="val", progress=False)
+    assert again["split"] == "val"
+    with pytest.raises(InputError, match="the folder belongs to another run"):
+        evaluate_run(others[0], others=[run], out=out.folder, progress=False)
+    with pytest.raises(InputError, match="the folder belongs to another run"):
+        evaluate_run(run, others=others[:1], out=run.folder, progress=False)
+    with pytest.raises(InputError, match="--out: the folder of the results of 2 runs is missing"):
+        evaluate_run(run, others=others[:1], progress=False)
+
+
+def test_what_each_of_several_runs_knew_of_an_external_test_is_counted(
+    run: Run, others: list[Run], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="the runs were trained with different manifests"):
+        evaluate_run(run, others=others, out=tmp_path / "mean", progress=False)
+    own = Path(run.read_info()["manifest"]["path"])
+    metrics = evaluate_run(
+        run, others=others, data=own, split="train", out=tmp_path / "mean", progress=False
+    )
+    assert metrics["manifest"]["external"] is True  # to the third run
+    assert metrics["manifest"]["overlap"] == {"train": 4, "val": 0}
+    assert [(each["name"], each["overlap"]) for each in metrics["members"]] == [
+        ("run", {"train": 4, "val": 0}),
+        ("second", {"train": 4, "val": 0}),
+        ("third", {"train": 0, "val": 0}),
+    ]
+    # the medians of both training splits together: girls 81.5, boys 121.5
+    assert metrics["baseline"]["median_by_sex"]["mae_months"]["value"] == pytest.approx(40.0)
+    Path(others[1].read_info()["manifest"]["path"]).unlink()
+    metrics = evaluate_run(
+        run, others=others, data=own, split="train", out=tmp_path / "mean", progress=False
+    )
+    assert metrics["manifest"]["overlap"] is None
+    assert metrics["members"][2]["overlap"] is None
+    assert metrics["members"][0]["overlap"] == {"train": 4, "val": 0}

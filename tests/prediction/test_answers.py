@@ -1,7 +1,7 @@
 import numpy as np
 
 from boneage.prediction.answers import answer_faults, limit_answers, possible_answers
-from boneage.prediction.predict import predict_images
+from boneage.prediction.test_time_views import mean_of_views
 
 
 def test_an_answer_a_little_outside_the_possible_ages_becomes_the_nearest_of_them():
@@ -28,5 +28,5 @@ def test_answers_are_limited_after_the_views_are_averaged():
     image = np.zeros((8, 8), np.uint8)
     image[0, 0] = 255  # only the image itself has it there, not its mirror image
     gender = np.zeros((1, 1), np.float32)
-    assert predict_images(Engine(), [image], gender).tolist() == [-30.0]
-    assert predict_images(Engine(), [image], gender, views=2).tolist() == [0.0]  # not 5
+    assert limit_answers(mean_of_views(Engine(), [image], gender)).tolist() == [-30.0]
+    assert limit_answers(mean_of_views(Engine(), [image], gender, views=2)).tolist() == [0.0]

@@ -32,3 +32,37 @@ def test_the_second_view_is_mirrored_and_mirrored_views_are_rotated_like_the_ima
 def test_another_number_of_views_is_refused():
     with pytest.raises(InputError, match=r"views: it is 4. Choose one of 1, 2, 6"):
         module.test_time_views(4)
+
+
+class LeftEdge:
+    """An engine that answers with the grey level at the left edge, plus ten months for boys."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def predict(self, images, gender):
+        assert images.dtype == gender.dtype == np.float32
+        assert images.shape[1:] == (8, 8, 1)
+        self.batches.append(len(images))
+        return 255.0 * images[:, 4, 0, 0].astype(np.float64) + 10 * gender[:, 0]
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 230, (5, 8, 8), dtype=np.uint8)
+
+
+def test_images_are_predicted_in_batches_that_do_not_change_the_answers(images):
+    engine, gender = LeftEdge(), np.array([[0], [1], [0], [1], [1]], np.float32)
+    months = module.mean_of_views(engine, images, gender, batch_size=2)
+    np.testing.assert_allclose(months, images[:, 4, 0] + 10.0 * gender[:, 0], rtol=1e-6)
+    assert engine.batches == [2, 2, 1]
+    np.testing.assert_array_equal(months, module.mean_of_views(engine, list(images), gender))
+    assert module.mean_of_views(engine, [], gender[:0]).shape == (0,)
+
+
+def test_the_answer_of_two_views_is_the_mean_over_the_image_and_its_mirror_image(images):
+    gender = np.zeros((5, 1), np.float32)
+    both = module.mean_of_views(LeftEdge(), images, gender, views=2, batch_size=3)
+    edges = images[:, 4, [0, -1]].astype(np.float64)
+    np.testing.assert_allclose(both, edges.mean(axis=1), rtol=1e-6)

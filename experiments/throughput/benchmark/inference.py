@@ -123,7 +123,7 @@ def _ways(network: Network, batch: int) -> dict[str, tuple[Callable[[], Any], in
     from keras import ops
 
     from boneage.prediction.engines import KerasEngine
-    from boneage.prediction.predict import predict_images
+    from boneage.prediction.test_time_views import mean_of_views
 
     name, model, size = network
     engine = KerasEngine(model)
@@ -135,7 +135,7 @@ def _ways(network: Network, batch: int) -> dict[str, tuple[Callable[[], Any], in
         image = pixels[..., None].astype(np.float32) / 255
 
         def ours(pixels: Any = pixels, gender: Any = gender) -> Any:
-            return predict_images(engine, pixels, gender, batch_size=batch)
+            return mean_of_views(engine, pixels, gender, batch_size=batch)
 
         def keras_predict(image: Any = image, gender: Any = gender) -> Any:
             return model.predict([image, gender], batch_size=batch, verbose=0)

@@ -1,0 +1,218 @@
+"""Answer for radiographs with one finished run, or with the mean of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from boneage.errors import Fault, InputError
+from boneage.prediction.answers import limit_answers
+from boneage.prediction.engines import Engine, Ensemble, load_engine
+from boneage.prediction.test_time_views import BATCH_SIZE, mean_of_views, test_time_views
+from boneage.radiographs.framing import CENTRE, PHASES, cut_region, frame, framing_findings
+from boneage.radiographs.hand_detection import Box
+from boneage.radiographs.image_quality import ImageFinding, refuse_blank
+from boneage.radiographs.reader import Radiograph, read_radiograph
+from boneage.recipe import Framing, Phases, Recipe
+from boneage.run import Run
+
+Inputs: TypeAlias = Sequence[Sequence[npt.NDArray[np.uint8]]]
+"""One radiograph, ready for the networks: for each group of runs, the framed image of each phase.
+uint8 (size, size)."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that frame a radiograph alike and average the same views, so they share its images.
+
+    Attributes:
+        framing: How they frame a radiograph.
+        views: Test-time views averaged per framed image.
+        phases: Framed images averaged per radiograph, where it is larger than `source_pixels`.
+        runs: The runs.
+    """
+
+    framing: Framing
+    views: int
+    phases: int
+    runs: tuple[Run, ...]
+
+
+class Predictor:
+    """The mean answer of one or several finished runs, over test-time views and phases.
+
+    Every run counts the same. Each frames a radiograph as its own recipe says, so that runs of
+    different sizes can be combined. The networks are loaded when the first answer is asked for.
+
+    Attributes:
+        runs: The runs.
+        groups: The same runs, by framing, views and phases.
+    """
+
+    def __init__(
+        self, runs: Run | Sequence[Run], *, views: int | None = None, phases: int | None = None
+    ) -> None:
+        """Read the recipes of the runs.
+
+        Args:
+            runs: Finished runs, at least one.
+            views: Test-time views averaged per framed image. Default: each recipe's value.
+            phases: Phases averaged per radiograph. Default: each recipe's value.
+
+        Raises:
+            InputError: There is no such number of views or phases, or not for these runs; a run is
+                named twice; or a recipe can't be read.
+        """
+        self.runs = (runs,) if isinstance(runs, Run) else tuple(runs)
+        _check_different(self.runs)
+        groups: dict[tuple[Framing, int, int], list[Run]] = {}
+        for run in self.runs:
+            recipe = run.read_recipe()
+            chosen = recipe.prediction.views if views is None else views
+            test_time_views(chosen)  # refuses a wrong number
+            key = (recipe.framing, chosen, _find_phases(run, recipe, phases))
+            groups.setdefault(key, []).append(run)
+        self.groups = [Group(*key, tuple(members)) for key, members in groups.items()]
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether a radiograph may have several framed images, which no store has."""
+        return any(group.phases > 1 for group in self.groups)
+
+    def frame(self, radiograph: Radiograph) -> tuple[Inputs, list[ImageFinding]]:
+        """Frame a decoded radiograph for every group of runs, at each of its phases.
+
+        Args:
+            radiograph: Array `(h, w)`, uint8 or uint16: the part of it that is used.
+
+        Returns:
+            The framed images, and what is doubtful about the part that they show.
+        """
+        inputs: list[list[npt.NDArray[np.uint8]]] = []
+        findings: dict[str, ImageFinding] = {}
+        for group in self.groups:
+            phases = different_phases(radiograph, group)
+            framed = [frame(radiograph, group.framing, phase=phase) for phase in phases]
+            inputs.append([each.pixels for each in framed])
+            findings |= {finding.code: finding for finding in framing_findings(framed[0])}
+        return inputs, list(findings.values())
+
+    def read(self, path: Path, region: Box | None = None) -> Inputs:
+        """Decode and frame a file.
+
+        Args:
+            path: The file.
+            region: The part of the image to use; by default all of it.
+
+        Raises:
+            InputError: The file can't be read, it is blank, or the region is not inside the image.
+        """
+        radiograph = read_radiograph(path)
+        if region is not None:
+            try:
+                radiograph = cut_region(radiograph, region)
+            except InputError as error:
+                raise InputError(replace(error.faults[0], where=f"{path}: region")) from None
+        refuse_blank(radiograph, path)
+        return self.frame(radiograph)[0]
+
+    def answer(
+        self, inputs: Sequence[Inputs], gender: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float64]:
+        """Return the bone age of some radiographs, averaged over runs, phases and views.
+
+        An answer of up to a year outside 0 to 240 months becomes the nearest of these ages. See
+        `boneage.prediction.answers` for what else is no bone age.
+
+        Args:
+            inputs: Radiographs as `frame` returns them.
+            gender: float32 (n, 1), 1.0 = male.
+
+        Returns:
+            float64 (n,), months.
+
+        Raises:
+            InputError: A model can't be read.
+        """
+        total = np.zeros(len(inputs))
+        if not inputs:
+            return total
+        for index, (group, engine) in enumerate(zip(self.groups, self._engines, strict=True)):
+            counts = [len(radiograph[index]) for radiograph in inputs]
+            images = [image for radiograph in inputs for image in radiograph[index]]
+            sexes = np.repeat(gender, counts, axis=0)
+            months = mean_of_views(engine, images, sexes, group.views)
+            starts = np.cumsum([0, *counts[:-1]])
+            total += len(group.runs) * (np.add.reduceat(months, starts) / counts)
+        return limit_answers(total / len(self.runs))
+
+    def answers(
+        self, inputs: Iterable[Inputs], gender: npt.NDArray[np.float32]
+    ) -> Iterator[npt.NDArray[np.float64]]:
+        """Yield the answers for many radiographs, a batch at a time; see `answer`.
+
+        Args:
+            inputs: Radiographs as `frame` returns them. Only one batch is held in memory.
+            gender: float32 (n, 1), 1.0 = male.
+        """
+        remaining, first = iter(inputs), 0
+        while batch := list(islice(remaining, BATCH_SIZE)):
+            yield self.answer(batch, gender[first : first + len(batch)])
+            first += len(batch)
+
+    @cached_property
+    def _engines(self) -> list[Engine]:
+        return [Ensemble([load_engine(run) for run in group.runs]) for group in self.groups]
+
+
+def different_phases(radiograph: Radiograph, group: Group) -> list[tuple[float, float]]:
+    """Return the phases at which the framed images of a radiograph differ.
+
+    A side that is not larger than `source_pixels` keeps all of its pixels, so it has one phase.
+
+    Args:
+        radiograph: Array `(h, w)`, the part of the radiograph that is framed.
+        group: The framing, and the number of phases.
+    """
+    pixels = group.framing.source_pixels
+    if group.phases == 1 or pixels is None:
+        return [CENTRE]
+    down, across = (side > pixels for side in radiograph.shape)
+    found = ((y if down else CENTRE[0], x if across else CENTRE[1]) for y, x in PHASES)
+    return list(dict.fromkeys(found))
+
+
+def _check_different(runs: Sequence[Run]) -> None:
+    folders = [run.folder.resolve() for run in runs]
+    faults = [
+        Fault(str(run.folder), "the run is named twice", "Name every run once: all count the same.")
+        for index, run in enumerate(runs)
+        if folders[index] in folders[:index]
+    ]
+    if faults:
+        raise InputError(faults)
+
+
+def _find_phases(run: Run, recipe: Recipe, phases: int | None) -> int:
+    """Return the number of phases of a run.
+
+    Raises:
+        InputError: There is no such number, or the run's framing has one phase.
+    """
+    if phases is None:
+        return recipe.prediction.phases
+    if phases not in get_args(Phases):
+        known = " or ".join(map(str, get_args(Phases)))
+        raise InputError(Fault("phases", f"it is {phases}", f"Choose {known}."))
+    if phases > 1 and recipe.framing.sampling != "nearest":
+        what = f"it is {phases}, but the framing of {run.folder} has one phase"
+        fix = "Leave it out, or choose 1. Only framing.sampling = 'nearest' has several."
+        raise InputError(Fault("phases", what, fix))
+    return phases
