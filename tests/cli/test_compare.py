@@ -34,8 +34,8 @@ def test_compare_prints_the_paired_difference(boneage, tables):
     assert lines[3] == "A - B: 1.00 [1.00, 1.00] months, p < 0.001 (permutation by image)"
     assert "80 % power: 0.00 months" in lines[4]
     assert lines[5] == (
-        "A is less than 1.00 months worse than B (95 % confidence, one-sided): non-inferiority at a "
-        "margin of 0.5 is not shown"
+        "A is less than 1.00 months worse than B (95 % confidence, one-sided): "
+        "non-inferiority at a margin of 0.5 is not shown"
     )
     assert [line.split()[:2] for line in lines[7:9]] == [["girls", "50"], ["boys", "50"]]
     assert sorted(path.name for path in (tables / "made").iterdir()) == [
