@@ -153,6 +153,21 @@ class Augmentation(_Section):
         "Probability of a black rectangle (Zhong et al., Random Erasing Data Augmentation, AAAI "
         "2020).",
     )
+    resample: float = _share(
+        0.0,
+        "Probability of fewer pixels. The image is shrunk by a factor from 0.5 to 1 and enlarged "
+        "again. It is shrunk by nearest, bilinear without prefilter (each in a third of the "
+        "cases), area or Lanczos (each in a sixth).",
+    )
+    blur: float = _share(
+        0.0, "Probability of a Gaussian blur. Its standard deviation is up to 0.8 pixels."
+    )
+    noise: float = _share(
+        0.0,
+        "Probability of Gaussian noise. Its standard deviation is up to 8 of the radiograph's 255 "
+        "levels, before the contrast stretch.",
+    )
+    jpeg: float = _share(0.0, "Probability of a JPEG compression of quality 30 to 95.")
 
     @model_validator(mode="after")
     def _scale_in_order(self) -> Augmentation:

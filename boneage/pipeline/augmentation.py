@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 ImageFunction: TypeAlias = Callable[[Image], Image]
+# The second argument, by default 1.0, is the image's gain: see `Framed.gain`.
+SeededFunction: TypeAlias = Callable[..., Image]
 
 
 def build_augmentation(settings: Augmentation) -> albumentations.Compose:
     """Return the albumentations pipeline of a recipe's settings.
 
     It has one transform, which makes all changes in one pass (see `fused_transform`). Their order
-    is: shift, scale and rotation; flips; optical distortion; gamma; brightness and contrast;
-    sharpening; erasing. Pixels from outside the image are black, as in a framed radiograph.
+    is: resampling; blur; noise; JPEG; shift, scale and rotation; flips; optical distortion; gamma;
+    brightness and contrast; sharpening; erasing. Pixels from outside the image are black, as in a
+    framed radiograph.
 
     Args:
         settings: Extents and probabilities.
@@ -40,7 +43,7 @@ def build_augmentation(settings: Augmentation) -> albumentations.Compose:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
-    from boneage.pipeline.fused_transform import RandomVariation
+    from boneage.pipeline.fused_transform import RandomVariation, degrades
 
     is_moved = settings.shift > 0 or settings.scale != (1.0, 1.0) or settings.rotate_degrees > 0
     chances = (
@@ -52,6 +55,7 @@ def build_augmentation(settings: Augmentation) -> albumentations.Compose:
         settings.brightness_contrast,
         settings.sharpen,
         settings.erase,
+        degrades(settings),
     )
     # Strict: otherwise a misspelt argument only gives a warning.
     return albumentations.Compose([RandomVariation(settings)] if any(chances) else [], strict=True)
@@ -73,6 +77,7 @@ class Augment:
         draws: How many random numbers an image takes. "alike": as many for every image (settings).
             "by image": perhaps more for some images (albumentations). "nothing": none from the
             seeded stream (functions).
+        uses_gain: Whether `seeded`'s function uses the gain of an image (settings with noise).
 
     Raises:
         InputError: `source` is none of these, or an albumentations transform got an unknown
@@ -81,6 +86,7 @@ class Augment:
 
     def __init__(self, source: Augmentation | ImageFunction | albumentations.Compose) -> None:
         is_settings = isinstance(source, Augmentation)
+        self.uses_gain = isinstance(source, Augmentation) and source.noise > 0
         if isinstance(source, Augmentation):
             source = build_augmentation(source)
         if not callable(source) or isinstance(source, type):
@@ -102,10 +108,11 @@ class Augment:
         )
         self._local = threading.local()
 
-    def seeded(self, *words: int) -> ImageFunction:
+    def seeded(self, *words: int) -> SeededFunction:
         """Return this thread's augmentation, with its random state set from these numbers.
 
-        It is valid until the thread calls `seeded` again.
+        It is valid until the thread calls `seeded` again. Its arguments are an image and, for
+        noise, the levels of that image for one level of its radiograph (default: 1.0).
 
         Args:
             words: Not negative, and always the same number of words: numpy makes the same random
@@ -123,7 +130,9 @@ class Augment:
 
         return functools.partial(self._apply, lambda image: pipeline(image=image)["image"])
 
-    def _apply(self, function: ImageFunction, image: Image) -> Image:
+    def _apply(self, function: ImageFunction, image: Image, gain: float = 1.0) -> Image:
+        if self.uses_gain:
+            self._local.pipeline.transforms[0].gain = gain
         given = image if self.draws == "alike" else image.copy()  # a user's step may write to it
         array = np.asarray(function(given))
         if array.dtype != np.uint8 or array.shape != image.shape:

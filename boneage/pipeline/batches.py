@@ -8,8 +8,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from boneage.pipeline.augmentation import Augment, Image, ImageFunction
-from boneage.pipeline.sources import ImageSource
+from boneage.pipeline.augmentation import Augment, Image, SeededFunction
+from boneage.pipeline.sources import ImageSource, image_and_gain
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -83,16 +83,19 @@ class Batches:
         for position, row in enumerate(self.rows(index, epoch)):
             self._fill_row(batch[position], row, augment)
 
-    def _seeded(self, index: int, epoch: int) -> ImageFunction | None:
+    def _seeded(self, index: int, epoch: int) -> SeededFunction | None:
         """Return the augmentation of a batch. The images of the batch must pass it in order."""
         if self.augment is None:
             return None
         return self.augment.seeded(self.seed, _AUGMENT, epoch, index)
 
-    def _fill_row(self, target: Floats, row: np.int64, augment: ImageFunction | None) -> None:
-        image = self.source[int(row)]
-        if augment is not None:
-            image = augment(image)
+    def _fill_row(self, target: Floats, row: np.int64, augment: SeededFunction | None) -> None:
+        if augment is None:
+            image = self.source[int(row)]
+        elif self.augment is not None and self.augment.uses_gain:
+            image = augment(*image_and_gain(self.source, int(row)))
+        else:
+            image = augment(self.source[int(row)])
         np.divide(image, np.float32(255), out=target[:, :, 0], dtype=np.float32)
 
 

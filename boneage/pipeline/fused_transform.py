@@ -5,6 +5,9 @@ transforms interpolates twice, and blurs twice. Gamma, brightness and contrast a
 levels. The random numbers and their ranges are those of the chain `Affine` with `keep_ratio`,
 `HorizontalFlip`, `VerticalFlip`, `OpticalDistortion`, `RandomGamma`, `RandomBrightnessContrast`
 and `Sharpen`, with the limits of albumentations 2.
+
+Before these, a radiograph of lower quality may be imitated: resampled, blurred, noisy and
+compressed. A resampled image stays small until that one interpolation, which enlarges it again.
 """
 
 from __future__ import annotations
@@ -35,6 +38,17 @@ LIGHTNESS = (0.5, 1.0)
 # Zhong et al. erase up to 0.4 of a photograph. In a hand, that would erase the joints.
 ERASED_AREA = (0.02, 0.15)
 MAX_ERASED_ASPECT = 3.0  # width / height or height / width
+SHRINKING = (0.5, 1.0)  # of either side
+BLUR = (0.0, 0.8)  # standard deviation in pixels of the framed image
+NOISE = (0.0, 8.0)  # standard deviation in levels of the radiograph, of 255
+NOISE_RANGE = 4.6  # from its percentile 2 to 99.5, in standard deviations
+JPEG = (30.0, 95.0)  # quality
+# The ways to shrink. Nearest and bilinear are twice as likely, since the others take five times as
+# long. Only area averages all pixels.
+SAMPLERS = (
+    *(cv2.INTER_AREA, cv2.INTER_LANCZOS4),
+    *(cv2.INTER_NEAREST_EXACT, cv2.INTER_NEAREST_EXACT, cv2.INTER_LINEAR, cv2.INTER_LINEAR),
+)
 
 # For every image, one number in [0, 1) is drawn for each of these names, used or not. So the
 # numbers of one setting do not depend on the other settings.
@@ -44,6 +58,10 @@ DRAWS = (
     *("sharpened", "sharpening", "lightness"),
 )
 DRAWS_TO_ERASE = ("erased", "area", "aspect", "erased_x", "erased_y")  # only if erasing is on
+DRAWS_TO_DEGRADE = (  # only if resampling, blur, noise or compression is on
+    *("resampled", "shrinking", "sampler", "blurred", "blur", "noisy", "noise", "noise_start"),
+    *("compressed", "quality"),
+)
 
 
 class RandomVariation(albumentations.ImageOnlyTransform):
@@ -52,6 +70,10 @@ class RandomVariation(albumentations.ImageOnlyTransform):
     Args:
         settings: Extents and probabilities.
         p: Probability that an image is augmented at all.
+
+    Attributes:
+        gain: Levels of the next image for one level of its radiograph. Noise is multiplied by it.
+            The caller sets it before each image.
     """
 
     class InitSchema(BaseTransformInitSchema):
@@ -63,16 +85,19 @@ class RandomVariation(albumentations.ImageOnlyTransform):
         super().__init__(p=p)
         # albumentations passes the checked settings as a dictionary.
         self.settings = Augmentation.model_validate(settings)
+        self.gain = 1.0
 
     def get_params(self) -> dict[str, Any]:
         """Draw one number in [0, 1) for each name."""
         names = DRAWS + (DRAWS_TO_ERASE if self.settings.erase else ())
+        names += DRAWS_TO_DEGRADE if degrades(self.settings) else ()
         return dict(zip(names, self.random_generator.random(len(names)).tolist(), strict=True))
 
     def apply(self, img: Image, **params: Any) -> Image:
         """Return the augmented image: uint8 `(h, w)`."""
         settings = self.settings
-        exposed = _expose(_move(img, settings, params), settings, params)
+        worse = _degrade(img, settings, params, self.gain) if degrades(settings) else img
+        exposed = _expose(_move(worse, img.shape, settings, params), settings, params)
         return _erase(_sharpen(exposed, settings, params), settings, params)
 
 
@@ -80,8 +105,56 @@ def _between(limits: tuple[float, float], draw: float) -> float:
     return limits[0] + (limits[1] - limits[0]) * draw
 
 
-def _move(image: Image, settings: Augmentation, draws: dict[str, float]) -> Image:
+def degrades(settings: Augmentation) -> bool:
+    """Return whether radiographs of lower quality are imitated."""
+    return max(settings.resample, settings.blur, settings.noise, settings.jpeg) > 0
+
+
+def _degrade(image: Image, settings: Augmentation, draws: dict[str, float], gain: float) -> Image:
+    """Return the image as of lower quality, and perhaps smaller."""
     height, width = image.shape
+    shrinking = 1.0
+    if draws["resampled"] < settings.resample:
+        shrinking = _between(SHRINKING, draws["shrinking"])
+        size = max(1, round(width * shrinking)), max(1, round(height * shrinking))
+        image = _shrunk(image, size, SAMPLERS[int(draws["sampler"] * len(SAMPLERS))])
+    if draws["blurred"] < settings.blur:
+        kernel = cv2.getGaussianKernel(5, max(1e-3, shrinking * _between(BLUR, draws["blur"])))
+        image = np.asarray(cv2.sepFilter2D(image, -1, kernel, kernel), np.uint8)
+    if draws["noisy"] < settings.noise:
+        numbers = _normal_numbers(max(16, (height * width).bit_length() + 1))
+        start = int(draws["noise_start"] * (len(numbers) - image.size))
+        noise = numbers[start : start + image.size].reshape(image.shape)
+        sigma = _between(NOISE, draws["noise"])
+        # Noise also widens the range of levels that is stretched.
+        strength = 255 * sigma / math.hypot(255 / gain, NOISE_RANGE * sigma)
+        image = np.asarray(cv2.addWeighted(image, 1, noise, strength, 0, dtype=cv2.CV_8U), np.uint8)
+    if draws["compressed"] < settings.jpeg:
+        quality = round(_between(JPEG, draws["quality"]))
+        _, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
+        image = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
+    return image
+
+
+def _shrunk(image: Image, size: tuple[int, int], sampler: int) -> Image:
+    if sampler != cv2.INTER_LANCZOS4:
+        return np.asarray(cv2.resize(image, size, interpolation=sampler), np.uint8)
+    small = cv2.resize(image.astype(np.float32), size, interpolation=sampler)  # uint8 takes twice
+    return np.asarray(cv2.convertScaleAbs(np.maximum(small, 0)), np.uint8)
+
+
+@functools.lru_cache(maxsize=4)
+def _normal_numbers(bits: int) -> Floats:
+    """Return `2 ** bits` numbers of the standard normal distribution, always the same ones."""
+    numbers: Floats = np.random.default_rng(0).standard_normal(2**bits, np.float32)
+    return numbers
+
+
+def _move(
+    image: Image, shape: tuple[int, ...], settings: Augmentation, draws: dict[str, float]
+) -> Image:
+    """Move, flip and distort the image, and enlarge it to the shape if it is smaller."""
+    height, width = shape
     horizontal = draws["flipped_x"] < settings.horizontal_flip
     vertical = draws["flipped_y"] < settings.vertical_flip
     distorted = draws["distorted"] < settings.optical_distortion
@@ -93,6 +166,8 @@ def _move(image: Image, settings: Augmentation, draws: dict[str, float]) -> Imag
         shift_x = settings.shift * width * (2 * draws["shift_x"] - 1)
         shift_y = settings.shift * height * (2 * draws["shift_y"] - 1)
     elif not distorted:
+        if image.shape != shape:
+            image = np.asarray(cv2.resize(image, (width, height)), np.uint8)
         if not horizontal and not vertical:
             return image
         return np.asarray(cv2.flip(image, 1 if not vertical else 0 if not horizontal else -1))
@@ -104,10 +179,14 @@ def _move(image: Image, settings: Augmentation, draws: dict[str, float]) -> Imag
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     offset_x = centre_x - cosine * shift_x + sine * shift_y
     offset_y = centre_y - sine * shift_x - cosine * shift_y
+    if image.shape != shape:  # positions in the smaller image
+        (x, y), (top, bottom) = (image.shape[1] / width, image.shape[0] / height), matrix
+        matrix = ((x * top[0], x * top[1]), (y * bottom[0], y * bottom[1]))
+        offset_x, offset_y = x * offset_x + (x - 1) / 2, y * offset_y + (y - 1) / 2
     if distorted:
         bend = _between(DISTORTION, draws["distortion"])
-        x, y = _source_positions(height, width, bend, matrix, (offset_x, offset_y))
-        return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR))
+        across, down = _source_positions(height, width, bend, matrix, (offset_x, offset_y))
+        return np.asarray(cv2.remap(image, across, down, cv2.INTER_LINEAR))
     rows = [
         (*row, offset - row[0] * centre_x - row[1] * centre_y)
         for row, offset in zip(matrix, (offset_x, offset_y), strict=True)

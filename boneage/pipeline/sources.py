@@ -25,7 +25,10 @@ _CHUNK_BYTES = 1 << 24
 
 
 class ImageSource(Protocol):
-    """Images of one size, read by row, also from several threads."""
+    """Images of one size, read by row, also from several threads.
+
+    A source of radiographs also has a method `image_and_gain` (see the function of that name).
+    """
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -82,6 +85,15 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
     if faults:
         raise InputError(faults)
     return source
+
+
+def image_and_gain(source: ImageSource, row: int) -> tuple[npt.NDArray[np.uint8], float]:
+    """Return the image of a row, and how many of its levels are one level of its radiograph.
+
+    The second is `Framed.gain`, or 1.0 if the source does not know it.
+    """
+    read = getattr(source, "image_and_gain", None)
+    return (source[row], 1.0) if read is None else read(row)
 
 
 def sample_image(source: ImageSource) -> npt.NDArray[np.uint8]:
@@ -166,9 +178,14 @@ class PathImages:
 
     def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
         """Return the image of a row: uint8 `(size, size)`."""
+        return self.image_and_gain(row)[0]
+
+    def image_and_gain(self, row: int) -> tuple[npt.NDArray[np.uint8], float]:
+        """Return the image of a row, and its gain (see `Framed.gain`)."""
         image = read_radiograph(self._paths[row])
         refuse_blank(image, self._paths[row])
-        return frame(image, self._framing).pixels
+        framed = frame(image, self._framing)
+        return framed.pixels, framed.gain
 
 
 def _are_paths(images: Any) -> bool:

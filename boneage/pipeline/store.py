@@ -4,8 +4,8 @@ A store is a folder of four files:
 
 - `images.npy`: uint8 `(n, size, size)`, one row per image, in the order of the manifest.
 - `frames.csv`: for each row the `image_id`, the crop's `left`, `top`, `right` and `bottom` in
-  pixels of the radiograph, its `rotation` in degrees, and `why`: `hand`, or the reason for keeping
-  the whole radiograph.
+  pixels of the radiograph, its `rotation` in degrees, `why`: `hand`, or the reason for keeping
+  the whole radiograph, and `gain`: levels of the image for one level of the radiograph.
 - `checksums.npy`: uint32 `(n,)`, the CRC-32 of every row.
 - `store.json`: the version of this layout, the image ids, the framing, and digests of what the
   store was made from.
@@ -16,6 +16,7 @@ a kill, the rows with a correct checksum are kept.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import operator
@@ -42,7 +43,7 @@ from boneage.runtime.files import LARGEST_FILE, home_folder, open_regular, read_
 from boneage.runtime.machine import check_workers
 from boneage.runtime.schemas import FileSchema, Text, check_values, shown
 
-VERSION = 4
+VERSION = 5
 SAMPLED_ROWS = 64
 
 
@@ -106,6 +107,18 @@ class Store:
             raise InputError(_damaged(self.folder, f"images.npy was cut short before row {row}"))
         return np.frombuffer(pixels, np.uint8).reshape(height, width)
 
+    def image_and_gain(self, index: int) -> tuple[npt.NDArray[np.uint8], float]:
+        """Return the image of a row, and its gain (see `Framed.gain`).
+
+        Raises:
+            InputError: `images.npy` or `frames.csv` is damaged.
+        """
+        return self[index], float(self._gains[index])
+
+    @functools.cached_property
+    def _gains(self) -> npt.NDArray[np.float64]:
+        return self.frames()["gain"].to_numpy()
+
     def frames(self) -> pd.DataFrame:
         """Return the crop of every image: the table `frames.csv`, in the order of the rows.
 
@@ -113,7 +126,7 @@ class Store:
             InputError: The table is damaged.
         """
         # No value is ever missing, so an id may be "NA" or "null".
-        types = {"image_id": str, "why": str}
+        types = {"image_id": str, "why": str, "gain": np.float64}
         numbers = dict.fromkeys(FRAME_COLUMNS[1:6], np.int64)
         content = io.BytesIO(read_bytes(self.folder / "frames.csv"))
         try:
@@ -192,6 +205,10 @@ class StoreView:
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
         """Return the image of a row: uint8 `(size, size)`, read-only."""
         return self.store[self.rows[index]]
+
+    def image_and_gain(self, index: int) -> tuple[npt.NDArray[np.uint8], float]:
+        """Return the image of a row, and its gain."""
+        return self.store.image_and_gain(self.rows[index])
 
 
 def open_store(folder: str | Path, *, verify: bool = False) -> Store:

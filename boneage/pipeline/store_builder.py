@@ -2,7 +2,7 @@
 
 An unfinished store has these files: `images.npy`; `plan.json`, what the store is made from;
 `journal.npy`, int64 `(n,)`, the checksum of every finished row and -1 for the others; `crops.npy`,
-int32 `(n, 6)`, the box, rotation and reason of every finished row, which become `frames.csv`.
+float64 `(n, 7)`, the box, rotation, reason and gain of every finished row: later `frames.csv`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
 JOURNAL_SECONDS = 2.0
-FRAME_COLUMNS = ("image_id", "left", "top", "right", "bottom", "rotation", "why")
+FRAME_COLUMNS = ("image_id", "left", "top", "right", "bottom", "rotation", "why", "gain")
 _UNDONE = -1
 _BEGUN = ("journal", "crops", "images")  # arrays of an unfinished store
 # With this many threads, they wait for one another. Starting processes takes a second, which this
@@ -211,7 +211,7 @@ def _with_path(faults: Sequence[Fault], path: Path) -> list[Fault]:
 
 def _begin(
     partial: Path, plan: dict[str, Any], shape: tuple[int, int, int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], int]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], int]:
     """Return the journal and the crops so far, and the offset of the pixels in images.npy."""
     begun = _read_begun(partial, plan, shape)
     if begun is not None:
@@ -227,7 +227,7 @@ def _begin(
     partial.mkdir()
     images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
     journal = np.full(shape[0], _UNDONE, np.int64)
-    crops = np.zeros((shape[0], 6), np.int32)
+    crops = np.zeros((shape[0], 7))
     _save_progress(partial, journal, crops)
     (partial / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     return journal, crops, images.offset
@@ -235,7 +235,7 @@ def _begin(
 
 def _read_begun(
     partial: Path, plan: dict[str, Any], shape: tuple[int, int, int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Any] | None:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], Any] | None:
     """Return the journal, the crops and the images of an unfinished store; None if unusable."""
     try:
         is_same = read_json(partial / "plan.json") == plan
@@ -247,19 +247,19 @@ def _read_begun(
         return None
     count = shape[0]
     kinds = [(array.shape, array.dtype) for array in (journal, crops, images)]
-    expected = [((count,), np.int64), ((count, 6), np.int32), (shape, np.uint8)]
+    expected = [((count,), np.int64), ((count, 7), np.float64), (shape, np.uint8)]
     if not is_same or kinds != expected or not _are_crops(crops):
         return None
     return np.array(journal), np.array(crops), images
 
 
-def _are_crops(crops: npt.NDArray[np.int32]) -> bool:
+def _are_crops(crops: npt.NDArray[np.float64]) -> bool:
     reasons = crops[:, 5]
-    return bool(((reasons >= 0) & (reasons < len(REASONS))).all())
+    return bool(np.isfinite(crops).all() and ((reasons >= 0) & (reasons < len(REASONS))).all())
 
 
 def _save_progress(
-    partial: Path, journal: npt.NDArray[np.int64], crops: npt.NDArray[np.int32]
+    partial: Path, journal: npt.NDArray[np.int64], crops: npt.NDArray[np.float64]
 ) -> None:
     done = journal.copy()  # copied first: a row that is finished later is then made again
     _save(partial / "crops.npy", crops)
@@ -272,10 +272,11 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
     new.replace(path)
 
 
-def _write_frames(partial: Path, image_ids: list[str], crops: npt.NDArray[np.int32]) -> None:
-    table = pd.DataFrame(crops[:, :5], columns=list(FRAME_COLUMNS[1:6]))
+def _write_frames(partial: Path, image_ids: list[str], crops: npt.NDArray[np.float64]) -> None:
+    table = pd.DataFrame(crops[:, :5].astype(np.int64), columns=list(FRAME_COLUMNS[1:6]))
     table.insert(0, FRAME_COLUMNS[0], image_ids)
-    table[FRAME_COLUMNS[6]] = [REASONS[reason] for reason in crops[:, 5]]
+    table[FRAME_COLUMNS[6]] = [REASONS[int(reason)] for reason in crops[:, 5]]
+    table[FRAME_COLUMNS[7]] = crops[:, 6]
     table.to_csv(partial / "frames.csv", index=False)
 
 

@@ -54,11 +54,12 @@ class Row:
 
     Attributes:
         checksum: CRC-32 of the pixels.
-        crop: Left, top, right, bottom, rotation, and the index of its reason in `REASONS`.
+        crop: Left, top, right, bottom, rotation, the index of its reason in `REASONS`, and the
+            gain (see `Framed.gain`).
     """
 
     checksum: int
-    crop: tuple[int, ...]
+    crop: tuple[float, ...]
 
 
 def make_row(task: FramingTask, file: int) -> Row:
@@ -76,7 +77,8 @@ def make_row(task: FramingTask, file: int) -> Row:
     framed = frame(image, task.framing, task.region)
     pixels, crop = framed.pixels.tobytes(), framed.crop
     os.pwrite(file, pixels, task.offset)
-    return Row(zlib.crc32(pixels), (*crop.box, crop.rotation, REASONS.index(crop.why)))
+    reason = REASONS.index(crop.why)
+    return Row(zlib.crc32(pixels), (*crop.box, crop.rotation, reason, framed.gain))
 
 
 class Framer:

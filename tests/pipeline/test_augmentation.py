@@ -65,6 +65,22 @@ def test_the_same_words_give_the_same_images(image: npt.NDArray[np.uint8]) -> No
     assert len({batch(1, 2, 3), batch(1, 2, 4), batch(1, 3, 3), batch(2, 2, 3)}) == 4
 
 
+def test_noise_alone_depends_on_the_gain(image: npt.NDArray[np.uint8]) -> None:
+    def changed(gain: float, **settings: float) -> Any:
+        augment = Augment(only(**settings))
+        assert augment.uses_gain == ("noise" in settings)
+        return [augment.seeded(0, index)(image, gain) for index in range(8)]
+
+    low, high = changed(1.0, noise=1.0), changed(6.0, noise=1.0)
+    for one, other in zip(low, high, strict=True):
+        weak, strong = (float(np.abs(each - image.astype(float)).mean()) for each in (one, other))
+        assert strong > 2 * weak
+    others = {"resample": 0.5, "blur": 0.5, "jpeg": 0.5}
+    assert np.array_equal(changed(1.0, **others), changed(6.0, **others))
+    augment = Augment(only(noise=1.0))
+    assert np.array_equal(augment.seeded(0, 0)(image), low[0]), "without a gain it is one"
+
+
 def test_steps_do_not_share_their_draws(image: npt.NDArray[np.uint8]) -> None:
     # With one seed for each step, flip and gamma would happen together or not at all.
     augment = Augment(only(horizontal_flip=0.5, gamma=0.5)).seeded(0, 5)

@@ -37,10 +37,11 @@ def together(shards, index):
     [
         None,
         Augmentation(),
+        Augmentation(resample=0.5, blur=0.5, noise=0.5, jpeg=0.5, erase=0.5),
         build_augmentation(Augmentation(affine=0.5)),  # may draw by the image, for all we know
         lambda image: image[::-1],
     ],
-    ids=["none", "settings", "albumentations", "function"],
+    ids=["none", "settings", "lower quality", "albumentations", "function"],
 )
 @pytest.mark.parametrize("count", [24, 21, 17])
 def test_shards_are_the_batch_of_one_process(augmentation, count):

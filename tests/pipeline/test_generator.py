@@ -355,6 +355,14 @@ def test_array_paths_and_store_serve_the_same(radiographs: list[Path], tmp_path:
         assert served == expected
         assert epoch_bytes(pickle.loads(pickle.dumps(generator)), 1) == expected
     assert make(images=store, **labels).image_ids == list(table["image_id"])
+    # Noise depends on the radiograph's contrast, which an array does not have.
+    labels["augmentation"] = Augmentation(noise=1.0, jpeg=0.5)
+    noisy = epoch_bytes(make(images=store, **labels), 1)
+    for images in (radiographs, store.select(store.image_ids)):
+        generator = make(images=images, **labels, image_size=40)
+        for served in (generator, pickle.loads(pickle.dumps(generator))):
+            assert epoch_bytes(served, 1) == noisy
+    assert epoch_bytes(make(images=in_memory, **labels), 1) != noisy
 
 
 def test_a_broken_file_is_named_when_it_is_reached(radiographs: list[Path]) -> None:

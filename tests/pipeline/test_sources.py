@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from boneage.errors import InputError
-from boneage.pipeline.sources import image_source
+from boneage.pipeline.sources import image_and_gain, image_source
 from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing
@@ -72,6 +72,20 @@ def test_paths_are_decoded_and_framed(paths: list[Path], kind: Any) -> None:
     expected = frame(read_radiograph(paths[3]), own).pixels
     assert np.array_equal(image_source(paths, None, own)[3], expected)
     assert image_source(paths, None, None).shape == (5, 299, 299)
+
+
+def test_a_gain_is_that_of_the_framing_and_otherwise_one(
+    radiographs: npt.NDArray[np.uint8], paths: list[Path]
+) -> None:
+    flat = radiographs[0] // 8 + 90
+    cv2.imwrite(str(paths[0]), flat)
+    source = image_source(paths, 64, None)
+    framed = frame(flat, Framing(size=64))
+    pixels, gain = image_and_gain(source, 0)
+    assert np.array_equal(pixels, framed.pixels)
+    assert gain == framed.gain
+    assert gain > 5 * image_and_gain(source, 1)[1]
+    assert image_and_gain(image_source(radiographs, None, None), 0)[1] == 1.0
 
 
 def test_a_blank_file_is_refused_when_it_is_read(paths: list[Path]) -> None:

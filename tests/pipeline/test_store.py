@@ -395,13 +395,20 @@ def test_after_a_kill_the_correct_rows_are_kept(manifest: Manifest, decoded: lis
         file.write(bytes(32 * 32))
     store = make(manifest)
     assert np.array_equal(store.images, expected(manifest))
-    crops = [frame(read_radiograph(path), FRAMING).crop for path in manifest.image_paths()]
+    framed = [frame(read_radiograph(path), FRAMING) for path in manifest.image_paths()]
+    crops = [each.crop for each in framed]
     frames = store.frames()
     assert frames["image_id"].tolist() == store.image_ids
     boxes = frames[["left", "top", "right", "bottom"]].to_numpy()
     assert [tuple(box) for box in boxes] == [crop.box for crop in crops]
     assert frames["why"].tolist() == [crop.why for crop in crops]
     assert frames["rotation"].tolist() == [crop.rotation for crop in crops]
+    gains = np.array([each.gain for each in framed])
+    assert np.allclose(frames["gain"], gains, rtol=1e-12)
+    assert len(set(gains)) > 1
+    for row, image_and_gain in ((3, store.image_and_gain(3)), (19, store.image_and_gain(-1))):
+        assert np.array_equal(image_and_gain[0], store[row])
+        assert np.isclose(image_and_gain[1], gains[row], rtol=1e-12)
     assert len(decoded) == 20 - len(done) + 1
     assert not partial.exists()
 

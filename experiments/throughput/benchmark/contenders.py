@@ -144,6 +144,13 @@ CONTENDERS = (
         "boneage-processes", "boneage, processes", "keras_datasets", kind="boneage-processes"
     ),
     _contender(
+        "boneage-lower-quality",
+        "boneage, processes, lower quality",
+        "keras_datasets",
+        "also resampling, blur, noise and JPEG, each with probability 0.3",
+        kind="boneage-lower-quality",
+    ),
+    _contender(
         "boneage-next",
         "boneage, processes, by next()",
         "keras_datasets",

@@ -17,6 +17,8 @@ from boneage.recipe import Augmentation
 from experiments.throughput.benchmark.contenders import Setting
 from experiments.throughput.benchmark.policy import stock_policy
 
+LOWER_QUALITY = Augmentation(resample=0.3, blur=0.3, noise=0.3, jpeg=0.3)
+
 
 class TutorialDataset(keras.utils.PyDataset):
     """Decodes each radiograph whenever it is needed, and augments it as float32.
@@ -53,7 +55,7 @@ class TutorialDataset(keras.utils.PyDataset):
 def make_generator(
     store: str, count: int, batch: int, *, workers: int, processes: bool, **settings: Any
 ) -> DataGenerator:
-    """Return a shuffled generator with the recipe's default policy.
+    """Return a shuffled generator, by default with the recipe's default policy.
 
     Args:
         store: Folder of a store. Its rows are repeated up to `count`.
@@ -64,13 +66,13 @@ def make_generator(
         settings: Further arguments of `DataGenerator`.
     """
     opened = open_store(store)
+    settings.setdefault("augmentation", Augmentation())
     return DataGenerator(
         StoreView(opened, np.arange(count) % len(opened)),
         np.arange(count) % 2,
         np.linspace(1.0, 228.0, count),
         batch,
         shuffle=True,
-        augmentation=Augmentation(),
         workers=workers,
         use_multiprocessing=processes,
         **settings,
@@ -89,8 +91,13 @@ def batches(setting: Setting, *, kind: str) -> Iterator[Any]:
         yield from feed(TutorialDataset(setting, setting.workers if processes else 1, processes))
     shape = (setting.store, setting.count, setting.batch)
     processes = kind != "boneage-threads"
+    policy = LOWER_QUALITY if kind == "boneage-lower-quality" else Augmentation()
     with make_generator(
-        *shape, workers=setting.workers, processes=processes, seed=setting.seed
+        *shape,
+        workers=setting.workers,
+        processes=processes,
+        seed=setting.seed,
+        augmentation=policy,
     ) as generator:
         if kind != "boneage-next":
             yield from feed(generator)

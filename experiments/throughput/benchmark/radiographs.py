@@ -128,7 +128,7 @@ def write_store(
     image_ids = [f"{number:06d}" for number in range(count)]
     crops = pd.DataFrame(0, index=range(count), columns=list(FRAME_COLUMNS))
     crops[FRAME_COLUMNS[0]] = image_ids
-    crops[FRAME_COLUMNS[-1]] = REASONS[-1]
+    crops["why"], crops["gain"] = REASONS[-1], 1.0
     crops.to_csv(folder / "frames.csv", index=False)
     described = {
         "version": VERSION,

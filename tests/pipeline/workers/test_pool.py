@@ -15,15 +15,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
+from boneage.datasets.manifest import write_manifest
 from boneage.errors import InputError
 from boneage.pipeline.generator import DataGenerator, shard_for_devices
+from boneage.pipeline.store import prepare
 from boneage.pipeline.workers.pool import PrefetchPlan
-from boneage.recipe import Augmentation
+from boneage.recipe import Augmentation, Framing
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX"),
@@ -253,6 +257,26 @@ def test_a_module_that_the_processes_do_not_find_is_named(tmp_path: Path) -> Non
         make(augmentation=same) as generator,
     ):
         started(generator)
+
+
+def test_processes_know_the_gains_of_a_store(tmp_path: Path) -> None:
+    for number in range(8):
+        levels = np.random.default_rng(number).integers(90, 100 + 20 * number, (50, 40))
+        cv2.imwrite(str(tmp_path / f"{number}.png"), levels.astype(np.uint8))
+    names = [f"{number}.png" for number in range(8)]
+    columns = {"image_id": names, "image": names, "age_months": 90.0, "sex": "F", "split": "train"}
+    manifest = write_manifest(pd.DataFrame(columns), tmp_path / "manifest.csv")
+    store = prepare(manifest, Framing(size=32), progress=False)
+    labels = {"gender": ["F"] * 8, "age_months": [90.0] * 8}
+    augmentation = Augmentation(resample=0.5, blur=0.5, noise=0.8, jpeg=0.5)
+    settings = {"images": store, **labels, "augmentation": augmentation}
+    with make(**settings) as generator:
+        started(generator)
+        generator.epoch = 7
+        served = [as_bytes(generator[index]) for index in range(2)]
+    with make(**settings, use_multiprocessing=False) as plain:
+        plain.epoch = 7
+        assert [as_bytes(plain[index]) for index in range(2)] == served
 
 
 SCRIPT = """
