@@ -183,8 +183,9 @@ class Model(_Section):
     backbone: str = Field(
         default="xception",
         max_length=100,
-        description="`xception`, `inception_v3`, `densenet169`, `mini_xception`, `mini_resnet`, "
-        "`small_resnet`, or the name of a plug-in.",
+        description="`xception`, `inception_v3`, `densenet169`, `convnext_tiny`, "
+        "`efficientnet_v2_s`, `mini_xception`, `mini_resnet`, `small_resnet`, or the name of a "
+        "plug-in.",
     )
     weights: str = Field(
         default="none",
@@ -196,6 +197,12 @@ class Model(_Section):
         max_length=64,
         description="SHA-256 of the weights file. Without it, the file must be the ImageNet file.",
     )
+    drop_path: float = _share(
+        0.0,
+        "Largest probability that an image skips a residual branch in training (stochastic "
+        "depth). Only for `convnext_tiny` and `efficientnet_v2_s`.",
+        lt=1,
+    )
     head: Literal["number", "distribution"] = Field(
         default="number",
         description="`number` answers one number. `distribution` gives a probability for each "
@@ -204,6 +211,11 @@ class Model(_Section):
     gender: bool = Field(default=True, description="Whether the child's sex is used.")
     gender_units: int = Field(
         default=32, ge=1, le=MAX_UNITS, description="Width of the layer for the child's sex."
+    )
+    gender_by: Literal["concatenate", "film"] = Field(
+        default="concatenate",
+        description="How the sex enters. `concatenate` joins its layer with the pooled features. "
+        "`film` scales and shifts each feature (Perez et al., AAAI 2018).",
     )
     dense_units: tuple[Units, ...] = Field(
         default=(1000, 1000), max_length=32, description="Widths of the dense layers of the head."

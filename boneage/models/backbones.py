@@ -33,11 +33,14 @@ class Backbone:
         range: Range of the input. `symmetric`: grey levels in [-1, 1]. `imagenet`: three equal
             channels, each minus ImageNet's mean and divided by its standard deviation.
         smallest: Smallest side of the input in pixels.
+        branch_end: End of the names of the layers that end a residual branch, if `drop_path` may
+            drop those branches.
     """
 
     build: Callable[[int], keras.Model]
     range: str = "symmetric"
     smallest: int = 32
+    branch_end: str = ""
 
     def scaled(self, image: Any, channels: int) -> Any:
         """Return an image (b, s, s, 1) in [0, 1] in the backbone's range and channels."""
@@ -54,8 +57,38 @@ class Backbone:
             return image
         return layers.Concatenate()([image] * channels)  # the radiograph is grey, ImageNet is not
 
+    def adapted(self, network: keras.Model, drop_path: float) -> keras.Model:
+        """Return the network that is trained, with the weights of one that `build` made.
 
-def _from_applications(name: str) -> Callable[[int], keras.Model]:
+        Residual branches are dropped (stochastic depth, Huang et al., ECCV 2016): each image of a
+        training batch skips a branch with a probability that grows from 0 at the first branch to
+        `drop_path` at the last. Grouped convolutions become depthwise ones, which TensorFlow
+        computes faster. All layers are Keras' own, so a saved file loads without this package.
+        """
+        if not self.branch_end:
+            return network
+        import keras
+        import numpy as np
+        from keras import layers
+
+        ends = [each.name for each in network.layers if each.name.endswith(self.branch_end)]
+        rates = dict(zip(ends, np.linspace(0, drop_path, len(ends)).tolist(), strict=True))
+
+        def copied(layer: keras.Layer) -> keras.Layer:
+            name = layer.name
+            if name in rates:
+                return layers.Dropout(rates[name], noise_shape=(None, 1, 1, 1), name=name)
+            if getattr(layer, "groups", 1) > 1:
+                return layers.DepthwiseConv2D(layer.kernel_size, padding=layer.padding, name=name)
+            return type(layer).from_config(layer.get_config())
+
+        copy = keras.models.clone_model(network, clone_function=copied)
+        for new, old in zip(copy.weights, network.weights, strict=True):
+            new.assign(keras.ops.reshape(old, new.shape))
+        return copy
+
+
+def _from_applications(name: str, **settings: Any) -> Callable[[int], keras.Model]:
     """Return a function that builds a network of keras.applications with random weights."""
 
     def build(image_size: int) -> keras.Model:
@@ -63,7 +96,7 @@ def _from_applications(name: str) -> Callable[[int], keras.Model]:
 
         shape = (image_size, image_size, 3)
         network = getattr(keras.applications, name)
-        return network(include_top=False, weights=None, input_shape=shape)
+        return network(include_top=False, weights=None, input_shape=shape, **settings)
 
     return build
 
@@ -87,6 +120,16 @@ BACKBONES: dict[str, Backbone] = {
     "inception_v3": Backbone(_from_applications("InceptionV3"), smallest=75),
     # Huang et al., Densely Connected Convolutional Networks (CVPR 2017).
     "densenet169": Backbone(_from_applications("DenseNet169"), range="imagenet"),
+    # Liu et al., A ConvNet for the 2020s (CVPR 2022).
+    "convnext_tiny": Backbone(
+        _from_applications("ConvNeXtTiny", include_preprocessing=False),
+        range="imagenet",
+        branch_end="_identity",
+    ),
+    # Tan and Le, EfficientNetV2: Smaller Models and Faster Training (ICML 2021).
+    "efficientnet_v2_s": Backbone(
+        _from_applications("EfficientNetV2S", include_preprocessing=False), branch_end="_drop"
+    ),
     "mini_xception": Backbone(_from_own("mini_xception")),
     "mini_resnet": Backbone(_from_own("mini_resnet")),
     "small_resnet": Backbone(_from_own("small_resnet")),
@@ -101,12 +144,12 @@ PLUG_INS = Kind(
 )
 
 
-def find_backbone(name: str, image_size: int) -> Backbone:
+def find_backbone(name: str, image_size: int, drop_path: float = 0.0) -> Backbone:
     """Return the backbone of a name, after a check that it takes images of this size.
 
     Raises:
-        InputError: The name is unknown, the images are too small, or a package offers no backbone
-            under this name.
+        InputError: The name is unknown, the images are too small, the backbone has no branches to
+            drop, or a package offers no backbone under this name.
     """
     backbone = BACKBONES.get(name)
     if backbone is None:
@@ -120,6 +163,10 @@ def find_backbone(name: str, image_size: int) -> Backbone:
         what = f"it is {image_size} pixels, and {name} needs at least {backbone.smallest}"
         fix = "Set framing.size higher, or choose a smaller backbone."
         raise InputError(Fault("image size", what, fix))
+    if drop_path and not backbone.branch_end:
+        known = ", ".join(key for key, value in BACKBONES.items() if value.branch_end)
+        what = f"it is {drop_path:g}, and {name} has no branches that can be dropped"
+        raise InputError(Fault("model.drop_path", what, f"Set it to 0, or use one of {known}."))
     return backbone
 
 

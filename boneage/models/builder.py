@@ -46,8 +46,10 @@ def build_model(
     *,
     weights: str = "none",
     weights_sha256: str | None = None,
+    drop_path: float = 0.0,
     gender: bool = True,
     gender_units: int = 32,
+    gender_by: Literal["concatenate", "film"] = "concatenate",
     dense_units: Sequence[int] = (1000, 1000),
     dropout: float = 0.0,
     pooling: Literal["average", "flatten"] = "average",
@@ -65,9 +67,14 @@ def build_model(
             keras.applications, read from `$KERAS_HOME/models` and never downloaded. Or the path
             of a weights file.
         weights_sha256: SHA-256 of that file. Default: it must be the ImageNet file.
+        drop_path: Probability that an image skips the last residual branch in training. It grows
+            linearly from 0 at the first branch.
         gender: Whether the answer may depend on the second input. A model without it takes the
             same batches.
         gender_units: Width of the gender branch.
+        gender_by: How the gender branch enters. `"concatenate"`: beside the pooled features.
+            `"film"`: as a scale and a shift of each of them, at first 1 and 0 (Perez et al.,
+            FiLM: Visual Reasoning with a General Conditioning Layer, AAAI 2018).
         dense_units: Widths of the dense layers after the branches are joined.
         dropout: Rate of dropout before each dense layer.
         pooling: Pooling of the backbone's feature map (h, w, features). `"average"`: the mean over
@@ -93,8 +100,10 @@ def build_model(
         backbone=backbone,
         weights=os.fspath(weights) if isinstance(weights, os.PathLike) else weights,
         weights_sha256=weights_sha256,
+        drop_path=drop_path,
         gender=gender,
         gender_units=gender_units,
+        gender_by=gender_by,
         dense_units=dense_units,  # type: ignore[arg-type]
         dropout=dropout,
         pooling=pooling,
@@ -102,7 +111,7 @@ def build_model(
         age_centre_months=age_centre_months,
         age_scale_months=age_scale_months,
     )
-    chosen = find_backbone(backbone, image_size)
+    chosen = find_backbone(backbone, image_size, checked.drop_path)
     path = find_weights(backbone, checked.weights, weights_sha256)
     with _dtype_policy(precision):
         image = layers.Input((image_size, image_size, 1), name="image")
@@ -110,15 +119,18 @@ def build_model(
         network = chosen.build(image_size)
         if path is not None:
             load_weights(network, path)
+        network = chosen.adapted(network, checked.drop_path)
         x = network(chosen.scaled(image, network.input_shape[-1]))  # (b, h, w, features)
         x = _pool(x, pooling)  # (b, features), or (b, h/2 * w/2 * features)
         widths = [x.shape[-1] + checked.gender_units, *checked.dense_units, len(MONTHS)]
         values = network.count_params() + sum(a * b for a, b in itertools.pairwise(widths))
+        if checked.gender_by == "film":
+            values += 2 * checked.gender_units * x.shape[-1]
         fix = "Set model.dense_units or model.gender_units lower, or use pooling = 'average'."
         check_memory(_BYTES_BUILT * values, "model", f"a network of {values:,} parameters", fix)
         if checked.gender:
             branch = layers.Dense(checked.gender_units, activation="relu", name="gender_branch")
-            x = layers.Concatenate()([x, branch(gender_input)])  # (b, features + gender_units)
+            x = _joined(x, branch(gender_input), checked.gender_by)
         for units in checked.dense_units:
             if checked.dropout:
                 x = layers.Dropout(checked.dropout)(x)
@@ -129,6 +141,18 @@ def build_model(
     if head == "distribution":
         model.get_layer("age_months").set_weights([MONTHS[:, None]])
     return model
+
+
+def _joined(features: Any, branch: Any, gender_by: str) -> Any:
+    if gender_by == "concatenate":
+        return layers.Concatenate()([features, branch])  # (b, features + gender_units)
+    scale, shift = (
+        layers.Dense(
+            features.shape[-1], kernel_initializer="zeros", bias_initializer=bias, name=name
+        )(branch)
+        for name, bias in (("gender_scale", "ones"), ("gender_shift", "zeros"))
+    )
+    return layers.Add(name="by_gender")([layers.Multiply()([features, scale]), shift])
 
 
 def _age_months(features: Any, settings: Model) -> Any:

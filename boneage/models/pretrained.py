@@ -56,6 +56,16 @@ IMAGENET = {
         "md5",
         "b8c4d4c20dd625c148057b9ff1c1176b",
     ),
+    "convnext_tiny": WeightsFile(
+        "convnext_tiny_notop.h5",
+        "sha256",
+        "d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+    ),
+    "efficientnet_v2_s": WeightsFile(
+        "efficientnetv2-s_notop.h5",
+        "md5",
+        "af0682fb74e8c54910f2d4393339c070",
+    ),
 }
 """The ImageNet weights of the backbones that have some."""
 

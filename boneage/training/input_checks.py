@@ -16,7 +16,7 @@ from boneage.runtime.machine import check_workers
 from boneage.training.resume import check_same
 
 # Keys of [model] that may differ, because they do not change the meaning of the weights.
-_MAY_DIFFER = {"weights", "weights_sha256", "dropout"}
+_MAY_DIFFER = {"weights", "weights_sha256", "dropout", "drop_path"}
 
 
 def check_inputs(
@@ -62,7 +62,7 @@ def check_recipe(recipe: Recipe, *, needs_weights: bool = True) -> None:
     """
     check_settings(recipe.training)
     model = recipe.model
-    find_backbone(model.backbone, recipe.framing.size)
+    find_backbone(model.backbone, recipe.framing.size, model.drop_path)
     if needs_weights:
         find_weights(model.backbone, model.weights, model.weights_sha256)
 

@@ -60,6 +60,28 @@ def test_gender_changes_the_answer_only_where_the_recipe_lets_it():
         assert np.array_equal(girl, boy) is not used
 
 
+def test_the_sex_scales_and_shifts_features_that_it_leaves_alone_at_first():
+    images, gender = batch()
+    model = build_model("mini_xception", 64, gender_by="film", dense_units=(16,))
+    pooled = keras.Model(model.inputs, model.get_layer("pooled").output)
+    film = keras.Model(model.inputs, model.get_layer("by_gender").output)
+    np.testing.assert_array_equal(film((images, gender)), pooled((images, gender)))
+    features = pooled((images, gender)).numpy()
+    for name, value in (("gender_branch", 1.0), ("gender_scale", 2.0), ("gender_shift", 3.0)):
+        kernel, bias = model.get_layer(name).get_weights()
+        model.get_layer(name).set_weights([np.full_like(kernel, value / len(kernel)), bias])
+    scale, shift = 1 + 2 * gender, 3 * gender  # of a branch that is the sex
+    np.testing.assert_allclose(film((images, gender)), features * scale + shift, rtol=1e-5)
+    without = build_model("mini_xception", 64, gender_by="film", gender=False, dense_units=(16,))
+    assert "gender_scale" not in [layer.name for layer in without.layers]
+
+
+def test_a_film_that_does_not_fit_into_memory_is_not_built():
+    film = {"gender_by": "film", "gender_units": 65_536, "pooling": "flatten"}
+    with pytest.raises(InputError, match=r"a network of [0-9,]{14,} parameters needs"):
+        build_model("mini_resnet", 1024, dense_units=(1,), **film)
+
+
 def test_the_last_layers_stay_float32_and_the_caller_s_policy_is_given_back():
     before = keras.config.dtype_policy().name
     model = build_model("mini_resnet", 64, precision="mixed_bfloat16", dense_units=(16,))

@@ -2,9 +2,11 @@ import ast
 import hashlib
 import inspect
 
+import h5py
+import keras
 import numpy as np
 import pytest
-from keras.src.applications import densenet, inception_v3
+from keras.src.applications import convnext, densenet, efficientnet_v2, inception_v3
 from keras.src.legacy.saving import legacy_h5_format
 
 from boneage.errors import InputError
@@ -59,8 +61,6 @@ def test_weights_that_do_not_exist_are_refused(backbone, weights, message):
 
 @pytest.mark.slow
 def test_xception_weights_are_read_from_a_file_in_the_published_format(tmp_path):
-    import h5py
-
     source = BACKBONES["xception"].build(96)
     for weight in source.weights[:2]:
         weight.assign(weight + 1.5)
@@ -91,7 +91,36 @@ def test_file_name_and_digest_are_those_that_keras_lists(backbone, module):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "algorithm"), [("xception", "sha256"), ("densenet169", "md5")]
+    ("backbone", "application", "listed", "algorithm"),
+    [
+        ("convnext_tiny", "ConvNeXtTiny", convnext.WEIGHTS_HASHES["convnext_tiny"], "sha256"),
+        ("efficientnet_v2_s", "EfficientNetV2S", efficientnet_v2.WEIGHTS_HASHES["-s"], "md5"),
+    ],
+)
+def test_newer_networks_have_the_file_that_keras_lists(backbone, application, listed, algorithm):
+    parameters = inspect.signature(getattr(keras.applications, application)).parameters
+    assert IMAGENET[backbone].name == f"{parameters['name'].default}_notop.h5"
+    assert (IMAGENET[backbone].algorithm, IMAGENET[backbone].digest) == (algorithm, listed[1])
+
+
+def test_convnext_weights_are_read_from_a_file_in_the_published_format(tmp_path, tiny_convnext):
+    source = tiny_convnext.build(64)
+    for weight in source.weights:
+        weight.assign(weight + 0.01)
+    path = tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, source)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    settings = {"weights": str(path), "weights_sha256": digest, "drop_path": 0.2}
+    model = build_model("tiny_convnext", 64, dense_units=(8,), **settings)
+    images = np.random.default_rng(0).random((2, 64, 64, 3), dtype=np.float32)
+    ours = model.get_layer("convnext")(images, training=False)
+    np.testing.assert_allclose(ours, source(images, training=False), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "algorithm"),
+    [("xception", "sha256"), ("densenet169", "md5"), ("convnext_tiny", "sha256")],
 )
 def test_a_file_with_another_digest_is_refused_and_kept(backbone, algorithm, damaged):
     path = damaged(backbone)
