@@ -101,13 +101,19 @@ class Framing(_Section):
         "takes single pixels, as `PIL.Image.resize` does with `NEAREST`.",
     )
 
+    upright: Literal["quarters", "fine"] = Field(
+        default="quarters",
+        description="`quarters` turns a hand by 90, 180 or 270 degrees, so that its fingers point "
+        "up. `fine` also turns one that slants by more than 15 degrees.",
+    )
+
     def recorded(self) -> dict[str, Any]:
         """Return the settings for keys and stores: those added later only where they are used.
 
         Stores made before there were such settings thus stay valid.
         """
         values, plain = self.model_dump(mode="json"), type(self).model_fields
-        later = ("source_pixels", "sampling")
+        later = ("source_pixels", "sampling", "upright")
         return {k: v for k, v in values.items() if k not in later or v != plain[k].default}
 
     @field_validator("crop", mode="before")

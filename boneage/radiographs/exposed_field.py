@@ -81,16 +81,17 @@ def shape(mask: Mask) -> tuple[float, float]:
     )
 
 
-def exposed_field(grey: Grey) -> Mask:
+def exposed_field(grey: Grey, within: Mask | None = None) -> Mask:
     """Find the exposed part of a radiograph by peeling margins of one grey level from its border.
 
     Args:
         grey: Array `(h, w)`, uint8: a small copy of the radiograph.
+        within: Mask `(h, w)` of the part that may be exposed; by default all of it.
 
     Returns:
         Mask `(h, w)`; all ones if the radiograph has no margin.
     """
-    field = np.ones_like(grey)
+    field = np.ones_like(grey) if within is None else within
     for _ in range(_PEELINGS):
         ring = field & (1 - erode(field, 3))
         if ring.sum() < 20:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
 from boneage.radiographs.exposed_field import disk
-from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH, Box, Hand, find_hand
+from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH, Box, Hand, find_hand, slant, turned
 from boneage.radiographs.image_quality import ImageFinding
 from boneage.radiographs.orientation import find_orientation
 from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph
@@ -29,6 +29,8 @@ REASONS = (HAND, WHOLE_RADIOGRAPH, WHOLE_RADIOGRAPH_ASKED)
 """Every value that `Crop.why` can have."""
 LOW_RESOLUTION = 0.5
 """Share of the framed size below which the longer side of a crop has a low resolution."""
+SLANT = 15
+"""Degrees from a quarter turn above which `upright = "fine"` turns a hand."""
 CENTRE = (0.5, 0.5)
 PHASES = ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75))
 """Phases (y, x) whose answers are averaged: four different pixels of the same small area."""
@@ -40,8 +42,9 @@ class Crop:
 
     Attributes:
         box: Left, top, right, bottom in pixels of the image; the last two are the first outside.
-        rotation: Degrees by which that part was then turned, counter-clockwise, so that the fingers
-            point up: 0, 90, 180 or 270.
+            Of a part that is not parallel to the image's sides, the smallest box around it.
+        rotation: Degrees by which that part was turned, counter-clockwise, so that the fingers
+            point up: 0, 90, 180 or 270, or with `upright = "fine"` any whole number below 360.
         why: Why that part was chosen, one of `REASONS`. It begins with `whole radiograph` where the
             part is all of the image.
     """
@@ -85,6 +88,10 @@ def frame(
     black. The grey level that becomes 0 is the lower percentile of the exposed part of the crop.
     The level that becomes 255 is the upper percentile of the hand, so bright markers do not count.
 
+    With `upright = "fine"`, a hand that slants by more than `SLANT` degrees is first turned
+    parallel to the nearest side, together with the image. Its pixels are then taken from the
+    original where `sampling` is `nearest`, and interpolated elsewhere.
+
     Where no hand is found, and with `crop = "none"`, the whole image is kept, and both percentiles
     are those of all its pixels. Grey levels outside the two are clipped.
 
@@ -104,7 +111,7 @@ def frame(
     if region is not None:
         radiograph = cut_region(radiograph, region)
     source = _shrunk(radiograph, framing, phase)
-    framed = _frame(source, framing)
+    framed = _frame(source, framing, radiograph, phase)
     left, top, right, bottom = framed.crop.box
     (height, width), (inner_height, inner_width) = radiograph.shape, source.shape
     across, down = (0, 0) if region is None else region[:2]
@@ -148,24 +155,68 @@ def _nearest(side: int, shrunk: int, phase: float, steps_add_up: bool) -> npt.ND
     return np.minimum(positions.astype(np.int64), side - 1)
 
 
-def _frame(radiograph: Radiograph, framing: Framing) -> Framed:
-    """Frame all of a radiograph as it is."""
-    height, width = radiograph.shape
-    if framing.crop == "none":
-        crop = Crop((0, 0, width, height), 0, WHOLE_RADIOGRAPH_ASKED)
-        hand = None
-    else:
-        found = find_hand(radiograph)
-        crop = Crop(found.box, _turn(found), found.why or HAND)
+def _frame(
+    radiograph: Radiograph, framing: Framing, original: Radiograph, phase: tuple[float, float]
+) -> Framed:
+    """Frame all of a radiograph, which may be the shrunk copy of an original."""
+    height, width = shape = radiograph.shape
+    white = _white(radiograph)
+    hand, matrix, degrees = None, None, 0
+    why = WHOLE_RADIOGRAPH_ASKED
+    box = (0, 0, width, height)
+    if framing.crop == "hand":
+        found = find_hand(radiograph, black_corners=framing.upright == "fine")
+        if framing.upright == "fine":
+            aspect = original.shape[0] * width / (height * original.shape[1])
+            degrees = round(slant(found, aspect) or 0)
+            degrees = degrees if abs(degrees) > SLANT else 0
+        if degrees:
+            radiograph, found, matrix = turned(radiograph, found, degrees, aspect)
+            if framing.sampling == "nearest" and original.shape != shape:
+                radiograph = _picked(original, shape, matrix, radiograph.shape, phase)
         hand = found if found.is_found else None
+        box, why = found.box, found.why or HAND
+    quarter = 0 if hand is None else _turn(hand)
+    crop = Crop(box, (quarter + degrees) % 360, why)
     low, high = _levels(radiograph, crop.box, hand, framing.contrast_percentiles)
     inner = _scaled(radiograph, crop.box, _inner_size(crop.box, framing), (low, high))
     if hand is not None:
         _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
-        inner = np.rot90(inner, crop.rotation // 90)
-    return Framed(
-        _centred(inner, framing.size), crop, _stretch(low, high) * _white(radiograph) / 255
-    )
+        inner = np.rot90(inner, quarter // 90)
+    if matrix is not None:
+        crop = replace(crop, box=_box_before(box, matrix, shape))
+    gain = _stretch(low, high) * white / 255
+    return Framed(_centred(inner, framing.size), crop, gain)
+
+
+def _picked(
+    original: Radiograph,
+    shrunk: tuple[int, ...],
+    matrix: npt.NDArray[np.float64],
+    canvas: tuple[int, ...],
+    phase: tuple[float, float],
+) -> Radiograph:
+    """Return a turned canvas of single pixels of the original, as `_shrunk` takes them.
+
+    Pixels that are interpolated look like those of a radiograph that was shrunk by averaging.
+    """
+    back = cv2.invertAffineTransform(matrix)  # from the canvas to the shrunk image
+    for axis, (side, small) in enumerate(zip(original.shape[::-1], shrunk[::-1], strict=True)):
+        back[axis] *= side / small
+        share = phase[1 - axis] if side > small else 0.5
+        back[axis, 2] += share * side / small - 0.5
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cast(Radiograph, cv2.warpAffine(original, back, canvas[::-1], flags=flags))
+
+
+def _box_before(box: Box, matrix: npt.NDArray[np.float64], shape: tuple[int, ...]) -> Box:
+    """Return the smallest box around a part, where it was before the image was turned."""
+    left, top, right, bottom = box
+    corners = np.array([[x, y] for x in (left, right) for y in (top, bottom)]) - 0.5
+    before = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T + 0.5
+    start = np.floor(np.maximum(before.min(0), 0)).astype(int).tolist()
+    end = np.ceil(np.minimum(before.max(0), shape[::-1])).astype(int).tolist()
+    return (start[0], start[1], end[0], end[1])
 
 
 def _white(radiograph: Radiograph) -> int:

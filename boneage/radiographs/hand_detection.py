@@ -7,7 +7,7 @@ every ossification region. `experiments/framing-100px/measure.py` measures the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import cv2
@@ -45,6 +45,8 @@ _WRIST = 2.3  # how far below the palm the forearm is cut: the growth plates lie
 _MARGIN = 0.09
 _BELOW = 0.5  # margin where the silhouette ends before the wrist does
 
+_AXES_APART = 20.0  # degrees between the silhouette's axis and the fingers, at most
+
 _SMALLEST_HAND = 0.03  # of the radiograph
 
 
@@ -77,11 +79,13 @@ class Hand:
         return not self.why
 
 
-def find_hand(radiograph: Radiograph) -> Hand:
+def find_hand(radiograph: Radiograph, *, black_corners: bool = False) -> Hand:
     """Find the hand on a radiograph, bright on dark; it may be turned or cut off.
 
     Args:
         radiograph: Array `(h, w)`, uint8 or uint16.
+        black_corners: Whether corners of level 0 may be those of a turned canvas. They are then
+            left outside the exposed field.
 
     Returns:
         The hand, or the whole radiograph with the reason.
@@ -89,16 +93,117 @@ def find_hand(radiograph: Radiograph) -> Hand:
     height, width = radiograph.shape
     copy = working_copy(radiograph)
     grey = as_grey(copy)
-    mask, field = _silhouette(grey)
+    mask, field = _silhouette(grey, _canvas(copy) if black_corners else None)
     if mask is None:
         return Hand((0, 0, width, height), WHOLE_RADIOGRAPH, copy, np.zeros_like(grey), field)
     palm = _palm(mask)
     forearm = _forearm(mask, field, palm)
-    left, top, right, bottom = _crop(mask, palm, forearm)
-    x, y = width / grey.shape[1], height / grey.shape[0]
-    start = max(0, round(left * x)), max(0, round(top * y))
-    box = (*start, min(width, round(right * x)), min(height, round(bottom * y)))
+    box = _box(mask, palm, forearm, (height, width))
     return Hand(box, "", copy, mask, field, forearm, palm)
+
+
+def slant(hand: Hand, aspect: float = 1.0) -> float | None:
+    """Return how far a hand is turned from the nearest quarter turn.
+
+    The angle is that of the silhouette's axis of inertia. It counts only where the fingers point
+    along it.
+
+    Args:
+        hand: The hand on a radiograph.
+        aspect: Height of a pixel, in widths.
+
+    Returns:
+        Degrees from -45 to 45, by which a counter-clockwise turn makes the hand parallel to a side
+        of the radiograph. None where no hand was found or its axis is not clear.
+    """
+    if hand.palm is None:
+        return None
+    x, y, radius = hand.palm
+    rows, columns = np.nonzero(hand.mask & (1 - opened(hand.mask, 0.55 * radius)))
+    across, down = columns - x, rows - y
+    thin = np.hypot(across, down) > radius
+    if hand.forearm is not None:
+        thin &= across * hand.forearm[0] + down * hand.forearm[1] < 0.3 * radius
+    if thin.sum() <= 20:
+        return None
+    fingers = np.degrees(np.arctan2(across[thin].mean(), -down[thin].mean() * aspect))
+    moments = cv2.moments(hand.mask, binaryImage=True)
+    spread = moments["mu02"] * aspect**2 - moments["mu20"]
+    axis = -np.degrees(np.arctan2(2 * moments["mu11"] * aspect, spread)) / 2
+    apart = (axis - fingers + 90) % 180 - 90
+    return None if abs(apart) > _AXES_APART else float((axis + 45) % 90 - 45)
+
+
+def turned(
+    radiograph: Radiograph, hand: Hand, degrees: float, aspect: float = 1.0
+) -> tuple[Radiograph, Hand, npt.NDArray[np.float64]]:
+    """Turn a radiograph, and the hand that was found on it, about its centre.
+
+    Args:
+        radiograph: Array `(h, w)`, uint8 or uint16.
+        hand: The hand that was found on it.
+        degrees: Angle, counter-clockwise.
+        aspect: Height of a pixel, in widths.
+
+    Returns:
+        The radiograph on a larger black canvas, so that nothing is cut off. The hand there. And the
+        matrix `(2, 3)` from pixels (x, y) of the radiograph to those of the canvas.
+    """
+    picture, matrix = _rotated(radiograph, degrees, aspect, cv2.INTER_LANCZOS4)
+    copy, small = _rotated(hand.copy, degrees, aspect, cv2.INTER_LINEAR)
+    mask, field = (
+        np.asarray(_rotated(part, degrees, aspect, cv2.INTER_NEAREST)[0], np.uint8)
+        for part in (hand.mask, hand.field)
+    )
+    forearm = hand.forearm and _unit(*(small[:, :2] @ hand.forearm))
+    x, y, radius = hand.palm or (0.0, 0.0, 0.0)
+    x, y = small @ (x, y, 1)
+    palm = float(x), float(y), radius
+    box = _box(mask, palm, forearm, picture.shape)
+    found = replace(hand, box=box, copy=copy, mask=mask, field=field, forearm=forearm, palm=palm)
+    return picture, found, matrix
+
+
+def _rotated(
+    image: Radiograph, degrees: float, aspect: float, interpolation: int
+) -> tuple[Radiograph, npt.NDArray[np.float64]]:
+    height, width = image.shape
+    matrix = cv2.getRotationMatrix2D((0.0, 0.0), degrees, 1.0)
+    matrix[0, 1], matrix[1, 0] = matrix[0, 1] * aspect, matrix[1, 0] / aspect
+    across, down = (int(np.ceil(side)) for side in np.abs(matrix[:, :2]) @ (width, height))
+    centre = np.array([width - 1, height - 1]) / 2
+    matrix[:, 2] = np.array([across - 1, down - 1]) / 2 - matrix[:, :2] @ centre
+    canvas = cv2.warpAffine(image, matrix, (across, down), flags=interpolation)
+    return cast(Radiograph, canvas), np.asarray(matrix, np.float64)
+
+
+def _box(
+    mask: Mask,
+    palm: tuple[float, float, float],
+    forearm: tuple[float, float] | None,
+    radiograph: tuple[int, int],
+) -> Box:
+    """Return the crop in pixels of the radiograph with this shape."""
+    height, width = radiograph
+    left, top, right, bottom = _crop(mask, palm, forearm)
+    x, y = width / mask.shape[1], height / mask.shape[0]
+    start = max(0, round(left * x)), max(0, round(top * y))
+    return (*start, min(width, round(right * x)), min(height, round(bottom * y)))
+
+
+def _canvas(copy: Radiograph) -> Mask | None:
+    """Return a working copy's turned rectangle between corners of level 0, if it is one."""
+    outside = cv2.copyMakeBorder(
+        (copy == 0).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1
+    )
+    cv2.floodFill(outside, None, (0, 0), 2)
+    inside = largest(np.asarray(outside[1:-1, 1:-1] != 2, np.uint8))
+    if not 0.4 < inside.mean() < 0.99 or shape(inside)[0] < 0.93:
+        return None
+    angle = cv2.minAreaRect(cv2.findNonZero(inside))[2]
+    if abs((angle + 45) % 90 - 45) < 1:  # a margin, which is peeled off like any other
+        return None
+    return erode(hull(inside), 2)
 
 
 def working_copy(radiograph: Radiograph) -> Radiograph:
@@ -125,9 +230,9 @@ def as_grey(copy: Radiograph) -> Grey:
     return np.asarray(cv2.medianBlur(copy, 3), np.uint8)
 
 
-def _silhouette(grey: Grey) -> tuple[Mask | None, Mask]:
+def _silhouette(grey: Grey, canvas: Mask | None = None) -> tuple[Mask | None, Mask]:
     """Return the silhouette, or None where nothing is like one, and the field that holds it."""
-    first = field = exposed_field(grey)
+    first = field = exposed_field(grey, canvas)
     spare: tuple[Mask, Mask] | None = None
     shrunk = 0
     for _ in range(5):

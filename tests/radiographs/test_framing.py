@@ -298,8 +298,13 @@ def test_settings_added_later_change_no_key_until_they_are_used() -> None:
     assert framing_key(Framing(size=128)) == (
         "0dce2dcd3c0cd21bff173a8c673b07c6e6c9f4ff5336e7c38e5e7e72de914756"
     )
-    used = [Framing(source_pixels=100), Framing(source_pixels=100, sampling="nearest"), Framing()]
-    assert len({framing_key(framing) for framing in used}) == 3
+    used = [
+        Framing(),
+        Framing(source_pixels=100, sampling="nearest"),
+        Framing(source_pixels=100),
+        Framing(upright="fine"),
+    ]
+    assert len({framing_key(framing) for framing in used}) == 4
     assert "source_pixels" not in Framing().recorded()
     assert used[1] == Framing.model_validate(used[1].recorded())
 
@@ -307,3 +312,79 @@ def test_settings_added_later_change_no_key_until_they_are_used() -> None:
 def test_sampling_needs_the_number_of_pixels() -> None:
     with pytest.raises(InputError, match="needs source_pixels"):
         Framing(sampling="nearest")
+
+
+def canvas(image: np.ndarray, degrees: float) -> np.ndarray:
+    """An image turned counter-clockwise on a black canvas that holds all of it."""
+    height, width = image.shape
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    across, down = np.ceil(np.abs(matrix[:, :2]) @ (width, height)).astype(int).tolist()
+    matrix[:, 2] += (across - width) / 2, (down - height) / 2
+    return cv2.warpAffine(image, matrix, (across, down))
+
+
+FINE = Framing(size=96, upright="fine")
+UPRIGHT = canvas(phantom(0, 4, 400).image, -7)
+
+
+@pytest.mark.parametrize("degrees", [-45, -30, -20, 20, 30, 40])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_slanting_hand_is_turned_back(degrees: int, dtype: type) -> None:
+    drawn = UPRIGHT.astype(dtype) * (1 if dtype == np.uint8 else 16)
+    upright, slanting = frame(drawn, FINE), frame(canvas(drawn, degrees), FINE)
+    assert abs((slanting.crop.rotation + degrees + 180) % 360 - 180) <= 4
+    apart = np.abs(slanting.pixels.astype(int) - upright.pixels).mean()
+    assert (
+        apart
+        < 0.5
+        * np.abs(
+            frame(canvas(drawn, degrees), Framing(size=96)).pixels.astype(int) - upright.pixels
+        ).mean()
+    )
+    assert slanting.gain == pytest.approx(upright.gain, rel=0.1)
+
+
+@pytest.mark.parametrize("degrees", [0, 5, -10, 90, 180])
+def test_a_hand_that_hardly_slants_is_turned_by_quarters_alone(degrees: int) -> None:
+    slanting = np.rot90(UPRIGHT, degrees // 90) if degrees % 90 == 0 else canvas(UPRIGHT, degrees)
+    rotation = -degrees % 360 if degrees % 90 == 0 else 0
+    assert frame(np.ascontiguousarray(slanting), FINE).crop.rotation == rotation
+    drawn = phantom(0, 1, 400).image
+    assert np.array_equal(frame(drawn, FINE).pixels, frame(drawn, Framing(size=96)).pixels)
+
+
+def test_a_box_holds_the_turned_part_in_pixels_of_the_original() -> None:
+    slanting = canvas(UPRIGHT, 30)
+    height, width = slanting.shape
+    hand = frame(UPRIGHT, FINE).crop.box
+    corners = np.array([[x, y] for x in hand[::2] for y in hand[1::2]]) - len(UPRIGHT) / 2
+    turn = cv2.getRotationMatrix2D((0, 0), 30, 1.0)[:, :2]
+    around = corners @ turn.T + np.array([width, height]) / 2
+    expected = np.clip([*around.min(0), *around.max(0)], 0, max(width, height))
+    for framing in (FINE, FINE.model_copy(update={"source_pixels": 150})):
+        crop = frame(slanting, framing).crop
+        assert np.abs(np.array(crop.box) - expected).max() < 0.05 * width
+
+
+def test_a_turn_is_one_of_the_original_s_aspect() -> None:
+    """A square of 100 pixels may be a tall image; the hand slants there as in the original."""
+    slanting = canvas(UPRIGHT, 30)[:, 120:-120]
+    framing = FINE.model_copy(update={"source_pixels": 200, "fit": "stretch"})
+    direct, shrunk = (frame(slanting, f).crop.rotation for f in (FINE, framing))
+    assert direct == pytest.approx(shrunk, abs=3)
+
+
+def test_a_turned_image_that_was_shrunk_holds_pixels_of_the_original() -> None:
+    rng = np.random.default_rng(0)
+    slanting = canvas(np.where(UPRIGHT > 60, 200, 100 * (UPRIGHT > 0)).astype(np.uint8), 30)
+    noisy = np.where(slanting > 150, rng.choice([180, 220], slanting.shape), slanting)
+    framing = Framing(
+        size=400, upright="fine", source_pixels=400, sampling="nearest", contrast_percentiles=PLAIN
+    )
+    picked = frame(noisy.astype(np.uint8), framing)
+    averaged = frame(noisy.astype(np.uint8), framing.model_copy(update={"sampling": "area"}))
+    assert picked.crop.rotation == averaged.crop.rotation != 0
+    shares = [np.isin(each.pixels, (0, 255)).mean() for each in (picked, averaged)]
+    assert shares[0] > shares[1] + 0.05
+    others = [frame(noisy.astype(np.uint8), framing, phase=phase).pixels for phase in PHASES]
+    assert len({pixels.tobytes() for pixels in others}) == 4
