@@ -252,11 +252,27 @@ class Training(_Section):
         default=1e-4, ge=1e-12, le=100, description="Highest learning rate."
     )
     weight_decay: float = Field(default=0.0, ge=0, le=100, description="Weight decay of `adamw`.")
+    decay_norms_and_biases: bool = Field(
+        default=True,
+        description="Whether weight decay also applies to vectors: biases, and the scales and "
+        "offsets of normalisation. `false` is usual. `true` is the default of earlier versions.",
+    )
     spread_months: float = Field(
         default=6.0,
         ge=0.1,
         le=240,
         description="Standard deviation of the label's distribution, for a distribution head.",
+    )
+    spread_by_age: float = _share(
+        0.0,
+        "Increase of that standard deviation by month of age, from 2 months at birth to at most "
+        "`spread_months`. 0 means the same at every age.",
+    )
+    balance_sources: float = _share(
+        0.0,
+        "How an epoch is shared among the sources of the manifest. 0: every image equally often. "
+        "1: every source equally often. Between them, the share of a source with n images is as "
+        "n to the power of 1 - `balance_sources`. An epoch keeps its number of images.",
     )
     schedule: Literal["constant", "plateau", "cosine"] = Field(
         default="plateau",
@@ -289,6 +305,11 @@ class Training(_Section):
         "Momentum of averaged weights, which are validated and saved. 0 means no average.",
         lt=1,
     )
+    ema_statistics: bool = Field(
+        default=False,
+        description="Whether `ema` also averages the moving statistics of batch normalisation, "
+        "so that they fit the averaged weights. `false` is the default of earlier versions.",
+    )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         default="float32",
         description="Type of the computation. The mixed types are faster on a GPU.",
@@ -308,6 +329,10 @@ class Training(_Section):
     def _settings_have_an_effect(self) -> Training:
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f"weight_decay {self.weight_decay:g} needs optimizer = 'adamw'")
+        if not self.decay_norms_and_biases and not self.weight_decay:
+            raise ValueError("decay_norms_and_biases = false needs weight_decay above 0")
+        if self.ema_statistics and not self.ema:
+            raise ValueError("ema_statistics = true needs ema above 0")
         if self.warmup_epochs and self.schedule != "cosine":
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} needs schedule = 'cosine'")
         if self.warmup_epochs > self.epochs:

@@ -38,6 +38,8 @@ def test_defaults_are_the_lineage(tmp_path):
         ("[augmentation]\nsharpen = 1.5", "less than or equal to 1"),
         ("[training]\nweight_decay = 0.1", "weight_decay 0.1 needs optimizer = 'adamw'"),
         ("[prediction]\nphases = 4", "prediction.phases 4 needs framing.sampling = 'nearest'"),
+        ("[training]\nema_statistics = true", "ema_statistics = true needs ema above 0"),
+        ("[training]\ndecay_norms_and_biases = false", "needs weight_decay above 0"),
         ("[training]\nwarmup_epochs = 2", "warmup_epochs 2 needs schedule = 'cosine'"),
     ],
 )

@@ -11,6 +11,7 @@ from keras import ops
 from boneage.models.builder import LOGITS, MONTHS
 from boneage.recipe import Recipe
 
+_SPREAD_AT_BIRTH = 2.0  # months, with `training.spread_by_age`
 _MONTHS_PER_NAT = 10.0  # weight of the cross entropy in the loss of a distribution head
 
 
@@ -23,7 +24,8 @@ def compile_for_training(
     to its logits, with shared weights. The loss is then that of Gao et al. (IJCAI 2018): the
     absolute error of the mean in months, and ten months for each nat of cross entropy with a
     normal distribution around the label. `training.spread_months` is the width of that
-    distribution.
+    distribution, s. With `training.spread_by_age`, k, the width is min(s, 2 + k * age) months: the
+    atlas of Greulich and Pyle has plates every 3 months for infants, and every year later on.
 
     Returns:
         A compiled model with the inputs of the network. Its metric `mae` is in months.
@@ -33,11 +35,12 @@ def compile_for_training(
         network.compile(optimizer=optimizer, loss="mae", metrics=[error])
         return network
     model = keras.Model(network.inputs, network.get_layer(LOGITS).output, name=network.name)
-    spread = recipe.training.spread_months
+    widest, slope = np.float32(recipe.training.spread_months), recipe.training.spread_by_age
 
     def loss(age_months: Any, logits: Any) -> Any:
         age_months = ops.cast(age_months, "float32")
-        target = ops.softmax(-0.5 * ops.square((MONTHS - age_months) / np.float32(spread)))
+        spread = ops.minimum(widest, _SPREAD_AT_BIRTH + slope * age_months) if slope else widest
+        target = ops.softmax(-0.5 * ops.square((MONTHS - age_months) / spread))
         distance = -ops.sum(target * ops.log_softmax(logits), axis=-1)
         return _mean_error(age_months, logits)[:, 0] + _MONTHS_PER_NAT * distance
 

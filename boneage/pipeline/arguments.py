@@ -21,7 +21,7 @@ from boneage.datasets.label_rules import (
 from boneage.errors import Fault, InputError
 from boneage.pipeline.augmentation import Augment, ImageFunction
 from boneage.pipeline.augmentation_trial import try_steps
-from boneage.pipeline.batches import Batches, Floats
+from boneage.pipeline.batches import Batches, Floats, Mixture
 from boneage.pipeline.sources import ImageSource, image_source, sample_image
 from boneage.recipe import Augmentation, Framing
 from boneage.runtime.machine import check_memory, check_workers
@@ -90,6 +90,8 @@ def check_arguments(
     sample_weight: Any,
     infants: bool,
     named: bool,
+    sources: Sequence[str] | None,
+    balance_sources: float,
     workers: WorkerSettings,
 ) -> tuple[Batches, Columns]:
     """Check the arguments of `DataGenerator`, and return what it serves from.
@@ -120,6 +122,7 @@ def check_arguments(
     if sample_weight is not None and age_months is None:
         fix = "Pass age_months too, or leave sample_weight out."
         faults.append(Fault("sample_weight", "it weights the errors of age_months", fix))
+    names = _check_sources(sources, balance_sources, shuffle, count, faults)
     _check_whole_number("seed", seed, 0, 2**64 - 1, faults)
     _check_whole_number("batch_size", batch_size, 1, 65_536, faults)
     _check_workers(workers.workers, faults)
@@ -132,7 +135,35 @@ def check_arguments(
     if faults:
         raise InputError(faults)
     assert source is not None
-    return Batches(source, augment, int(batch_size), bool(shuffle), int(seed)), columns
+    mixture = (
+        Mixture(names, float(balance_sources), int(seed)) if names and balance_sources else None
+    )
+    return Batches(source, augment, int(batch_size), bool(shuffle), int(seed), mixture), columns
+
+
+def _check_sources(
+    sources: Any, balance: Any, shuffle: Any, count: int | None, faults: list[Fault]
+) -> list[str]:
+    share = math.nan if isinstance(balance, (bool, np.bool_, str)) else _number(balance)
+    if not 0 <= share <= 1:
+        fix = "Pass a number from 0, every image equally often, to 1, every source equally often."
+        faults.append(Fault("balance_sources", f"it is {shown(balance)}", fix))
+    elif share and sources is None:
+        fix = "Pass the name of each image's source too."
+        faults.append(Fault("balance_sources", "sources are missing", fix))
+    elif share and not shuffle:
+        faults.append(Fault("balance_sources", "it needs shuffle", "Pass shuffle=True."))
+    if sources is None:
+        return []
+    names = _column(sources)
+    if names.ndim != 1:
+        faults.append(_not_a_column("sources", names))
+        return []
+    _check_length("sources", len(names), count, faults)
+    texts: list[str] = names.tolist()
+    are_texts = np.array([isinstance(each, str) for each in texts], bool)
+    _check_values("sources", names, are_texts, "Pass a text for every image.", faults)
+    return texts
 
 
 def _check_ids(

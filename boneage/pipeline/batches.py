@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from boneage.pipeline.sources import ImageSource, image_and_gain
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 # The purpose of a random stream. Seed, purpose, epoch and index together seed the stream.
-_SHUFFLE, _AUGMENT = 1, 2
+_SHUFFLE, _AUGMENT, _ROTATE = 1, 2, 3
 _ALIGNMENT = 64  # bytes
 _BLANK: Image = np.zeros((2, 2), np.uint8)
 
@@ -30,6 +31,46 @@ def aligned(shape: tuple[int, ...]) -> Floats:
     return buffer[start : start + count].reshape(shape)
 
 
+class Mixture:
+    """Which images of each source an epoch has, as many as there are images.
+
+    A source with n images has a share that is as n to the power of 1 - `balance`. An epoch takes
+    its share from a fixed random order of the source, and the next epoch goes on from there, round
+    and round. So a larger source gives each image at most once in an epoch, a smaller one repeats
+    its images evenly, and in the long run all images of a source are served equally often.
+
+    Args:
+        sources: The source of each image.
+        balance: 0 for every image equally often, 1 for every source equally often.
+        seed: Seed of the order.
+
+    Attributes:
+        counts: Images of each source in an epoch, by the source's name.
+    """
+
+    def __init__(self, sources: Sequence[str], balance: float, seed: int) -> None:
+        names, group = np.unique(np.asarray(sources, str), return_inverse=True)
+        sizes = np.bincount(group)
+        shares = sizes ** (1.0 - balance)
+        ends = np.rint(np.cumsum(shares) / shares.sum() * len(group)).astype(int)
+        counts = np.diff(ends, prepend=0)
+        self.counts = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+        self._orders = [
+            np.random.default_rng([seed, _ROTATE, index, 0]).permutation(
+                np.flatnonzero(group == index)
+            )
+            for index in range(len(names))
+        ]
+
+    def rows(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the rows of an epoch's images in the dataset, in ascending order: int64 `(n,)`."""
+        taken = [
+            order[(epoch * count + np.arange(count)) % len(order)]
+            for order, count in zip(self._orders, self.counts.values(), strict=True)
+        ]
+        return np.sort(np.concatenate(taken))
+
+
 class Batches:
     """The batches of every epoch, each a pure function of (seed, epoch, index).
 
@@ -39,6 +80,7 @@ class Batches:
         batch_size: Images per batch. The last batch may have fewer.
         shuffle: Whether each epoch has its own order.
         seed: Seed of the order and of the augmentation.
+        mixture: Which images an epoch has. Default: each image once.
     """
 
     def __init__(
@@ -48,12 +90,14 @@ class Batches:
         batch_size: int,
         shuffle: bool,
         seed: int,
+        mixture: Mixture | None = None,
     ) -> None:
         self.source = source
         self.augment = augment
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.mixture = mixture
         self._order: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -69,11 +113,11 @@ class Batches:
         """Return the rows of a batch's images in the source: int64 `(b,)`."""
         order = self._order  # read once, because another thread may replace it
         if order is None or order[0] != epoch:
-            count = len(self.source)
+            rows = np.arange(len(self.source))
+            if self.mixture is not None:
+                rows = self.mixture.rows(epoch)
             if self.shuffle:
-                rows = np.random.default_rng([self.seed, _SHUFFLE, epoch, 0]).permutation(count)
-            else:
-                rows = np.arange(count)
+                rows = np.random.default_rng([self.seed, _SHUFFLE, epoch, 0]).permutation(rows)
             order = self._order = (epoch, rows)
         return order[1][index * self.batch_size : (index + 1) * self.batch_size]
 

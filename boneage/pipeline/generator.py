@@ -40,6 +40,7 @@ class DataGenerator(InOrder):
     A batch is a pure function of (seed, epoch, index). It is the same with any number of workers,
     threads or processes, in any order of access, and after a resume. Every image is served
     exactly once per pass, which is one iteration over all batches. The last batch may be short.
+    With `balance_sources`, images of a small source are served more often (see `Mixture`).
     A pass has one epoch, however many epochs of `fit` it lasts with `steps_per_epoch`. Each pass
     of `fit`, `evaluate` or `predict` on this generator has the next epoch, and so has `next` after
     a last batch. A loop of your own calls `on_epoch_end()` after its last batch. A pass that was
@@ -81,6 +82,8 @@ class DataGenerator(InOrder):
         image_ids: Sequence[str] | None = None,
         sample_weight: Any = None,
         infants: bool = False,
+        sources: Sequence[str] | None = None,
+        balance_sources: float = 0.0,
         workers: int = 1,
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
@@ -108,6 +111,10 @@ class DataGenerator(InOrder):
                 loss by. Default: none.
             infants: Whether all children may be under two. Otherwise such ages are refused,
                 because they are probably in years or scaled.
+            sources: `n` names of the sources that the images are from.
+            balance_sources: 0 serves every image equally often, 1 every source, and between them
+                a source with n images as often as n to the power of 1 - `balance_sources` says.
+                An epoch keeps its number of images. It needs `shuffle`.
             workers: Number of threads or processes that make batches for `fit`.
             use_multiprocessing: Use processes instead of threads. This is faster where
                 augmentation takes most of the time. The processes share one copy of the images.
@@ -131,6 +138,8 @@ class DataGenerator(InOrder):
             sample_weight=sample_weight,
             infants=infants,
             named=named,
+            sources=sources,
+            balance_sources=balance_sources,
             workers=settings,
         )
         super().__init__(int(settings.threads), int(max_queue_size))

@@ -45,6 +45,7 @@ def check_inputs(
     if manifest is not None:
         for split in ("train", "val"):
             manifest.split(split)
+        check_sources(recipe.training, manifest)
     if init is not None:
         check_same_network(init, recipe)
     if not resume:
@@ -83,6 +84,18 @@ def check_settings(settings: Training) -> None:
                 "Install it with pip install tensorboard, or set training.tensorboard=false.",
             )
         )
+
+
+def check_sources(settings: Training, manifest: Manifest) -> None:
+    """Refuse to balance the sources of a manifest that does not name them.
+
+    Raises:
+        InputError: The manifest has no column `source`.
+    """
+    if settings.balance_sources and "source" not in manifest.table:
+        what = f"training.balance_sources is {settings.balance_sources:g}, but there is no column"
+        fix = "Add the column, or set training.balance_sources=0."
+        raise InputError(Fault(str(manifest.path), f"{what} source", fix))
 
 
 def check_out(out: Path) -> None:

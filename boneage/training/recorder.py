@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import pandas as pd
 
 from boneage.errors import Fault, InputError
@@ -19,6 +18,7 @@ from boneage.runtime.files import replacing, write_text
 from boneage.training.checkpoint import Checkpoint, Row, TrainingState, write_checkpoint
 from boneage.training.distributed import DeviceGroup
 from boneage.training.stop_signals import Stop
+from boneage.training.weight_average import WeightAverage, copies
 
 WRITING_SHARE = 0.02
 """Largest share of the time that checkpoints may take. After short epochs some are skipped."""
@@ -53,6 +53,7 @@ class RunRecorder(keras.callbacks.Callback):
         stop: Asks the training to end. It is read after each batch.
         checkpoint: Where to continue, or None to begin.
         group: The devices that train together. One process of them writes.
+        average: The averaged weights, which are validated and kept, or None.
 
     Attributes:
         state: How far the training has come.
@@ -68,6 +69,7 @@ class RunRecorder(keras.callbacks.Callback):
         stop: Stop,
         checkpoint: Checkpoint | None,
         group: DeviceGroup,
+        average: WeightAverage | None = None,
     ) -> None:
         super().__init__()
         self.state = TrainingState() if checkpoint is None else checkpoint.state
@@ -79,7 +81,7 @@ class RunRecorder(keras.callbacks.Callback):
         self._first = self.state.batch  # index of this epoch's first batch that `fit` trains on
         self._began = time.perf_counter()
         self._epoch_began = self._began
-        self._raw_weights: list[np.ndarray] | None = None  # while the averages are in the model
+        self._average = average
         self._best: keras.Model | None = None  # the network alone, without an optimizer to save
         self._best_is_new = False
         self._next_write = -math.inf
@@ -117,15 +119,8 @@ class RunRecorder(keras.callbacks.Callback):
         if self.state.train_logs is None:
             results = self.model.get_metrics_result()
             self.state.train_logs = {key: float(value) for key, value in results.items()}
-        optimizer = self.model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # under loss scaling
-        if optimizer.use_ema:
-            # Keras' SwapEMAWeights swaps by adding and subtracting, which is not exact.
-            averages = optimizer._model_variables_moving_average
-            weights = self.model.trainable_variables
-            self._raw_weights = _copies(weights)
-            for weight, average in zip(weights, _copies(averages), strict=True):
-                weight.assign(average)
+        if self._average is not None:
+            self._average.swap_in()
 
     def on_test_batch_end(self, batch: int, logs: Row | None = None) -> None:
         """Break off a validation when the training was asked to end."""
@@ -152,7 +147,7 @@ class RunRecorder(keras.callbacks.Callback):
         if row["val_mae"] < lowest:  # never true of NaN
             state.best_epoch = state.epoch
             self._keep_best()
-        self._restore_raw_weights()
+        self._restore_weights()
         state.batch, state.epoch_seconds, state.train_logs = 0, 0.0, None
         state.ended = state.ended or self.model.stop_training
         if self._group.writes:
@@ -168,14 +163,14 @@ class RunRecorder(keras.callbacks.Callback):
             raise StoppedError
 
     def _break_off(self) -> None:
-        self._restore_raw_weights()
+        self._restore_weights()
         self.state.epoch_seconds = time.perf_counter() - self._epoch_began
         self._save()
         raise StoppedError
 
     def _keep_best(self) -> None:
         assert self._best is not None
-        now = _copies(self._network.variables)
+        now = copies(self._network.variables)
         for kept, value in zip(self._best.variables, now, strict=True):
             kept.assign(value)
         self._best_is_new = True
@@ -220,12 +215,9 @@ class RunRecorder(keras.callbacks.Callback):
                 )
             ) from error
 
-    def _restore_raw_weights(self) -> None:
-        if self._raw_weights is not None:
-            weights = self.model.trainable_variables
-            for weight, array in zip(weights, self._raw_weights, strict=True):
-                weight.assign(array)
-            self._raw_weights = None
+    def _restore_weights(self) -> None:
+        if self._average is not None:
+            self._average.restore()
 
     def _divergence(self, done: int) -> Fault:
         epoch = self.state.epoch
@@ -241,8 +233,3 @@ class RunRecorder(keras.callbacks.Callback):
             "Check these images, or lower the learning rate: "
             f"--set training.learning_rate={highest / 3:.1g}.",
         )
-
-
-def _copies(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    # JAX reuses the memory of a step's weights in the next step, so they must be copied.
-    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]

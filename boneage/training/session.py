@@ -22,6 +22,7 @@ from boneage.training.distributed import DeviceGroup
 from boneage.training.recorder import DivergedError, RunRecorder, StoppedError
 from boneage.training.resume import last_checkpoint
 from boneage.training.stop_signals import Stop
+from boneage.training.weight_average import WeightAverage
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Parts:
         model: The compiled model that is trained. It shares the network's weights.
         training: The augmented batches of the train split.
         validation: The batches of the val split.
+        average: The averaged weights, if the recipe averages them.
     """
 
     network: keras.Model
     model: keras.Model
     training: DataGenerator
     validation: DataGenerator
+    average: WeightAverage | None = None
 
 
 @dataclass
@@ -101,6 +104,7 @@ class TrainingSession:
                 self.stop,
                 checkpoint,
                 self.group,
+                parts.average,
             )
             self.state = recorder.state
             self.group.check_same("checkpoint", str(self.state))

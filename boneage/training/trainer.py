@@ -27,10 +27,11 @@ from boneage.runtime.provenance import command_line, provenance, usable_cores
 from boneage.training.distributed import DeviceGroup, accelerator, joined
 from boneage.training.fine_tuning import load_initial_weights
 from boneage.training.hosts import Hosts
-from boneage.training.input_checks import check_out, check_settings
+from boneage.training.input_checks import check_out, check_settings, check_sources
 from boneage.training.resume import check_same, check_same_init, first_init, resumed_run_info
 from boneage.training.session import Parts, TrainingSession
 from boneage.training.stop_signals import Stop
+from boneage.training.weight_average import WeightAverage
 
 _BYTES_TRAINED = 16  # of a parameter: its value, its gradient and two moments of Adam
 
@@ -85,6 +86,7 @@ def train(
         group.check_same("recipe", recipe.model_dump_json())
         group.check_same("manifest", manifest.digest)
         group.check_batch_size(recipe.training.batch_size)
+        check_sources(recipe.training, manifest)
         is_restored = previous is not None and run.checkpoint_path.exists()
         if previous is not None:
             init = None if is_restored else first_init(previous)
@@ -139,8 +141,11 @@ def _make_parts(
 ) -> Parts:
     training = _generator(store, manifest.split("train"), recipe, is_training=True)
     validation = _generator(store, manifest.split("val"), recipe, is_training=False)
-    model = compile_for_training(network, recipe, make_optimizer(recipe.training, len(training)))
-    return Parts(network, model, *group.shard(model, training, validation))
+    settings, weights = recipe.training, network.trainable_variables
+    optimizer = make_optimizer(settings, len(training), weights)
+    model = compile_for_training(network, recipe, optimizer)
+    average = WeightAverage(model, statistics=settings.ema_statistics) if settings.ema else None
+    return Parts(network, model, *group.shard(model, training, validation), average)
 
 
 def _no_gpu() -> Fault:
@@ -159,6 +164,9 @@ def _generator(
     if is_training:  # batches without augmentation need no workers
         workers["workers"] = settings.workers or usable_cores()
         workers["use_multiprocessing"] = settings.use_multiprocessing and os.name == "posix"
+        if settings.balance_sources:
+            workers["sources"] = list(split.table["source"])
+            workers["balance_sources"] = settings.balance_sources
     return DataGenerator(
         store.select(list(split.table["image_id"])),
         split.gender(),
@@ -172,8 +180,16 @@ def _generator(
     )
 
 
-def make_optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Return the optimizer of a recipe, with its learning rate schedule and weight average."""
+def make_optimizer(
+    settings: Training, steps_per_epoch: int, weights: Sequence[keras.Variable] = ()
+) -> keras.optimizers.Optimizer:
+    """Return the optimizer of a recipe, with its learning rate schedule and weight average.
+
+    Args:
+        settings: The recipe's settings.
+        steps_per_epoch: Batches in an epoch.
+        weights: The weights to train. Vectors among them may have no weight decay.
+    """
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
         warmup = round(settings.warmup_epochs * steps_per_epoch)
@@ -188,7 +204,10 @@ def make_optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers
         {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
     )
     if settings.optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, **average)
+        adamw = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, **average)
+        if not settings.decay_norms_and_biases:
+            adamw.exclude_from_weight_decay([each for each in weights if len(each.shape) < 2])
+        return adamw
     return keras.optimizers.Adam(rate, **average)
 
 

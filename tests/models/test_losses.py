@@ -51,13 +51,20 @@ def test_the_answer_is_the_mean_of_the_distribution(network, inputs):
     np.testing.assert_allclose(answers[:, 0], shares @ np.arange(241.0), rtol=1e-5)
 
 
-def test_the_loss_is_the_error_and_the_distance_of_the_distributions(network, recipe, inputs):
+@pytest.mark.parametrize(
+    ("slope", "spreads"), [(0.0, [5.0] * 4), (0.04, [2.4, 5.0, 5.0, 5.0]), (0.02, [2.2, 4, 5, 5])]
+)
+def test_the_loss_is_the_error_and_the_distance_of_the_distributions(
+    network, recipe, inputs, slope, spreads
+):
+    settings = recipe.training.model_copy(update={"spread_by_age": slope})
+    recipe = recipe.model_copy(update={"training": settings})
     model = compile_for_training(network, recipe, keras.optimizers.Adam())
-    ages = np.array([[10.0], [100.5], [200.0], [228.0]])
+    ages = np.array([[10.0], [100.0], [200.0], [228.0]])
     metrics = model.evaluate(inputs, ages, verbose=0, return_dict=True)
     logits = model.predict(inputs, verbose=0).astype(np.float64)
     error = np.abs(softmax(logits) @ np.arange(241.0) - ages[:, 0])
-    likely = np.exp(-0.5 * ((np.arange(241.0) - ages) / 5.0) ** 2)
+    likely = np.exp(-0.5 * ((np.arange(241.0) - ages) / np.array(spreads)[:, None]) ** 2)
     likely /= likely.sum(axis=1, keepdims=True)
     distance = -(likely * np.log(softmax(logits))).sum(axis=1)
     assert metrics["mae"] == pytest.approx(error.mean(), rel=1e-4)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from boneage.errors import InputError
 from boneage.pipeline.augmentation import Augment, build_augmentation
-from boneage.pipeline.batches import Batches, DeviceShard
+from boneage.pipeline.batches import Batches, DeviceShard, Mixture
 from boneage.pipeline.generator import (
     DataGenerator,
     last_batch_counts,
@@ -20,7 +21,7 @@ def images(count):
 
 
 def generator(count, augmentation, **arguments):
-    ages = np.arange(float(count)) * 9
+    ages = np.arange(float(count)) * 9 % 240
     sexes = np.arange(count) % 2
     return DataGenerator(images(count), sexes, ages, 8, True, augmentation, 5, **arguments)
 
@@ -100,3 +101,83 @@ def test_only_a_process_own_images_are_decoded():
     shard.fill(np.empty(shard.shape(0), np.float32), 0, 0)
     assert read == list(shard.rows(0, 0))
     assert len(read) == 4
+
+
+SOURCES = ["large"] * 60 + ["small"] * 7 + ["middle"] * 33
+
+
+def counted(mixture, epochs):
+    """How often each image is served, by source."""
+    counts = np.zeros(len(SOURCES), int)
+    for epoch in epochs:
+        np.add.at(counts, mixture.rows(epoch), 1)
+    return {name: counts[np.array(SOURCES) == name] for name in ("large", "small", "middle")}
+
+
+def test_an_epoch_has_as_many_images_of_each_source_as_the_balance_says():
+    shares = {balance: Mixture(SOURCES, balance, 0).counts for balance in (0.0, 0.5, 1.0)}
+    assert shares[0.0] == {"large": 60, "middle": 33, "small": 7}
+    assert shares[1.0] in [
+        {"large": a, "middle": b, "small": 100 - a - b} for a, b in ((33, 34), (34, 33), (33, 33))
+    ]
+    roots = np.sqrt([60, 33, 7])
+    expected = 100 * roots / roots.sum()
+    assert np.abs(np.array([*shares[0.5].values()]) - expected).max() < 1
+    assert all(sum(counts.values()) == 100 for counts in shares.values())
+
+
+@pytest.mark.parametrize("balance", [0.3, 1.0])
+def test_large_sources_rotate_and_small_ones_are_repeated_evenly(balance):
+    mixture = Mixture(SOURCES, balance, 5)
+    for epoch in (0, 1, 7):
+        counts = counted(mixture, [epoch])
+        assert counts["large"].max() == 1
+        assert np.ptp(counts["small"]) <= 1
+        assert {name: sum(each) for name, each in counts.items()} == mixture.counts
+    for counts in counted(mixture, range(9)).values():
+        assert counts.min() > 0
+        assert np.ptp(counts) <= 1
+
+
+def test_balanced_batches_are_the_same_in_any_order_and_in_shards_and_differ_by_epoch_and_seed():
+    pictures = images(100)
+
+    def served(seed, *keys):
+        batches = Batches(pictures, None, 8, True, seed, Mixture(SOURCES, 1.0, seed))
+        return [batches.rows(index, epoch).tolist() for index, epoch in keys]
+
+    keys = [(index, epoch) for epoch in (0, 1, 2) for index in range(13)]
+    assert served(5, *keys) == served(5, *keys[::-1])[::-1]
+    assert served(5, (0, 0)) != served(5, (0, 1))
+    assert served(5, (0, 0)) != served(6, (0, 0))
+    whole = generator(100, Augmentation(), sources=SOURCES, balance_sources=1.0)
+    shards = [shard_for_devices(whole, rank, 1, 2) for rank in (0, 1)]
+    for index in (0, 12):
+        (pixels, _), ages = whole[index]
+        np.testing.assert_array_equal(together(shards, index)[0][: len(ages)], pixels)
+
+
+def test_one_source_or_no_balance_is_served_as_without():
+    plain = generator(24, None)
+    for arguments in (
+        {"sources": ["a"] * 24, "balance_sources": 0.7},
+        {"sources": ["a", "b"] * 12, "balance_sources": 0},
+    ):
+        assert np.array_equal(generator(24, None, **arguments)[1][1], plain[1][1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"balance_sources": 1.5, "sources": ["a"] * 24}, "balance_sources: it is 1.5"),
+        ({"balance_sources": True, "sources": ["a"] * 24}, "balance_sources: it is True"),
+        ({"balance_sources": 0.5}, "balance_sources: sources are missing"),
+        ({"balance_sources": 0.5, "sources": ["a"] * 23}, "sources: it has 23 values for 24"),
+        ({"balance_sources": 0.5, "sources": ["a"] * 23 + [None]}, "1 of 24 values are invalid"),
+        ({"balance_sources": 0.5, "sources": ["a"] * 24, "shuffle": False}, "it needs shuffle"),
+    ],
+)
+def test_wrong_sources_are_refused(arguments, message):
+    arguments = {"shuffle": True, **arguments}
+    with pytest.raises(InputError, match=message):
+        DataGenerator(images(24), [1] * 24, np.arange(24.0) * 9, **arguments)

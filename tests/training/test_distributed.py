@@ -71,6 +71,8 @@ model.dropout = 0.2
 training.epochs = 12
 training.batch_size = 8
 training.learning_rate = 1e-4
+training.ema = 0.8
+training.ema_statistics = true
 training.workers = 1
 """
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

@@ -27,11 +27,13 @@ from boneage.training.resume import last_checkpoint
 from boneage.training.stop_signals import Stop, Terminated
 from boneage.training.trainer import train
 
-# Everything with a state: averaged weights, dropout, a plateau that is reached, early stopping.
+# Everything with a state: averaged weights and statistics, dropout, a plateau, early stopping.
 OVERRIDES = (
     "model.backbone=tiny",
     "training.epochs=4",
     "training.ema=0.8",
+    "training.ema_statistics=true",
+    "training.balance_sources=0.5",
     "training.schedule=plateau",
     "training.plateau_patience=1",
     "training.early_stop_patience=3",

@@ -8,6 +8,8 @@ import pytest
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
 from boneage.models.backbones import BACKBONES, Backbone
+from boneage.models.builder import build_model
+from boneage.pipeline.generator import DataGenerator
 from boneage.prediction.shipped import open_run
 from boneage.recipe import read_recipe
 from boneage.run import Run
@@ -180,6 +182,51 @@ def test_the_cosine_schedule_warms_up_and_ends_at_its_minimum(tiny_recipe):
         rates.append(float(optimizer.learning_rate))
     top, low = settings.learning_rate, settings.minimum_learning_rate
     np.testing.assert_allclose(rates, [0, top / 2, top, (top + low) / 2, low], rtol=1e-3, atol=1e-9)
+
+
+def test_norms_and_biases_do_not_decay_unless_the_recipe_says_so(tiny_recipe, tiny_network):
+    model = build_model("tiny", 64, dense_units=(8,), head="distribution")
+    weights = model.trainable_variables
+    vectors = [len(each.shape) == 1 for each in weights]
+    assert 0 < sum(vectors) < len(vectors)
+    for setting, decays in (("true", True), ("false", False)):
+        overrides = ["training.optimizer=adamw", "training.weight_decay=0.5", "training.epochs=1"]
+        overrides += [f"training.decay_norms_and_biases={setting}"]
+        adamw = make_optimizer(read_recipe(tiny_recipe, overrides).training, 100, weights)
+        for weight in weights:
+            weight.assign(np.ones(weight.shape))
+        adamw.apply([keras.ops.zeros_like(each) for each in weights], weights)
+        shrunk = [float(keras.ops.max(each)) < 1 for each in weights]
+        assert shrunk == [decays or not vector for vector in vectors]
+
+
+def test_sources_are_balanced_in_training_only_and_must_be_named(
+    cohort_copy, tiny_recipe, tiny_network, tmp_path, monkeypatch
+):
+    recipe = read_recipe(tiny_recipe, [TINY, "training.balance_sources=1", "training.epochs=1"])
+    table = pd.read_csv(cohort_copy, dtype={"image_id": str})
+    table["source"] = ["few" if number % 8 == 0 else "many" for number in range(len(table))]
+    table.to_csv(cohort_copy, index=False)
+    made = []
+    own = DataGenerator.__init__
+
+    def kept(self, *arguments, **options):
+        own(self, *arguments, **options)
+        made.append(self)
+
+    monkeypatch.setattr(DataGenerator, "__init__", kept)
+    manifest = read_manifest(cohort_copy)
+    train(recipe, manifest, tmp_path / "run", progress=False)
+    training, validation = made[:2]
+    sources = manifest.split("train").table["source"]
+    served = [sources[row] for index in range(3) for row in training.batch_rows(index)]
+    assert served.count("few") == served.count("many") == 24
+    assert np.array_equal(validation.batch_rows(0), np.arange(6))
+
+    table.drop(columns="source").to_csv(cohort_copy, index=False)
+    with pytest.raises(InputError, match=r"balance_sources is 1, but there is no column source"):
+        train(recipe, read_manifest(cohort_copy), tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists()
 
 
 def test_early_stopping_ends_a_run_and_is_recorded(manifest, tiny_recipe, tiny_network, tmp_path):
