@@ -389,6 +389,19 @@ class Published(_Section):
     val_labels: str | None = Field(
         default=None, max_length=2000, description="Who read the validation images."
     )
+    test_answers: str | None = Field(
+        default=None,
+        max_length=2000,
+        description="Public address of a table with the published answer for each test image.",
+    )
+    val_answers: str | None = Field(
+        default=None, max_length=2000, description="The same for the validation images."
+    )
+    answers_column: str = Field(
+        default="predicted_age_months",
+        max_length=200,
+        description="Column of these tables that holds the answers, in months.",
+    )
 
     @model_validator(mode="after")
     def _has_a_result(self) -> Published:

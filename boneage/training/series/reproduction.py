@@ -12,15 +12,23 @@ from boneage.datasets.audit.audit import audit
 from boneage.datasets.importers.rsna import import_rsna
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
-from boneage.evaluation.published import SPLIT_NAMES, as_markdown, compare
+from boneage.evaluation.published import (
+    SPLIT_NAMES,
+    as_markdown,
+    compare,
+    judge,
+    read_answers,
+    select_answers,
+)
 from boneage.evaluation.records import read_metrics
 from boneage.evaluation.report import write_report
 from boneage.evaluation.result import file_name, name_sources, without_folders, write_result
-from boneage.evaluation.scoring import evaluate_run, impossible_answers
+from boneage.evaluation.scoring import evaluate_run, impossible_answers, read_predictions
 from boneage.recipe import Recipe, changed_settings, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import temporary_folder, write_json, write_text
 from boneage.runtime.machine import check_disk
+from boneage.runtime.provenance import file_digest
 from boneage.training.input_checks import check_recipe
 
 if TYPE_CHECKING:
@@ -58,6 +66,7 @@ def reproduce(
     out: Path,
     *,
     log: Log,
+    answers: Sequence[Path] = (),
     progress: bool = True,
     dry_run: bool = False,
     stop: Stop | None = None,
@@ -73,16 +82,18 @@ def reproduce(
         data: The unpacked RSNA set, or a manifest.
         out: The run folder. The manifest and the store of a set go to `<out>-data`.
         log: Prints one line of progress.
+        answers: Tables with the published answer for each image; see `published.read_answers`.
+            With them the errors are compared by paired differences.
         progress: Whether to show progress bars and epochs.
         dry_run: Stop after the estimate and leave no files.
         stop: As in `train`.
 
     Returns:
-        `recipe`, `seed`, `source` (of the published number), `changed` (settings), `data`,
-        `estimate` (None when a training is resumed), `notes` and `rows` (from `compare`). A dry run
-        also has `missing`: what a training needs. After a training there are also parts of
-        `run.json`, and `files`. `reproduction.json` holds the same, but it names files without
-        their folders.
+        `recipe`, `seed`, `source` (of the published number), `changed` (settings), `answers` (name
+        and digest of each table), `data`, `estimate` (None when a training is resumed), `notes` and
+        `rows` (from `compare`). A dry run also has `missing`: what a training needs. After a
+        training there are also parts of `run.json`, and `files`. `reproduction.json` holds the
+        same, but it names files without their folders.
 
     Raises:
         InputError: Recipe, data, weights file or disk are faulty, or the data has changed since
@@ -96,6 +107,7 @@ def reproduce(
         what = "this is a file" if out.is_file() else "the folder holds something else"
         raise InputError(Fault(str(out), what, "Name another --out."))
     assert recipe.published is not None  # read_published_recipe checks it
+    published = read_answers(answers, recipe.published) if answers else None
     missing = [] if is_resumed else _missing(recipe, dry_run=dry_run)
     changed = changed_settings(read_recipe(recipe_path), recipe)
     if changed:
@@ -105,11 +117,15 @@ def reproduce(
         if dry_run:
             folder = stack.enter_context(temporary_folder())
         manifest = _read_data(data, folder / "manifest.csv", progress)
+        theirs = {}
+        if published is not None:  # wrong answers are refused before the training
+            theirs = select_answers(published, recipe.published, manifest)
         document: dict[str, Any] = {
             "recipe": recipe.name,
             "seed": recipe.seed,
             "source": recipe.published.source,
             "changed": [_without_folder(setting) for setting in changed],
+            "answers": [{"file": each.name, "digest": file_digest(each)} for each in answers],
             "data": _describe(manifest, log),
             "notes": [without_folders(note) for note in manifest.notes],
             "estimate": None if is_resumed else _estimate(recipe, manifest, bool(missing), log),
@@ -132,7 +148,11 @@ def reproduce(
     train(recipe, manifest, out, progress=progress, resume=is_resumed, stop=stop)
     present = set(manifest.table["split"])
     metrics = {name: _evaluate(run, name, log) for name in SPLIT_NAMES if name in present}
-    return _write(document | {"rows": compare(recipe, manifest, metrics)}, run)
+    paired = {
+        name: judge(read_predictions(run.predictions_path(name), own=True), table)
+        for name, table in theirs.items()
+    }
+    return _write(document | {"rows": compare(recipe, manifest, metrics, paired)}, run)
 
 
 def _without_folder(setting: str) -> str:

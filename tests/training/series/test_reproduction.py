@@ -114,8 +114,22 @@ def test_a_stopped_reproduction_continues_to_the_table(
     assert code == 0, err
     assert "evaluating" not in err  # finished steps are not repeated
     assert run.best_path.stat().st_mtime_ns == written
-    assert out.splitlines()[0].split()[-4:] == ["ours", "difference", "intervals", "overlap"]
+    assert out.splitlines()[0].split()[-3:] == ["ours", "difference", "verdict"]
     assert "not comparable: 12 validation images here" in out
+    assert "test: judged by two intervals, which is the weaker way" in out
+
+    answers = tmp_path / "answers.csv"
+    pd.read_csv(run.predictions_path("test")).to_csv(answers, index=False)
+    refused(boneage(*command, "--published-answers", answers), "expected 40 as published")
+    pd.read_csv(answers).iloc[:5].to_csv(answers, index=False)
+    code, out, err = boneage(*command, "--published-answers", answers, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["answers"][0]["file"] == "answers.csv"
+    paired = document["rows"][1]["paired"]
+    assert (paired["n"], paired["value"], paired["is_shown"]) == (5, 0.0, True)  # our own answers
+    page = (run.folder / "reproduction.md").read_text()
+    assert "shown to be non-inferior" in page
 
 
 def test_a_dry_run_estimates_and_leaves_nothing(
