@@ -13,7 +13,6 @@ from boneage.cli.output import (
     echo,
     format_mae,
     format_table,
-    group_words,
     log,
     print_json,
     refuse,
@@ -101,16 +100,17 @@ def _lines(comparison: dict[str, Any]) -> list[str]:
 
 
 def _group_table(groups: dict[str, Any]) -> str:
-    words = group_words()
+    from boneage.evaluation.metrics import group_words
+
     rows = [
         [
-            words[name],
+            group_words(kind, name),
             f"{part['n']:,}",
             *(format_mae(part["mae_months"][side]) for side in "ab"),
             format_mae(part["difference_months"]),
             _format_p(part["difference_months"]["p"]),
         ]
-        for members in groups.values()
+        for kind, members in groups.items()
         for name, part in members.items()
         if "difference_months" in part
     ]

@@ -32,8 +32,8 @@ UNKNOWN_OVERLAP = (
 
 SHAPED_WORDS = {"train": "trained the model", "val": "chose the model's epoch"}
 SHAPED_BY = {
-    split: f"note: these images {words}, so the error is too low"
-    for split, words in SHAPED_WORDS.items()
+    split: f"note: the {name} images {words}, so their error is too low"
+    for (split, words), name in zip(SHAPED_WORDS.items(), ("training", "validation"), strict=True)
 }
 
 
@@ -43,12 +43,23 @@ def evaluate(
         Path | None, typer.Option(help="Manifest of an external test. Default: the run's own.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split to score: train, val or test. Default: test.")
+        list[str] | None,
+        typer.Option(
+            help="Split to score: train, val or test; several are also scored together. "
+            "Default: test."
+        ),
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
             help="Table to score instead of a run: image_id,age_months,sex,predicted_age_months."
+        ),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of the manifest or table to group by, too; may be repeated.",
         ),
     ] = None,
     others: OthersOption = None,
@@ -78,7 +89,7 @@ def evaluate(
     )
 
     if predictions is not None:
-        metrics, scored = evaluate_predictions(predictions), predictions
+        metrics, scored = evaluate_predictions(predictions, by=by or ()), predictions
     else:
         from boneage.evaluation.result import NEEDED_INFO, prepare_results, write_result
         from boneage.prediction.shipped import open_run
@@ -96,6 +107,7 @@ def evaluate(
             views=views,
             phases=phases,
             out=out,
+            by=by or (),
             progress=not as_json,
         )
         results = prepare_results(opened, out, rest)
@@ -116,7 +128,7 @@ def _independence_notes(metrics: dict[str, Any]) -> list[str]:
     """Return what makes an error too low: images that trained the model or chose its epoch."""
     tested = metrics["manifest"]
     if not tested["external"]:
-        return [SHAPED_BY[metrics["split"]]] if metrics["split"] in SHAPED_BY else []
+        return [SHAPED_BY[split] for split in metrics["split"].split("-") if split in SHAPED_BY]
     notes = []
     for member in metrics.get("members") or [{"name": "", "overlap": tested["overlap"]}]:
         start = f"note: {member['name']}: " if member["name"] else "note: "

@@ -232,52 +232,57 @@ def verdict(metrics: dict[str, Any]) -> str:
 
 
 _ROWS = (
-    ("MAE, months", "mae_months", 1.0),
-    ("RMSE, months", "rmse_months", 1.0),
-    ("median absolute error, months", "median_absolute_error_months", 1.0),
-    ("bias (predicted - true), months", "bias_months", 1.0),
-    ("within 6 months, %", "within_6_months", 100.0),
-    ("within 12 months, %", "within_12_months", 100.0),
-    ("within 24 months, %", "within_24_months", 100.0),
+    ("MAE, months", "mae_months", 1, 2),
+    ("RMSE, months", "rmse_months", 1, 2),
+    ("median absolute error, months", "median_absolute_error_months", 1, 2),
+    ("bias (predicted - true), months", "bias_months", 1, 2),
+    ("within 6 months, %", "within_6_months", 100, 2),
+    ("within 12 months, %", "within_12_months", 100, 2),
+    ("within 24 months, %", "within_24_months", 100, 2),
+    ("concordance (Lin)", "concordance", 1, 3),
+    ("slope of label on answer", "slope", 1, 3),
+    ("intercept of that line, months", "intercept_months", 1, 2),
+    ("lower limit of agreement, months", "low", 1, 2),
+    ("upper limit of agreement, months", "high", 1, 2),
 )
+_GROUP_TITLES = ("group", "n", "MAE, months", "bias, months", "")
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """Return the scores of a split as lines of text, groups included."""
-    lines = [f"{metrics['n']:,} images; intervals are 95 % (bootstrap by image)"]
-    for title, key, factor in _ROWS:
-        part = metrics[key]
-        lines.append(f"{title:<34}{factor * part['value']:8.2f}   {_interval(part, factor)}")
+    from boneage.evaluation.metrics import FEW, group_words
+
+    patients = metrics.get("patients")
+    counted = f"{metrics['n']:,} images" + (f" of {patients:,} patients" if patients else "")
+    unit = "patient" if patients else "image"
+    lines = [f"{counted}; intervals are 95 % (bootstrap by {unit})"]
     limits = metrics["limits_of_agreement_months"]
-    if limits["low"] is not None:
-        title = "95 % limits of agreement, months"
-        lines.append(f"{title:<34}{limits['low']:8.2f} to {limits['high']:.2f}")
-    for title, part in _group_titles(metrics["groups"]):
-        mae, bias = part["mae_months"], part["bias_months"]["value"]
-        interval = f"{_interval(mae):<16}"
-        lines.append(f"{title:<34}{mae['value']:8.2f}   {interval} bias {bias:+.2f}")
-    return "\n".join(lines)
+    ends = {
+        end: {"value": limits[end], **(limits.get(f"{end}_interval") or {})}
+        for end in ("low", "high")
+    }
+    parts = {**metrics, **metrics["calibration"], **ends}
+    for title, key, factor, digits in _ROWS:
+        if (value := parts[key]["value"]) is not None:
+            interval = _interval(parts[key], factor, f".{digits}f")
+            lines.append(f"{title:<34}{factor * value:8.{digits}f}   {interval}")
+    rows = []
+    for kind, members in {**metrics["groups"], **metrics.get("by", {})}.items():
+        for name, part in members.items():
+            if not part["n"]:
+                continue
+            mae, bias = part["mae_months"], part["bias_months"]
+            expected = part.get("dilution_bias_months")
+            notes = ["few images"] if part["n"] < FEW else []
+            notes += [] if expected is None else [f"{expected:+.2f} by dilution alone"]
+            cells = [group_words(kind, name), f"{part['n']:,}"]
+            cells.append(f"{mae['value']:.2f} {_interval(mae)}")
+            cells.append(f"{bias['value']:+.2f} {_interval(bias, spec='+.2f')}")
+            rows.append([*cells, ", ".join(notes)])
+    return "\n".join([*lines, "", format_table(_GROUP_TITLES, rows)])
 
 
-def _group_titles(groups: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return a title for each group that has images, such as `MAE, 5 to 10 years, n 210`."""
-    words = group_words()
-    return [
-        (f"MAE, {words[name]}, n {part['n']:,}", part)
-        for parts in groups.values()
-        for name, part in parts.items()
-        if part["n"]
-    ]
-
-
-def group_words() -> dict[str, str]:
-    """Return the words for the groups of scores, by sex and by age band."""
-    from boneage.evaluation.metrics import BAND_WORDS
-
-    return {"F": "girls", "M": "boys", **BAND_WORDS}
-
-
-def _interval(part: dict[str, Any], factor: float = 1.0) -> str:
+def _interval(part: dict[str, Any], factor: float = 1.0, spec: str = ".2f") -> str:
     from boneage.evaluation.metrics import format_interval
 
-    return format_interval(part, factor=factor) or "[no interval from one image]"
+    return format_interval(part, spec, factor=factor) or "[no interval]"

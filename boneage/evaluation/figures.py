@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from boneage.datasets.label_rules import MAX_AGE_MONTHS
 from boneage.evaluation.html import months, signed
-from boneage.evaluation.metrics import BAND_WORDS
+from boneage.evaluation.metrics import BAND_WORDS, FEW
 
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#5b6773", "#dde3e9", "#0b5394", "#e1eaf4"
 # Blue and vermilion are distinct in every common colour blindness (Okabe & Ito 2008, Color
@@ -48,7 +48,6 @@ _WIDTH = 5.0  # inches
 _LONGEST_NAME = 36  # characters of a model's name that fit
 _RASTER_ABOVE = 3000  # points: more of them would make the SVG heavy, so they become pixels
 _PNG_DPI = 200
-FEW = 20  # a percentile bootstrap of fewer images gives intervals that are too narrow
 _Row = tuple[str, Mapping[str, Any], str, float]  # label, scores, colour and height of a group
 _STYLE: Any = {
     "font.size": _TEXT,
@@ -115,7 +114,7 @@ def bland_altman(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure:
     difference = table["predicted_age_months"] - table["age_months"]
     mean = (table["predicted_age_months"] + table["age_months"]) / 2
     limits = metrics["limits_of_agreement_months"]
-    ends = [abs(end) for end in limits.values() if end is not None]
+    ends = [abs(limits[end]) for end in ("low", "high") if limits[end] is not None]
     reach = 1.12 * max(float(difference.abs().max()), *ends, 6.0)
     axes.axhline(0, color=RULE, linewidth=1, zorder=0)
     _scatter(axes, table, mean, difference)

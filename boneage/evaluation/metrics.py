@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,12 @@ BAND_WORDS = {
     "180+": "15 years and over",
 }
 
+SEX_WORDS = {"F": "girls", "M": "boys"}
 WITHIN_MONTHS = (6, 12, 24)
 COVERAGE_PERCENT = 95.0
 NORMAL_QUANTILE = 1.96  # 97.5 % of a normal distribution, as in Bland & Altman 1986
+FEW = 20  # a percentile bootstrap of fewer images gives intervals that are too narrow
+_LEAST_VARIANCE = 1e-9  # months²: answers that vary less are all the same
 _DRAWS_AT_ONCE = 1_000_000  # keeps a bootstrap of any cohort within a few tens of MB
 
 
@@ -39,29 +42,47 @@ def score(
     predicted_age_months: ArrayLike,
     sex: Sequence[str] | NDArray[Any],
     *,
+    patients: Sequence[str] | NDArray[Any] | None = None,
+    by: Mapping[str, Mapping[str, NDArray[np.bool_]]] | None = None,
+    with_groups: bool = True,
     bootstrap: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score predictions against labels, over all images and by sex and age band.
+    """Score predictions against labels, over all images and by sex, age band and more.
 
-    The intervals are 95 % percentile intervals of a bootstrap that draws images with
-    replacement (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Each
-    group is resampled separately. The limits of agreement are bias ± 1.96 standard deviations
-    of the differences (Bland & Altman, Lancet 1986;327:307-310). The bias is predicted − true,
+    The intervals are 95 % percentile intervals of a bootstrap with replacement (Efron &
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). It draws whole patients where
+    they are known, else images. Each group is resampled separately. The bias is predicted − true,
     so a positive bias means that predictions are too high.
+
+    The limits of agreement are bias ± 1.96 standard deviations of the differences. Their intervals
+    use the standard error √3·SD/√n (Bland & Altman, Lancet 1986;327:307-310). Where a patient has
+    several images, n is the number of patients, which makes them rather too wide than too narrow.
+
+    `calibration` is the line of the label on the answer: slope 1 and intercept 0 mean that an
+    answer needs no correction. `concordance` is Lin's coefficient (Biometrics 1989;45:255-268).
 
     Args:
         age_months: (n,) labelled ages, months.
         predicted_age_months: (n,) predicted ages, months.
         sex: (n,) `F` or `M`.
+        patients: (n,) patient of each image; "" is a patient of its own. None if unknown.
+        by: Further groupings: for each title, the members (n,) of each group by its name.
+        with_groups: Score the groups, too.
         bootstrap: Number of resamples.
         seed: Seed of the resampling.
 
     Returns:
-        `n`. `mae_months`, `rmse_months`, `median_absolute_error_months`, `bias_months`,
-        `within_6_months`, `within_12_months` and `within_24_months` (0–1), each with `value`,
-        `low` and `high`. `limits_of_agreement_months` with `low` and `high`. `groups` has the
-        same for each `sex` and `age_band`. A value is None if the group is too small for it.
+        `n`, and `patients` where they are known. `mae_months`, `rmse_months`,
+        `median_absolute_error_months`, `bias_months`, `within_6_months`, `within_12_months`,
+        `within_24_months` (0–1) and `concordance`, each with `value`, `low` and `high`.
+        `calibration` with the same for `slope` and `intercept_months`.
+        `limits_of_agreement_months` with `low`, `high` and the interval of each. `groups` has the
+        same for each `sex`, `age_band` (of the label), `answer_band` (of the answer) and
+        `sex_age_band`; groups made by age have no calibration and no concordance. An `age_band`
+        has `dilution_bias_months`: the bias that regression dilution alone predicts,
+        (1 − r²)(mean label − mean label of the band). `by` has the groups of each title. A value
+        is None if there are too few images for it, or if it is not defined.
 
     Raises:
         InputError: A predicted or labelled age is not a finite number, or a sex is unknown.
@@ -70,26 +91,41 @@ def score(
     age = np.asarray(age_months, dtype=np.float64).reshape(-1)
     predicted = np.asarray(predicted_age_months, dtype=np.float64).reshape(-1)
     sexes = np.asarray(sex, dtype=str).reshape(-1)
-    if not len(age) == len(predicted) == len(sexes):
-        raise ValueError(
-            f"score: {len(age)} ages, {len(predicted)} predictions and {len(sexes)} sexes; "
-            "the numbers must be equal."
-        )
-    if not len(age):
-        raise ValueError("score: there are no predictions; expected at least one.")
+    patient = None if patients is None else _number_patients(patients)
+    _check_lengths(age, predicted, sexes, patient)
     if bootstrap < 1:
         raise ValueError(f"score: bootstrap is {bootstrap}; expected at least 1.")
     _refuse_unscorable(age, predicted, sexes)
 
-    error = predicted - age
-    summary = _summary(error, bootstrap, seed)
+    def summarize(chosen: NDArray[np.bool_], *, with_line: bool = False) -> dict[str, Any]:
+        few = None if patient is None else patient[chosen]
+        return _summary(age[chosen], predicted[chosen], few, bootstrap, seed, with_line)
+
+    summary = summarize(np.ones(len(age), dtype=bool), with_line=True)
+    if not with_groups:
+        return summary
+    labelled = {band: _in_band(age, band) for band in AGE_BANDS}
     summary["groups"] = {
-        "sex": {name: _summary(error[sexes == name], bootstrap, seed) for name in SEXES},
+        "sex": {name: summarize(sexes == name, with_line=True) for name in SEXES},
         "age_band": {
-            name: _summary(error[(age >= low) & (age < high)], bootstrap, seed)
-            for name, (low, high) in AGE_BANDS.items()
+            band: {
+                **summarize(chosen),
+                "dilution_bias_months": _dilution_bias(age, predicted, chosen),
+            }
+            for band, chosen in labelled.items()
+        },
+        "answer_band": {band: summarize(_in_band(predicted, band)) for band in AGE_BANDS},
+        "sex_age_band": {
+            f"{name} {band}": summarize(chosen & (sexes == name))
+            for name in SEXES
+            for band, chosen in labelled.items()
         },
     }
+    if by:
+        summary["by"] = {
+            title: {name: summarize(chosen, with_line=True) for name, chosen in members.items()}
+            for title, members in by.items()
+        }
     return summary
 
 
@@ -125,6 +161,21 @@ def baseline_median_by_sex(
     return predicted
 
 
+def group_words(kind: str, name: str) -> str:
+    """Return a group in words, such as `girls, 5 to 10 years`.
+
+    Args:
+        kind: The key of `groups`, or a title of `by`.
+        name: The key of the group.
+    """
+    if kind in ("sex", "sex_age_band"):
+        sex, _, band = name.partition(" ")
+        return ", ".join(filter(None, (SEX_WORDS[sex], BAND_WORDS.get(band, ""))))
+    if kind in ("age_band", "answer_band"):
+        return f"{'label' if kind == 'age_band' else 'answer'} {BAND_WORDS[name]}"
+    return f"{kind}: {name}"
+
+
 def format_interval(part: Mapping[str, Any], spec: str = ".2f", *, factor: float = 1.0) -> str:
     """Return an interval as text, such as `[4.46, 5.55]`, or "" where there is none.
 
@@ -133,64 +184,178 @@ def format_interval(part: Mapping[str, Any], spec: str = ".2f", *, factor: float
         spec: Format of both ends; `+.1f` writes their signs.
         factor: Both ends are multiplied by it, for example 100 for percent.
     """
-    low, high = part["low"], part["high"]
-    return "" if low is None else f"[{factor * low:{spec}}, {factor * high:{spec}}]"
+    low, high = part.get("low"), part.get("high")
+    return "" if low is None or high is None else f"[{factor * low:{spec}}, {factor * high:{spec}}]"
 
 
-def _share_within(months: float) -> Callable[[Months], Months]:
-    # 1e-9, because 12.3 - 0.3 exceeds 12 in binary
-    return lambda error: np.mean(np.abs(error) <= months + 1e-9, axis=-1)
+_MEANS = ("mae_months", "bias_months", *(f"within_{months}_months" for months in WITHIN_MONTHS))
+_METRICS = (*_MEANS[:1], "rmse_months", "median_absolute_error_months", *_MEANS[1:])
+_LINE = ("slope", "intercept_months", "concordance")
 
 
-_METRICS: dict[str, Callable[[Months], Months]] = {
-    "mae_months": lambda error: np.mean(np.abs(error), axis=-1),
-    "rmse_months": lambda error: np.sqrt(np.mean(np.square(error), axis=-1)),
-    "median_absolute_error_months": lambda error: np.median(np.abs(error), axis=-1),
-    "bias_months": lambda error: np.mean(error, axis=-1),
-    **{f"within_{months}_months": _share_within(months) for months in WITHIN_MONTHS},
-}
+def _in_band(ages: Months, band: str) -> NDArray[np.bool_]:
+    low, high = AGE_BANDS[band]
+    return np.asarray((ages >= low) & (ages < high))
 
 
-def _summary(error: Months, bootstrap: int, seed: int) -> dict[str, Any]:
-    """Return every metric of one group of signed errors (n,), months."""
-    count = len(error)
-    summary: dict[str, Any] = {"n": count}
-    intervals = _intervals(error, bootstrap, seed) if count > 1 else {}
-    for name, metric in _METRICS.items():
-        low, high = intervals.get(name, (None, None))
-        value = float(metric(error)) if count else None
-        summary[name] = {"value": value, "low": low, "high": high}
-    summary["limits_of_agreement_months"] = _limits_of_agreement(error)
+def _number_patients(patients: Sequence[str] | NDArray[Any]) -> NDArray[np.intp]:
+    """Return a number for the patient of each image (n,); an empty name is a patient of its own."""
+    names = np.asarray(patients, dtype=str).reshape(-1)
+    number: dict[str, int] = {}
+    found = [number.setdefault(name or f"\0{row}", len(number)) for row, name in enumerate(names)]
+    return np.array(found, dtype=np.intp)
+
+
+def _dilution_bias(age: Months, predicted: Months, chosen: NDArray[np.bool_]) -> float | None:
+    """Return the bias of a band of labels that answers with a perfect calibration have, months."""
+    spread = float(np.std(age) * np.std(predicted))
+    if not chosen.any() or spread < _LEAST_VARIANCE:
+        return None
+    correlation = float(np.mean((age - age.mean()) * (predicted - predicted.mean()))) / spread
+    return (1 - correlation**2) * float(age.mean() - age[chosen].mean())
+
+
+def _summary(
+    age: Months,
+    predicted: Months,
+    patient: NDArray[np.intp] | None,
+    bootstrap: int,
+    seed: int,
+    with_line: bool,
+) -> dict[str, Any]:
+    """Return every metric of one group of labels and answers (n,), months."""
+    count, error = len(age), predicted - age
+    members = np.arange(count) if patient is None else np.unique(patient, return_inverse=True)[1]
+    units = int(members.max(initial=-1)) + 1
+    summary: dict[str, Any] = {"n": count} | ({} if patient is None else {"patients": units})
+    sample = _Sample(age, predicted, members, units, with_line)
+    values = sample.metrics(np.ones((1, units), dtype=np.int64)) if count else {}
+    drawn = _resample(sample, bootstrap, seed) if units > 1 else {}
+    for name in (*_METRICS, *(_LINE if with_line else ())):
+        value = float(values[name][0]) if count else np.nan
+        ends = (np.nan, np.nan)
+        # A resample without a slope means that the slope rests on very few images.
+        if name in drawn and np.isfinite([value, *drawn[name]]).all():
+            tail = (100.0 - COVERAGE_PERCENT) / 2
+            ends = tuple(np.percentile(drawn[name], (tail, 100.0 - tail)))
+        summary[name] = dict(
+            zip(("value", "low", "high"), map(_number, (value, *ends)), strict=True)
+        )
+    if with_line:
+        summary["calibration"] = {name: summary.pop(name) for name in _LINE[:2]}
+    summary["limits_of_agreement_months"] = _limits_of_agreement(error, units)
     return summary
 
 
-def _intervals(error: Months, bootstrap: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Return percentile bootstrap intervals of every metric, from the same resamples."""
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+class _Sample:
+    """Labels and answers of one group, to be scored again for every resample of its patients.
+
+    A resample is a row of weights: how often each patient was drawn. The sums of all images then
+    are a product of the weights with the sums of each patient.
+    """
+
+    def __init__(
+        self,
+        age: Months,
+        predicted: Months,
+        members: NDArray[np.intp],
+        units: int,
+        with_line: bool,
+    ) -> None:
+        """Take labels and answers (n,), months, and the number of the patient of each image."""
+        self.units = units
+        error = predicted - age
+        # Deviations from a fixed age keep the sums of squares accurate.
+        self._centre = float(age.mean()) if len(age) else 0.0
+        x, y = predicted - self._centre, age - self._centre
+        # 1e-9, because 12.3 - 0.3 exceeds 12 in binary
+        within = [np.abs(error) <= months + 1e-9 for months in WITHIN_MONTHS]
+        columns = [np.ones(len(age)), np.abs(error), error, *within, error**2]
+        columns += [x, y, x * x, x * y, y * y] if with_line else []
+        self._sums = np.zeros((units, len(columns)))
+        np.add.at(self._sums, members, np.stack(columns, axis=1))
+        order = np.argsort(np.abs(error), kind="stable")
+        self._sorted, self._sorted_members = np.abs(error)[order], members[order]
+        self._spread = float(np.var(x)) if len(x) else 0.0
+        self._has_line = len(x) > 2
+
+    def metrics(self, weights: NDArray[np.int64]) -> dict[str, Months]:
+        """Return each metric for every row of weights (rows, units): (rows,), NaN if undefined."""
+        sums = weights.astype(np.float64) @ self._sums
+        count, means = sums[:, 0], sums[:, 1:] / sums[:, :1]
+        found = dict(zip(_MEANS, means.T, strict=False))
+        found["rmse_months"] = np.sqrt(means[:, len(_MEANS)])
+        found["median_absolute_error_months"] = self._medians(weights, count)
+        of_line = means[:, len(_MEANS) + 1 :].T
+        return found | (dict(zip(_LINE, self._line(*of_line), strict=True)) if len(of_line) else {})
+
+    def _medians(self, weights: NDArray[np.int64], count: Months) -> Months:
+        """Return the median absolute error of every row of weights, from the sorted errors."""
+        images = weights[:, self._sorted_members]
+        reached = np.cumsum(images)  # on through all rows, so that one search serves them all
+        before = np.cumsum(count) - count
+        places = [
+            np.searchsorted(reached, before + each // 2, "right") for each in (count - 1, count)
+        ]
+        lower, upper = (self._sorted[place % len(self._sorted)] for place in places)
+        return np.asarray((lower + upper) / 2)
+
+    def _line(
+        self, x: Months, y: Months, xx: Months, xy: Months, yy: Months
+    ) -> tuple[Months, Months, Months]:
+        """Return slope and intercept of the label y on the answer x, and Lin's coefficient."""
+        of_x, of_y, together = xx - x * x, yy - y * y, xy - x * y
+        # Rounding leaves a little variance where all answers drawn are equal.
+        has_slope = self._has_line & (of_x > max(1e-9 * self._spread, _LEAST_VARIANCE))
+        slope = np.divide(together, of_x, out=np.full_like(x, np.nan), where=has_slope)
+        apart = of_x + of_y + (x - y) ** 2
+        has_agreement = self._has_line & (apart > _LEAST_VARIANCE)
+        concordance = np.divide(
+            2 * together, apart, out=np.full_like(x, np.nan), where=has_agreement
+        )
+        return slope, y + self._centre - slope * (x + self._centre), concordance
+
+
+def _resample(sample: _Sample, bootstrap: int, seed: int) -> dict[str, Months]:
+    """Return every metric of each resample: (bootstrap,)."""
     generator = np.random.default_rng(seed)
-    count = len(error)
-    chunk = max(1, _DRAWS_AT_ONCE // count)
-    drawn: dict[str, list[Months]] = {name: [] for name in _METRICS}
+    units = sample.units
+    chunk = max(1, _DRAWS_AT_ONCE // units)
+    drawn: list[dict[str, Months]] = []
     for start in range(0, bootstrap, chunk):
         rows = min(chunk, bootstrap - start)
-        sample = error[generator.integers(0, count, size=(rows, count), dtype=np.int32)]
-        for name, metric in _METRICS.items():
-            drawn[name].append(metric(sample))
-    tail = (100.0 - COVERAGE_PERCENT) / 2
-    intervals = {}
-    for name, values in drawn.items():
-        low, high = np.percentile(np.concatenate(values), (tail, 100.0 - tail))
-        intervals[name] = (float(low), float(high))
-    return intervals
+        chosen = generator.integers(0, units, size=(rows, units), dtype=np.int32)
+        cells = chosen + units * np.arange(rows)[:, None]
+        weights = np.bincount(cells.reshape(-1), minlength=rows * units).reshape(rows, units)
+        drawn.append(sample.metrics(weights))
+    return {name: np.concatenate([each[name] for each in drawn]) for name in drawn[0]}
 
 
-def _limits_of_agreement(error: Months) -> dict[str, float | None]:
+def _limits_of_agreement(error: Months, units: int) -> dict[str, Any]:
     if len(error) < 2:
         return {"low": None, "high": None}
     bias, deviation = float(np.mean(error)), float(np.std(error, ddof=1))
-    return {
-        "low": bias - NORMAL_QUANTILE * deviation,
-        "high": bias + NORMAL_QUANTILE * deviation,
+    ends = {"low": bias - NORMAL_QUANTILE * deviation, "high": bias + NORMAL_QUANTILE * deviation}
+    half = NORMAL_QUANTILE * (3 / units) ** 0.5 * deviation
+    intervals = {
+        f"{name}_interval": {"low": end - half, "high": end + half} if units > 1 else None
+        for name, end in ends.items()
     }
+    return ends | intervals
+
+
+def _check_lengths(age: Months, *others: NDArray[Any] | None) -> None:
+    lengths = [len(age), *(len(each) for each in others if each is not None)]
+    if len(set(lengths)) > 1:
+        what = ("ages", "predictions", "sexes", "patients")
+        counted = ", ".join(f"{n} {name}" for n, name in zip(lengths, what, strict=False))
+        raise ValueError(f"score: {counted}; the numbers must be equal.")
+    if not len(age):
+        raise ValueError("score: there are no predictions; expected at least one.")
 
 
 def _refuse_unscorable(age: Months, predicted: Months, sexes: NDArray[Any]) -> None:

@@ -34,10 +34,28 @@ class Score(Limits):
     value: Number | None
 
 
+class Agreement(Limits):
+    """The limits of agreement. Early versions wrote no intervals of them."""
+
+    low_interval: Limits | None = None
+    high_interval: Limits | None = None
+
+
+class Calibration(FileSchema):
+    """The line of the label on the answer."""
+
+    slope: Score
+    intercept_months: Score
+
+
 class Scores(FileSchema):
-    """The metrics of a group of images, as `metrics.score` returns them."""
+    """The metrics of a group of images, as `metrics.score` returns them.
+
+    Early versions wrote none of the keys that may be missing.
+    """
 
     n: Count
+    patients: Count | None = None
     mae_months: Score
     rmse_months: Score
     median_absolute_error_months: Score
@@ -45,13 +63,17 @@ class Scores(FileSchema):
     within_6_months: Score
     within_12_months: Score
     within_24_months: Score
-    limits_of_agreement_months: Limits
+    limits_of_agreement_months: Agreement
+    calibration: Calibration | None = None
+    concordance: Score | None = None
+    dilution_bias_months: Number | None = None
 
     @model_validator(mode="after")
     def _has_values(self) -> Scores:
         for name, part in self:
-            if isinstance(part, Score) and self.n > 0:
-                ends = (part.low, part.high) if self.n > 1 else ()
+            if isinstance(part, Score) and self.n > 0 and name != "concordance":
+                units = self.n if self.patients is None else self.patients
+                ends = (part.low, part.high) if units > 1 else ()
                 if None in (part.value, *ends):
                     raise ValueError(f"{name} of {self.n} images has no value or no interval")
         return self
@@ -104,6 +126,7 @@ class Metrics(Scores):
     """The content of `metrics-NAME.json`."""
 
     groups: dict[Text, dict[Text, Scores]]
+    by: dict[Text, dict[Text, Scores]] | None = None
     baseline: Baseline | None = None
     manifest: TestedOn | None = None
     predictions: Scored | None = None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import Rows, amount_and_direction, fact_blocks, render
-from boneage.evaluation.metrics import BAND_WORDS
+from boneage.evaluation.metrics import BAND_WORDS, FEW
 from boneage.evaluation.records import read_history, read_metrics
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
@@ -171,8 +171,8 @@ def write_report(run: Run) -> Path:
         biased_bands=_biased_bands(shown.metrics),
         bars=_bars(shown, recipe, is_phantom=source == "phantom"),
         svgs=_write_figures(run, shown, info.get("best_epoch")),
-        enough=figures.FEW,
-        has_few=any(0 < group["n"] < figures.FEW for group in groups),
+        enough=FEW,
+        has_few=any(0 < group["n"] < FEW for group in groups),
         worst=worst.assign(shown_id=shown_ids).to_dict("records"),
         images=images,
         missing=missing,
@@ -345,7 +345,7 @@ def _biased_bands(metrics: Mapping[str, Any]) -> list[str]:
     for band, words in BAND_WORDS.items():
         group = metrics["groups"]["age_band"][band]
         bias = group["bias_months"]
-        is_sure = group["n"] >= figures.FEW and (bias["low"] > 0 or bias["high"] < 0)
+        is_sure = group["n"] >= FEW and (bias["low"] > 0 or bias["high"] < 0)
         if is_sure and abs(bias["value"]) >= 2:
             sentences.append(
                 f"Ages {words}: predicted {amount_and_direction(bias['value'])} on average, "

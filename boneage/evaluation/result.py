@@ -23,7 +23,7 @@ _INFO = (
 NEEDED_INFO = ("provenance", *MANIFEST_KEYS, "manifest.counts")
 _MANIFEST = ("digest", "counts", "source")
 _INIT = ("name", "digest", "known_ids")
-_SPLITS = ("val", "test")
+_SPLITS = ("val", "test", "val-test")
 _MAX_SOURCES, _MAX_SOURCE_LENGTH = 5, 200  # beyond, `source` names single images
 # The folders of an absolute path: of POSIX, of a home, of Windows, of a share, of a file address.
 _FOLDERS = re.compile(
@@ -212,5 +212,6 @@ def aggregates(metrics: dict[str, Any]) -> dict[str, Any]:
         }
         for kind, members in metrics["groups"].items()
     }
-    kept = {key: value for key, value in metrics.items() if key != "manifest"}
+    # The names of further groups come from a user's table, so they stay in the run folder.
+    kept = {key: value for key, value in metrics.items() if key not in ("manifest", "by")}
     return {**kept, "groups": groups}

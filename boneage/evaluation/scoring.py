@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from boneage.datasets.cell_text import whole_number
 from boneage.datasets.cells import missing_column
-from boneage.datasets.label_rules import SEXES, Region, image_path
+from boneage.datasets.label_rules import SEXES, SPLITS, Region, image_path
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.datasets.tables import read_cells, read_sheet
 from boneage.datasets.validation import (
@@ -30,6 +31,7 @@ from boneage.datasets.validation import (
     years_findings,
 )
 from boneage.errors import Fault, InputError
+from boneage.evaluation.groups import Groups, group_by_columns
 from boneage.evaluation.metrics import baseline_median_by_sex, score
 from boneage.evaluation.result import member_name, name_sources, prepare_results
 from boneage.pipeline.store import prepare
@@ -49,27 +51,30 @@ from boneage.runtime.threads import threads
 
 _SHOWN_FAULTS = 5
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")
+PATIENT = "patient_id"
+"""A further column of predictions, where the patients are known; may be empty."""
 
 
-def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
+def read_predictions(csv: Path, *, own: bool = False, by: Sequence[str] = ()) -> pd.DataFrame:
     """Read and check a table of predictions: `image_id,age_months,sex,predicted_age_months`.
 
     Args:
-        csv: One row for each image; ages in months, sex `F` or `M`. Other columns are ignored. CSV
-            as a rule; Excel and Parquet are read too.
+        csv: One row for each image; ages in months, sex `F` or `M`. CSV as a rule; Excel and
+            Parquet are read too.
         own: A run wrote the table, so low ages are infants and not ages in years.
+        by: Further columns to read. All others are ignored.
 
     Returns:
-        The four columns: `image_id` as text, ages float64 months, `sex` text.
+        The four columns: `image_id` as text, ages float64 months, `sex` text. Then `patient_id`
+        if the table has it, and the columns of `by`, as text.
 
     Raises:
         InputError: The table is faulty; all faults are reported.
     """
+    needed = (*PREDICTION_COLUMNS, *by)
     cells = replace(read_sheet(csv, names=PREDICTION_COLUMNS), where=csv.name)
-    cells = cells.using(PREDICTION_COLUMNS)
-    missing = [
-        missing_column(cells, name) for name in PREDICTION_COLUMNS if name not in cells.table
-    ]
+    cells = cells.using((*needed, PATIENT))
+    missing = [missing_column(cells, name) for name in needed if name not in cells.table]
     if missing:
         raise InputError([finding.fault for finding in (*cells.findings, *missing)])
     ages = {name: numbers(cells, name) for name in ("age_months", "predicted_age_months")}
@@ -93,20 +98,25 @@ def read_predictions(csv: Path, *, own: bool = False) -> pd.DataFrame:
             findings += years_findings(cells, name, months, fix)
     if findings:
         raise InputError([finding.fault for finding in findings])
-    return cells.table[list(PREDICTION_COLUMNS)].assign(**ages)
+    kept = [name for name in (*needed, PATIENT) if name in cells.table]
+    return cells.table[list(dict.fromkeys(kept))].assign(**ages)
 
 
-def evaluate_predictions(csv: Path) -> dict[str, Any]:
-    """Score a table of predictions.
+def evaluate_predictions(csv: Path, *, by: Sequence[str] = ()) -> dict[str, Any]:
+    """Score a table of predictions, by patient if it has the column `patient_id`.
+
+    Args:
+        csv: The table, as for `read_predictions`.
+        by: Further columns of the table to group by.
 
     Returns:
         The answer of `metrics.score`; `predictions` has the file's name and digest.
 
     Raises:
-        InputError: As `read_predictions`.
+        InputError: As `read_predictions`, or a column can't be grouped by.
     """
-    table = read_predictions(csv)
-    metrics = score(table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
+    table = read_predictions(csv, by=by)
+    metrics = score_answers(table, group_by_columns(table, by, csv.name))
     metrics |= _count_impossible(limit_answers(table["predicted_age_months"].to_numpy(np.float64)))
     return {**metrics, "predictions": {"file": csv.name, "digest": file_digest(csv)}}
 
@@ -116,13 +126,17 @@ def evaluate_run(
     *,
     others: Sequence[Run] = (),
     data: Path | None = None,
-    split: str = "test",
+    split: str | Sequence[str] = "test",
     views: int | None = None,
     phases: int | None = None,
     out: Path | None = None,
+    by: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Predict one split with a finished run, score the predictions and write both.
+    """Predict a split with a finished run, score the predictions and write both.
+
+    Several splits are scored one by one, then together. The files of `val` and `test` together
+    are those of the split `val-test`.
 
     Without `data`, the manifest is the one that the run was trained with, and must be unchanged.
     Any other manifest is an external test. The files of an external test have the manifest's name
@@ -133,19 +147,20 @@ def evaluate_run(
         run: A finished run.
         others: Further runs whose answers are averaged with those of the run.
         data: Another manifest than the run's own.
-        split: `train`, `val` or `test`.
+        split: `train`, `val` or `test`, or several of them.
         views: Test-time views averaged per image. Default: the recipe's value.
         phases: Phases averaged per radiograph. Default: the recipe's value.
         out: Folder for the results; see `result.prepare_results` for the default.
+        by: Columns of the manifest to group by, too; see `groups.group_by_columns`.
         progress: Show progress on standard error.
 
     Returns:
-        The content of `metrics-<split>.json`: the answer of `score_table`, with `split`, `views`,
-        `phases`, `manifest`, `evaluated` (the day) and `predictions`. The manifest is named without
-        its folder, because the file may be handed on. For an external test, `manifest` has
-        `overlap`: how many of its images were `train` or `val` of the run, or None if that is
-        unknown. Of several runs, these are images that any of them knew, and `members` says the
-        same of each.
+        The content of `metrics-<split>.json`, for several splits that of all together: the answer
+        of `score_table`, with `split`, `views`, `phases`, `manifest`, `evaluated` (the day) and
+        `predictions`. The manifest is named without its folder, because the file may be handed on.
+        For an external test, `manifest` has `overlap`: how many of its images were `train` or `val`
+        of the run, or None if that is unknown. Of several runs, these are images that any of them
+        knew, and `members` says the same of each.
 
     Raises:
         InputError: The manifest is missing, faulty or changed; the split is empty; there is no
@@ -154,21 +169,50 @@ def evaluate_run(
     """
     predictor = Predictor([run, *others], views=views, phases=phases)
     manifest = _own_manifest(predictor.runs) if data is None else read_manifest(data)
-    images = manifest.split(split)
+    splits = _in_order(split)
+    images = [manifest.split(name) for name in splits]
+    groups = [group_by_columns(part.table, by, str(manifest.path)) for part in images]
     results = prepare_results(run, out, others)
-    table = predict_split(predictor, manifest, split, progress=progress)
-    training, tested_on = _knowledge(predictor.runs, manifest, images)
-    metrics = score_table(table, training)
+    tables = [predict_split(predictor, manifest, each, progress=progress) for each in splits]
+    if len(splits) > 1:  # all together, after each of them
+        splits.append("-".join(splits))
+        images.append(replace(manifest, table=pd.concat([part.table for part in images])))
+        groups.append(group_by_columns(images[-1].table, by, str(manifest.path)))
+        tables.append(pd.concat(tables, ignore_index=True))
+    metrics: dict[str, Any] = {}
+    for each, part, table, members in zip(splits, images, tables, groups, strict=True):
+        training, tested_on = _knowledge(predictor.runs, manifest, part)
+        metrics = score_table(table, training, members) | {"split": each} | tested_on
+        metrics |= _count_impossible(table["predicted_age_months"].to_numpy(np.float64))
+        metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+        name, used = _name_evaluation(predictor, metrics, manifest, views, phases)
+        metrics = write_evaluation(results, name, table, metrics | used)
+    return metrics
+
+
+def _name_evaluation(
+    predictor: Predictor,
+    metrics: Mapping[str, Any],
+    manifest: Manifest,
+    views: int | None,
+    phases: int | None,
+) -> tuple[str, dict[str, int]]:
+    """Return the name of an evaluation's files, and the number of views and phases used."""
     usual = [member.read_recipe().prediction for member in predictor.runs]
-    used = predictor.groups[0]
-    metrics |= {"split": split, "views": used.views, "phases": used.phases} | tested_on
-    metrics |= _count_impossible(table["predicted_age_months"].to_numpy(np.float64))
-    metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    is_external = metrics["manifest"]["external"]
-    name = f"{split}-{manifest.path.stem}-{manifest.digest[:8]}" if is_external else split
+    name = str(metrics["split"])
+    name += (
+        f"-{manifest.path.stem}-{manifest.digest[:8]}" if metrics["manifest"]["external"] else ""
+    )
     name += f"-{views}-views" if views and any(each.views != views for each in usual) else ""
     name += f"-{phases}-phases" if phases and any(each.phases != phases for each in usual) else ""
-    return write_evaluation(results, name, table, metrics)
+    used = predictor.groups[0]
+    return name, {"views": used.views, "phases": used.phases}
+
+
+def _in_order(split: str | Sequence[str]) -> list[str]:
+    """Return the splits that are named, each once; several of them in the usual order."""
+    named = dict.fromkeys([split] if isinstance(split, str) else split)
+    return sorted(named, key=lambda name: SPLITS.index(name) if name in SPLITS else -1)
 
 
 def _own_manifest(runs: Sequence[Run]) -> Manifest:
@@ -228,7 +272,8 @@ def predict_split(
     when it is predicted.
 
     Returns:
-        The four `PREDICTION_COLUMNS`, one row for each image; ages in months.
+        The four `PREDICTION_COLUMNS`, one row for each image; ages in months. Also `patient_id` if
+        the manifest has it.
 
     Raises:
         InputError: The split is empty, or an image or the model can't be read.
@@ -244,7 +289,8 @@ def predict_split(
             disable=not progress,
         )
         months = np.concatenate(list(batches))
-    table = images.table[["image_id", "age_months", "sex"]].reset_index(drop=True)
+    patient = [PATIENT] if PATIENT in images.table else []
+    table = images.table[["image_id", "age_months", "sex", *patient]].reset_index(drop=True)
     finite = np.isfinite(months)
     if not finite.all():
         ids = table["image_id"][~finite].tolist()
@@ -254,7 +300,7 @@ def predict_split(
             where = str(predictor.runs[0].best_path)
             faults.append(Fault(where, what, "The model is damaged or untrained."))
         raise InputError(faults)
-    return table.assign(predicted_age_months=months)
+    return table.assign(predicted_age_months=months)[[*PREDICTION_COLUMNS, *patient]]
 
 
 def _stored(
@@ -317,18 +363,41 @@ def impossible_answers(scored: Path, metrics: Mapping[str, Any]) -> Fault | None
     )
 
 
-def score_table(table: pd.DataFrame, training: pd.DataFrame | None) -> dict[str, Any]:
+def score_answers(
+    table: pd.DataFrame, by: Groups | None = None, *, with_groups: bool = True
+) -> dict[str, Any]:
+    """Score predictions, with intervals by patient if the patients are known.
+
+    Args:
+        table: The four `PREDICTION_COLUMNS`, and perhaps `patient_id`.
+        by: Further groups.
+        with_groups: Score the groups, too.
+
+    Returns:
+        The answer of `metrics.score`.
+    """
+    patients = None
+    if PATIENT in table and (table[PATIENT].fillna("") != "").any():
+        patients = table[PATIENT].fillna("").astype(str).map(whole_number).to_numpy(str)
+    columns = (table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
+    return score(*columns, patients=patients, by=by, with_groups=with_groups)
+
+
+def score_table(
+    table: pd.DataFrame, training: pd.DataFrame | None, by: Groups | None = None
+) -> dict[str, Any]:
     """Score predictions, and the baseline that predicts the median training age of each sex.
 
     Args:
-        table: The four `PREDICTION_COLUMNS`.
+        table: As for `score_answers`.
         training: The manifest of the run, with `age_months`, `sex` and `split`. None if unknown.
+        by: Further groups.
 
     Returns:
         The answer of `metrics.score`, with `baseline`.
     """
     sexes = table["sex"].to_numpy(str)
-    scores = score(table["age_months"], table["predicted_age_months"], sexes)
+    scores = score_answers(table, by)
     baseline: dict[str, Any] = {
         "mae_months": None,
         "note": "the training ages are unknown: the manifest of the run is gone or changed",
@@ -338,7 +407,8 @@ def score_table(table: pd.DataFrame, training: pd.DataFrame | None) -> dict[str,
         medians = baseline_median_by_sex(
             train["age_months"], train["sex"].to_numpy(str), table["age_months"], sexes
         )
-        baseline = {"mae_months": score(table["age_months"], medians, sexes)["mae_months"]}
+        guess = table.assign(predicted_age_months=medians)
+        baseline = {"mae_months": score_answers(guess, with_groups=False)["mae_months"]}
     return {**scores, "baseline": {"median_by_sex": baseline}}
 
 

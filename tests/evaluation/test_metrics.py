@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boneage.errors import InputError
-from boneage.evaluation.metrics import baseline_median_by_sex, format_interval, score
+from boneage.evaluation.metrics import (
+    baseline_median_by_sex,
+    format_interval,
+    group_words,
+    score,
+)
 
 AGE = np.array([30.0, 60.0, 119.9, 120.0, 180.0, 200.0])
 PREDICTED = np.array([36.0, 48.0, 119.9, 108.0, 204.0, 201.0])
@@ -128,3 +133,147 @@ def test_published_predictions_give_the_published_number() -> None:
     shares = [round(100 * metrics[f"within_{m}_months"]["value"], 1) for m in (6, 12, 24)]
     assert shares == [60.8, 85.8, 98.0]
     assert round(metrics["rmse_months"]["value"], 2) == 8.59
+
+
+def cohort(count: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels, answers that are calibrated to them, and sexes."""
+    generator = np.random.default_rng(seed)
+    answer = generator.uniform(20, 210, count)
+    return answer + generator.normal(0, 8, count), answer, ["F", "M"] * (count // 2)
+
+
+def intervals(metrics: dict, n: int) -> list[float]:
+    names = ("mae_months", "rmse_months", "bias_months", "within_12_months", "concordance")
+    parts = [*(metrics[name] for name in names), *metrics["calibration"].values()]
+    assert metrics["n"] == n
+    return [part[end] for part in parts for end in ("value", "low", "high")]
+
+
+def test_whole_patients_are_drawn_so_copies_of_an_image_narrow_no_interval() -> None:
+    age, answer, sex = cohort()
+    names = [f"p{row}" for row in range(300)]
+    once = score(age, answer, sex, bootstrap=300)
+    assert "patients" not in once
+    known = score(age, answer, sex, patients=names, bootstrap=300)
+    assert intervals(known, 300) == intervals(once, 300)  # a patient for each image
+    copied = (np.tile(age, 2), np.tile(answer, 2), sex * 2)
+    twice = score(*copied, patients=names * 2, bootstrap=300)
+    assert twice["patients"] == 300
+    assert intervals(twice, 600) == pytest.approx(intervals(once, 300))
+    assert twice["groups"]["sex"]["F"]["patients"] == 150
+    limits, before = (each["limits_of_agreement_months"] for each in (twice, once))
+    width = [
+        each["low_interval"]["high"] - each["low_interval"]["low"] for each in (limits, before)
+    ]
+    assert width[0] == pytest.approx(width[1], rel=0.01)
+    ignored = score(*copied, bootstrap=300)["mae_months"]
+    ratio = (once["mae_months"]["high"] - once["mae_months"]["low"]) / (
+        ignored["high"] - ignored["low"]
+    )
+    assert ratio == pytest.approx(np.sqrt(2), rel=0.15)
+
+
+def test_an_image_without_a_patient_is_a_patient_of_its_own() -> None:
+    age, answer, sex = cohort(6)
+    metrics = score(age, answer, sex, patients=["a", "", "a", "", "b", ""], bootstrap=10)
+    assert metrics["patients"] == 5
+
+
+def test_the_median_of_a_resample_is_that_of_the_images_drawn() -> None:
+    age, answer, sex = cohort(7 * 2)
+    for patients in (None, list("aabbbcdefghiij")):
+        unit = (
+            np.arange(14) if patients is None else np.array([ord(name) - 97 for name in patients])
+        )
+        generator = np.random.default_rng(5)
+        drawn = generator.integers(0, unit.max() + 1, size=(50, unit.max() + 1), dtype=np.int32)
+        chosen = [np.concatenate([np.flatnonzero(unit == each) for each in row]) for row in drawn]
+        medians = [np.median(np.abs(answer - age)[rows]) for rows in chosen]
+        part = score(age, answer, sex, patients=patients, bootstrap=50, seed=5)
+        expected = np.percentile(medians, (2.5, 97.5))
+        found = part["median_absolute_error_months"]
+        assert [found["low"], found["high"]] == pytest.approx(expected.tolist())
+
+
+def test_calibration_is_the_line_of_the_label_on_the_answer_and_concordance_is_lins() -> None:
+    age, answer, sex = cohort()
+    metrics = score(age, 10 + 0.5 * answer, sex, bootstrap=200)  # answers half as far apart
+    slope, intercept = np.polyfit(10 + 0.5 * answer, age, 1)
+    line = metrics["calibration"]
+    assert line["slope"]["value"] == pytest.approx(slope)
+    assert line["slope"]["low"] < slope < line["slope"]["high"]
+    assert line["slope"]["low"] > 1.9
+    assert line["intercept_months"]["value"] == pytest.approx(intercept)
+    calibrated = score(age, answer, sex, bootstrap=200)
+    slope = calibrated["calibration"]["slope"]
+    assert slope["low"] < 1 < slope["high"]
+    covariance = np.mean((age - age.mean()) * (answer - answer.mean()))
+    apart = age.var() + answer.var() + (age.mean() - answer.mean()) ** 2
+    lin = calibrated["concordance"]
+    assert lin["value"] == pytest.approx(2 * covariance / apart)
+    assert lin["low"] < lin["value"] < lin["high"] < 1
+    assert "calibration" in calibrated["groups"]["sex"]["F"]
+    assert "calibration" not in calibrated["groups"]["age_band"]["0-60"]
+
+
+def test_calibrated_answers_have_a_bias_by_band_of_the_label_that_dilution_alone_predicts() -> None:
+    age, answer, sex = cohort(4000)
+    groups = score(age, answer, sex, bootstrap=200)["groups"]
+    for band in ("0-60", "180+"):
+        part = groups["age_band"][band]
+        assert part["bias_months"]["low"] > 0 or part["bias_months"]["high"] < 0
+        assert part["bias_months"]["value"] == pytest.approx(part["dilution_bias_months"], abs=0.5)
+        own = groups["answer_band"][band]["bias_months"]
+        assert own["low"] < 0 < own["high"]
+    assert sum(part["n"] for part in groups["answer_band"].values()) == 4000
+    chosen = (age < 60) & (np.array(sex) == "F")
+    assert groups["sex_age_band"]["F 0-60"]["n"] == int(chosen.sum())
+
+
+def test_limits_of_agreement_have_the_intervals_of_bland_and_altman() -> None:
+    age, answer, sex = cohort()
+    limits = score(age, answer, sex, bootstrap=10)["limits_of_agreement_months"]
+    half = 1.96 * np.sqrt(3 / 300) * np.std(answer - age, ddof=1)
+    for end in ("low", "high"):
+        found = limits[f"{end}_interval"]
+        assert found["low"] == pytest.approx(limits[end] - half)
+        assert found["high"] == pytest.approx(limits[end] + half)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_defined_is_none_without_a_warning() -> None:
+    age, _, sex = cohort(40)
+    constant = score(age, np.full(40, 110.3), sex, bootstrap=50)
+    nothing = {"value": None, "low": None, "high": None}
+    assert constant["calibration"] == {"slope": nothing, "intercept_months": nothing}
+    assert constant["concordance"]["value"] == pytest.approx(0.0)
+    assert constant["groups"]["age_band"]["0-60"]["dilution_bias_months"] is None
+    perfect = score([100.0] * 5, [100.0] * 5, ["F"] * 5, bootstrap=50)
+    assert perfect["concordance"] == nothing
+    for count in (1, 2, 3):
+        few = score(age[:count], age[:count] + 1, sex[:count], bootstrap=50, patients=["a"] * count)
+        json.dumps(few, allow_nan=False)
+        assert few["mae_months"]["low"] is None  # one patient
+        assert (few["calibration"]["slope"]["value"] is None) == (count < 3)
+    ties = np.where(np.arange(40) == 0, 90.0, 110.0)  # the slope rests on one image
+    line = score(age, ties, sex, bootstrap=200)["calibration"]["slope"]
+    assert (line["value"] is None, line["low"]) == (False, None)
+
+
+def test_further_groups_are_scored_by_their_members() -> None:
+    age, answer, sex = cohort(10)
+    members = np.arange(10) < 4
+    by = {"machine": {"A": members, "B": ~members, "C": np.zeros(10, dtype=bool)}}
+    metrics = score(age, answer, sex, by=by, bootstrap=20)
+    assert {name: part["n"] for name, part in metrics["by"]["machine"].items()} == {
+        "A": 4, "B": 6, "C": 0,
+    }  # fmt: skip
+    alone = score(age[:4], answer[:4], sex[:4], bootstrap=20, with_groups=False)
+    assert metrics["by"]["machine"]["A"] == alone
+
+
+def test_a_group_in_words() -> None:
+    found = [group_words(*each) for each in (("sex", "F"), ("sex_age_band", "M 180+"))]
+    assert found == ["girls", "boys, 15 years and over"]
+    assert group_words("answer_band", "0-60") == "answer under 5 years"
+    assert group_words("machine", "A 1") == "machine: A 1"

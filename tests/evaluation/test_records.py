@@ -9,6 +9,8 @@ from boneage.evaluation.metrics import score
 from boneage.evaluation.records import read_history, read_metrics
 from boneage.runtime.files import write_json
 
+OPTIONAL = ("answer_band", "sex_age_band", "calibration", "concordance", "dilution_bias_months",
+            "low_interval", "high_interval")  # fmt: skip
 HISTORY = "epoch,loss,mae,val_loss,val_mae,learning_rate\n1,9,9,8,8,0.1\n2,7,7,,nan,0.1\n"
 
 
@@ -37,6 +39,8 @@ def test_scores_are_read_as_they_were_written(metrics, tmp_path):
 def test_no_value_of_the_scores_may_be_missing_or_of_another_type(metrics, tmp_path, value):
     path = tmp_path / "metrics-test.json"
     for *folders, key in leaves(metrics):
+        if value is ... and not {*folders, key}.isdisjoint(OPTIONAL):
+            continue
         changed = json.loads(json.dumps(metrics))
         part = functools.reduce(dict.__getitem__, folders, changed)
         part[key] = value

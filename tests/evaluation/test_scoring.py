@@ -13,6 +13,7 @@ from boneage.errors import InputError
 from boneage.evaluation.report import read_evaluations, write_report
 from boneage.evaluation.result import NEEDED_INFO, write_result
 from boneage.evaluation.scoring import (
+    PREDICTION_COLUMNS,
     evaluate_predictions,
     evaluate_run,
     impossible_answers,
@@ -180,6 +181,35 @@ def test_another_number_of_views_than_the_recipe_s_does_not_replace_its_scores(r
     assert (metrics["views"], metrics["manifest"]["external"]) == (6, False)
     assert read_json(run.metrics_path("test-6-views")) == metrics
     assert run.metrics_path("test").read_bytes() == before
+
+
+def test_several_splits_are_scored_one_by_one_and_together(run: Run) -> None:
+    metrics = evaluate_run(run, split=["test", "val"], by=["sex"], progress=False)
+    alone = [read_json(run.metrics_path(split)) for split in ("val", "test")]
+    assert metrics["split"] == "val-test"
+    assert metrics["n"] == sum(each["n"] for each in alone)
+    assert [each["split"] for each in alone] == ["val", "test"]
+    table = read_predictions(run.predictions_path("val-test"))
+    assert len(table) == metrics["n"]
+    assert read_json(run.metrics_path("val-test")) == metrics
+    assert metrics["by"]["sex"]["F"]["n"] == metrics["groups"]["sex"]["F"]["n"]
+    with pytest.raises(InputError, match="--by race: there is no such column"):
+        evaluate_run(run, by=["race"], progress=False)
+
+
+def test_patients_of_the_manifest_are_written_beside_their_answers(
+    run: Run, tmp_path: Path
+) -> None:
+    table = make_manifest(tmp_path / "other", offset=5.0).table
+    table = table.assign(patient_id=table["sex"], machine="A", split="test")
+    other = write_manifest(table, tmp_path / "other" / "clinic.csv")
+    metrics = evaluate_run(run, data=other.path, by=["machine"], progress=False)
+    written = pd.read_csv(run.folder / metrics["predictions"]["file"])
+    assert list(written) == [*PREDICTION_COLUMNS, "patient_id"]
+    assert metrics["patients"] == 2
+    assert metrics["by"]["machine"]["A"]["n"] == len(table)
+    scored = evaluate_predictions(run.folder / metrics["predictions"]["file"])
+    assert scored["patients"] == 2
 
 
 @pytest.mark.parametrize(
