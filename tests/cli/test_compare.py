@@ -52,7 +52,7 @@ def test_compare_prints_the_paired_difference(boneage, tables):
 def test_compare_takes_run_folders(boneage, finished_run, tables):
     code, out, err = boneage("compare", finished_run.folder, finished_run.folder, "--split", "val")
     assert code == 0, err
-    assert "note: these images chose the model's epoch" in err
+    assert "note: the validation images chose the model's epoch" in err
     assert "A - B: 0.00 [0.00, 0.00] months, p 1.000" in out
 
 
