@@ -10,6 +10,8 @@ each folder:
   area, as a share of the radiograph and relative to the tight rectangle around the boxes;
 - with --turned, the share of N radiographs (chosen by seed 0) that were put upright, after turns by
   0, 90, 180 and 270 degrees;
+- with `--upright fine`, how many annotated radiographs were turned by other angles. Their crop is
+  compared with the joints after that turn;
 - the milliseconds of one core to frame a decoded radiograph to 299 pixels. Radiographs of more than
   1,300 pixels are halved first.
 """
@@ -25,19 +27,20 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from boneage.radiographs.framing import frame
+from boneage.radiographs.hand_detection import find_hand, turned
 from boneage.radiographs.reader import Radiograph, read_radiograph
 from boneage.recipe import Framing
 from boneage.runtime.provenance import provenance
 
 TIMED = 60
 LONGEST_TIMED = 1300
-FRAMING = Framing()
 
 
-def tight_rectangle(path: Path) -> tuple[float, float, float, float] | None:
-    """Return left, top, right, bottom around all boxes, as shares; None without a box."""
+def joint_corners(path: Path) -> npt.NDArray[np.float64] | None:
+    """Return the corners (x, y) of all boxes, as shares of the sides; None without a box."""
     root = ET.parse(path).getroot()
     size = [float(root.findtext(f"size/{name}", "nan")) for name in ("width", "height")]
     boxes = [
@@ -46,33 +49,36 @@ def tight_rectangle(path: Path) -> tuple[float, float, float, float] | None:
     ]
     if not boxes:
         return None
-    corners = np.array(boxes) / [*size, *size]
-    left, top = corners[:, :2].min(0)
-    right, bottom = corners[:, 2:].max(0)
-    return float(left), float(top), float(right), float(bottom)
+    sides = np.array(boxes)
+    corners = [sides[:, [x, y]] for x in (0, 2) for y in (1, 3)]
+    return np.asarray(np.concatenate(corners) / size, np.float64)
 
 
-def joints_inside(joints: Path, radiographs: list[Path]) -> dict[str, Any]:
+def joints_inside(joints: Path, radiographs: list[Path], framing: Framing) -> dict[str, Any]:
     """Compare the crops with the annotated joints."""
-    inside, areas, tight_areas, whole = [], [], [], 0
+    inside, areas, tight_areas, whole, turns = [], [], [], 0, 0
     for path in radiographs:
         annotation = joints / f"{path.stem}.xml"
-        tight = tight_rectangle(annotation) if annotation.exists() else None
-        if tight is None:
+        shares = joint_corners(annotation) if annotation.exists() else None
+        if shares is None:
             continue
         radiograph = read_radiograph(path)
-        height, width = radiograph.shape
-        crop = frame(radiograph, FRAMING).crop
-        whole += crop.why != "hand"
-        left, top, right, bottom = np.array(crop.box) / [width, height, width, height]
-        inside.append(
-            left <= tight[0] and top <= tight[1] and right >= tight[2] and bottom >= tight[3]
-        )
-        areas.append((right - left) * (bottom - top))
-        tight_areas.append((tight[2] - tight[0]) * (tight[3] - tight[1]))
+        corners = shares * radiograph.shape[::-1]
+        hand = find_hand(radiograph, black_corners=framing.upright == "fine")
+        degrees = frame(radiograph, framing).crop.rotation
+        if degrees % 90:
+            slight = (degrees + 45) % 90 - 45
+            radiograph, hand, matrix = turned(radiograph, hand, slight)
+            corners = (corners - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
+            turns += 1
+        whole += not hand.is_found
+        box, tight = np.array(hand.box), np.array([*corners.min(0), *corners.max(0)])
+        inside.append((box[:2] <= tight[:2]).all() and (box[2:] >= tight[2:]).all())
+        areas.append(np.prod(box[2:] - box[:2]) / radiograph.size)
+        tight_areas.append(np.prod(tight[2:] - tight[:2]) / radiograph.size)
     if not inside:
         return {"annotated_radiographs": 0}
-    return {
+    found = {
         "annotated_radiographs": len(inside),
         "all_joints_inside": float(np.mean(inside)),
         "kept_whole": whole,
@@ -80,21 +86,22 @@ def joints_inside(joints: Path, radiographs: list[Path]) -> dict[str, Any]:
         "median_tight_area": float(np.median(tight_areas)),
         "median_area_ratio": float(np.median(areas) / np.median(tight_areas)),
     }
+    return found | ({"turned_finely": turns} if framing.upright == "fine" else {})
 
 
-def put_upright(radiographs: list[Path], count: int) -> dict[str, float]:
+def put_upright(radiographs: list[Path], count: int, framing: Framing) -> dict[str, float]:
     """Return the share of turned radiographs that framing puts upright."""
     chosen = np.random.default_rng(0).permutation(len(radiographs))[:count]
     upright = dict.fromkeys((0, 90, 180, 270), 0)
     for index in chosen:
         radiograph = read_radiograph(radiographs[index])
-        for turned in upright:
-            rotated = np.rot90(radiograph, -turned // 90).copy()
-            upright[turned] += frame(rotated, FRAMING).crop.rotation == turned
-    return {str(turned): hits / len(chosen) for turned, hits in upright.items()}
+        for degrees in upright:
+            rotated = np.rot90(radiograph, -degrees // 90).copy()
+            upright[degrees] += frame(rotated, framing).crop.rotation == degrees
+    return {str(degrees): hits / len(chosen) for degrees, hits in upright.items()}
 
 
-def milliseconds(radiographs: list[Path]) -> dict[str, Any]:
+def milliseconds(radiographs: list[Path], framing: Framing) -> dict[str, Any]:
     """Return the processor time of framing on one thread, over up to 60 radiographs."""
     times, sides = [], []
     for path in radiographs[:TIMED]:
@@ -102,7 +109,7 @@ def milliseconds(radiographs: list[Path]) -> dict[str, Any]:
         if max(radiograph.shape) > LONGEST_TIMED:
             radiograph = cv2.resize(radiograph, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         started = time.thread_time()
-        frame(radiograph, FRAMING)
+        frame(radiograph, framing)
         sides.append(max(radiograph.shape))
         times.append(1000 * (time.thread_time() - started))
     median, late = np.percentile(times, [50, 95])
@@ -119,7 +126,9 @@ def main() -> None:
     arguments.add_argument("--joints", type=Path, required=True)
     arguments.add_argument("--turned", type=int, default=0)
     arguments.add_argument("folders", type=Path, nargs="+")
+    arguments.add_argument("--upright", choices=("quarters", "fine"), default="quarters")
     given = arguments.parse_args()
+    framing = Framing(upright=given.upright)
     cv2.setNumThreads(1)
     rows = []
     for folder in given.folders:
@@ -127,11 +136,11 @@ def main() -> None:
         row = {
             "name": folder.name,
             "radiographs": len(radiographs),
-            **joints_inside(given.joints, radiographs),
+            **joints_inside(given.joints, radiographs, framing),
         }
         if given.turned:
-            row["put_upright"] = put_upright(radiographs, given.turned)
-        row["milliseconds"] = milliseconds(radiographs)
+            row["put_upright"] = put_upright(radiographs, given.turned, framing)
+        row["milliseconds"] = milliseconds(radiographs, framing)
         rows.append(row)
     print(json.dumps({"machine": provenance(), "rows": rows}, indent=2))
 
