@@ -19,7 +19,7 @@ from boneage.radiographs.framing import (
     framing_findings,
     framing_key,
 )
-from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH
+from boneage.radiographs.hand_detection import WHOLE_RADIOGRAPH, find_hand, turned
 from boneage.recipe import Framing
 
 PLAIN = (0.0, 100.0)
@@ -377,14 +377,22 @@ def test_a_turn_is_one_of_the_original_s_aspect() -> None:
 def test_a_turned_image_that_was_shrunk_holds_pixels_of_the_original() -> None:
     rng = np.random.default_rng(0)
     slanting = canvas(np.where(UPRIGHT > 60, 200, 100 * (UPRIGHT > 0)).astype(np.uint8), 30)
-    noisy = np.where(slanting > 150, rng.choice([180, 220], slanting.shape), slanting)
-    framing = Framing(
-        size=400, upright="fine", source_pixels=400, sampling="nearest", contrast_percentiles=PLAIN
-    )
-    picked = frame(noisy.astype(np.uint8), framing)
-    averaged = frame(noisy.astype(np.uint8), framing.model_copy(update={"sampling": "area"}))
-    assert picked.crop.rotation == averaged.crop.rotation != 0
-    shares = [np.isin(each.pixels, (0, 255)).mean() for each in (picked, averaged)]
-    assert shares[0] > shares[1] + 0.05
-    others = [frame(noisy.astype(np.uint8), framing, phase=phase).pixels for phase in PHASES]
-    assert len({pixels.tobytes() for pixels in others}) == 4
+    noisy = np.where(slanting > 150, rng.choice([160, 240], slanting.shape), slanting)
+    drawn = noisy.astype(np.uint8)
+    settings = {"upright": "fine", "source_pixels": 400, "contrast_percentiles": PLAIN}
+    nearest = Framing.model_validate({**settings, "sampling": "nearest"})
+    shrunk = np.asarray(Image.fromarray(drawn).resize((400, 400), Image.Resampling.NEAREST))
+    rotation = frame(drawn, nearest).crop.rotation
+    hand = find_hand(shrunk, black_corners=True)
+    left, top, right, bottom = turned(shrunk, hand, rotation - 360)[1].box
+    size = max(right - left, bottom - top)  # so that the crop is not scaled
+
+    def share_of_three_levels(framing: Framing) -> float:
+        pixels = frame(drawn, framing.model_copy(update={"size": size})).pixels
+        levels = np.sort(np.bincount(pixels[pixels > 0]))
+        return float(levels[-3:].sum() / levels.sum())
+
+    assert share_of_three_levels(nearest) > 0.9
+    assert share_of_three_levels(nearest.model_copy(update={"sampling": "area"})) < 0.8
+    framed = [frame(drawn, nearest, phase=phase).pixels.tobytes() for phase in PHASES]
+    assert len(set(framed)) == 4
