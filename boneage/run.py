@@ -137,6 +137,9 @@ class Run:
     resumed training, an evaluation and the images of the report need them. The files of the
     evaluation and of the report name files only, so they may be handed on.
 
+    Results of several runs have a folder of their own. Its `recipe.json` is that of the first run,
+    and its `run.json` lists all of them under `members`.
+
     `run.json` says under `stopped` how the training ended: `finished`, `early` (early stopping),
     `running`, `interrupted` (Ctrl-C), `terminated` (SIGTERM), `diverged` or `failed`.
 

@@ -437,7 +437,9 @@ def test_the_mean_of_several_runs_is_scored_in_its_own_folder_which_lists_them(
     assert str(tmp_path) not in result.read_text()
     (shown,) = read_evaluations(out)
     assert shown.words == "test images, mean of 2 runs"
-    assert "framing.size=48" in write_report(out).read_text()
+    page = write_report(out).read_text()
+    assert "framing.size=48" in page
+    assert "First of 2 models: xception at 32 pixels" in " ".join(page.split())
     again = evaluate_run(run, others=others[:1], out=out.folder, split="val", progress=False)
     assert again["split"] == "val"
     with pytest.raises(InputError, match="the folder belongs to another run"):
