@@ -140,8 +140,8 @@ class Augmentation(_Section):
 
     affine: float = _share(
         1.0,
-        "Share of the images that are shifted, scaled and rotated. This interpolates pixels. A "
-        "network that sees no sharp image in training confuses sharpness with age.",
+        "Share of the images that are shifted, scaled and rotated. This interpolates pixels. The "
+        "other images keep the pixels that framing made.",
     )
     shift: float = _share(0.2, "Largest shift, as a fraction of the side.", lt=1)
     scale: tuple[Scale, Scale] = Field(

@@ -81,11 +81,14 @@ _styled = matplotlib.rc_context(_STYLE)
 
 
 @_styled
-def predicted_vs_true(table: pd.DataFrame) -> Figure:
+def predicted_vs_true(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure:
     """Draw predicted against labelled age, with the identity line and ±12 months.
+
+    A dashed line shows the mean label for each answer, if the scores have its slope.
 
     Args:
         table: Columns `age_months`, `predicted_age_months` (months) and `sex`.
+        metrics: The answer of `metrics.score` for the same images.
     """
     figure, axes = _square()
     low, high = _age_range(table)
@@ -93,6 +96,14 @@ def predicted_vs_true(table: pd.DataFrame) -> Figure:
     axes.fill_between(line, line - 12, line + 12, color=BAND, linewidth=0, zorder=0)
     axes.plot(line, line, color=INK, linewidth=0.9, zorder=1)
     _scatter(axes, table, table["age_months"], table["predicted_age_months"])
+    calibration = metrics.get("calibration") or {}
+    slope, intercept = (
+        (calibration.get(name) or {}).get("value") for name in ("slope", "intercept_months")
+    )
+    if slope is not None and intercept is not None:
+        dashed: Any = (0, (4, 3))
+        answers = table["predicted_age_months"].agg(["min", "max"]).to_numpy(np.float64)
+        axes.plot(intercept + slope * answers, answers, color=INK, linestyle=dashed, zorder=3)
     axes.set(xlim=(low, high), ylim=(low, high))
     axes.set(xlabel="Labelled age, months and years", ylabel="Predicted age")
     for axis in (axes.xaxis, axes.yaxis):
@@ -168,6 +179,43 @@ def error_by_group(metrics: Mapping[str, Any]) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.set_yticks([y for _, _, _, y in rows], labels, linespacing=1.0)
         axes.set_ylim(rows[-1][3] + 0.6, -0.7)
+    return figure
+
+
+@_styled
+def bias_by_band(metrics: Mapping[str, Any]) -> Figure:
+    """Draw the bias by band of the answer and of the label, with what dilution alone predicts.
+
+    Args:
+        metrics: The answer of `metrics.score`.
+    """
+    figure = Figure(figsize=(_WIDTH, 5.2), layout="constrained")
+    axes = figure.subplots()
+    rows: list[_Row] = []
+    for y, (band, words) in enumerate(BAND_WORDS.items()):
+        for kind, colour, shift in (("answer_band", ACCENT, 0.0), ("age_band", GREY, 0.5)):
+            part = metrics["groups"][kind][band]
+            rows.append((words[0].upper() + words[1:], part, colour, 1.5 * y + shift))
+    _whiskers(axes, rows, "bias_months", signed)
+    expected = [(part.get("dilution_bias_months"), y) for _, part, colour, y in rows]
+    drawn = [(value, y) for value, y in expected if value is not None]
+    style: Any = {"marker": "D", "s": 42, "facecolors": "none", "edgecolors": INK, "zorder": 3}
+    if drawn:
+        axes.scatter(*zip(*drawn, strict=True), **style)
+    for colour, label in ((ACCENT, "answer"), (GREY, "label")):
+        axes.plot([], [], color=colour, marker="o", linewidth=2, label=f"band of the {label}")
+    axes.scatter([], [], label="dilution alone", **style)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.42, 1), ncols=2, handlelength=1.2, borderaxespad=0.1,
+        columnspacing=1.0,
+    )  # fmt: skip
+    reach = max(abs(end) for end in axes.get_xlim())
+    axes.set_xlim(-reach, reach)
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.tick_params(axis="y", length=0)
+    axes.set_yticks([y + 0.25 for *_, y in rows[::2]], [label for label, *_ in rows[::2]])
+    axes.set_ylim(rows[-1][3] + 0.5, -0.7)
+    axes.set_xlabel("Bias, months")
     return figure
 
 

@@ -37,11 +37,39 @@ _GROUPS = (
     *((words, "age_band", band) for band, words in BAND_WORDS.items()),
 )
 _SPLITS = (("test", "test"), ("val", "validation"))
+_TOGETHER = ("val-test", "validation and test")
+_CLAIM = (
+    ("1-4", "kind of model, purpose", "first paragraph, Intended use and limits"),
+    ("5-6", "study design and goal", "retrospective; a model to share and repeat"),
+    ("7-8, 10-13", "data and selection", "Training data; the manifest's data card"),
+    ("9", "preparation of the images", "`framing` of `recipe.json`"),
+    ("14-18", "reference standard, readers", "Training data, Intended use and limits"),
+    ("19-20", "splits and their level", "Training data; `data check` compares patients and images"),
+    ("21", "sample size", "Accuracy: n and interval of each number"),
+    ("22-24", "network, software, first weights", "first paragraph, `recipe.json`, Facts"),
+    ("25-27", "training, choice, ensemble", "Training data, Train it again, `recipe.json`"),
+    ("28-29", "metrics, uncertainty", "Accuracy"),
+    ("30", "robustness", "{stress}"),
+    ("31", "explanation", "not done"),
+    ("32, 37-38", "internal test", "Accuracy, Answers by age"),
+    ("33", "external test", "not done; `boneage evaluate` does it with your manifest"),
+    ("34", "registration", "none; no clinical trial"),
+    ("35-36", "numbers and groups of cases", "Training data, Accuracy"),
+    ("39", "failures", "`boneage report` shows the largest errors of your radiographs"),
+    ("40-41", "limits and use", "Intended use and limits"),
+    ("42-43", "protocol, code, weights, data", "Train it again, Facts"),
+    ("44", "funding", "not stated"),
+)
+"""Items of CLAIM 2024, what they ask for, and where this card has it."""
 _LINE_LENGTH = 100
 
 
 def model_card(
-    result: Mapping[str, Any], release: Mapping[str, Any], digest: str, size: int
+    result: Mapping[str, Any],
+    release: Mapping[str, Any],
+    digest: str,
+    size: int,
+    stress: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the card of a released model.
 
@@ -50,6 +78,8 @@ def model_card(
         release: `release.json`.
         digest: sha256 of the model file.
         size: Bytes of the model file.
+        stress: What changes of the radiographs cost, as `boneage stress` writes it: for each of
+            `changes`, `name`, `n`, `shift_months`, `mae_difference_months`, `gate` and `passed`.
 
     Returns:
         Markdown, the content of the release's README.md.
@@ -57,11 +87,15 @@ def model_card(
     manifest, recipe = result["manifest"], result["recipe"]
     made = {"commit": "unknown", "uncommitted_changes": None, **result["provenance"]}
     counts, init = manifest["counts"], result.get("init")
-    scored = [
+    alone = [
         (words, metrics, _rows(metrics))
         for split, words in _SPLITS
         if "mae_months" in (metrics := result["metrics"].get(split, {}))
     ]
+    together = result["metrics"].get(_TOGETHER[0], {})
+    scored = [(_TOGETHER[1], together, _rows(together))] if "mae_months" in together else alone
+    changes = list((stress or {}).get("changes") or ())
+    where = "Changed radiographs" if changes else "not measured; `boneage stress` does it"
     text = render(
         "model_card.md",
         name=release["name"],
@@ -78,6 +112,10 @@ def model_card(
         counted=[(counts[split], words) for split, words in _SPLITS if counts.get(split)],
         has_test=bool(counts.get("test")),
         scores=scored,
+        alone=[] if scored is alone else alone,
+        bands=_bands(scored[0][1]) if scored else [],
+        changes=changes,
+        claim=[(item, asked, text.format(stress=where)) for item, asked, text in _CLAIM],
         init=init,
         minutes=(result.get("seconds", {}).get("fit") or 0) / 60,
         made=made,
@@ -114,6 +152,19 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
         (words, part)
         for words, part in rows
         if (part.get("mae_months") or {}).get("value") is not None
+    ]
+
+
+def _bands(metrics: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return a row for each age band with enough images: the answers and the labels in it."""
+    groups = metrics["groups"]
+    return [
+        (words, answers, labels)
+        for band, words in BAND_WORDS.items()
+        if "mae_months" in (answers := groups.get("answer_band", {}).get(band, {}))
+        and "mae_months" in (labels := groups["age_band"][band])
+        and answers["n"]
+        and labels["n"]
     ]
 
 

@@ -99,9 +99,9 @@ def release(
         info.pop("digests", None)  # those of the run's own files
         write_json(part.info_path, info)
         before = _validation_mae(predictor, manifest, progress)
-        for split in ("val", "test"):
-            if (manifest.table["split"] == split).any():
-                evaluate_run(part, split=split, progress=progress)
+        has = set(manifest.table["split"])
+        splits = [split for split in ("val", "test") if split in has]
+        evaluate_run(part, split=splits, progress=progress)
         after = read_metrics(part.metrics_path("val"))["mae_months"]["value"]
         _check_cost(run, before, after, storage)
         summary = {
@@ -215,10 +215,32 @@ def _finish(part: Run, manifest: Manifest, info: dict[str, Any], summary: dict[s
     write_json(part.info_path, kept)
     write_json(part.recipe_path, result["recipe"])
     write_json(part.folder / RELEASE_NAME, summary)
-    size = part.best_path.stat().st_size
-    card = model_card(result, summary, file_digest(part.best_path), size)
-    write_text(part.folder / CARD_NAME, card)
+    write_card(part)
     write_text(part.folder / SUMS_NAME, checksums(part.folder))
+
+
+def write_card(released: Run) -> Path:
+    """Write the model card of a released model again, from the files of its folder.
+
+    If the folder has a `stress.json`, as `boneage stress` writes it, the card has its table.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        InputError: A file is missing or damaged.
+    """
+    folder = released.folder
+    stress = folder / "stress.json"
+    card = model_card(
+        read_json(released.result_path),
+        read_json(folder / RELEASE_NAME),
+        file_digest(released.best_path),
+        released.best_path.stat().st_size,
+        read_json(stress) if stress.exists() else None,
+    )
+    write_text(folder / CARD_NAME, card)
+    return folder / CARD_NAME
 
 
 def _check_finished(run: Run, info: dict[str, Any]) -> None:

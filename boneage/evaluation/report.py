@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import Rows, amount_and_direction, fact_blocks, render
-from boneage.evaluation.metrics import BAND_WORDS, FEW
+from boneage.evaluation.metrics import BAND_WORDS, FEW, group_words
 from boneage.evaluation.records import read_history, read_metrics
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
@@ -28,11 +28,27 @@ from boneage.run import Run
 from boneage.runtime.files import write_text
 
 WORST_CASES = 10
-READER_MAE_MONTHS = 7.3  # 0.61 years, one reader against the mean of the others, Larson 2018
-SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
+CONSENSUS, SINGLE = "consensus", "single"
+READERS = {
+    CONSENSUS: (7.3, "one reader against the mean of the others, 7.3 months; for consensus labels"),
+    SINGLE: (9.5, "one reader against another, 9 to 10 months; for labels of one reading"),
+}
+"""Error of radiologists, months, by kind of label; on other images.
+
+One reader differs from the mean of the others by 0.61 years on average (Larson 2018). Of
+independent readers, two differ by √2/√(1 + 1/k) times as much, where k others are averaged: 8.9
+months for k = 3, 10.3 for many.
+"""
+SPLIT_WORDS = {
+    "train": "training",
+    "val": "validation",
+    "test": "test",
+    "val-test": "validation and test",
+}
 ALT_TEXT = {
     "predicted-vs-true": "Predicted against labelled bone age, one point for each image",
     "bland-altman": "Difference against mean of predicted and labelled age (Bland-Altman)",
+    "bias-by-band": "Bias by band of the answer and of the label, and by dilution alone",
     "error-by-group": "Mean absolute error and bias by sex and by age band, with intervals",
     "learning-curves": "Training and validation error by epoch, and the learning rate",
 }
@@ -124,7 +140,7 @@ class Evaluation:
 
 
 def write_report(run: Run) -> Path:
-    """Write `report.html` and its four figures as PNG into a run folder.
+    """Write `report.html` and its figures as PNG into a run folder.
 
     The pictures of the largest errors come from the store that the run records; the page says so
     if the store is gone. Everything else comes from the files of the run folder.
@@ -144,7 +160,8 @@ def write_report(run: Run) -> Path:
     worst = _largest_errors(shown)
     shown_ids = [file_name(each) if is_absolute(each) else each for each in worst["image_id"]]
     images, missing = _case_images(shown, info.get("store") or {}, worst["image_id"].tolist())
-    groups = [group for kind in shown.metrics["groups"].values() for group in kind.values()]
+    all_groups = {**shown.metrics["groups"], **(shown.metrics.get("by") or {})}
+    groups = [group for kind in all_groups.values() for group in kind.values()]
     manifest, made_by = info["manifest"], info.get("provenance") or {}
     others = {evaluation.name: evaluation.metrics for evaluation in evaluations[1:]}
     source = shown.source(manifest)
@@ -168,8 +185,13 @@ def write_report(run: Run) -> Path:
         validation=others.get("val", {}).get("mae_months"),
         overlaps=[found for evaluation in evaluations if (found := evaluation.overlap())],
         group_rows=_group_rows(shown.metrics),
+        band_rows=_band_rows(shown.metrics),
+        by_rows={
+            title: [(name, group) for name, group in members.items() if group["n"]]
+            for title, members in (shown.metrics.get("by") or {}).items()
+        },
         biased_bands=_biased_bands(shown.metrics),
-        bars=_bars(shown, recipe, is_phantom=source == "phantom"),
+        bars=_bars(shown, recipe, source),
         svgs=_write_figures(run, shown, info.get("best_epoch")),
         enough=FEW,
         has_few=any(0 < group["n"] < FEW for group in groups),
@@ -214,7 +236,7 @@ def read_evaluations(run: Run) -> list[Evaluation]:
         InputError: There is none, or predictions and scores don't match.
     """
     names = {path.stem.removeprefix("metrics-") for path in run.folder.glob("metrics-*.json")}
-    order = [name for name in ("test", "val", "train") if name in names]
+    order = [name for name in ("test", "val", "train", "val-test") if name in names]
     evaluations = [_read_evaluation(run, name) for name in [*order, *sorted(names - set(order))]]
     if not evaluations:
         raise InputError(
@@ -249,10 +271,12 @@ def _write_figures(run: Run, shown: Evaluation, best_epoch: int | None) -> dict[
     """Write the figures as PNG, and return them as SVG by name; "" without a history."""
     history = read_history(run.history_path)
     drawn = {
-        "predicted-vs-true": figures.predicted_vs_true(shown.table),
+        "predicted-vs-true": figures.predicted_vs_true(shown.table, shown.metrics),
         "bland-altman": figures.bland_altman(shown.table, shown.metrics),
         "error-by-group": figures.error_by_group(shown.metrics),
     }
+    if "answer_band" in shown.metrics["groups"]:
+        drawn["bias-by-band"] = figures.bias_by_band(shown.metrics)
     if history is not None:
         drawn["learning-curves"] = figures.learning_curves(history, best_epoch)
     svgs = dict.fromkeys(ALT_TEXT, Markup())
@@ -300,7 +324,28 @@ def _png(image: NDArray[np.uint8]) -> str:
     return base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def _bars(shown: Evaluation, recipe: Recipe, *, is_phantom: bool) -> list[dict[str, Any]]:
+def _label_kinds(shown: Evaluation, recipe: Recipe, source: str) -> tuple[str, ...]:
+    """Return what kinds of label the images may have: `consensus`, `single`, or both if unknown.
+
+    The challenge's test labels are the mean of six readings, its other labels are single readings.
+    Of other sources, the recipe may say it of the published result.
+    """
+    names = set(source.split(", "))
+    if names == {"rsna-official"}:
+        return {"test": (CONSENSUS,), "val-test": (CONSENSUS, SINGLE)}.get(shown.split, (SINGLE,))
+    if all(name.startswith(("rsna-kaggle", "rsna-seeded")) for name in names):
+        return (SINGLE,)
+    published = recipe.published
+    if published is not None and not shown.is_external:
+        labels = {"test": published.test_labels, "val": published.val_labels}.get(shown.split) or ""
+        if re.search(r"\b(mean|median|consensus)\b", labels):
+            return (CONSENSUS,)
+        if re.search(r"\b(one|single)\b", labels):
+            return (SINGLE,)
+    return (CONSENSUS, SINGLE)
+
+
+def _bars(shown: Evaluation, recipe: Recipe, source: str) -> list[dict[str, Any]]:
     """Return the bars of the headline: the model, then the errors to compare with it.
 
     Each has `name`, `remark`, `months`, and `width`, `low` and `high` in percent of the largest.
@@ -312,9 +357,11 @@ def _bars(shown: Evaluation, recipe: Recipe, *, is_phantom: bool) -> list[dict[s
         values = {"test": published.test_mae_months, "val": published.val_mae_months}
         if (value := values.get(shown.split)) is not None:
             rows.append(("Published", published.source, value))
-    if not is_phantom:
-        remark = "one reader against the mean of the others, on other images; Larson 2018"
-        rows.append(("Radiologists", remark, READER_MAE_MONTHS))
+    if source != "phantom":
+        rows += [
+            ("Radiologists", f"{remark}; on other images, Larson 2018", months)
+            for months, remark in map(READERS.__getitem__, _label_kinds(shown, recipe, source))
+        ]
     if shown.baseline_months is not None:
         remark = "the median age of each sex, without the image"
         rows.append(("Baseline", remark, shown.baseline_months))
@@ -336,19 +383,36 @@ def _group_rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]
         rows.append((style["label"], metrics["groups"]["sex"][sex]))
     for band, words in BAND_WORDS.items():
         rows.append((f"Ages {words}", metrics["groups"]["age_band"][band]))
+    for name, group in metrics["groups"].get("sex_age_band", {}).items():
+        words = group_words("sex_age_band", name)
+        rows.append((words[0].upper() + words[1:], group))
     return [(label, group) for label, group in rows if group["n"]]
 
 
+def _band_rows(metrics: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return a row for each age band: the answers in it, and the labels in it."""
+    groups = metrics["groups"]
+    return [
+        (words[0].upper() + words[1:], groups["answer_band"][band], groups["age_band"][band])
+        for band, words in BAND_WORDS.items()
+        if "answer_band" in groups
+    ]
+
+
 def _biased_bands(metrics: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each age band with a bias of two months or more that is not chance."""
+    """Return a sentence for each band of the answer with a bias of two months or more.
+
+    A bias that may be chance is left out. A bias by band of the label is no fault of the answers:
+    regression dilution makes it.
+    """
     sentences = []
     for band, words in BAND_WORDS.items():
-        group = metrics["groups"]["age_band"][band]
-        bias = group["bias_months"]
-        is_sure = group["n"] >= FEW and (bias["low"] > 0 or bias["high"] < 0)
+        group = metrics["groups"].get("answer_band", {}).get(band, {"n": 0})
+        bias = group.get("bias_months")
+        is_sure = group["n"] >= FEW and ((bias["low"] or 0.0) > 0 or (bias["high"] or 0.0) < 0)
         if is_sure and abs(bias["value"]) >= 2:
             sentences.append(
-                f"Ages {words}: predicted {amount_and_direction(bias['value'])} on average, "
+                f"Answers {words}: {amount_and_direction(bias['value'])} on average, "
                 f"n = {group['n']:,}."
             )
     return sentences

@@ -63,6 +63,53 @@ def test_a_card_has_errors_by_sex_and_age_with_intervals_and_the_baseline(result
     assert text.count("| radiographs | n | MAE, months |") == 2
 
 
+def test_validation_and_test_together_are_the_headline_and_each_has_a_row(result):
+    ages = [30.0, 70.0, 100.0, 130.0, 150.0, 190.0] * 10
+    answers = [age + 4 * (-1) ** row for row, age in enumerate(ages)]
+    together = score(ages, answers, ["F", "M"] * 30, bootstrap=50)
+    together["baseline"] = {"median_by_sex": {"mae_months": {"value": 32.0}}}
+    result["metrics"]["val-test"] = together
+    text = card(result)
+    assert "on 60 validation and test radiographs together." in text
+    assert text.count("| radiographs | n | MAE, months |") == 1
+    for split in ("test", "validation"):
+        assert f"| {split} alone | 30 | 3.00 [3.00, 3.00] |" in text
+    assert "Lin's concordance is 0.99" in text
+    assert "The limits of agreement are -7.9 [" in text
+
+
+def test_a_card_has_the_bias_by_band_of_the_answer_and_what_dilution_predicts(result):
+    text = card(result)
+    assert "has a slope of 1.000 [1.000, 1.000]" in text
+    assert "| under 5 years | 5 | +3.00 [+3.00, +3.00] | 5 | +3.00 [+3.00, +3.00] | +0.00 |" in text
+    for metrics in (result["metrics"]["test"],):  # val has the same; of an earlier version
+        for key in ("calibration", "concordance"):
+            del metrics[key]
+        del metrics["groups"]["answer_band"]
+        for end in ("low_interval", "high_interval"):
+            del metrics["limits_of_agreement_months"][end]
+    assert "## Answers by age" not in card(result)
+
+
+def test_a_card_has_the_items_of_claim_and_the_changes_that_were_tried(result):
+    text = card(result)
+    assert "| 30 | robustness | not measured; `boneage stress` does it |" in text
+    assert "## Changed radiographs" not in text
+    part = {"value": 0.25, "low": 0.1, "high": 0.4}
+    change = {"name": "noise 5", "n": 90, "shift_months": part, "mae_difference_months": part}
+    none = dict.fromkeys(part)
+    changes = [
+        change | {"gate": 0.5, "passed": True},
+        {"name": "inverted", "n": 90, "shift_months": none, "mae_difference_months": none}
+        | {"gate": None, "passed": None},
+    ]
+    text = model_card(result, RELEASE, "e" * 64, 5_000_000, {"changes": changes})
+    row = "| noise 5 | 90 | +0.25 [+0.10, +0.40] | +0.25 [+0.10, +0.40] | 0.5 | yes |"
+    assert row in text
+    assert "| inverted | 90 | refused |  |  |  |" in text
+    assert "| 30 | robustness | Changed radiographs |" in text
+
+
 def test_groups_too_small_and_splits_without_scores_are_left_out(result):
     del result["metrics"]["val"]
     result["metrics"]["test"]["groups"]["age_band"]["0-60"] = {"n": 2}

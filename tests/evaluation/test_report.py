@@ -22,7 +22,10 @@ from boneage.recipe import Framing, Phantom, Published, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
 
-FIGURES = ("predicted-vs-true", "bland-altman", "error-by-group", "learning-curves")
+FIGURES = (
+    *("predicted-vs-true", "bland-altman", "bias-by-band", "error-by-group"),
+    "learning-curves",
+)
 
 
 def evaluate(run: Run, name: str, *, count: int = 60, error: float = 6.0, **more: Any) -> None:
@@ -231,20 +234,102 @@ def test_no_folder_of_the_machine_is_named(tmp_path: Path, home: str) -> None:
 
 
 @pytest.mark.usefixtures("no_drawing")
-def test_a_biased_age_band_is_a_sentence_that_can_be_read(run: Run) -> None:
+def test_a_biased_band_of_the_answer_is_a_sentence_that_can_be_read(run: Run) -> None:
     table = pd.read_csv(run.predictions_path("test"))
-    is_band = table["age_months"].between(60, 120, inclusive="left")
+    answers = table["predicted_age_months"]
+    is_band = answers.between(60, 120, inclusive="left")
     generator = np.random.default_rng(0)
     shift = np.where(is_band, 12.0, 0.0) + generator.normal(0, 1, len(table))
-    table["predicted_age_months"] = table["age_months"] + shift
+    table["age_months"] = answers - shift
     table = pd.concat([table] * 3).assign(image_id=lambda all_: [f"i{n}" for n in range(len(all_))])
     table.to_csv(run.predictions_path("test"), index=False)
     ages, predicted = table["age_months"], table["predicted_age_months"]
     metrics = score(ages, predicted, table["sex"].to_numpy(str), bootstrap=50)
     write_json(run.metrics_path("test"), metrics | {"split": "test"})
-    bias = (predicted - ages)[ages.between(60, 120, inclusive="left")]
-    sentence = f"Ages 5 to 10 years: predicted {bias.mean():.1f} months too old on average, "
-    assert f"Bias by age. {sentence}n = {len(bias)}." in read_page(run).text
+    bias = (predicted - ages)[predicted.between(60, 120, inclusive="left")]
+    sentence = f"Answers 5 to 10 years: {bias.mean():.1f} months too old on average, "
+    assert f"Answers to correct. {sentence}n = {len(bias)}." in read_page(run).text
+
+
+def score_again(run: Run, table: pd.DataFrame, **more: Any) -> None:
+    table.to_csv(run.predictions_path("test"), index=False)
+    columns = (table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
+    metrics = score(*columns, bootstrap=50, **more) | {"split": "test"}
+    write_json(run.metrics_path("test"), metrics)
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_regression_dilution_is_no_bias_of_the_answers(run: Run) -> None:
+    generator = np.random.default_rng(0)
+    answers = generator.uniform(20, 210, 2000)
+    table = pd.DataFrame({"image_id": [f"i{n}" for n in range(2000)], "sex": ["F", "M"] * 1000})
+    table["age_months"] = (answers + generator.normal(0, 14, 2000)).clip(0, 240)
+    score_again(run, table.assign(predicted_age_months=answers))
+    text = read_page(run).text
+    label = read_json(run.metrics_path("test"))["groups"]["age_band"]["0-60"]
+    assert label["bias_months"]["low"] > 2
+    assert "Answers to correct" not in text
+    assert f"{label['dilution_bias_months']:+.1f}" in text
+    assert "A slope of 1 means that answers need no correction" in text
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_further_groups_and_patients_are_on_the_page(run: Run) -> None:
+    table = pd.read_csv(run.predictions_path("test"))
+    members = np.arange(60) < 50
+    by = {"machine <x>": {"old & slow": members, "new": ~members, "none": np.zeros(60, bool)}}
+    score_again(run, table, by=by, patients=[f"p{n // 2}" for n in range(60)])
+    text = read_page(run).text
+    assert "Errors by machine <x>" in text
+    assert "old & slow50" in text  # two cells
+    assert "60 of 30 patients" in text
+    assert "percentile bootstrap over patients" in text
+    assert "Girls, under 5 years" in text
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_scores_of_an_earlier_version_are_shown(run: Run) -> None:
+    metrics = read_json(run.metrics_path("test"))
+    for key in ("calibration", "concordance"):
+        del metrics[key]
+    for kind in ("answer_band", "sex_age_band"):
+        del metrics["groups"][kind]
+    for part in (metrics, *(each for kind in metrics["groups"].values() for each in kind.values())):
+        limits = part["limits_of_agreement_months"]
+        part["limits_of_agreement_months"] = {end: limits[end] for end in ("low", "high")}
+        for key in ("calibration", "concordance", "dilution_bias_months"):
+            part.pop(key, None)
+    write_json(run.metrics_path("test"), metrics)
+    text = read_page(run).text
+    assert "Errors by sex and age" in text
+    assert "Bias by age" not in text
+
+
+@pytest.mark.usefixtures("no_drawing")
+@pytest.mark.parametrize(
+    ("source", "split", "labels", "kinds"),
+    [
+        ("rsna-kaggle", "test", None, "single"),
+        ("rsna-seeded-test", "test", None, "single"),
+        ("rsna-official", "test", None, "consensus"),
+        ("rsna-official", "val", None, "single"),
+        ("table", "test", None, "consensus single"),
+        ("table", "test", "mean of six readings", "consensus"),
+        ("table", "test", "one reading", "single"),
+    ],
+)
+def test_the_radiologists_to_compare_with_depend_on_the_kind_of_label(
+    tmp_path: Path, source: str, split: str, labels: str | None, kinds: str
+) -> None:
+    run = make_run(tmp_path / "run", history=0, manifest={"source": source})
+    if labels:
+        published = Published(source="x", test_mae_months=5.0, test_labels=labels)
+        recipe = Recipe(name="small", published=published)
+        write_json(run.recipe_path, recipe.model_dump(mode="json"))
+    evaluate(run, split)
+    text = read_page(run).text
+    assert ("one reader against the mean of the others" in text) == ("consensus" in kinds)
+    assert ("one reader against another" in text) == ("single" in kinds)
 
 
 def test_everything_on_a_page_can_be_read_on_a_telephone_and_heard(run: Run) -> None:
