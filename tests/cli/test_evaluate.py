@@ -35,6 +35,19 @@ def test_evaluate_scores_predictions_of_any_model(boneage, tmp_path):
     assert "mine.csv: 1 of 10 answers are no bone age from 0 to 240 months" in err
 
 
+def test_evaluate_groups_by_a_column_and_counts_patients(boneage, refused, tmp_path):
+    rows = [f"{n},{60 + n},{'FM'[n % 2]},{66 + n},{'AB'[n // 6]},p{n % 4}" for n in range(8)]
+    header = "image_id,age_months,sex,predicted_age_months,machine,patient_id"
+    (tmp_path / "mine.csv").write_text("\n".join([header, *rows]))
+    code, out, _ = boneage("evaluate", "--predictions", "mine.csv", "--by", "machine")
+    assert code == 0
+    assert "8 images of 4 patients; intervals are 95 % (bootstrap by patient)" in out
+    assert re.search(r"machine: A +6  6.00 \[6.00, 6.00\] +\+6.00 .*few images", out)
+    assert "slope of label on answer" in out
+    answer = boneage("evaluate", "--predictions", "mine.csv", "--by", "race")
+    refused(answer, "there is no column 'race'")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

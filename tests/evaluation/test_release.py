@@ -46,7 +46,7 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
         "  best.keras", "  recipe.json", "  release.json", "  result.json", "  run.json",
     ]  # fmt: skip
     metrics = read_json(released.result_path)["metrics"]
-    assert list(metrics) == ["val", "test"]
+    assert list(metrics) == ["val", "test", "val-test"]
     own = read_json(finished_run.metrics_path("test"))["mae_months"]["value"]
     found = metrics["test"]["mae_months"]["value"]
     assert found == pytest.approx(own, abs=0.1)
