@@ -50,7 +50,7 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
     own = read_json(finished_run.metrics_path("test"))["mae_months"]["value"]
     found = metrics["test"]["mae_months"]["value"]
     assert found == pytest.approx(own, abs=0.1)
-    assert f"| all | 6 | {found:.2f} [" in files["README.md"].decode()
+    assert f"| test alone | 6 | {found:.2f} [" in files["README.md"].decode()
 
 
 def test_a_released_model_answers_as_the_run_from_a_smaller_plain_keras_file(
