@@ -43,6 +43,15 @@ def cross_validate(
         int | None,
         typer.Option("--fold", "--only", help="Fold to train, from 1 (job arrays). Default: all."),
     ] = None,
+    gate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MONTHS",
+            min=0,
+            help="Largest out-of-fold MAE with which the test split is scored, once, by the mean "
+            "of all folds. Default: every fold scores it.",
+        ),
+    ] = None,
     seed: RecipeSeedOption = None,
     overrides: SetOption = None,
     table: TableOption = False,
@@ -67,7 +76,7 @@ def cross_validate(
     if not table:
         check_recipe(resolved)
     manifest = read_manifest(data)
-    planned = series.plan_folds(resolved, manifest, out, folds)
+    planned = series.plan_folds(resolved, manifest, out, folds, gate)
     chosen = select_runs(planned, fold, "--fold")
     code = 0
     if not table:
@@ -79,7 +88,7 @@ def cross_validate(
             options,
             as_json,
         )
-    result = series.collect_folds(planned, manifest, out)
+    result = series.collect_folds(planned, manifest, out, gate, may_predict=not table)
     _show(result, _format_folds(result), out / series.RESULT, as_json)
     raise typer.Exit(code)
 
@@ -179,7 +188,7 @@ def _show(result: dict[str, Any], text: str, path: Path, as_json: bool) -> None:
 
 def _format_folds(result: dict[str, Any]) -> str:
     parts = {"held_out": "held-out MAE, months", "test": "test MAE, months"}
-    shown = [part for part in parts if part in result]
+    shown = [part for part in parts if "mean_of_folds" in result.get(part, {})]
     rows = [
         [row["run"], str(row["counts"]["held_out"]), *_format_scores(row, shown)]
         for row in result["rows"]
@@ -195,6 +204,14 @@ def _format_folds(result: dict[str, Any]) -> str:
             f"out of fold, all {pooled['n']:,} images: {format_mae(pooled.get('mae_months'))}"
         )
         lines.append(f"predicting the median by sex: {baseline:.2f}")
+    if "gate" in result:
+        at = f"gate: the out-of-fold MAE is {{}} {result['gate']['months']:g} months"
+        if "test" in result:
+            lines.append(at.format("at most") + ". The test split was scored once.")
+        elif result["gate"]["is_passed"]:
+            lines.append(at.format("at most") + ". To score the test split, omit --table.")
+        else:
+            lines.append(at.format("above") + ". The test split was not scored.")
     if "ensemble" in result.get("test", {}):
         ensemble = result["test"]["ensemble"]
         what = f"mean of the {result['folds']} on {ensemble['n']:,} test images"

@@ -20,8 +20,9 @@ from boneage.datasets.splits import assign_folds, count_patients
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import baseline_median_by_sex, score
 from boneage.evaluation.result import aggregates
-from boneage.evaluation.scoring import read_predictions
+from boneage.evaluation.scoring import predict_split, read_predictions
 from boneage.pipeline.store import prepare_from
+from boneage.prediction.predictor import Predictor
 from boneage.recipe import Recipe
 from boneage.runtime.files import write_json, write_text
 from boneage.runtime.provenance import file_digest
@@ -44,7 +45,9 @@ INNER_PARTS = 10
 EPOCH_CHOSEN_BY = "a tenth of the training folds; the held-out fold is only scored"
 
 
-def plan_folds(recipe: Recipe, manifest: Manifest, out: Path, folds: int) -> list[PlannedRun]:
+def plan_folds(
+    recipe: Recipe, manifest: Manifest, out: Path, folds: int, gate: float | None = None
+) -> list[PlannedRun]:
     """Divide the train and val images into folds and write a manifest for each fold.
 
     All images of a patient are in one fold, and folds are alike in age and sex. The manifest of
@@ -57,17 +60,25 @@ def plan_folds(recipe: Recipe, manifest: Manifest, out: Path, folds: int) -> lis
         manifest: The data. Its own train and val splits are combined.
         out: Folder of the series: new, empty, or that of the same series.
         folds: Number of folds.
+        gate: Largest out-of-fold MAE in months with which the original test split is scored. The
+            folds then do without that split. None scores it with every fold.
 
     Returns:
         One training for each fold.
 
     Raises:
-        InputError: There are too few folds or patients, or the folder holds something else.
+        InputError: There are too few folds or patients, the folder holds something else, or there
+            is a gate and no test split.
     """
+    is_test = manifest.table["split"] == "test"
+    if gate is not None:
+        manifest.split("test")  # raises if there is none
+        manifest = replace(manifest, table=manifest.table[~is_test].reset_index(drop=True))
     table = _assign(manifest, folds, recipe.seed)
     splits = [_split(table, number, recipe.seed) for number in range(1, folds + 1)]
     # In series of earlier versions, the held-out fold also chose the epoch. They are refused.
     plan = {"verb": "cross-validate", "folds": folds, "manifest": manifest.digest}
+    plan |= {} if gate is None else {"gate_months": gate}
     record_plan(out, recipe, {**plan, "epoch_chosen_by": EPOCH_CHOSEN_BY})
     return [
         PlannedRun(
@@ -83,18 +94,34 @@ def prepare_folds(manifest: Manifest, planned: Sequence[PlannedRun]) -> None:
     Raises:
         InputError: Images can't be read, or the disk is full.
     """
-    source = manifest
+    first = planned[0].manifest
+    source = manifest if len(first) == len(manifest) else first  # without the test split
     for each in planned:
         prepare_from(source, each.manifest, each.recipe.framing)
         source = each.manifest  # hard links are possible from here, even if the first was a copy
 
 
-def collect_folds(planned: Sequence[PlannedRun], manifest: Manifest, out: Path) -> dict[str, Any]:
+def collect_folds(
+    planned: Sequence[PlannedRun],
+    manifest: Manifest,
+    out: Path,
+    gate: float | None = None,
+    *,
+    may_predict: bool = True,
+) -> dict[str, Any]:
     """Collect the results of all folds, write them into the folder of the series and return them.
 
     `cross-validation.json` holds aggregates only and may be committed. After the last fold,
     `predictions-out-of-fold.csv` and `predictions-test.csv` are written too. The latter holds the
-    mean prediction of all folds for each test image.
+    mean prediction of all folds for each test image. With a gate, the folds predict the test images
+    only here, once, and only if the out-of-fold MAE is at most the gate.
+
+    Args:
+        planned: The trainings, from `plan_folds`.
+        manifest: The data.
+        out: Folder of the series.
+        gate: As in `plan_folds`.
+        may_predict: Whether test images may be predicted now.
 
     Raises:
         InputError: A file of a finished fold is missing or was changed.
@@ -127,6 +154,13 @@ def collect_folds(planned: Sequence[PlannedRun], manifest: Manifest, out: Path) 
         if "test" in result:
             tests = [tables["test"] for tables in finished]
             result["test"]["ensemble"] = _average(tests, out / ENSEMBLE)
+        if gate is not None:
+            mae = result["held_out"]["pooled"].get("mae_months")  # None for very few images
+            is_passed = mae is not None and mae["value"] <= gate
+            result["gate"] = {"months": gate, "is_passed": is_passed}
+            path = out / ENSEMBLE
+            if is_passed and (may_predict or path.exists()):
+                result["test"] = {"ensemble": _score_test(planned, manifest, path)}
     write_json(out / RESULT, result)
     return result
 
@@ -135,7 +169,7 @@ def _parts(each: PlannedRun, manifest: Manifest) -> dict[str, pd.Series]:
     """Return the image ids of a fold's two scored parts: the held-out fold and the test split."""
     scored = each.manifest.table.loc[each.manifest.table["split"] == "test", "image_id"]
     test = manifest.table.loc[manifest.table["split"] == "test", "image_id"]
-    return {"held_out": scored[~scored.isin(test)], "test": test}
+    return {"held_out": scored[~scored.isin(test)], "test": test[test.isin(scored)]}
 
 
 def _predicted(each: PlannedRun, ids: pd.Series) -> pd.DataFrame:
@@ -243,6 +277,16 @@ def _average(tables: Sequence[pd.DataFrame], path: Path) -> dict[str, Any]:
     """Score the mean prediction of all folds for each test image."""
     mean = np.mean([table["predicted_age_months"].to_numpy(np.float64) for table in tables], axis=0)
     return _write_and_score(tables[0].drop(columns="fold").assign(predicted_age_months=mean), path)
+
+
+def _score_test(planned: Sequence[PlannedRun], manifest: Manifest, path: Path) -> dict[str, Any]:
+    """Score the mean prediction of all folds for the test split, which is predicted once."""
+    if path.exists():
+        table = read_predictions(path, own=True)
+        if table["image_id"].tolist() == manifest.split("test").table["image_id"].tolist():
+            return _write_and_score(table, path)
+    predictor = Predictor([each.run for each in planned])
+    return _write_and_score(predict_split(predictor, manifest, "test"), path)
 
 
 def _write_and_score(table: pd.DataFrame, path: Path) -> dict[str, Any]:

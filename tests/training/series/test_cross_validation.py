@@ -36,6 +36,22 @@ def cross_validate(boneage: Command, trainer: Any, cohort: Path, tiny_recipe: Pa
     return run
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
+    """Which runs were asked to predict which split together: two months too old."""
+    asked: list[tuple[list[str], str]] = []
+
+    def predict(predictor: list[Run], manifest: Manifest, split: str) -> pd.DataFrame:
+        asked.append(([run.folder.name for run in predictor], split))
+        table = manifest.split(split).table[["image_id", "age_months", "sex"]]
+        return table.assign(predicted_age_months=table["age_months"] + 2)
+
+    module = "boneage.training.series.cross_validation"
+    monkeypatch.setattr(f"{module}.Predictor", list)
+    monkeypatch.setattr(f"{module}.predict_split", predict)
+    return asked
+
+
 def plan(recipe: Path, manifest: Manifest, out: Path, folds: int = 3) -> list[Manifest]:
     return [each.manifest for each in plan_folds(read_recipe(recipe), manifest, out, folds)]
 
@@ -237,6 +253,54 @@ def test_changed_folds_are_refused(cross_validate, tmp_path, contents):
     code, _, err = cross_validate(3)
     assert code == 2
     assert "fold-1.csv: the file was changed after it was written" in err
+
+
+def test_a_gate_keeps_the_test_split_out_of_all_folds(cross_validate, asked, cohort, tmp_path):
+    code, out, err = cross_validate(3, "--gate", 1)
+    assert code == 0, err
+    assert "gate: the out-of-fold MAE is above 1 months. The test split was not scored." in out
+    whole = read_manifest(cohort)
+    test = set(whole.split("test").table["image_id"])
+    for number in (1, 2, 3):
+        fold = read_manifest(tmp_path / "cv" / f"fold-{number}.csv")
+        assert len(fold) == len(whole) - len(test)
+        assert not test & set(fold.table["image_id"])
+    result = read_json(tmp_path / "cv" / "cross-validation.json")
+    assert result["gate"] == {"months": 1.0, "is_passed": False}
+    assert result["held_out"]["pooled"]["n"] == 54
+    assert "test" not in result
+    assert not (tmp_path / "cv" / "predictions-test.csv").exists()
+    code, _, err = cross_validate(3, "--gate", 100)
+    assert (code, "gate_months is 100.0, but series.json records 1.0" in err) == (2, True), err
+    code, _, err = cross_validate(3)
+    assert (code, "gate_months is null, but series.json records 1.0" in err) == (2, True), err
+    assert not asked
+
+
+def test_behind_the_gate_the_mean_of_all_folds_is_scored_once(
+    cross_validate, asked, cohort, tmp_path
+):
+    code, out, err = cross_validate(3, "--gate", 100, "--fold", 1)
+    assert (code, asked, "gate" in out) == (0, [], False), err
+    cross_validate(3, "--gate", 100, "--fold", 2)
+    cross_validate(3, "--gate", 100, "--fold", 3)
+    code, out, err = cross_validate(3, "--gate", 100)
+    assert code == 0, err
+    assert asked == [(["fold-1", "fold-2", "fold-3"], "test")]
+    assert "at most 100 months. The test split was scored once." in out
+    assert "mean of the 3 on 6 test images: 2.00 [" in out
+    result = read_json(tmp_path / "cv" / "cross-validation.json")
+    assert result["gate"]["is_passed"] is True
+    assert result["test"]["ensemble"]["mae_months"]["value"] == pytest.approx(2)
+    written = pd.read_csv(tmp_path / "cv" / "predictions-test.csv", dtype={"image_id": str})
+    assert list(written["image_id"]) == list(read_manifest(cohort).split("test").table["image_id"])
+
+
+def test_a_gate_needs_a_test_split(cross_validate, cohort, tmp_path):
+    manifest = with_patients(cohort, tmp_path, [f"p{number}" for number in range(14)])
+    code, _, err = cross_validate(2, "--gate", 5, data=manifest.path)
+    assert (code, "no row has split 'test'" in err) == (2, True), err
+    assert not (tmp_path / "cv").exists()
 
 
 @pytest.mark.slow
