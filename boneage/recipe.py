@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import read_text
@@ -174,6 +174,11 @@ class Augmentation(_Section):
         "levels, before the contrast stretch.",
     )
     jpeg: float = _share(0.0, "Probability of a JPEG compression of quality 30 to 95.")
+    whole_image: float = _share(
+        0.0,
+        "Probability of the whole radiograph in place of the hand, drawn anew in each epoch. It "
+        'needs `framing.crop = "hand"`. Validation and prediction see the hand.',
+    )
 
     @model_validator(mode="after")
     def _scale_in_order(self) -> Augmentation:
@@ -447,6 +452,20 @@ class Recipe(_Section):
         if not is_name(name):
             raise ValueError(f"input should be {NAME_RULE}")
         return name
+
+    @field_validator("augmentation")
+    @classmethod
+    def _whole_images_are_others(cls, value: Augmentation, info: ValidationInfo) -> Augmentation:
+        framing = info.data.get("framing")  # missing if it is faulty
+        if value.whole_image and framing is not None and framing.crop == "none":
+            raise ValueError(f"whole_image {value.whole_image:g} needs framing.crop = 'hand'")
+        return value
+
+    def framings(self) -> tuple[Framing, ...]:
+        """Return the framings that a training needs a store of: the usual one is the first."""
+        if not self.augmentation.whole_image:
+            return (self.framing,)
+        return self.framing, self.framing.model_copy(update={"crop": "none"})
 
 
 def find_recipe(name: str | Path) -> Path:

@@ -58,6 +58,23 @@ BACKBONES["tiny"] = Backbone(tiny)
 """
 
 
+@pytest.fixture
+def tiny_convnext(monkeypatch: pytest.MonkeyPatch) -> object:
+    """A ConvNeXt that is built in a moment, known here as the backbone `tiny_convnext`."""
+    from keras.src.applications.convnext import ConvNeXt
+
+    from boneage.models.backbones import BACKBONES, Backbone
+
+    def build(image_size: int) -> object:
+        shape = {"input_shape": (image_size, image_size, 3), "include_preprocessing": False}
+        sizes = {"depths": [1, 1, 2, 1], "projection_dims": [8, 8, 16, 16]}
+        return ConvNeXt(**sizes, **shape, include_top=False)
+
+    backbone = Backbone(build, range="imagenet", branch_end="_identity")
+    monkeypatch.setitem(BACKBONES, "tiny_convnext", backbone)
+    return backbone
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that uses the finished run as slow: it trains."""
     for item in items:

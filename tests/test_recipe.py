@@ -236,3 +236,13 @@ def test_settings_that_are_set_afterwards_are_refused_with_what_to_write():
         InputError, match=r"can't be changed. Make another: Augmentation\(shift=0.1"
     ):
         Augmentation().shift = 0.1
+
+
+def test_whole_images_need_crops_to_differ_from(tmp_path):
+    path = written(tmp_path, 'name = "x"\n[augmentation]\nwhole_image = 0.4')
+    usual, other = read_recipe(path).framings()
+    assert (usual.crop, other.crop) == ("hand", "none")
+    assert usual.model_copy(update={"crop": "none"}) == other
+    assert read_recipe(path, ["augmentation.whole_image=0"]).framings() == (usual,)
+    with pytest.raises(InputError, match=r"whole_image 0.4 needs framing\.crop = 'hand'"):
+        read_recipe(path, ["framing.crop=none"])

@@ -22,7 +22,7 @@ from boneage.errors import Fault, InputError
 from boneage.pipeline.augmentation import Augment, ImageFunction
 from boneage.pipeline.augmentation_trial import try_steps
 from boneage.pipeline.batches import Batches, Floats, Mixture
-from boneage.pipeline.sources import ImageSource, image_source, sample_image
+from boneage.pipeline.sources import ImageSource, TwoFramings, image_source, sample_image
 from boneage.recipe import Augmentation, Framing
 from boneage.runtime.machine import check_memory, check_workers
 from boneage.runtime.schemas import shown
@@ -129,6 +129,10 @@ def check_arguments(
     _check_whole_number("max_queue_size", workers.max_queue_size, 1, 1000, faults)
     if source is not None and not faults:
         _check_memory_of_batches(source.shape, int(batch_size), workers, faults)
+    if getattr(augmentation, "whole_image", 0) and not isinstance(source, TwoFramings):
+        fix = "Set it to 0. Trainings of a recipe prepare the whole radiographs themselves."
+        what = "the whole radiographs are not known here"
+        faults.append(Fault("augmentation.whole_image", what, fix))
     is_own = augment is not None and not isinstance(augmentation, Augmentation)
     if is_own and source is not None and not faults:
         faults.extend(try_steps(augmentation, sample_image(source)))

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.pipeline.augmentation import Augment, Image, SeededFunction
-from boneage.pipeline.sources import ImageSource, image_and_gain
+from boneage.pipeline.sources import ImageSource, TwoFramings, image_and_gain
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 # The purpose of a random stream. Seed, purpose, epoch and index together seed the stream.
-_SHUFFLE, _AUGMENT, _ROTATE = 1, 2, 3
+_SHUFFLE, _AUGMENT, _ROTATE, _FRAMING = 1, 2, 3, 4
 _ALIGNMENT = 64  # bytes
 _BLANK: Image = np.zeros((2, 2), np.uint8)
 
@@ -125,7 +125,7 @@ class Batches:
         """Write the images of a batch, in [0, 1], into float32 `(b, h, w, 1)`."""
         augment = self._seeded(index, epoch)
         for position, row in enumerate(self.rows(index, epoch)):
-            self._fill_row(batch[position], row, augment)
+            self._fill_row(batch[position], self._source(row, epoch), row, augment)
 
     def _seeded(self, index: int, epoch: int) -> SeededFunction | None:
         """Return the augmentation of a batch. The images of the batch must pass it in order."""
@@ -133,13 +133,21 @@ class Batches:
             return None
         return self.augment.seeded(self.seed, _AUGMENT, epoch, index)
 
-    def _fill_row(self, target: Floats, row: np.int64, augment: SeededFunction | None) -> None:
+    def _source(self, row: np.int64, epoch: int) -> ImageSource:
+        """Return the source of an image in an epoch."""
+        if isinstance(self.source, TwoFramings):
+            return self.source.drawn(self.seed, _FRAMING, epoch, int(row))
+        return self.source
+
+    def _fill_row(
+        self, target: Floats, source: ImageSource, row: np.int64, augment: SeededFunction | None
+    ) -> None:
         if augment is None:
-            image = self.source[int(row)]
+            image = source[int(row)]
         elif self.augment is not None and self.augment.uses_gain:
-            image = augment(*image_and_gain(self.source, int(row)))
+            image = augment(*image_and_gain(source, int(row)))
         else:
-            image = augment(self.source[int(row)])
+            image = augment(source[int(row)])
         np.divide(image, np.float32(255), out=target[:, :, 0], dtype=np.float32)
 
 
@@ -189,13 +197,14 @@ class DeviceShard(Batches):
         augment = self._seeded(index, epoch)
         for position, row in enumerate(self._padded_rows(index, epoch)[:end]):
             if position >= begin:
-                self._fill_row(batch[position - begin], row, augment)
+                source = self._source(row, epoch)
+                self._fill_row(batch[position - begin], source, row, augment)
             elif augment is not None and self.augment is not None:
                 # The images of a batch draw from one random stream in turn.
                 if self.augment.draws == "alike":
                     augment(_BLANK)
                 elif self.augment.draws == "by image":
-                    augment(self.source[row])
+                    augment(self._source(row, epoch)[int(row)])
 
     def _bounds(self, index: int) -> tuple[int, int]:
         each = self.shape(index)[0] // self._own

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,7 +56,7 @@ def image_source(images: Any, image_size: int | None, framing: Framing | None) -
     if _are_paths(images):
         return PathImages([Path(path) for path in images], _path_framing(image_size, framing))
     source: ImageSource
-    if isinstance(images, (Store, StoreView)):
+    if isinstance(images, (Store, StoreView, TwoFramings)):
         source = images
     elif isinstance(images, (str, os.PathLike)):
         fix = "Pass a list of paths, an array, or open_store(path) for a store."
@@ -103,6 +104,42 @@ def sample_image(source: ImageSource) -> npt.NDArray[np.uint8]:
     _, height, width = source.shape
     down, across = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return np.asarray(np.clip(255 * (1 - down**2 - across**2), 0, 255), np.uint8)
+
+
+@dataclass(frozen=True)
+class TwoFramings:
+    """Two framings of the same radiographs. Every epoch has one or the other of each radiograph.
+
+    Attributes:
+        usual: The images that are read by row.
+        other: The same radiographs, framed in another way to the same size.
+        share: Probability of the other framing, for each radiograph and epoch.
+    """
+
+    usual: StoreView
+    other: StoreView
+    share: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(n, h, w)`."""
+        return self.usual.shape
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Return the names of the rows."""
+        return self.usual.image_ids
+
+    def __len__(self) -> int:
+        return len(self.usual)
+
+    def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
+        """Return the usual image of a row: uint8 `(h, w)`, read-only."""
+        return self.usual[row]
+
+    def drawn(self, *words: int) -> StoreView:
+        """Return the framing that is drawn from these numbers, which must not be negative."""
+        return self.other if np.random.default_rng(words).random() < self.share else self.usual
 
 
 class ArrayImages:
@@ -189,7 +226,7 @@ class PathImages:
 
 
 def _are_paths(images: Any) -> bool:
-    if isinstance(images, (str, bytes, os.PathLike, Store, StoreView, Mapping)):
+    if isinstance(images, (str, bytes, os.PathLike, Store, StoreView, TwoFramings, Mapping)):
         return False
     if getattr(images, "ndim", 1) != 1:  # a table of pandas lists its columns
         return False

@@ -56,7 +56,7 @@ def estimate_cost(recipe: Recipe, manifest: Manifest, *, seconds: float = 20.0) 
         "step_seconds": step_seconds,
         "epochs": settings.epochs,
         "hours": settings.epochs * epoch_seconds / 3600,
-        "store_bytes": len(manifest) * size**2,
+        "store_bytes": len(recipe.framings()) * len(manifest) * size**2,
         "run_bytes": copies * 4 * parameters,
     }
 

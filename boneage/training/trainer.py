@@ -18,6 +18,7 @@ from boneage.models.backbones import backbone_source
 from boneage.models.builder import build_model
 from boneage.models.losses import compile_for_training
 from boneage.pipeline.generator import DataGenerator
+from boneage.pipeline.sources import TwoFramings
 from boneage.pipeline.store import Store, prepare
 from boneage.recipe import Recipe, Training
 from boneage.run import TRAINED, Run
@@ -99,17 +100,18 @@ def train(
         initial = None if init is None else load_initial_weights(network, init, recipe, manifest)
         if initial is not None and previous is not None:
             check_same_init(initial, previous)
-        store = prepare(manifest, recipe.framing, progress=progress and group.writes)
+        shows = progress and group.writes
+        stores = [prepare(manifest, each, progress=shows) for each in recipe.framings()]
         seconds = round(time.perf_counter() - started, 2)
-        parts = _make_parts(recipe, manifest, network, store, group)
+        parts = _make_parts(recipe, manifest, network, stores, group)
         with run.locked() if group.writes else contextlib.nullcontext():
             if previous is not None:
-                info = resumed_run_info(run, previous, store, _provenance())
+                info = resumed_run_info(run, previous, stores[0], _provenance())
             else:
                 if group.writes:
                     check_out(out)  # again, because the folder was not locked until now
                     write_json(run.recipe_path, recipe.model_dump(mode="json"))
-                info = _new_run_info(recipe, manifest, store, network)
+                info = _new_run_info(recipe, manifest, stores[0], network)
                 info |= {"seconds": {"prepare": seconds}, "init": initial}
             info["devices"] = group.devices
             if group.writes:
@@ -137,10 +139,14 @@ def _check_memory(network: keras.Model) -> None:
 
 
 def _make_parts(
-    recipe: Recipe, manifest: Manifest, network: keras.Model, store: Store, group: DeviceGroup
+    recipe: Recipe,
+    manifest: Manifest,
+    network: keras.Model,
+    stores: Sequence[Store],
+    group: DeviceGroup,
 ) -> Parts:
-    training = _generator(store, manifest.split("train"), recipe, is_training=True)
-    validation = _generator(store, manifest.split("val"), recipe, is_training=False)
+    training = _generator(stores, manifest.split("train"), recipe, is_training=True)
+    validation = _generator(stores[:1], manifest.split("val"), recipe, is_training=False)
     settings, weights = recipe.training, network.trainable_variables
     optimizer = make_optimizer(settings, len(training), weights)
     model = compile_for_training(network, recipe, optimizer)
@@ -157,7 +163,7 @@ def _no_gpu() -> Fault:
 
 
 def _generator(
-    store: Store, split: Manifest, recipe: Recipe, *, is_training: bool
+    stores: Sequence[Store], split: Manifest, recipe: Recipe, *, is_training: bool
 ) -> DataGenerator:
     settings = recipe.training
     workers: dict[str, Any] = {}
@@ -167,8 +173,10 @@ def _generator(
         if settings.balance_sources:
             workers["sources"] = list(split.table["source"])
             workers["balance_sources"] = settings.balance_sources
+    views = [store.select(list(split.table["image_id"])) for store in stores]
+    share = recipe.augmentation.whole_image
     return DataGenerator(
-        store.select(list(split.table["image_id"])),
+        TwoFramings(views[0], views[1], share) if len(views) > 1 else views[0],
         split.gender(),
         split.age_months(),
         batch_size=settings.batch_size,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
 from boneage.pipeline.augmentation import Augment, build_augmentation
 from boneage.pipeline.batches import Batches, DeviceShard, Mixture
@@ -12,7 +13,9 @@ from boneage.pipeline.generator import (
     shard_for_devices,
     whole_batch_rows,
 )
-from boneage.recipe import Augmentation
+from boneage.pipeline.sources import TwoFramings
+from boneage.pipeline.store import prepare
+from boneage.recipe import Augmentation, Framing
 
 
 def images(count):
@@ -81,6 +84,66 @@ def test_a_padded_batch_never_has_the_size_of_a_full_one():
     assert last_batch_counts(shards[0]) == (7, 3)
     (pixels, _), _ = whole[1]
     np.testing.assert_array_equal(together(shards, 1)[0][:7], pixels)
+
+
+@pytest.fixture(scope="module")
+def two_framings(cohort):
+    manifest = read_manifest(cohort)
+    ids = manifest.table["image_id"].tolist()
+    hand, whole = (
+        prepare(manifest, Framing(size=64, crop=crop), progress=False).select(ids)
+        for crop in ("hand", "none")
+    )
+    return TwoFramings(hand, whole, 0.4)
+
+
+def mixed(framings, augmentation=None, **arguments):
+    ages, sexes = np.arange(60.0) * 3, np.arange(60) % 2
+    return DataGenerator(framings, sexes, ages, 8, True, augmentation, 5, **arguments)
+
+
+def passes(generator, epochs):
+    """The images of some epochs, in the order of the dataset: (epochs, n, size, size)."""
+    found = np.empty((epochs, 60, 64, 64), np.float32)
+    for epoch in range(epochs):
+        generator.epoch = epoch
+        for index in range(len(generator)):
+            found[epoch, generator.batch_rows(index)] = generator[index][0][0][..., 0]
+    return found
+
+
+def test_each_epoch_draws_hand_or_whole_radiograph_for_every_image(two_framings):
+    hand, whole = (
+        np.stack([view[row] for row in range(60)]) / np.float32(255)
+        for view in (two_framings.usual, two_framings.other)
+    )
+    assert (hand != whole).any(axis=(1, 2)).all()
+    served = passes(mixed(two_framings), 10)
+    is_hand, is_whole = ((served == each).all(axis=(2, 3)) for each in (hand, whole))
+    assert (is_hand != is_whole).all()
+    assert 0.35 < is_whole.mean() < 0.45  # 600 draws
+    assert len({tuple(epoch) for epoch in is_whole}) == 10  # not always the same images
+    np.testing.assert_array_equal(passes(mixed(two_framings), 10), served)
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(noise=0.5, whole_image=0.4)])
+def test_hand_or_whole_radiograph_is_the_same_in_workers_and_shards(two_framings, augmentation):
+    alone = passes(mixed(two_framings, augmentation), 2)
+    with mixed(two_framings, augmentation, workers=2, use_multiprocessing=True) as generator:
+        np.testing.assert_array_equal(passes(generator, 2), alone)
+    generator = mixed(two_framings, augmentation)
+    shards = [shard_for_devices(generator, rank, 1, 2) for rank in (0, 1)]
+    for served in (generator, *shards):
+        served.epoch = 1
+    for index in range(len(generator)):
+        rows = generator.batch_rows(index)
+        pixels = together(shards, index)[0][: len(rows), ..., 0]
+        np.testing.assert_array_equal(pixels, alone[1][rows])
+
+
+def test_whole_images_that_nobody_has_are_refused():
+    with pytest.raises(InputError, match=r"augmentation\.whole_image: the whole radiographs"):
+        generator(16, Augmentation(whole_image=0.4))
 
 
 def test_only_a_process_own_images_are_decoded():

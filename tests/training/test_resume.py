@@ -131,6 +131,31 @@ def test_a_terminated_run_continues_in_the_middle_of_its_epoch(
     assert [each["backend"] for each in run.read_info()["resumed"]] == ["tensorflow"] * 3
 
 
+def test_dropped_branches_and_whole_radiographs_are_those_of_the_undisturbed_run(
+    tiny_convnext, tiny_recipe, manifest, tmp_path, train_until
+):
+    overrides = (
+        *("model.backbone=tiny_convnext", "model.drop_path=0.5", "model.gender_by=film"),
+        *("model.head=distribution", "augmentation.whole_image=0.4", "augmentation.noise=0.3"),
+        *("training.ema=0.9", "training.precision=mixed_bfloat16"),
+    )
+    recipe = read_recipe(tiny_recipe, overrides)
+    whole = train(recipe, manifest, tmp_path / "whole", progress=False)
+    out, stop = tmp_path / "run", Stop()
+    train_until(
+        *("on_train_batch_end", 1, 0, recipe, manifest, out),
+        then=functools.partial(setattr, stop, "asked", signal.SIGTERM),
+        error=Terminated,
+        stop=stop,
+    )
+    assert read_checkpoint(Run(out).checkpoint_path).state.batch == 1
+    assert_same(whole, train(recipe, manifest, out, progress=False, resume=True))
+    crop = read_recipe(tiny_recipe, [*overrides, "augmentation.whole_image=0"])
+    other = train(crop, manifest, tmp_path / "crop", progress=False)
+    losses = [pd.read_csv(run.history_path)["loss"].iloc[0] for run in (whole, other)]
+    assert losses[0] != losses[1]
+
+
 def test_after_short_epochs_some_checkpoints_are_skipped(
     whole, recipe, manifest, tmp_path, monkeypatch, train_until
 ):

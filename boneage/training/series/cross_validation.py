@@ -97,7 +97,8 @@ def prepare_folds(manifest: Manifest, planned: Sequence[PlannedRun]) -> None:
     first = planned[0].manifest
     source = manifest if len(first) == len(manifest) else first  # without the test split
     for each in planned:
-        prepare_from(source, each.manifest, each.recipe.framing)
+        for framing in each.recipe.framings():
+            prepare_from(source, each.manifest, framing)
         source = each.manifest  # hard links are possible from here, even if the first was a copy
 
 

@@ -198,7 +198,8 @@ def prepare_sweep(planned: Sequence[PlannedRun]) -> None:
     Raises:
         InputError: Images can't be read, or the disk is full.
     """
-    for framing in dict.fromkeys(each.recipe.framing for each in planned):
+    framings = itertools.chain.from_iterable(each.recipe.framings() for each in planned)
+    for framing in dict.fromkeys(framings):
         prepare(planned[0].manifest, framing)
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from boneage.datasets.manifest import Manifest, read_manifest, write_manifest
+from boneage.pipeline.store import open_store
 from boneage.recipe import read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json
@@ -134,6 +135,17 @@ def test_all_folds_share_the_pixels_of_one_store(tiny_recipe, cohort, tmp_path):
     stores = sorted(tmp_path.glob("cv/fold-*.store/*/images.npy"))
     assert [path.parent.parent.name for path in stores] == [f"fold-{i}.store" for i in (1, 2, 3)]
     assert all(path.samefile(stores[0]) for path in stores)
+
+
+def test_whole_radiographs_are_prepared_once_for_all_folds(tiny_recipe, cohort, tmp_path):
+    manifest = read_manifest(cohort)
+    recipe = read_recipe(tiny_recipe, ["augmentation.whole_image=0.4"])
+    planned = plan_folds(recipe, manifest, tmp_path / "cv", 2, 9.0)
+    prepare_folds(manifest, planned)
+    stores = sorted(tmp_path.glob("cv/fold-*.store/*/images.npy"))
+    assert len(stores) == 4
+    assert len({path.stat().st_ino for path in stores}) == 2
+    assert {len(open_store(path.parent)) for path in stores} == {54}
 
 
 def test_faulty_folds_are_refused(cross_validate, trainer, cohort, tmp_path):
