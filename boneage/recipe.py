@@ -176,7 +176,7 @@ class Augmentation(_Section):
     jpeg: float = _share(0.0, "Probability of a JPEG compression of quality 30 to 95.")
     whole_image: float = _share(
         0.0,
-        "Probability of the whole radiograph in place of the hand, drawn anew in each epoch. It "
+        "Probability of the whole radiograph in place of the hand, drawn for each epoch. It "
         'needs `framing.crop = "hand"`. Validation and prediction see the hand.',
     )
 
@@ -255,6 +255,13 @@ class Training(_Section):
     )
     learning_rate: float = Field(
         default=1e-4, ge=1e-12, le=100, description="Highest learning rate."
+    )
+    backbone_rate: float = Field(
+        default=1.0,
+        ge=0.001,
+        le=1000,
+        description="Factor of the learning rate for the backbone's weights. Weight decay and the "
+        "head keep the whole rate.",
     )
     weight_decay: float = Field(default=0.0, ge=0, le=100, description="Weight decay of `adamw`.")
     decay_norms_and_biases: bool = Field(

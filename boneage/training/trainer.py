@@ -148,7 +148,9 @@ def _make_parts(
     training = _generator(stores, manifest.split("train"), recipe, is_training=True)
     validation = _generator(stores[:1], manifest.split("val"), recipe, is_training=False)
     settings, weights = recipe.training, network.trainable_variables
-    optimizer = make_optimizer(settings, len(training), weights)
+    inner = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    backbone = [weight for layer in inner for weight in layer.trainable_variables]
+    optimizer = make_optimizer(settings, len(training), weights, backbone)
     model = compile_for_training(network, recipe, optimizer)
     average = WeightAverage(model, statistics=settings.ema_statistics) if settings.ema else None
     return Parts(network, model, *group.shard(model, training, validation), average)
@@ -189,7 +191,10 @@ def _generator(
 
 
 def make_optimizer(
-    settings: Training, steps_per_epoch: int, weights: Sequence[keras.Variable] = ()
+    settings: Training,
+    steps_per_epoch: int,
+    weights: Sequence[keras.Variable] = (),
+    backbone: Sequence[keras.Variable] = (),
 ) -> keras.optimizers.Optimizer:
     """Return the optimizer of a recipe, with its learning rate schedule and weight average.
 
@@ -197,6 +202,7 @@ def make_optimizer(
         settings: The recipe's settings.
         steps_per_epoch: Batches in an epoch.
         weights: The weights to train. Vectors among them may have no weight decay.
+        backbone: Those of the backbone, which may have another learning rate.
     """
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
@@ -212,11 +218,30 @@ def make_optimizer(
         {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
     )
     if settings.optimizer == "adamw":
-        adamw = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, **average)
+        kind = _with_backbone_rate(keras.optimizers.AdamW, settings.backbone_rate, backbone)
+        adamw = kind(rate, weight_decay=settings.weight_decay, **average)
         if not settings.decay_norms_and_biases:
             adamw.exclude_from_weight_decay([each for each in weights if len(each.shape) < 2])
         return adamw
-    return keras.optimizers.Adam(rate, **average)
+    return _with_backbone_rate(keras.optimizers.Adam, settings.backbone_rate, backbone)(
+        rate, **average
+    )
+
+
+def _with_backbone_rate(kind: Any, factor: float, backbone: Sequence[keras.Variable]) -> Any:
+    """Return a kind of optimizer, with another learning rate for some weights."""
+    if factor == 1:
+        return kind
+    ids = {id(weight) for weight in backbone}
+
+    class WithBackboneRate(kind):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            # TensorFlow passes its own variable, not that of Keras.
+            weight = self._trainable_variables[self._get_variable_index(variable)]
+            rate = learning_rate * factor if id(weight) in ids else learning_rate
+            super().update_step(gradient, variable, rate)
+
+    return WithBackboneRate
 
 
 def _new_run_info(

@@ -137,7 +137,7 @@ def test_dropped_branches_and_whole_radiographs_are_those_of_the_undisturbed_run
     overrides = (
         *("model.backbone=tiny_convnext", "model.drop_path=0.5", "model.gender_by=film"),
         *("model.head=distribution", "augmentation.whole_image=0.4", "augmentation.noise=0.3"),
-        *("training.ema=0.9", "training.precision=mixed_bfloat16"),
+        *("training.ema=0.9", "training.precision=mixed_bfloat16", "training.backbone_rate=0.5"),
     )
     recipe = read_recipe(tiny_recipe, overrides)
     whole = train(recipe, manifest, tmp_path / "whole", progress=False)

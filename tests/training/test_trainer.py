@@ -229,6 +229,28 @@ def test_sources_are_balanced_in_training_only_and_must_be_named(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_backbone_may_learn_at_another_rate(tiny_recipe, tiny_network, optimizer):
+    network = build_model("tiny", 64, dense_units=(16,))
+    before = network.get_weights()
+    steps = []
+    for factor in (1, 0.5):
+        overrides = [f"training.backbone_rate={factor}", f"training.optimizer={optimizer}"]
+        recipe = read_recipe(tiny_recipe, overrides)
+        weights, backbone = network.trainable_variables, network.get_layer("tiny")
+        network.set_weights(before)
+        adam = make_optimizer(recipe.training, 3, weights, backbone.trainable_variables)
+        adam.build(weights)
+        adam.apply([keras.ops.ones(weight.shape) for weight in weights])  # a step of the rate
+        moved = zip(network.get_weights(), before, strict=True)
+        steps.append([np.abs(new - old).max() for new, old in moved if (new != old).any()])
+    ratios = np.divide(steps[1], steps[0])
+    count = len(backbone.trainable_variables)
+    assert 0 < count < len(ratios)
+    np.testing.assert_allclose(ratios[:count], 0.5, rtol=1e-3)
+    np.testing.assert_allclose(ratios[count:], 1, rtol=1e-3)
+
+
 def test_early_stopping_ends_a_run_and_is_recorded(manifest, tiny_recipe, tiny_network, tmp_path):
     # With such a learning rate validation soon stops improving.
     overrides = [
