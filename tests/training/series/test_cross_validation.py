@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 
 from boneage.datasets.manifest import Manifest, read_manifest, write_manifest
+from boneage.evaluation.scoring import predict_split
 from boneage.pipeline.store import open_store
+from boneage.prediction.predictor import Predictor
 from boneage.recipe import read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json
@@ -316,9 +318,11 @@ def test_a_gate_needs_a_test_split(cross_validate, cohort, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_training_is_resumed(boneage, cohort, tiny_recipe, tmp_path, contents):
+def test_a_real_training_is_resumed_and_the_mean_scored_behind_the_gate(
+    boneage, cohort, tiny_recipe, tmp_path, contents
+):
     command = (
-        "cross-validate", tiny_recipe, "--data", cohort, "--folds", 2, "--out", "cv",
+        "cross-validate", tiny_recipe, "--data", cohort, "--folds", 2, "--out", "cv", "--gate", 999,
         "--set", "training.use_multiprocessing=false",
     )  # fmt: skip
     boneage(*command, "--table")  # writes the folds
@@ -345,3 +349,16 @@ def test_a_real_training_is_resumed(boneage, cohort, tiny_recipe, tmp_path, cont
     assert code == 0, err
     assert "run 1 of 2: fold-1 is already finished" in err
     assert contents(run.folder) == files
+
+    code, out, err = boneage(*command)
+    assert code == 0, err
+    assert "at most 999 months. The test split was scored once." in out
+    whole = read_manifest(cohort)
+    folds = [
+        predict_split(Predictor(Run(tmp_path / "cv" / name)), whole, "test", progress=False)
+        for name in ("fold-1", "fold-2")
+    ]
+    mean = (folds[0]["predicted_age_months"] + folds[1]["predicted_age_months"]) / 2
+    written = pd.read_csv(tmp_path / "cv" / "predictions-test.csv", dtype={"image_id": str})
+    assert list(written["image_id"]) == list(whole.split("test").table["image_id"])
+    np.testing.assert_allclose(written["predicted_age_months"], mean, atol=1e-3)
