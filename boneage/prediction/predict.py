@@ -19,7 +19,6 @@ from boneage.radiographs.dicom_headers import find_dicom_header, header_findings
 from boneage.radiographs.image_quality import (
     ImageFinding,
     assess_quality,
-    find_blank,
     quality_findings,
 )
 from boneage.radiographs.reader import read_radiograph
@@ -111,11 +110,10 @@ def _prepare(
     name = str(radiograph)
     try:
         image = read_radiograph(radiograph)
-        blank = find_blank(image)
-        if blank is not None:
-            fault = Fault(name, blank.what, blank.fix)
-            return Prediction(name, sex, "refused", fault=fault), None
-        framed, doubts = predictor.frame(image)
+        found = predictor.frame_or_refuse(image, name)
+        if isinstance(found, Fault):
+            return Prediction(name, sex, "refused", fault=found), None
+        framed, doubts = found
         header = find_dicom_header(Path(radiograph))
         findings = [
             *(header_findings(header, sex) if header is not None else ()),

@@ -18,7 +18,7 @@ from boneage.prediction.engines import Engine, Ensemble, load_engine
 from boneage.prediction.test_time_views import BATCH_SIZE, mean_of_views, test_time_views
 from boneage.radiographs.framing import CENTRE, PHASES, cut_region, frame, framing_findings
 from boneage.radiographs.hand_detection import Box
-from boneage.radiographs.image_quality import ImageFinding, refuse_blank
+from boneage.radiographs.image_quality import ImageFinding, find_blank, refuse_blank
 from boneage.radiographs.reader import Radiograph, read_radiograph
 from boneage.recipe import Framing, Phases, Recipe
 from boneage.run import Run
@@ -103,6 +103,18 @@ class Predictor:
             inputs.append([each.pixels for each in framed])
             findings |= {finding.code: finding for finding in framing_findings(framed[0])}
         return inputs, list(findings.values())
+
+    def frame_or_refuse(
+        self, radiograph: Radiograph, where: str
+    ) -> tuple[Inputs, list[ImageFinding]] | Fault:
+        """Frame a decoded radiograph as `frame` does, or return why it gets no answer.
+
+        Args:
+            radiograph: Array `(h, w)`, uint8 or uint16.
+            where: The name of the radiograph, for the fault.
+        """
+        blank = find_blank(radiograph)
+        return self.frame(radiograph) if blank is None else Fault(where, blank.what, blank.fix)
 
     def read(self, path: Path, region: Box | None = None) -> Inputs:
         """Decode and frame a file.
