@@ -129,6 +129,7 @@ class Run:
     | `tensorboard/` | TensorBoard logs, if the recipe asks for them | training |
     | `predictions-SPLIT.csv` | one row per image of a split | evaluation |
     | `metrics-SPLIT.json` | the metrics of a split | evaluation |
+    | `stress-SPLIT.json` | how much changed radiographs move the answers | stress |
     | `result.json` | metrics and provenance, without images or ids | evaluation |
     | `report.html` | the report, one self-contained page; also its figures as files | report |
 
@@ -196,6 +197,10 @@ class Run:
     def metrics_path(self, split: str) -> Path:
         """Return the path of the metrics of a split."""
         return self.folder / f"metrics-{split}.json"
+
+    def stress_path(self, split: str) -> Path:
+        """Return the path of the result of `boneage stress` on a split."""
+        return self.folder / f"stress-{split}.json"
 
     @property
     def is_started(self) -> bool:

@@ -132,6 +132,21 @@ def finished_run(
     return run
 
 
+@pytest.fixture(scope="session")
+def stress_result() -> dict[str, object]:
+    """What `stress-test.json` holds, of two changes: one that passes its gate, one refused."""
+    shift = {"value": 0.1, "low": -0.2, "high": 0.4}
+    found = {"name": "mirrored", "n": 9, "refused": 1, "shift_months": shift, "gate": 0.5}
+    found |= {"mae_difference_months": {"value": -0.3, "low": -0.6, "high": 0.1}, "passed": True}
+    found |= {"mean_absolute_shift_months": 0.3, "refusal_passes": False}
+    none = dict.fromkeys(("value", "low", "high"))
+    refused = {**found, "name": "inverted", "refused": 9, "refusal_passes": True}
+    refused |= {"shift_months": none, "mae_difference_months": none}
+    refused |= {"mean_absolute_shift_months": None}
+    size = {"median_size_pixels": [384, 512], "refused_unchanged": 2}
+    return {"n": 9, "split": "test", "views": 1, "phases": 1, **size, "changes": [found, refused]}
+
+
 @pytest.fixture
 def boneage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "datasets": "radiographs runtime errors",
     "prediction": "models.saved radiographs run recipe runtime errors",
     "pipeline": "datasets.manifest datasets.label_rules radiographs recipe runtime errors",
-    "evaluation": "prediction pipeline datasets models run recipe runtime errors",
+    "evaluation": "prediction pipeline datasets models radiographs run recipe runtime errors",
     "training": "evaluation prediction pipeline datasets models radiographs "
     "run recipe runtime errors",
     "cli": "training evaluation prediction pipeline datasets models radiographs "
@@ -244,6 +244,10 @@ FAULTS = (  # arguments, and a part of the message
     ("evaluate --predictions absent.csv", "absent.csv: there is no such file"),
     ("evaluate rsna-best --data manifest.csv --views 3", "Choose one of 1, 2, 6"),
     ("evaluate rsna-best --data manifest.csv --split all", "unknown split 'all'"),
+    ("stress full", "this is not a finished run"),
+    ("stress rsna-best", "--data MANIFEST"),
+    ("stress rsna-best --data absent.csv", "absent.csv: there is no such file"),
+    ("stress rsna-best --data manifest.csv --views 3", "Choose one of 1, 2, 6"),
     ("report full", "full"),
     ("release full --out x", "this is not a finished run"),
     ("release rsna-best --out full", "full: it exists already"),

@@ -18,6 +18,7 @@ from boneage.cli.evaluate import evaluate, release, report
 from boneage.cli.output import log, verb_group
 from boneage.cli.predict import predict
 from boneage.cli.series import cross_validate, sweep
+from boneage.cli.stress import stress
 from boneage.cli.train import reproduce, train
 from boneage.errors import InputError
 
@@ -26,6 +27,7 @@ VERBS = (
     "train",
     "evaluate",
     "predict",
+    "stress",
     "report",
     "data",
     "compare",
@@ -53,6 +55,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(stress)
 app.command()(report)
 app.command()(compare)
 app.add_typer(data_app, name="data")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ from boneage.evaluation.html import months, signed
 from boneage.evaluation.metrics import BAND_WORDS, FEW
 
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#5b6773", "#dde3e9", "#0b5394", "#e1eaf4"
+_FAILED = "#d55e00"
 # Blue and vermilion are distinct in every common colour blindness (Okabe & Ito 2008, Color
 # Universal Design). Markers, hatches and dashes are distinct on a black-and-white printer.
 SEX_STYLE = {
@@ -322,6 +325,75 @@ def age_histogram(ages: NDArray[np.float64], sexes: NDArray[np.str_]) -> Figure:
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=2, columnspacing=1.2, borderaxespad=0.1
     )
+    return figure
+
+
+@_styled
+def mae_by_change(changes: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the difference of the MAE that each change of the radiographs makes, with its gate.
+
+    Differences far above all gates end at the edge, with their value. Failed gates are red.
+
+    Args:
+        changes: `changes` of `stress-<split>.json`; see `stress.stress_run`.
+    """
+    figure = Figure(figsize=(1.4 * _WIDTH, 0.36 * len(changes) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    edge = 2.5 * max([change["gate"] for change in changes if change["gate"]], default=1.0)
+    for y, change in enumerate(changes):
+        colour = {True: ACCENT, False: _FAILED, None: GREY}[change["passed"]]
+        difference, gate = change["mae_difference_months"], change["gate"]
+        ends = [difference[key] for key in ("low", "high") if difference[key] is not None]
+        axes.plot(np.clip(ends, -edge, edge), [y] * len(ends), color=colour, linewidth=2, alpha=0.5)
+        note = "" if difference["value"] is None else signed(round(difference["value"], 1) + 0.0)
+        if change["refused"]:
+            note += f" ({100 * change['refused'] / change['n']:.0f} % refused)"
+        if difference["value"] is not None:
+            value = float(np.clip(difference["value"], -edge, edge))
+            marker = "o" if value == difference["value"] else ">"
+            axes.plot([value], [y], marker=marker, markersize=6, color=colour)
+        if gate is not None:
+            axes.plot([gate, gate], [y - 0.35, y + 0.35], color=INK, linewidth=1.4)
+        failed = {False: " failed"}.get(change["passed"], "")
+        axes.annotate(
+            f"{note}{failed}".strip(), (1.02, y), xycoords=("axes fraction", "data"), va="center",
+            color=colour, annotation_clip=False,
+        )  # fmt: skip
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.grid(axis="x", color=RULE, linewidth=0.7)
+    axes.set(xlim=(-0.5 * edge, 1.05 * edge), ylim=(len(changes) - 0.4, -0.6))
+    axes.set_yticks(range(len(changes)), [change["name"] for change in changes])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("Difference of the MAE, months; upright line: gate")
+    return figure
+
+
+def changed_radiographs(
+    cells: Sequence[tuple[str, NDArray[Any], NDArray[np.uint8] | None]], side: int = 160
+) -> Figure:
+    """Draw a radiograph under every change, each with the framed image that the model gets.
+
+    Args:
+        cells: Name, changed radiograph `(h, w)` and framed image; None if it is refused.
+        side: Pixels of each drawn image.
+    """
+    columns = 5
+    rows = -(-len(cells) // columns)
+    figure = Figure(figsize=(3.0 * columns, 1.8 * rows), layout="constrained")
+    for axes, cell in zip_longest(figure.subplots(rows, columns).flat, cells):
+        axes.set_axis_off()
+        if cell is None:
+            continue
+        name, radiograph, framed = cell
+        top = 2.0 ** max(8, int(radiograph.max()).bit_length()) - 1
+        scale = side / max(radiograph.shape)
+        size = [max(1, round(length * scale)) for length in radiograph.shape[::-1]]
+        pair = np.full((side, 2 * side + 4), 1.0, np.float32)
+        pair[: size[1], : size[0]] = cv2.resize(np.divide(radiograph, top, dtype="f4"), size)
+        if framed is not None:
+            pair[:, side + 4 :] = cv2.resize(np.divide(framed, 255, dtype="f4"), (side, side))
+        axes.imshow(pair, cmap="gray", vmin=0, vmax=1)
+        axes.set_title(name if framed is not None else f"{name}: refused", fontsize=9)
     return figure
 
 

@@ -168,7 +168,7 @@ def evaluate_run(
             results can't go into that folder; or the runs can't be combined.
     """
     predictor = Predictor([run, *others], views=views, phases=phases)
-    manifest = _own_manifest(predictor.runs) if data is None else read_manifest(data)
+    manifest = own_manifest(predictor.runs) if data is None else read_manifest(data)
     splits = _in_order(split)
     images = [manifest.split(name) for name in splits]
     groups = [group_by_columns(part.table, by, str(manifest.path)) for part in images]
@@ -215,7 +215,7 @@ def _in_order(split: str | Sequence[str]) -> list[str]:
     return sorted(named, key=lambda name: SPLITS.index(name) if name in SPLITS else -1)
 
 
-def _own_manifest(runs: Sequence[Run]) -> Manifest:
+def own_manifest(runs: Sequence[Run]) -> Manifest:
     """Read the manifest that all runs were trained with.
 
     Raises:
