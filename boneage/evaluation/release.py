@@ -18,6 +18,7 @@ from boneage.evaluation.model_card import model_card
 from boneage.evaluation.records import read_metrics
 from boneage.evaluation.result import write_result
 from boneage.evaluation.scoring import evaluate_run, predict_split, run_manifest
+from boneage.evaluation.stress import read_stress
 from boneage.prediction.predictor import Predictor
 from boneage.prediction.shipped import CARD_NAME, RELEASE_NAME, SUMS_NAME, checksums
 from boneage.run import MANIFEST_KEYS, TRAINED, Run
@@ -26,6 +27,8 @@ from boneage.runtime.names import check_name
 from boneage.runtime.provenance import file_digest, provenance
 
 Storage = Literal["float16", "float32"]
+
+STRESS_NAME = "stress.json"
 
 MAX_BYTES = 12_000_000
 """Largest total size of a release's files, by default."""
@@ -104,6 +107,8 @@ def release(
         evaluate_run(part, split=splits, progress=progress)
         after = read_metrics(part.metrics_path("val"))["mae_months"]["value"]
         _check_cost(run, before, after, storage)
+        if run.stress_path("test").exists():  # of the model as trained
+            write_json(part.folder / STRESS_NAME, read_stress(run.stress_path("test")))
         summary = {
             "name": out.absolute().name,
             "released": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -22,6 +22,7 @@ from boneage.evaluation.metrics import BAND_WORDS, FEW, group_words
 from boneage.evaluation.records import read_history, read_metrics
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
+from boneage.evaluation.stress import read_stress
 from boneage.pipeline.store import open_store
 from boneage.recipe import Recipe
 from boneage.run import Run
@@ -51,6 +52,7 @@ ALT_TEXT = {
     "bias-by-band": "Bias by band of the answer and of the label, and by dilution alone",
     "error-by-group": "Mean absolute error and bias by sex and by age band, with intervals",
     "learning-curves": "Training and validation error by epoch, and the learning rate",
+    "stress": "Difference of the mean absolute error by change of the radiographs, with gates",
 }
 # Without them the page would not say what was trained on what.
 _NEEDED_INFO = ("name", "manifest")
@@ -167,6 +169,8 @@ def write_report(run: Run) -> Path:
     source = shown.source(manifest)
     name = str(info.get("name") or recipe.name)
     counted = shown.counted
+    stress_path = run.stress_path(shown.split)
+    stress = read_stress(stress_path) if stress_path.exists() else None
     html = render(
         "report.html",
         kind="Bone age model report",
@@ -192,7 +196,8 @@ def write_report(run: Run) -> Path:
         },
         biased_bands=_biased_bands(shown.metrics),
         bars=_bars(shown, recipe, source),
-        svgs=_write_figures(run, shown, info.get("best_epoch")),
+        svgs=_write_figures(run, shown, info.get("best_epoch"), stress),
+        stress=stress,
         enough=FEW,
         has_few=any(0 < group["n"] < FEW for group in groups),
         worst=worst.assign(shown_id=shown_ids).to_dict("records"),
@@ -267,8 +272,10 @@ def _read_evaluation(run: Run, name: str) -> Evaluation:
     return Evaluation(name, str(metrics.get("split", name)), metrics, table)
 
 
-def _write_figures(run: Run, shown: Evaluation, best_epoch: int | None) -> dict[str, Markup]:
-    """Write the figures as PNG, and return them as SVG by name; "" without a history."""
+def _write_figures(
+    run: Run, shown: Evaluation, best_epoch: int | None, stress: Mapping[str, Any] | None
+) -> dict[str, Markup]:
+    """Write the figures as PNG, and return them as SVG by name; "" without what they draw."""
     history = read_history(run.history_path)
     drawn = {
         "predicted-vs-true": figures.predicted_vs_true(shown.table, shown.metrics),
@@ -279,6 +286,8 @@ def _write_figures(run: Run, shown: Evaluation, best_epoch: int | None) -> dict[
         drawn["bias-by-band"] = figures.bias_by_band(shown.metrics)
     if history is not None:
         drawn["learning-curves"] = figures.learning_curves(history, best_epoch)
+    if stress is not None:
+        drawn["stress"] = figures.mae_by_change(stress["changes"])
     svgs = dict.fromkeys(ALT_TEXT, Markup())
     for name, figure in drawn.items():
         figures.save_png(figure, run.folder / f"{name}.png")

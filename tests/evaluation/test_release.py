@@ -22,10 +22,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def released(finished_run, tmp_path_factory) -> Run:
+def released(finished_run, stress_result, tmp_path_factory) -> Run:
     """The tiny run, released. Read only."""
     out = tmp_path_factory.mktemp("shipped_models") / "tiny-best"
-    return release(finished_run, out, note="They were drawn small.", progress=False)
+    run = Run(shutil.copytree(finished_run.folder, out.parent / "run"))
+    write_json(run.stress_path("test"), stress_result)
+    return release(run, out, note="They were drawn small.", progress=False)
 
 
 def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
@@ -34,7 +36,7 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
     files = {path.name: path.read_bytes() for path in released.folder.iterdir()}
     assert sorted(files) == [
         "README.md", "SHA256SUMS", "best.keras", "recipe.json", "release.json", "result.json",
-        "run.json",
+        "run.json", "stress.json",
     ]  # fmt: skip
     ids = read_manifest(cohort).table["image_id"]
     for text in (content.decode() for name, content in files.items() if name != "best.keras"):
@@ -44,6 +46,7 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
     # as sha256sum reads it
     assert [line[64:] for line in files["SHA256SUMS"].decode().splitlines()] == [
         "  best.keras", "  recipe.json", "  release.json", "  result.json", "  run.json",
+        "  stress.json",
     ]  # fmt: skip
     metrics = read_json(released.result_path)["metrics"]
     assert list(metrics) == ["val", "test", "val-test"]

@@ -128,6 +128,25 @@ def test_page_holds_every_section_and_the_figures_stand_beside_it(run: Run) -> N
         assert (run.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_page_shows_what_changed_radiographs_do(run: Run, stress_result: dict[str, Any]) -> None:
+    assert "Changed radiographs" not in read_page(run).text
+    write_json(run.stress_path("test"), stress_result)
+    page = read_page(run)
+    for words in (
+        "Changed radiographs",
+        "9 test images of 384 × 512 pixels (median), 1 view each",
+        "mirrored11 %\n+0.1 [-0.2, +0.4]\n-0.3 [-0.6, +0.1]\n0.5: passed",
+        "inverted100 %",
+        "from 6.9 to 45.2 months",
+    ):
+        assert " ".join(words.split()) in page.text
+    assert page.tags.count("svg") == len(FIGURES) + 1
+    assert (run.folder / "stress.png").exists()
+    write_json(run.stress_path("test"), stress_result | {"changes": [{"name": "mirrored"}]})
+    with pytest.raises(InputError, match=r"'changes\.0\.n' is missing"):
+        write_report(run)
+
+
 def test_page_needs_nothing_from_outside_and_is_the_same_each_time(run: Run) -> None:
     page = read_page(run)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
