@@ -36,7 +36,10 @@ _TITLES = (
 def stress(
     run: RunArgument,
     data: Annotated[Path | None, typer.Option(help="Manifest. Default: the run's own.")] = None,
-    split: Annotated[str, typer.Option(help="Split: train, val or test.")] = "test",
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Split: train, val or test; several are used together. Default: test."),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(min=5, help="Number of images, drawn by a fixed seed. Default: all."),
@@ -68,7 +71,7 @@ def stress(
         opened,
         others=rest,
         data=data,
-        split=split,
+        split=split or "test",
         limit=limit,
         views=views,
         phases=phases,
@@ -84,12 +87,12 @@ def stress(
         print_json(result)
     else:
         width, height = result["median_size_pixels"]
-        counted = f"{result['n']:,} {split} images, median size {width} x {height} pixels"
+        counted = f"{result['n']:,} {result['split']} images, median size {width} x {height} pixels"
         echo(f"{counted}; intervals are 95 % (bootstrap of paired differences)")
         typer.echo(format_table(_TITLES, [_row(change) for change in result["changes"]]))
         if result["refused_unchanged"]:
             echo(f"refused unchanged: {result['refused_unchanged']:,} images")
-    log(f"results: {results.stress_path(split)}")
+    log(f"results: {results.stress_path(result['split'])}")
     failed = [change["name"] for change in result["changes"] if change["passed"] is False]
     if failed:
         log(f"failed gates: {', '.join(failed)}")

@@ -18,7 +18,7 @@ from boneage.evaluation.model_card import model_card
 from boneage.evaluation.records import read_metrics
 from boneage.evaluation.result import write_result
 from boneage.evaluation.scoring import evaluate_run, predict_split, run_manifest
-from boneage.evaluation.stress import read_stress
+from boneage.evaluation.stress import find_stress
 from boneage.prediction.predictor import Predictor
 from boneage.prediction.shipped import CARD_NAME, RELEASE_NAME, SUMS_NAME, checksums
 from boneage.run import MANIFEST_KEYS, TRAINED, Run
@@ -107,8 +107,8 @@ def release(
         evaluate_run(part, split=splits, progress=progress)
         after = read_metrics(part.metrics_path("val"))["mae_months"]["value"]
         _check_cost(run, before, after, storage)
-        if run.stress_path("test").exists():  # of the model as trained
-            write_json(part.folder / STRESS_NAME, read_stress(run.stress_path("test")))
+        if (stress := find_stress(run)) is not None:  # of the model as trained
+            write_json(part.folder / STRESS_NAME, stress)
         summary = {
             "name": out.absolute().name,
             "released": datetime.datetime.now(datetime.UTC).date().isoformat(),

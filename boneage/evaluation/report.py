@@ -22,7 +22,7 @@ from boneage.evaluation.metrics import BAND_WORDS, FEW, group_words
 from boneage.evaluation.records import read_history, read_metrics
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
-from boneage.evaluation.stress import read_stress
+from boneage.evaluation.stress import find_stress
 from boneage.pipeline.store import open_store
 from boneage.recipe import Recipe
 from boneage.run import Run
@@ -169,8 +169,7 @@ def write_report(run: Run) -> Path:
     source = shown.source(manifest)
     name = str(info.get("name") or recipe.name)
     counted = shown.counted
-    stress_path = run.stress_path(shown.split)
-    stress = read_stress(stress_path) if stress_path.exists() else None
+    stress = find_stress(run)
     html = render(
         "report.html",
         kind="Bone age model report",

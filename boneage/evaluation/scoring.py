@@ -169,7 +169,7 @@ def evaluate_run(
     """
     predictor = Predictor([run, *others], views=views, phases=phases)
     manifest = own_manifest(predictor.runs) if data is None else read_manifest(data)
-    splits = _in_order(split)
+    splits = in_order(split)
     images = [manifest.split(name) for name in splits]
     groups = [group_by_columns(part.table, by, str(manifest.path)) for part in images]
     results = prepare_results(run, out, others)
@@ -209,7 +209,7 @@ def _name_evaluation(
     return name, {"views": used.views, "phases": used.phases}
 
 
-def _in_order(split: str | Sequence[str]) -> list[str]:
+def in_order(split: str | Sequence[str]) -> list[str]:
     """Return the splits that are named, each once; several of them in the usual order."""
     named = dict.fromkeys([split] if isinstance(split, str) else split)
     return sorted(named, key=lambda name: SPLITS.index(name) if name in SPLITS else -1)

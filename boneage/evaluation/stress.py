@@ -26,7 +26,7 @@ from boneage.evaluation import figures
 from boneage.evaluation.paired import bootstrap_mean
 from boneage.evaluation.radiograph_changes import CHANGES, UNCHANGED, VERSION, Change
 from boneage.evaluation.result import prepare_results
-from boneage.evaluation.scoring import own_manifest
+from boneage.evaluation.scoring import in_order, own_manifest
 from boneage.prediction.answers import possible_answers
 from boneage.prediction.predictor import Inputs, Predictor
 from boneage.prediction.test_time_views import BATCH_SIZE
@@ -94,12 +94,22 @@ def read_stress(path: Path) -> dict[str, Any]:
     return read_checked(path, StressResult)
 
 
+def find_stress(run: Run) -> dict[str, Any] | None:
+    """Return the result on the splits that say most: val and test, test, val; None without one.
+
+    Raises:
+        InputError: As `read_stress`.
+    """
+    paths = [run.stress_path(split) for split in ("val-test", "test", "val", "train")]
+    return next((read_stress(path) for path in paths if path.exists()), None)
+
+
 def stress_run(
     run: Run,
     *,
     others: Sequence[Run] = (),
     data: Path | None = None,
-    split: str = "test",
+    split: str | Sequence[str] = "test",
     limit: int | None = None,
     views: int | None = None,
     phases: int | None = None,
@@ -107,6 +117,8 @@ def stress_run(
     progress: bool = True,
 ) -> dict[str, Any]:
     """Change every raw radiograph of a split in many ways, and compare the answers.
+
+    Several splits are one, such as `val-test`.
 
     A changed radiograph is framed, refused or answered as `predict` does it. The answers of every
     finished change are kept in the folder `stress-<split>` of the results, so a repeated call
@@ -116,7 +128,7 @@ def stress_run(
         run: A finished run.
         others: Further runs whose answers are averaged with those of the run.
         data: Another manifest than the run's own.
-        split: `train`, `val` or `test`.
+        split: `train`, `val` or `test`, or several of them.
         limit: Use so many images, drawn by a fixed seed. Default: all.
         views: Test-time views averaged per image. Default: the recipe's value.
         phases: Phases averaged per radiograph. Default: the recipe's value.
@@ -137,7 +149,10 @@ def stress_run(
     """
     predictor = Predictor([run, *others], views=views, phases=phases)
     manifest = own_manifest(predictor.runs) if data is None else read_manifest(data)
-    images = _draw(manifest.split(split), limit)
+    splits = in_order(split)
+    tables = [manifest.split(each).table for each in splits]
+    split = "-".join(splits)
+    images = _draw(replace(manifest, table=pd.concat(tables, ignore_index=True)), limit)
     results = prepare_results(run, out, others)
     cohort = _Cohort(images, predictor)
     kept = _KeptAnswers(results.folder / f"stress-{split}", images.table["image_id"].tolist())

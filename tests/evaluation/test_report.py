@@ -142,6 +142,9 @@ def test_page_shows_what_changed_radiographs_do(run: Run, stress_result: dict[st
         assert " ".join(words.split()) in page.text
     assert page.tags.count("svg") == len(FIGURES) + 1
     assert (run.folder / "stress.png").exists()
+    write_json(run.stress_path("val-test"), stress_result | {"split": "val-test"})
+    assert "9 validation and test images of 384" in read_page(run).text
+    run.stress_path("val-test").unlink()
     write_json(run.stress_path("test"), stress_result | {"changes": [{"name": "mirrored"}]})
     with pytest.raises(InputError, match=r"'changes\.0\.n' is missing"):
         write_report(run)

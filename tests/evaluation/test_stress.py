@@ -10,7 +10,7 @@ from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 from boneage.evaluation import stress
 from boneage.evaluation.radiograph_changes import CHANGES
-from boneage.evaluation.stress import read_stress, stress_run
+from boneage.evaluation.stress import find_stress, read_stress, stress_run
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
@@ -163,6 +163,20 @@ def test_intervals_are_by_patient(run, engine, tmp_path):
     for key in ("value", "low", "high"):
         once, twice = (by_name(found)["mirrored"]["shift_months"][key] for found in (one, two))
         assert twice == pytest.approx(once, abs=1e-9)
+
+
+def test_several_splits_are_one_and_report_and_release_take_them_first(run, engine, tmp_path):
+    images = [phantom(5, row, 96).image for row in range(COUNT)]
+    data = make_manifest(tmp_path, images, split=["val", "test"] * (COUNT // 2))
+    assert find_stress(run) is None
+    with pytest.raises(InputError, match="only 4 of 4 test images"):
+        stress_run(run, data=data, progress=False)
+    both = stress_run(run, data=data, split=["test", "val"], progress=False)
+    assert (both["n"], both["split"]) == (COUNT, "val-test")
+    ids = pd.read_csv(run.folder / "stress-val-test" / "unchanged.csv")["image_id"].tolist()
+    assert ids == ["0-0", "2-0", "4-0", "6-0", "1-0", "3-0", "5-0", "7-0"]
+    write_json(run.stress_path("test"), both | {"split": "test"})
+    assert find_stress(run) == both
 
 
 def test_too_few_answers_and_broken_images_are_refused(run, engine, manifest, tmp_path):
