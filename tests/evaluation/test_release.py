@@ -22,12 +22,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def released(finished_run, stress_result, tmp_path_factory) -> Run:
+def released(finished_run, tmp_path_factory) -> Run:
     """The tiny run, released. Read only."""
     out = tmp_path_factory.mktemp("shipped_models") / "tiny-best"
-    run = Run(shutil.copytree(finished_run.folder, out.parent / "run"))
-    write_json(run.stress_path("test"), stress_result)
-    return release(run, out, note="They were drawn small.", progress=False)
+    return release(finished_run, out, note="They were drawn small.", progress=False)
 
 
 def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
@@ -36,7 +34,7 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
     files = {path.name: path.read_bytes() for path in released.folder.iterdir()}
     assert sorted(files) == [
         "README.md", "SHA256SUMS", "best.keras", "recipe.json", "release.json", "result.json",
-        "run.json", "stress.json",
+        "run.json",
     ]  # fmt: skip
     ids = read_manifest(cohort).table["image_id"]
     for text in (content.decode() for name, content in files.items() if name != "best.keras"):
@@ -46,7 +44,6 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
     # as sha256sum reads it
     assert [line[64:] for line in files["SHA256SUMS"].decode().splitlines()] == [
         "  best.keras", "  recipe.json", "  release.json", "  result.json", "  run.json",
-        "  stress.json",
     ]  # fmt: skip
     metrics = read_json(released.result_path)["metrics"]
     assert list(metrics) == ["val", "test", "val-test"]
@@ -108,6 +105,18 @@ def test_a_run_that_can_not_be_released_is_refused_and_nothing_is_left(
     with pytest.raises(InputError, match=message):
         release(run, tmp_path / "out", progress=False, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_release_holds_the_result_of_stress_and_its_card_shows_it(
+    finished_run, stress_result, tmp_path
+):
+    run = Run(shutil.copytree(finished_run.folder, tmp_path / "run"))
+    write_json(run.stress_path("test"), stress_result)
+    released = release(run, tmp_path / "tiny", progress=False)
+    assert read_json(released.folder / "stress.json") == stress_result
+    assert "  stress.json" in (released.folder / "SHA256SUMS").read_text()
+    card = (released.folder / "README.md").read_text()
+    assert "| mirrored | 9 | +0.10 [-0.20, +0.40] | -0.30 [-0.60, +0.10] | 0.5 | yes |" in card
 
 
 def test_storage_that_costs_too_much_is_refused(finished_run, tmp_path, monkeypatch):
