@@ -42,6 +42,7 @@ class RecordedManifest(FileSchema):
 
     path: Text | None = None
     digest: Text | None = None
+    split_digest: Text = ""
     counts: dict[Text, Count] | None = None
     source: Text = ""
 
@@ -61,6 +62,7 @@ class RecordedInit(FileSchema):
     digest: Text
     folder: Text | None = None
     known_ids: dict[Text, Count] | None = None
+    known_ids_by_chance: Number | None = None
 
 
 class RecordedBackbone(FileSchema):

@@ -64,6 +64,11 @@ class Result:
         baseline = (self.values["metrics"].get(split) or {}).get("baseline") or {}
         return (baseline.get("median_by_sex") or {}).get("mae_months")
 
+    @property
+    def test_scorings(self) -> int:
+        """How often the test split was scored. Earlier results don't say, and count once."""
+        return int(self.values.get("test_scorings", self.mae("test") is not None))
+
     def images(self) -> tuple[Any, ...]:
         """Return a key that is equal for results on the same images."""
         manifest = self.values["manifest"]
@@ -137,7 +142,8 @@ def _initial_run(values: dict[str, Any]) -> list[str]:
     if known is None:
         return [f"--init {init['name']} (whether it had seen these images is not recorded)"]
     seen = f"{known['val']:,} of the validation ids and {known['test']:,} of the test ids"
-    return [f"--init {init['name']} (had seen {seen})"]
+    at_most = "at most " if init.get("known_ids_by_chance") else ""  # a filter of the ids says so
+    return [f"--init {init['name']} (had seen {at_most}{seen})"]
 
 
 def _split_page(page: Path) -> tuple[str, str, str]:
@@ -169,9 +175,14 @@ def _table(group: Sequence[Result], experiments: Path) -> str:
     )
     digests = sorted({result.values["manifest"]["digest"][:8] for result in group})
     name = "manifest" if len(digests) == 1 else "manifests"
+    splits = {result.values["manifest"].get("split_digest", "")[:8] for result in group} - {""}
+    named = [f"{name} {', '.join(digests)}", *(f"splits {each}" for each in sorted(splits))]
+    scorings = sum(result.test_scorings for result in group)
+    times = "once" if scorings == 1 else f"{scorings} times"
+    scored = f".\nIts test split was scored at least {times}." if scorings else ""
     return "\n".join(
         [
-            f"**{manifest['source']}**: {counts} ({name} {', '.join(digests)})",
+            f"**{manifest['source']}**: {counts} ({'; '.join(named)}){scored}",
             "",
             _row(_COLUMNS),
             _row(["---"] * len(_COLUMNS)),

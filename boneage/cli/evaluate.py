@@ -130,10 +130,10 @@ def _independence_notes(metrics: dict[str, Any]) -> list[str]:
     if not tested["external"]:
         return [SHAPED_BY[split] for split in metrics["split"].split("-") if split in SHAPED_BY]
     notes = []
-    for member in metrics.get("members") or [{"name": "", "overlap": tested["overlap"]}]:
+    for member in metrics.get("members") or [{"name": "", **tested}]:
         start = f"note: {member['name']}: " if member["name"] else "note: "
         if member["overlap"] is None:
-            notes.append(start + UNKNOWN_OVERLAP)
+            notes.append(start + (_known_by_id(member) or UNKNOWN_OVERLAP))
             continue
         notes += [
             f"{start}{count:,} of these {metrics['n']:,} images {SHAPED_WORDS[split]}, so the "
@@ -142,6 +142,20 @@ def _independence_notes(metrics: dict[str, Any]) -> list[str]:
             if count
         ]
     return notes
+
+
+def _known_by_id(tested: dict[str, Any]) -> str:
+    """Return what the ids say that a release recorded, or nothing if it has none."""
+    ids = tested.get("known_ids")
+    if not ids:
+        return ""
+    if not ids["at_most"]:
+        return f"by their ids, none of these {ids['of']:,} images trained or chose the model"
+    return (
+        f"by their ids, at most {ids['at_most']:,} of these {ids['of']:,} images trained or chose "
+        f"the model. About {ids['false_positives']:.0%} of the ids match by chance. If the images "
+        "are the same, the error is too low"
+    )
 
 
 def report(run: RunArgument) -> None:
@@ -165,6 +179,14 @@ def release(
     note: Annotated[
         str, typer.Option(help="Text for the model card about the training radiographs.")
     ] = "",
+    known_ids: Annotated[
+        bool,
+        typer.Option(
+            "--known-ids/--no-known-ids",
+            help="Add a filter that tells of an id whether the model knew it. Leave it out where "
+            "ids are secret.",
+        ),
+    ] = True,
     max_megabytes: Annotated[
         float,
         typer.Option("--max-megabytes", min=0, max=1e5, help="Largest total size of the files."),
@@ -192,6 +214,7 @@ def release(
         views=views,
         phases=phases,
         note=note,
+        known_ids=known_ids,
         max_bytes=round(1e6 * max_megabytes),
         progress=not as_json,
     )

@@ -112,6 +112,9 @@ def sweep(
     only: Annotated[
         int | None, typer.Option(help="Run to train, from 1 (job arrays). Default: all.")
     ] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="Score the test split too. Do this once, at the end.")
+    ] = False,
     table: TableOption = False,
     require_gpu: GpuOption = False,
     deterministic: DeterministicOption = False,
@@ -119,8 +122,8 @@ def sweep(
 ) -> None:
     """Train a recipe with several seeds and settings.
 
-    The settings are compared by validation MAE. To continue after an interruption, repeat the
-    command. Finished runs are kept.
+    The settings are compared by validation MAE, and the test split is left alone without --test.
+    To continue after an interruption, repeat the command. Finished runs are kept.
     """
     from boneage.datasets.manifest import read_manifest
     from boneage.recipe import find_recipe
@@ -133,7 +136,7 @@ def sweep(
     )
     for setting in [] if table else settings:
         check_recipe(setting.recipe)
-    planned = series.plan_sweep(resolved, read_manifest(data), out, settings, numbers)
+    planned = series.plan_sweep(resolved, read_manifest(data), out, settings, numbers, test=test)
     chosen = select_runs(planned, only)
     code = 0
     if not table:

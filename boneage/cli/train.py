@@ -68,6 +68,14 @@ def train(
     init: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Run or shipped model to fine-tune.")
     ] = None,
+    test: Annotated[
+        bool,
+        typer.Option(
+            "--test/--no-test",
+            help="Score the test split too. --no-test is for trainings that are compared: the "
+            "validation chooses, and `boneage evaluate RUN` scores the chosen one.",
+        ),
+    ] = True,
     hosts: HostsOption = None,
     rank: RankOption = None,
     require_gpu: GpuOption = False,
@@ -110,6 +118,7 @@ def train(
                 stop=stop,
                 hosts=together,
                 require_gpu=require_gpu,
+                splits=("val", "test") if test else ("val",),
             )
         except (KeyboardInterrupt, Terminated) as ended:
             what = "terminated" if isinstance(ended, Terminated) else "interrupted"
@@ -233,6 +242,7 @@ def _train_and_evaluate(
     stop: Stop,
     hosts: Hosts | None,
     require_gpu: bool,
+    splits: Sequence[str],
 ) -> None:
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
@@ -260,7 +270,7 @@ def _train_and_evaluate(
     if hosts is not None and not hosts.is_first:
         return
     metrics: dict[str, Any] | None = None
-    for name in ("val", "test"):
+    for name in splits:
         if (manifest.table["split"] == name).any():
             metrics = evaluate_run(run, split=name)
             if (fault := impossible_answers(run.best_path, metrics)) is not None:

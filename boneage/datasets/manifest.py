@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +45,20 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def split_digest(self) -> str:
+        """Return the digest of ids, splits and labels, whatever the rows' order and the paths.
+
+        It is the sha256, hexadecimal, of the sorted lines `["ID","SPLIT","AGE","SEX"]` in UTF-8,
+        one for each image, each with a newline. AGE has at most 10 significant digits.
+        """
+        columns = (self.table[name] for name in ("image_id", "split", "age_months", "sex"))
+        lines = sorted(
+            json.dumps([key, split, f"{age:.10g}", sex], ensure_ascii=False, separators=(",", ":"))
+            for key, split, age, sex in zip(*columns, strict=True)
+        )
+        return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
     def image_paths(self) -> list[Path]:
         """Return the absolute path of every image, in row order."""

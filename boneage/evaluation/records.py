@@ -97,6 +97,14 @@ class Baseline(FileSchema):
     median_by_sex: BaselineScore
 
 
+class KnownCount(FileSchema):
+    """How many of the tested images a released model knew by their ids, at most."""
+
+    at_most: Count
+    of: Count
+    false_positives: Number
+
+
 class TestedOn(FileSchema):
     """The key `manifest` of the metrics. Early versions wrote the path, later ones the file."""
 
@@ -106,6 +114,7 @@ class TestedOn(FileSchema):
     digest: Text = ""
     external: bool = False
     overlap: dict[Text, Count] | None = None
+    known_ids: KnownCount | None = None
 
 
 class TestedMember(FileSchema):
@@ -113,6 +122,7 @@ class TestedMember(FileSchema):
 
     name: Text
     overlap: dict[Text, Count] | None = None
+    known_ids: KnownCount | None = None
 
 
 class Scored(FileSchema):
@@ -132,6 +142,7 @@ class Metrics(Scores):
     predictions: Scored | None = None
     split: Text = ""
     evaluated: Text = ""
+    scorings: Count = 1
     views: int = Field(default=1, ge=1, le=1000)
     phases: int = Field(default=1, ge=1, le=1000)
     members: list[TestedMember] | None = None

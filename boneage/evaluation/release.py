@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
+from boneage.evaluation.known_ids import write_known_ids
 from boneage.evaluation.model_card import model_card
 from boneage.evaluation.records import read_metrics
-from boneage.evaluation.result import write_result
+from boneage.evaluation.result import count_scorings, write_result
 from boneage.evaluation.scoring import evaluate_run, predict_split, run_manifest
 from boneage.evaluation.stress import find_stress
 from boneage.prediction.predictor import Predictor
@@ -55,6 +56,7 @@ def release(
     views: int | None = None,
     phases: int | None = None,
     note: str = "",
+    known_ids: bool = True,
     max_bytes: int = MAX_BYTES,
     progress: bool = True,
 ) -> Run:
@@ -72,6 +74,7 @@ def release(
         views: Test-time views averaged per image. Default: the recipe's value.
         phases: Phases averaged per radiograph. Default: the recipe's value.
         note: Text for the card about the training radiographs.
+        known_ids: Whether to add the filter of the ids that the run knew; see `KnownIds`.
         max_bytes: Largest total size of the files.
         progress: Show progress.
 
@@ -118,7 +121,10 @@ def release(
             "note": note,
             "provenance": provenance() | {"backend": keras.backend.backend()},
         }
-        _finish(part, manifest, info, summary)
+        if known_ids:
+            write_known_ids(part.folder, manifest.table)
+        earlier = count_scorings(run, "test", manifest.digest)
+        _finish(part, manifest, info, summary, earlier)
         _check_size(part.folder, max_bytes)
         part.folder.chmod(0o755)
         if out.exists():
@@ -207,9 +213,14 @@ def _validation_mae(predictor: Predictor, manifest: Manifest, progress: bool) ->
     return float((table["predicted_age_months"] - table["age_months"]).abs().mean())
 
 
-def _finish(part: Run, manifest: Manifest, info: dict[str, Any], summary: dict[str, Any]) -> None:
+def _finish(
+    part: Run, manifest: Manifest, info: dict[str, Any], summary: dict[str, Any], scorings: int
+) -> None:
     """Remove tables and paths from the folder; add the result, card, release and checksums."""
     result = read_json(write_result(part))
+    if "test_scorings" in result:  # the run was scored too
+        result["test_scorings"] += scorings
+        write_json(part.result_path, result)
     for table in (*part.folder.glob("predictions-*"), *part.folder.glob("metrics-*")):
         table.unlink()
     kept = {key: info[key] for key in (*_INFO, "best_val_mae_months", "stopped") if key in info}

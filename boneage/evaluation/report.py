@@ -65,7 +65,7 @@ _RUN_FACTS = (
 _DATA_FACTS = {
     "manifest": ("digest", "counts"),
     "store": ("digest", "version"),
-    "init": ("name", "digest", "known_ids"),
+    "init": ("name", "digest", "known_ids", "known_ids_by_chance"),
 }
 
 
@@ -132,11 +132,15 @@ class Evaluation:
     def overlap(self) -> tuple[str, int, Mapping[str, int] | None] | None:
         """Return name, n and the number of images that the model was trained or selected on.
 
-        The numbers are None if they are unknown. Without any such image, the answer is None.
+        The numbers are None if they are unknown, or have the key `at_most` if a release recorded
+        its ids. Without any such image, the answer is None.
         """
         tested_on = self.metrics.get("manifest", {})
         if self.is_external and tested_on.get("overlap", {}) is None:
-            return self.name, self.metrics["n"], None
+            known = tested_on.get("known_ids")
+            if known and not known["at_most"]:
+                return None
+            return self.name, self.metrics["n"], known
         counts = {"train": 0, "val": 0} | (tested_on.get("overlap") or {})
         return (self.name, self.metrics["n"], counts) if any(counts.values()) else None
 

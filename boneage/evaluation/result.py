@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -21,8 +22,9 @@ _INFO = (
     "members",
 )
 NEEDED_INFO = ("provenance", *MANIFEST_KEYS, "manifest.counts")
-_MANIFEST = ("digest", "counts", "source")
+_MANIFEST = ("digest", "split_digest", "counts", "source")
 _INIT = ("name", "digest", "known_ids")
+_BY_CHANCE = "known_ids_by_chance"
 _SPLITS = ("val", "test", "val-test")
 _MAX_SOURCES, _MAX_SOURCE_LENGTH = 5, 200  # beyond, `source` names single images
 # The folders of an absolute path: of POSIX, of a home, of Windows, of a share, of a file address.
@@ -153,10 +155,12 @@ def write_result(run: Run) -> Path:
     result: dict[str, Any] = {key: info[key] for key in _INFO if key in info}
     result["provenance"] = info["provenance"]
     manifest = {"source": "", **info["manifest"]}
-    result["manifest"] = {key: manifest[key] for key in _MANIFEST}
+    result["manifest"] = {key: manifest[key] for key in _MANIFEST if key in manifest}
     result["manifest"]["source"] = name_sources(manifest["source"])
     if info.get("init"):  # the first run of a fine-tuned model may have seen these images
         result["init"] = {key: info["init"].get(key) for key in _INIT}
+        if info["init"].get(_BY_CHANCE) is not None:
+            result["init"][_BY_CHANCE] = info["init"][_BY_CHANCE]
     run.read_recipe()  # raises if it is damaged
     result["recipe"] = without_folder(read_json(run.recipe_path))
     result["metrics"] = {
@@ -164,8 +168,32 @@ def write_result(run: Run) -> Path:
         for split in _SPLITS
         if run.metrics_path(split).exists()
     }
+    if scorings := count_scorings(run, "test", manifest["digest"]):
+        result["test_scorings"] = scorings
     write_json(run.result_path, result)
     return run.result_path
+
+
+def count_scorings(run: Run, split: str, digest: str) -> int:
+    """Return how often a split of a manifest was scored, as the metrics in a run folder say.
+
+    Each evaluation writes the number of evaluations so far. Those of earlier versions count once,
+    so the answer is a lower limit.
+
+    Args:
+        run: The folder with the metrics.
+        split: The split.
+        digest: The digest of the manifest's file.
+    """
+    counts, without = [0], 0
+    for path in run.folder.glob(f"metrics-{split}*.json"):
+        with contextlib.suppress(InputError):  # a damaged file is written again
+            metrics = read_metrics(path)
+            tested_on = (metrics.get("manifest") or {}).get("digest") or digest
+            if tested_on == digest and metrics.get("split", split) == split:
+                counts.append(metrics.get("scorings", 0))
+                without += "scorings" not in metrics
+    return max(*counts, without)
 
 
 def name_sources(text: str) -> str:

@@ -32,8 +32,14 @@ from boneage.datasets.validation import (
 )
 from boneage.errors import Fault, InputError
 from boneage.evaluation.groups import Groups, group_by_columns
+from boneage.evaluation.known_ids import FALSE_POSITIVES, read_known_ids
 from boneage.evaluation.metrics import baseline_median_by_sex, score
-from boneage.evaluation.result import member_name, name_sources, prepare_results
+from boneage.evaluation.result import (
+    count_scorings,
+    member_name,
+    name_sources,
+    prepare_results,
+)
 from boneage.pipeline.store import prepare
 from boneage.prediction.answers import (
     MAX_AGE_MONTHS,
@@ -160,7 +166,9 @@ def evaluate_run(
         `predictions`. The manifest is named without its folder, because the file may be handed on.
         For an external test, `manifest` has `overlap`: how many of its images were `train` or `val`
         of the run, or None if that is unknown. Of several runs, these are images that any of them
-        knew, and `members` says the same of each.
+        knew, and `members` says the same of each. A release has `known_ids` instead: how many of
+        the images it knew by their ids, at most. `scorings` counts how often this split was scored
+        in this folder.
 
     Raises:
         InputError: The manifest is missing, faulty or changed; the split is empty; there is no
@@ -185,6 +193,7 @@ def evaluate_run(
         metrics = score_table(table, training, members) | {"split": each} | tested_on
         metrics |= _count_impossible(table["predicted_age_months"].to_numpy(np.float64))
         metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+        metrics["scorings"] = 1 + count_scorings(results, each, manifest.digest)
         name, used = _name_evaluation(predictor, metrics, manifest, views, phases)
         metrics = write_evaluation(results, name, table, metrics | used)
     return metrics
@@ -250,13 +259,24 @@ def _knowledge(
         **({"overlap": _count_overlap(training, images)} if is_external else {}),
     }
     if len(runs) == 1:
+        if is_external and training is None:
+            tested_on |= _known_by_id(runs[0], images)
         return training, {"manifest": tested_on}
-    members = [
-        {"name": member_name(run)}
-        | ({"overlap": _count_overlap(tables[each["digest"]], images)} if is_external else {})
-        for run, each in zip(runs, recorded, strict=True)
-    ]
+    members: list[dict[str, Any]] = [{"name": member_name(run)} for run in runs]
+    for member, run, each in zip(members, runs, recorded, strict=True) if is_external else ():
+        member["overlap"] = _count_overlap(tables[each["digest"]], images)
+        if member["overlap"] is None:
+            member |= _known_by_id(run, images)
     return training, {"manifest": tested_on, "members": members}
+
+
+def _known_by_id(run: Run, images: Manifest) -> dict[str, Any]:
+    """Return the key `known_ids` if the run is a release that recorded the ids it knew."""
+    ids = read_known_ids(run.folder)
+    if ids is None:
+        return {}
+    counts = {"at_most": ids.count(images.table), "of": len(images)}
+    return {"known_ids": counts | {"false_positives": FALSE_POSITIVES}}
 
 
 def _sources(images: Manifest) -> list[str]:

@@ -9,6 +9,7 @@ import keras
 
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import InputError
+from boneage.evaluation.known_ids import FALSE_POSITIVES, read_known_ids
 from boneage.models.saved import load_model
 from boneage.recipe import Recipe
 from boneage.run import MANIFEST_KEYS, Run
@@ -30,8 +31,9 @@ def load_initial_weights(
     Returns:
         Values for `run.json`: `name`, `folder`, `digest` of the model file, and `known_ids`. These
         are the numbers of image_ids of the new `val` and `test` splits that the run was trained or
-        selected on, or None if its manifest is gone. The same ids may be other children, so they
-        are not refused.
+        selected on, or None if its manifest is gone. Those of a release are upper limits, and
+        `known_ids_by_chance` is the share of ids that it takes for known ones. The same ids may be
+        other children, so they are not refused.
 
     Raises:
         InputError: The run has another network, or can't be read.
@@ -47,15 +49,20 @@ def load_initial_weights(
         "name": init.read_recipe().name,
         "folder": str(init.folder.resolve()),
         "digest": file_digest(init.best_path),
-        "known_ids": _known_ids(init, manifest),
+        **_known_ids(init, manifest),
     }
 
 
-def _known_ids(init: Run, manifest: Manifest) -> dict[str, int] | None:
+def _known_ids(init: Run, manifest: Manifest) -> dict[str, Any]:
+    table = manifest.table
+    if (ids := read_known_ids(init.folder)) is not None:
+        counts = {split: ids.count(table[table["split"] == split]) for split in ("val", "test")}
+        return {"known_ids": counts, "known_ids_by_chance": FALSE_POSITIVES}
     recorded = init.read_info(MANIFEST_KEYS)["manifest"]
     path = Path(recorded["path"])
     if not path.is_file() or file_digest(path) != recorded["digest"]:
-        return None
-    seen, table = read_manifest(path).table, manifest.table
+        return {"known_ids": None}
+    seen = read_manifest(path).table
     known = table["image_id"].isin(seen["image_id"][seen["split"] != "test"])
-    return {split: int(known[table["split"] == split].sum()) for split in ("val", "test")}
+    counts = {split: int(known[table["split"] == split].sum()) for split in ("val", "test")}
+    return {"known_ids": counts}

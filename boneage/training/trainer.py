@@ -261,6 +261,7 @@ def _new_run_info(
         "manifest": {
             "path": str(manifest.path.resolve()),
             "digest": manifest.digest,
+            "split_digest": manifest.split_digest,
             "counts": {str(split): int(count) for split, count in splits.items()},
             "source": ", ".join(sources),
         },

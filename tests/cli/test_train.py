@@ -30,6 +30,24 @@ def test_a_command_trains_evaluates_reports_and_compares_with_the_baseline(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
+def test_without_test_the_test_split_is_scored_later(boneage, cohort, tiny_recipe, tmp_path):
+    smaller = ("--set", "training.epochs=1", "--set", "model.backbone=tiny", "--out", "run")
+    code, out, _ = boneage("train", tiny_recipe, "--data", cohort, "--no-test", *smaller)
+    assert code == 0
+    assert "val: MAE" in out
+    run = tmp_path / "run"
+    assert (run / "report.html").exists()
+    assert not (run / "metrics-test.json").exists()
+    result = json.loads((run / "result.json").read_text())
+    assert set(result["metrics"]) == {"val"}
+    assert "test_scorings" not in result
+    for count in (1, 2):
+        assert boneage("evaluate", "run")[0] == 0
+        assert json.loads((run / "result.json").read_text())["test_scorings"] == count
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_network")
 def test_a_recipe_with_a_phantom_needs_no_manifest(boneage, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("BONEAGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BONEAGE_RUNS", str(tmp_path / "runs"))

@@ -54,6 +54,29 @@ def messages(path: Path) -> list[str]:
 GOOD = "1377,films/1377.png,180,F,train"
 
 
+def test_the_split_digest_does_not_depend_on_rows_paths_or_other_columns(folder: Path) -> None:
+    table = assign_splits(cohort(40), seed=0)
+    first = write_manifest(table, folder / "a.csv")
+    (folder / "sub").mkdir()
+    moved = table.assign(image="../" + table["image"], source="elsewhere").iloc[::-1]
+    second = write_manifest(moved, folder / "sub" / "b.csv")
+    assert first.digest != second.digest
+    assert first.split_digest == second.split_digest
+    for column, value in (("split", "test"), ("age_months", 100.5), ("sex", None)):
+        changed = table.copy()
+        row = changed.index[changed["split"] == "train"][0]
+        value = {"F": "M", "M": "F"}[changed.loc[row, "sex"]] if value is None else value
+        changed.loc[row, column] = value
+        assert write_manifest(changed, folder / "c.csv").split_digest != first.split_digest
+
+
+def test_the_split_digest_is_that_of_sorted_lines(folder: Path) -> None:
+    rows = ("1378,films/1378.png,10.5,M,val", GOOD)
+    lines = '["1377","train","180","F"]\n["1378","val","10.5","M"]\n'
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    assert read_manifest(written(folder, *rows)).split_digest == digest
+
+
 def test_a_manifest_is_read_back_as_it_was_written(folder: Path) -> None:
     table = assign_splits(cohort(40), seed=0).assign(source="phantom")
     table.loc[0, "age_months"] = 10.6 * 12  # 127.19999999999999

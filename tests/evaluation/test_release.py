@@ -33,8 +33,8 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
 ):
     files = {path.name: path.read_bytes() for path in released.folder.iterdir()}
     assert sorted(files) == [
-        "README.md", "SHA256SUMS", "best.keras", "recipe.json", "release.json", "result.json",
-        "run.json",
+        "README.md", "SHA256SUMS", "best.keras", "known_ids.json", "recipe.json", "release.json",
+        "result.json", "run.json",
     ]  # fmt: skip
     ids = read_manifest(cohort).table["image_id"]
     for text in (content.decode() for name, content in files.items() if name != "best.keras"):
@@ -43,7 +43,8 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
         assert not [image_id for image_id in ids if f'"{image_id}"' in text]
     # as sha256sum reads it
     assert [line[64:] for line in files["SHA256SUMS"].decode().splitlines()] == [
-        "  best.keras", "  recipe.json", "  release.json", "  result.json", "  run.json",
+        "  best.keras", "  known_ids.json", "  recipe.json", "  release.json", "  result.json",
+        "  run.json",
     ]  # fmt: skip
     metrics = read_json(released.result_path)["metrics"]
     assert list(metrics) == ["val", "test", "val-test"]
@@ -87,6 +88,25 @@ def test_a_shipped_model_is_scored_on_its_own_manifest_and_on_others(
     table.to_csv(tmp_path / "mine.csv", index=False)
     metrics = evaluate_run(released, data=tmp_path / "mine.csv", progress=False)
     assert (metrics["manifest"]["external"], metrics["manifest"]["overlap"]) == (True, None)
+    # Its own test images, which it did not train on. 48 + 6 ids are in the filter.
+    assert metrics["manifest"]["known_ids"] == {"at_most": 0, "of": 6, "false_positives": 0.01}
+    table = table[table["split"] == "train"][:7].assign(split="test")
+    table = table.assign(patient_id=table["image_id"], image_id="new-" + table["image_id"])
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    metrics = evaluate_run(released, data=tmp_path / "mine.csv", progress=False)
+    assert metrics["manifest"]["known_ids"]["at_most"] == 7
+
+
+def test_a_release_counts_the_scorings_of_its_run_too_and_records_what_it_was_split_by(
+    finished_run, released, cohort, tmp_path
+):
+    result = read_json(released.result_path)
+    own = read_json(finished_run.metrics_path("test"))["scorings"]
+    assert result["test_scorings"] == own + 1
+    assert result["manifest"]["split_digest"] == read_manifest(cohort).split_digest
+    assert "known_ids.json" in (released.folder / "SHA256SUMS").read_text()
+    without = release(finished_run, tmp_path / "without", known_ids=False, progress=False)
+    assert not (without.folder / "known_ids.json").exists()
 
 
 @pytest.mark.parametrize(

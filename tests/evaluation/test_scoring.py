@@ -11,7 +11,7 @@ import pytest
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.errors import InputError
 from boneage.evaluation.report import read_evaluations, write_report
-from boneage.evaluation.result import NEEDED_INFO, write_result
+from boneage.evaluation.result import NEEDED_INFO, count_scorings, write_result
 from boneage.evaluation.scoring import (
     PREDICTION_COLUMNS,
     evaluate_predictions,
@@ -225,6 +225,23 @@ def test_a_manifest_that_changed_or_is_gone_is_refused(
     with pytest.raises(InputError, match=message):
         evaluate_run(run, progress=False)
     assert not list(run.folder.glob("*-test.*"))
+
+
+def test_each_scoring_of_a_split_is_counted_whatever_the_views(run: Run, tmp_path: Path) -> None:
+    def scorings(**options: Any) -> int:
+        return int(evaluate_run(run, progress=False, **options)["scorings"])
+
+    assert [scorings(), scorings(), scorings(views=2), scorings(views=6)] == [1, 2, 3, 4]
+    assert scorings(split="val") == 1
+    other = make_manifest(tmp_path / "other", offset=5.0, name="hospital.csv").path
+    assert [scorings(data=other), scorings(data=other)] == [1, 2]
+    digest = run.read_info()["manifest"]["digest"]
+    assert count_scorings(run, "test", digest) == 4
+    for path in run.folder.glob("metrics-test*.json"):
+        write_json(path, {k: v for k, v in read_json(path).items() if k != "scorings"})
+    assert count_scorings(run, "test", digest) == 3, "of three files, without a count"
+    run.metrics_path("test").write_text("damaged")
+    assert scorings() == 3
 
 
 def test_another_manifest_is_an_external_test_beside_the_own_one(run: Run, tmp_path: Path) -> None:

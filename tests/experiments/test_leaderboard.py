@@ -119,6 +119,26 @@ def test_a_fine_tuned_row_names_the_initial_run(experiments, known, shown):
     assert f"`--init first{shown}" in make_leaderboard(folder)
 
 
+def test_an_initial_release_says_at_most(experiments):
+    known = {"known_ids": {"val": 7, "test": 2}, "known_ids_by_chance": 0.01}
+    init = {"name": "first", "digest": "abc", **known}
+    folder = experiments("one", "seed-0", {**result(9.0, 9.0), "init": init})
+    shown = "(had seen at most 7 of the validation ids and 2 of the test ids)"
+    assert shown in make_leaderboard(folder)
+
+
+def test_a_table_says_how_often_its_test_split_was_scored_and_what_its_splits_are(experiments):
+    scored = "Its test split was scored at least"
+    folder = experiments("one", "seed-0", result(9.0, 9.0))
+    assert f"(manifest ffffffff).\n{scored} once." in make_leaderboard(folder)
+    more = result(8.0, 8.0, seed=1) | {"test_scorings": 4}
+    more["manifest"] |= {"split_digest": "a" * 64}
+    experiments("one", "seed-1", more)
+    experiments("one", "another", result(7.0, 7.0))
+    text = make_leaderboard(folder)
+    assert f"(manifest ffffffff; splits aaaaaaaa).\n{scored} 6 times." in text
+
+
 def test_several_seeds_of_a_recipe_get_a_row_for_their_mean(experiments):
     for seed, mae in enumerate((9.0, 10.0, 8.0)):
         folder = experiments("one", f"seed-{seed}", result(mae, mae + 1, seed=seed))

@@ -8,6 +8,7 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
+from boneage.evaluation.known_ids import write_known_ids
 from boneage.models.builder import build_model
 from boneage.recipe import read_recipe
 from boneage.run import Run
@@ -49,6 +50,18 @@ def test_the_network_answers_as_the_other_run_s_best_at_any_size(source, cohort,
         np.testing.assert_allclose(*answers, rtol=1e-6)
     assert initial["digest"] == file_digest(source.best_path)
     assert initial["known_ids"] == {"val": 6, "test": 0}  # it has not seen its test split
+
+
+def test_a_release_says_how_many_of_the_new_ids_it_knew_at_most(
+    source, cohort, recipe_with, tmp_path
+):
+    first, manifest = Run(shutil.copytree(source.folder, tmp_path / "first")), read_manifest(cohort)
+    write_known_ids(first.folder, manifest.table)
+    recipe = recipe_with("framing.size=64")
+    model = build_model(image_size=64, **recipe.model.model_dump())
+    initial = load_initial_weights(model, first, recipe, manifest)
+    assert initial["known_ids"] == {"val": 6, "test": 0}
+    assert initial["known_ids_by_chance"] == 0.01
 
 
 def test_another_network_is_refused_by_its_differences_and_leaves_no_folder(

@@ -51,6 +51,29 @@ def test_every_moving_statistic_is_averaged_like_a_weight(data):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
+def test_the_averaged_model_is_one_with_reestimated_statistics_to_a_hundredth(data):
+    images, target = data[0], data[1] / 10
+    trained = compiled()
+    trained.fit(images, target, batch_size=32, epochs=60, verbose=0)
+    differences = {}
+    for averages in (True, False):
+        model = compiled()
+        model.set_weights(trained.get_weights())
+        average = WeightAverage(model, statistics=averages)
+        model.fit(images, target, batch_size=32, epochs=50, verbose=0)
+        average.swap_in()
+        answers = model.predict(images, verbose=0)
+        again = compiled(momentum=0.0)  # the statistics of one batch
+        again.set_weights(model.get_weights())
+        again(images, training=True)
+        reestimated = again.predict(images, verbose=0)
+        difference = np.linalg.norm(answers - reestimated) / np.linalg.norm(reestimated)
+        differences[averages] = difference
+    assert differences[True] < 1e-2
+    assert differences[True] < differences[False] / 3
+
+
 def test_without_statistics_they_stay_those_of_the_last_weights(data):
     model = compiled()
     variables = len(model.optimizer.variables)

@@ -43,6 +43,7 @@ class PlannedRun:
         recipe: The fully resolved recipe.
         manifest: The data to train on.
         overrides: `KEY=VALUE` settings that differ from the recipe of the series.
+        scored: The splits to score, if the manifest has them.
     """
 
     index: int
@@ -50,6 +51,7 @@ class PlannedRun:
     recipe: Recipe
     manifest: Manifest
     overrides: tuple[str, ...] = ()
+    scored: tuple[str, ...] = ("val", "test")
 
     @property
     def name(self) -> str:
@@ -64,7 +66,7 @@ class PlannedRun:
     def splits(self) -> list[str]:
         """Return the splits that the run is scored on."""
         present = set(self.manifest.table["split"])
-        return [name for name in ("val", "test") if name in present]
+        return [name for name in self.scored if name in present]
 
     def state(self) -> str:
         """Return the state of the run, read from its folder.
@@ -269,6 +271,7 @@ def _train(
     else:
         what = ["--resume", str(planned.folder)]
     # Slurm starts tasks side by side. They are separate trainings, not hosts of one training.
+    what += [] if "test" in planned.scored else ["--no-test"]
     code = runner.run(["train", *what, "--hosts", "none", *options], to_stderr=quiet)
     state = planned.state()
     if state == FINISHED:

@@ -30,7 +30,7 @@ from boneage.training.series.planned_runs import (
 
 RESULT = "sweep.json"
 TABLE = "sweep.csv"
-SELECTED_BY = "validation MAE; the test MAE is only reported"
+SELECTED_BY = "validation MAE"
 _LONGEST_NAME = 80  # a name of a folder has at most 100 characters, with the seed
 _MOST_RUNS = 1000
 
@@ -168,8 +168,13 @@ def plan_sweep(
     out: Path,
     settings: Sequence[Setting],
     seeds: Sequence[int],
+    *,
+    test: bool = False,
 ) -> list[PlannedRun]:
     """Return one training for every setting and seed. The seed changes fastest.
+
+    With `test`, the test split is scored too. It is no part of the recorded plan, so that a sweep
+    can be scored on it once a setting is chosen.
 
     Raises:
         InputError: A split is missing, or the folder holds something else.
@@ -187,6 +192,7 @@ def plan_sweep(
             setting.recipe.model_copy(update={"seed": seed, "phantom": None}),
             manifest,
             setting.overrides,
+            ("val", "test") if test else ("val",),
         )
         for index, ((setting, name), seed) in enumerate(itertools.product(named, seeds), 1)
     ]
@@ -233,7 +239,7 @@ def collect_sweep(
     result = describe_series("sweep", planned, recipe, planned[0].manifest)
     result |= {"selected_by": SELECTED_BY, "settings": means, "rows": rows}
     write_json(out / RESULT, result)
-    write_text(out / TABLE, _make_table(rows).to_csv(index=False))
+    write_text(out / TABLE, _make_table(rows, planned[0].splits()).to_csv(index=False))
     return result
 
 
@@ -250,15 +256,15 @@ def _unknown_last(mae: float | None) -> tuple[bool, float]:
     return mae is None, mae or 0.0
 
 
-def _make_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def _make_table(rows: Sequence[dict[str, Any]], splits: Sequence[str]) -> pd.DataFrame:
     lines = []
     for row in rows:
         line = {"run": row["run"], **row["setting"], "seed": row["seed"], "state": row["state"]}
-        for split in ("val", "test"):
+        for split in splits:
             scores = row.get(split, {})
             mae = scores.get("mae_months") or {}
             line[f"{split}_n"] = scores.get("n")
             line[f"{split}_mae_months"] = mae.get("value")
             line |= {f"{split}_mae_{end}": mae.get(end) for end in ("low", "high")}
         lines.append(line)
-    return pd.DataFrame(lines).astype({"val_n": "Int64", "test_n": "Int64"})
+    return pd.DataFrame(lines).astype({f"{split}_n": "Int64" for split in splits})

@@ -68,14 +68,14 @@ class Trainer:
         write_json(run.info_path, read_json(run.info_path) | {"stopped": outcome})
         if outcome != "finished":
             return 2 if outcome in ("failed", "diverged") else 0
-        self._score(run)
+        self._score(run, ("val",) if "--no-test" in arguments else ("val", "test"))
         return 0
 
-    def _score(self, run: Run) -> None:
+    def _score(self, run: Run, splits: Sequence[str]) -> None:
         recipe = run.read_recipe()
         manifest = read_manifest(Path(run.read_info()["manifest"]["path"]))
         rng = np.random.default_rng([recipe.seed, *run.folder.name.encode()])
-        for split in ("val", "test"):
+        for split in splits:
             table = manifest.table[manifest.table["split"] == split]
             if table.empty:
                 continue

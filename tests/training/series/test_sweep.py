@@ -122,7 +122,7 @@ def test_repetitions_are_refused(tiny_recipe, grid, message):
 def test_every_setting_and_seed_is_trained_and_compared_by_validation(
     sweep, trainer, cohort, tmp_path
 ):
-    code, out, err = sweep(*GRID)
+    code, out, err = sweep(*GRID, "--test")
     assert code == 0, err
     assert trainer.names() == NAMES
     assert "run 4 of 6: learning_rate-0.003-seed-0" in err
@@ -151,6 +151,24 @@ def test_every_setting_and_seed_is_trained_and_compared_by_validation(
     assert f"{maes['val'][order[0]]:.2f} [" in out
     assert "image_id" not in json.dumps(result)
     assert str(cohort.parent) not in json.dumps(result), "a path of the machine"
+
+
+def test_the_test_split_is_scored_only_when_asked(sweep, trainer, tmp_path):
+    code, out, err = sweep("--seeds", "0,1")
+    assert code == 0, err
+    assert all("--no-test" in asked for asked in trainer.asked)
+    result = read_json(tmp_path / "s" / "sweep.json")
+    assert all("val" in row and "test" not in row for row in result["rows"])
+    assert "test" not in out
+    assert not [name for name in pd.read_csv(tmp_path / "s" / "sweep.csv") if "test" in name]
+    assert not Run(tmp_path / "s" / "seed-0").metrics_path("test").exists()
+
+    trainer.asked.clear()
+    code, out, err = sweep("--seeds", "0,1", "--test")  # once a setting is chosen
+    assert code == 0, err
+    assert len(trainer.asked) == 2
+    assert all("--resume" in asked and "--no-test" not in asked for asked in trainer.asked)
+    assert all("test" in row for row in read_json(tmp_path / "s" / "sweep.json")["rows"])
 
 
 def test_a_repeated_command_trains_nothing_and_changes_no_run(sweep, trainer, tmp_path, contents):
