@@ -42,7 +42,7 @@ def boneage_commands() -> list[str]:
 
 def make_radiographs(folder: Path) -> None:
     """Make what a reader has: radiographs, a table of ages, the Kaggle set, the recipes."""
-    manifest = make_phantom_cohort(folder / "radiographs", count=40, size=64, progress=False)
+    manifest = make_phantom_cohort(folder / "radiographs", count=60, size=64, progress=False)
     shutil.copy(
         folder / "radiographs" / "images" / "000000.png", folder / "radiographs" / "hand.png"
     )
@@ -84,7 +84,8 @@ def test_the_readme_s_commands_run_in_their_order(tmp_path, monkeypatch, capsys)
         with pytest.raises(SystemExit) as ended:
             cli.main()
         captured = capsys.readouterr()
-        assert not ended.value.code, f"{line}\n{captured.out}\n{captured.err}"
+        failed_gates = line.startswith("boneage stress") and ended.value.code == 1
+        assert failed_gates or not ended.value.code, f"{line}\n{captured.out}\n{captured.err}"
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
 
 
