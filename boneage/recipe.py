@@ -162,8 +162,8 @@ class Augmentation(_Section):
     resample: float = _share(
         0.0,
         "Probability of fewer pixels. The image is shrunk by a factor from 0.5 to 1 and enlarged "
-        "again. It is shrunk by nearest, bilinear without prefilter (each in a third of the "
-        "cases), area or Lanczos (each in a sixth).",
+        "again. It is shrunk by nearest, bilinear without prefilter (each in 3 of 8 cases), area "
+        "or Lanczos (each in 1 of 8).",
     )
     blur: float = _share(
         0.0, "Probability of a Gaussian blur. Its standard deviation is up to 0.8 pixels."
