@@ -130,7 +130,8 @@ def _degrade(image: Image, settings: Augmentation, draws: dict[str, float], gain
         sigma = _between(NOISE, draws["noise"])
         # Noise also widens the range of levels that is stretched.
         strength = 255 * sigma / math.hypot(255 / gain, NOISE_RANGE * sigma)
-        image = np.asarray(cv2.addWeighted(image, 1, noise, strength, 0, dtype=cv2.CV_8U), np.uint8)
+        noisy = cv2.addWeighted(image, 1, noise, strength / 32, 0, dtype=cv2.CV_8U)
+        image = np.asarray(noisy, np.uint8)
     if draws["compressed"] < settings.jpeg:
         quality = round(_between(JPEG, draws["quality"]))
         _, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
@@ -146,10 +147,10 @@ def _shrunk(image: Image, size: tuple[int, int], sampler: int) -> Image:
 
 
 @functools.lru_cache(maxsize=4)
-def _normal_numbers(bits: int) -> Floats:
-    """Return `2 ** bits` numbers of the standard normal distribution, always the same ones."""
-    numbers: Floats = np.random.default_rng(0).standard_normal(2**bits, np.float32)
-    return numbers
+def _normal_numbers(bits: int) -> npt.NDArray[np.int8]:
+    """Return `2 ** bits` numbers of the standard normal distribution, times 32, always the same."""
+    numbers = np.random.default_rng(0).standard_normal(2**bits, np.float32)
+    return np.asarray(np.clip(np.rint(32 * numbers), -127, 127), np.int8)
 
 
 def _move(
