@@ -173,7 +173,9 @@ class Augmentation(_Section):
         "Probability of Gaussian noise. Its standard deviation is up to 8 of the radiograph's 255 "
         "levels, before the contrast stretch.",
     )
-    jpeg: float = _share(0.0, "Probability of a JPEG compression of quality 30 to 95.")
+    jpeg: float = _share(
+        0.0, "Probability of a JPEG compression. Its quality is 30 to 95, and mostly below 60."
+    )
     whole_image: float = _share(
         0.0,
         "Probability of the whole radiograph in place of the hand, drawn for each epoch. It "

@@ -133,7 +133,8 @@ def _degrade(image: Image, settings: Augmentation, draws: dict[str, float], gain
         noisy = cv2.addWeighted(image, 1, noise, strength / 32, 0, dtype=cv2.CV_8U)
         image = np.asarray(noisy, np.uint8)
     if draws["compressed"] < settings.jpeg:
-        quality = round(_between(JPEG, draws["quality"]))
+        # Squared: a high quality changes little and takes twice as long, so it is rarer.
+        quality = round(_between(JPEG, draws["quality"] ** 2))
         _, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
         image = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
     return image
