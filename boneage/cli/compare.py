@@ -26,7 +26,11 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help=SIDE_HELP)],
     b: Annotated[Path, typer.Argument(metavar="B", help=f"The reference. {SIDE_HELP}")],
     split: Annotated[
-        str | None, typer.Option(help="Split of a run folder: train, val or test. Default: test.")
+        list[str] | None,
+        typer.Option(
+            help="Split of a run folder: train, val or test; val and test for both together. "
+            "Default: test."
+        ),
     ] = None,
     margin: Annotated[
         float, typer.Option(min=0, max=100, help="Margin of non-inferiority, months.")
@@ -48,17 +52,20 @@ def compare(
         open_predictions,
         write_comparison,
     )
+    from boneage.evaluation.scoring import in_order
 
-    if split is not None and a.is_file() and b.is_file():
+    if split and a.is_file() and b.is_file():
         refuse("--split", "A and B are tables, so there is no split to choose")
-    if split is not None and split not in SPLITS:
-        refuse(f"--split {split}", f"it is none of {', '.join(SPLITS)}")
-    chosen = split or "test"
+    for name in split or ():
+        if name not in SPLITS:
+            refuse(f"--split {name}", f"it is none of {', '.join(SPLITS)}")
+    chosen = "-".join(in_order(split or "test"))
     comparison = compare_predictions(
         *(open_predictions(side, chosen) for side in (a, b)), margin_months=margin
     )
-    if chosen in SHAPED_BY and not (a.is_file() and b.is_file()):
-        log(SHAPED_BY[chosen])
+    for name in in_order(split or ()):
+        if name in SHAPED_BY:
+            log(SHAPED_BY[name])
     files = {} if out is None else write_comparison(comparison, out)
     if as_json:
         print_json(comparison)
@@ -70,6 +77,9 @@ def compare(
 
 
 def _lines(comparison: dict[str, Any]) -> list[str]:
+    from boneage.evaluation.comparison import describe_margin
+    from boneage.evaluation.metrics import FEW
+
     found, margin = comparison["difference_months"], comparison["non_inferiority"]
     n, maes = comparison["n"], comparison["mae_months"]
     unit = CLUSTERS[comparison["clusters"]]
@@ -85,17 +95,15 @@ def _lines(comparison: dict[str, Any]) -> list[str]:
         f"{n:,} images in both ({counts}{only}); intervals are 95 % (bootstrap by {unit})",
         f"A - B: {format_mae(found)} months, {_format_p(found['p'])} (permutation by {unit})",
     ]
-    if found["detectable"] is not None:
-        high = margin["high_months"]
-        limit = f"less than {high:.2f} months worse"
-        if high < 0:
-            limit = f"at least {-high:.2f} months better"
-        lines += [
+    if found["groups"] < FEW:
+        lines.append(f"note: intervals of fewer than {FEW} {unit}s are too narrow")
+    if round(found["detectable"] or 0, 2):  # 0 if A and B differ by the same for all
+        lines.append(
             f"smallest true difference that so many {unit}s show with 80 % power: "
-            f"{found['detectable']:.2f} months",
-            f"A is {limit} than B (95 % confidence, one-sided): non-inferiority at a margin of "
-            f"{margin['margin_months']:g} is {'' if margin['is_shown'] else 'not '}shown",
-        ]
+            f"{found['detectable']:.2f} months"
+        )
+    if margin["high_months"] is not None:
+        lines.append(describe_margin(margin["high_months"], margin))
     return [*lines, *_group_table(comparison["groups"]).splitlines()]
 
 

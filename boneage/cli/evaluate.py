@@ -12,6 +12,7 @@ from boneage.cli.output import (
     JsonOption,
     OthersOption,
     PhasesOption,
+    ResultsOption,
     RunArgument,
     ViewsOption,
     echo,
@@ -65,13 +66,7 @@ def evaluate(
     others: OthersOption = None,
     views: ViewsOption = None,
     phases: PhasesOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results. Default: the run; for a shipped model, runs/NAME. "
-            "Several runs need one."
-        ),
-    ] = None,
+    out: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a model on a split, or score a table of predictions."""

@@ -59,6 +59,11 @@ PhasesOption = Annotated[
         "Default: the recipe's value.",
     ),
 ]
+RESULTS_HELP = (
+    "Folder for the results. Default: the run; for a shipped model, runs/NAME. "
+    "Several runs need one."
+)
+ResultsOption = Annotated[Path | None, typer.Option("--out", help=RESULTS_HELP)]
 OthersOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -250,7 +255,7 @@ _GROUP_TITLES = ("group", "n", "MAE, months", "bias, months", "")
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """Return the scores of a split as lines of text, groups included."""
-    from boneage.evaluation.metrics import FEW, group_words
+    from boneage.evaluation.metrics import group_words, is_few
 
     patients = metrics.get("patients")
     counted = f"{metrics['n']:,} images" + (f" of {patients:,} patients" if patients else "")
@@ -273,7 +278,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
                 continue
             mae, bias = part["mae_months"], part["bias_months"]
             expected = part.get("dilution_bias_months")
-            notes = ["few images"] if part["n"] < FEW else []
+            notes = [f"few {unit}s"] if is_few(part) else []
             notes += [] if expected is None else [f"{expected:+.2f} by dilution alone"]
             cells = [group_words(kind, name), f"{part['n']:,}"]
             cells.append(f"{mae['value']:.2f} {_interval(mae)}")

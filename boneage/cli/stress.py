@@ -12,6 +12,7 @@ from boneage.cli.output import (
     JsonOption,
     OthersOption,
     PhasesOption,
+    ResultsOption,
     RunArgument,
     ViewsOption,
     echo,
@@ -47,13 +48,7 @@ def stress(
     others: OthersOption = None,
     views: ViewsOption = None,
     phases: PhasesOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results. Default: the run; for a shipped model, runs/NAME. "
-            "Several runs need one."
-        ),
-    ] = None,
+    out: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how much changes of the radiographs move a model's answers.

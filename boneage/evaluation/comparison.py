@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,13 @@ from boneage.datasets.label_rules import SEXES
 from boneage.errors import Fault, InputError
 from boneage.evaluation.metrics import AGE_BANDS
 from boneage.evaluation.paired import bootstrap_mean, paired_difference
-from boneage.evaluation.result import open_results
-from boneage.evaluation.scoring import read_predictions
-from boneage.runtime.files import write_json
+from boneage.evaluation.result import MIN_IMAGES, open_results
+from boneage.evaluation.scoring import known_patients, read_predictions
+from boneage.runtime.files import check_folder_writable, write_json
 from boneage.runtime.provenance import file_digest, provenance
 
 MARGIN_MONTHS = 0.5
 """Default margin of non-inferiority. A model that is worse by less counts as not worse."""
-MIN_IMAGES = 5  # an average over fewer images reveals single ones
 LABEL_TOLERANCE_MONTHS = 0.05  # tables round their labels differently
 
 _SHOWN_IDS = 5
@@ -49,7 +49,8 @@ def open_predictions(source: Path, split: str = "test") -> Predictions:
     Args:
         source: A run folder, a folder that `evaluate --out` wrote, the name of a shipped model
             (its results are below `runs/`), or a table as for `read_predictions`.
-        split: Of a folder, the split. An external test counts if it is the only one of the split.
+        split: Of a folder, the split, or `val-test`. An external test counts if it is the only one
+            of the split.
 
     Raises:
         InputError: There are no predictions, several external tests, or faults in the table.
@@ -90,8 +91,7 @@ def compare_predictions(
         InputError: Fewer than `MIN_IMAGES` images are in both, or their labels disagree.
     """
     table = _join(a, b)
-    patients = table["patient_id"].to_numpy(object)
-    groups = patients if (patients != "").any() else None
+    groups = known_patients(table)
     age, sex = table["age_months"].to_numpy(np.float64), table["sex"].to_numpy(str)
     errors = {side: np.abs(table[f"answer_{side}"].to_numpy(np.float64) - age) for side in "ab"}
 
@@ -114,11 +114,7 @@ def compare_predictions(
         "a": _describe(a, b, len(table)),
         "b": _describe(b, a, len(table)),
         "clusters": "image_id" if groups is None else "patient_id",
-        "non_inferiority": {
-            "margin_months": margin_months,
-            "high_months": high,
-            "is_shown": high is not None and high < margin_months,
-        },
+        "non_inferiority": {"high_months": high, **judge_margin(high, margin_months)},
         **whole,
         "groups": {
             "sex": {name: summary(sex == name) for name in SEXES},
@@ -129,6 +125,20 @@ def compare_predictions(
         },
         "provenance": {key: made_by[key] for key in _MADE_BY},
     }
+
+
+def judge_margin(high: float | None, margin_months: float = MARGIN_MONTHS) -> dict[str, Any]:
+    """Return `margin_months`, and `is_shown`: whether a one-sided 95 % limit is below it."""
+    return {"margin_months": margin_months, "is_shown": high is not None and high < margin_months}
+
+
+def describe_margin(high: float, judged: Mapping[str, Any]) -> str:
+    """Return a one-sided limit, and what `judge_margin` says of it, in words."""
+    return (
+        f"The difference is below {high:+.2f} months with 95 % confidence (one-sided). "
+        f"Non-inferiority at a margin of {judged['margin_months']:g} months is "
+        f"{'' if judged['is_shown'] else 'not '}shown."
+    )
 
 
 def write_comparison(comparison: dict[str, Any], folder: Path) -> dict[str, Path]:
@@ -143,7 +153,7 @@ def write_comparison(comparison: dict[str, Any], folder: Path) -> dict[str, Path
     from boneage.evaluation import figures  # only now, because it takes a second
 
     files = {"result": folder / "comparison.json", "plot": folder / "comparison.png"}
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder_writable(folder)
     write_json(files["result"], comparison)
     figures.save_png(figures.paired_differences(comparison), files["plot"])
     return files
@@ -181,7 +191,8 @@ def refuse_different_labels(
 
 def _missing_predictions(source: Path, path: Path, split: str, found: list[Path]) -> Fault:
     if not found:
-        fix = f"Run: boneage evaluate {source} --split {split}."
+        splits = " ".join(f"--split {name}" for name in split.split("-"))
+        fix = f"Run: boneage evaluate {source} {splits}."
         return Fault(str(path), "there is no such table of predictions", fix)
     names = ", ".join(each.name for each in found)
     what = f"there are several external tests: {names}"
@@ -191,10 +202,11 @@ def _missing_predictions(source: Path, path: Path, split: str, found: list[Path]
 def _join(a: Predictions, b: Predictions) -> pd.DataFrame:
     """Return the common images: labels, `patient_id` ("" if unknown), `answer_a`, `answer_b`."""
     tables = [
-        each.table.assign(patient_id=_patients(each.table)).rename(
+        each.table.assign(patient_id="" if patients is None else patients).rename(
             columns={"predicted_age_months": "answer"}
         )
         for each in (a, b)
+        for patients in (known_patients(each.table),)
     ]
     joined = tables[0].merge(tables[1], on="image_id", suffixes=("_a", "_b"))
     where = f"{a.path} and {b.path}"
@@ -215,12 +227,6 @@ def _join(a: Predictions, b: Predictions) -> pd.DataFrame:
     return joined.assign(
         age_months=joined["age_months_a"], sex=joined["sex_a"], patient_id=patients
     )
-
-
-def _patients(table: pd.DataFrame) -> pd.Series[str]:
-    if "patient_id" not in table:
-        return pd.Series("", table.index)
-    return table["patient_id"].fillna("").astype(str)
 
 
 def _describe(one: Predictions, other: Predictions, common: int) -> dict[str, Any]:

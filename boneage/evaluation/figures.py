@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from boneage.datasets.label_rules import MAX_AGE_MONTHS
 from boneage.evaluation.html import months, signed
-from boneage.evaluation.metrics import BAND_WORDS, FEW
+from boneage.evaluation.metrics import BAND_WORDS, is_few
 
 INK, GREY, RULE, ACCENT, BAND = "#1c2733", "#5b6773", "#dde3e9", "#0b5394", "#e1eaf4"
 _FAILED = "#d55e00"
@@ -107,6 +107,8 @@ def predicted_vs_true(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure
         dashed: Any = (0, (4, 3))
         answers = table["predicted_age_months"].agg(["min", "max"]).to_numpy(np.float64)
         axes.plot(intercept + slope * answers, answers, color=INK, linestyle=dashed, zorder=3)
+        what = "dashed: mean label\nof each answer"
+        axes.text(0.98, 0.02, what, transform=axes.transAxes, ha="right", va="bottom", color=GREY)
     axes.set(xlim=(low, high), ylim=(low, high))
     axes.set(xlabel="Labelled age, months and years", ylabel="Predicted age")
     for axis in (axes.xaxis, axes.yaxis):
@@ -161,12 +163,7 @@ def error_by_group(metrics: Mapping[str, Any]) -> Figure:
     Args:
         metrics: The answer of `metrics.score`.
     """
-    sexes, bands = metrics["groups"]["sex"], metrics["groups"]["age_band"]
-    rows: list[_Row] = [("All images", metrics, ACCENT, 0.0)]
-    for y, (sex, style) in enumerate(SEX_STYLE.items()):
-        rows.append((style["label"], sexes[sex], style["colour"], y + 1.3))
-    for y, (band, words) in enumerate(BAND_WORDS.items()):
-        rows.append((words[0].upper() + words[1:], bands[band], INK, y + 3.6))
+    rows = _all_sexes_and_ages(metrics)
     figure = Figure(figsize=(_WIDTH, 9.4), layout="constrained")
     errors, biases = figure.subplots(2, 1)
     _whiskers(errors, rows, "mae_months", months)
@@ -177,11 +174,8 @@ def error_by_group(metrics: Mapping[str, Any]) -> Figure:
     biases.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     errors.set_title("Mean absolute error, months", loc="left")
     biases.set_title("Bias, months", loc="left")
-    labels = [f"{label}\nn = {group['n']:,}" for label, group, _, _ in rows]
     for axes in (errors, biases):
-        axes.tick_params(axis="y", length=0)
-        axes.set_yticks([y for _, _, _, y in rows], labels, linespacing=1.0)
-        axes.set_ylim(rows[-1][3] + 0.6, -0.7)
+        _name_rows(axes, rows)
     return figure
 
 
@@ -269,13 +263,7 @@ def paired_differences(comparison: Mapping[str, Any]) -> Figure:
     Args:
         comparison: The answer of `comparison.compare_predictions`.
     """
-    sexes, bands = (comparison["groups"][kind] for kind in ("sex", "age_band"))
-    rows: list[_Row] = [("All images", comparison, ACCENT, 0.0)]
-    for y, (sex, style) in enumerate(SEX_STYLE.items()):
-        rows.append((style["label"], sexes[sex], style["colour"], y + 1.3))
-    for y, (band, words) in enumerate(BAND_WORDS.items()):
-        rows.append((words[0].upper() + words[1:], bands[band], INK, y + 3.6))
-    rows = [row for row in rows if "difference_months" in row[1]]
+    rows = [row for row in _all_sexes_and_ages(comparison) if "difference_months" in row[1]]
     figure = Figure(figsize=(_WIDTH, 1.7 + 0.62 * len(rows)), layout="constrained")
     axes = figure.subplots()
     _whiskers(axes, rows, "difference_months", lambda value: f"{value:+.2f}".replace("-", "−"))
@@ -284,10 +272,8 @@ def paired_differences(comparison: Mapping[str, Any]) -> Figure:
     axes.axvspan(margin, reach, color=BAND, linewidth=0, zorder=-1)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     axes.axvline(margin, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-    axes.tick_params(axis="y", length=0)
-    labels = [f"{label}\nn = {group['n']:,}" for label, group, _, _ in rows]
-    axes.set_yticks([y for _, _, _, y in rows], labels, linespacing=1.0)
-    axes.set(xlim=(-reach, reach), ylim=(rows[-1][3] + 0.6, -0.7))
+    _name_rows(axes, rows)
+    axes.set_xlim(-reach, reach)
     names = [f"{side.upper()}: {comparison[side]['name']}" for side in "ab"]
     figure.suptitle("\n".join(name[:_LONGEST_NAME] for name in names), x=0.02, ha="left")
     axes.set_xlabel("MAE of A − MAE of B, months\n← A better     B better →")
@@ -347,7 +333,7 @@ def mae_by_change(changes: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot(np.clip(ends, -edge, edge), [y] * len(ends), color=colour, linewidth=2, alpha=0.5)
         note = "" if difference["value"] is None else signed(round(difference["value"], 1) + 0.0)
         if change["refused"]:
-            note += f" ({100 * change['refused'] / change['n']:.0f} % refused)"
+            note += f" ({change['refused']:,} refused)"
         if difference["value"] is not None:
             value = float(np.clip(difference["value"], -edge, edge))
             marker = "o" if value == difference["value"] else ">"
@@ -429,6 +415,24 @@ def save_png(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="png", dpi=_PNG_DPI, facecolor="white")
 
 
+def _all_sexes_and_ages(scores: Mapping[str, Any]) -> list[_Row]:
+    """Return a row for all images, each sex and each band of the label."""
+    sexes, bands = (scores["groups"][kind] for kind in ("sex", "age_band"))
+    rows: list[_Row] = [("All images", scores, ACCENT, 0.0)]
+    for y, (sex, style) in enumerate(SEX_STYLE.items()):
+        rows.append((style["label"], sexes[sex], style["colour"], y + 1.3))
+    for y, (band, words) in enumerate(BAND_WORDS.items()):
+        rows.append((words[0].upper() + words[1:], bands[band], INK, y + 3.6))
+    return rows
+
+
+def _name_rows(axes: Axes, rows: list[_Row]) -> None:
+    labels = [f"{label}\nn = {group['n']:,}" for label, group, _, _ in rows]
+    axes.tick_params(axis="y", length=0)
+    axes.set_yticks([y for _, _, _, y in rows], labels, linespacing=1.0)
+    axes.set_ylim(rows[-1][3] + 0.6, -0.7)
+
+
 def _square() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH, 4.9), layout="constrained")
     return figure, figure.subplots()
@@ -477,7 +481,7 @@ def _whiskers(axes: Axes, rows: list[_Row], metric: str, as_text: Callable[[floa
             continue
         if low is not None:
             axes.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.45)
-        inside = "white" if group["n"] < FEW else colour
+        inside = "white" if is_few(group) else colour
         axes.plot([value], [y], marker="o", markersize=6, color=colour, markerfacecolor=inside)
         axes.annotate(
             as_text(value), (value, y), xytext=(0, 5), textcoords="offset points",

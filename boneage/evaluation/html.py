@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from boneage.datasets.label_rules import years_and_months
-from boneage.evaluation.metrics import format_interval
+from boneage.evaluation.metrics import format_interval, is_few
 
 Rows = list[tuple[str, str]]
 
@@ -35,6 +35,7 @@ def _environment() -> jinja2.Environment:
         "interval": interval,
         "bare_interval": format_interval,
         "value_and_interval": value_and_interval,
+        "is_few": is_few,
         "count": lambda number: f"{number:,}",
         "share": share,
         "duration": duration,

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from boneage.datasets.label_rules import SEXES
 from boneage.errors import Fault, InputError
+from boneage.evaluation.paired import number_groups, resample
 
 Months = NDArray[np.float64]
 
@@ -32,9 +33,8 @@ SEX_WORDS = {"F": "girls", "M": "boys"}
 WITHIN_MONTHS = (6, 12, 24)
 COVERAGE_PERCENT = 95.0
 NORMAL_QUANTILE = 1.96  # 97.5 % of a normal distribution, as in Bland & Altman 1986
-FEW = 20  # a percentile bootstrap of fewer images gives intervals that are too narrow
+FEW = 20  # a percentile bootstrap of fewer gives intervals that are too narrow
 _LEAST_VARIANCE = 1e-9  # months²: answers that vary less are all the same
-_DRAWS_AT_ONCE = 1_000_000  # keeps a bootstrap of any cohort within a few tens of MB
 
 
 def score(
@@ -55,9 +55,9 @@ def score(
     they are known, else images. Each group is resampled separately. The bias is predicted − true,
     so a positive bias means that predictions are too high.
 
-    The limits of agreement are bias ± 1.96 standard deviations of the differences. Their intervals
-    use the standard error √3·SD/√n (Bland & Altman, Lancet 1986;327:307-310). Where a patient has
-    several images, n is the number of patients, which makes them rather too wide than too narrow.
+    The limits of agreement are bias ± 1.96 standard deviations of the differences (Bland & Altman,
+    Lancet 1986;327:307-310). Their intervals are of the bootstrap, too. The usual standard error
+    √3·SD/√n is that of normal differences; those of bone ages have heavier tails.
 
     `calibration` is the line of the label on the answer: slope 1 and intercept 0 mean that an
     answer needs no correction. `concordance` is Lin's coefficient (Biometrics 1989;45:255-268).
@@ -91,7 +91,7 @@ def score(
     age = np.asarray(age_months, dtype=np.float64).reshape(-1)
     predicted = np.asarray(predicted_age_months, dtype=np.float64).reshape(-1)
     sexes = np.asarray(sex, dtype=str).reshape(-1)
-    patient = None if patients is None else _number_patients(patients)
+    patient = None if patients is None else np.asarray(patients, dtype=str).reshape(-1)
     _check_lengths(age, predicted, sexes, patient)
     if bootstrap < 1:
         raise ValueError(f"score: bootstrap is {bootstrap}; expected at least 1.")
@@ -176,6 +176,11 @@ def group_words(kind: str, name: str) -> str:
     return f"{kind}: {name}"
 
 
+def is_few(group: Mapping[str, Any]) -> bool:
+    """Return whether a group has so few patients, or images, that its intervals are too narrow."""
+    return int(group.get("patients") or group["n"]) < FEW
+
+
 def format_interval(part: Mapping[str, Any], spec: str = ".2f", *, factor: float = 1.0) -> str:
     """Return an interval as text, such as `[4.46, 5.55]`, or "" where there is none.
 
@@ -190,20 +195,13 @@ def format_interval(part: Mapping[str, Any], spec: str = ".2f", *, factor: float
 
 _MEANS = ("mae_months", "bias_months", *(f"within_{months}_months" for months in WITHIN_MONTHS))
 _METRICS = (*_MEANS[:1], "rmse_months", "median_absolute_error_months", *_MEANS[1:])
+_LIMITS = ("low", "high")
 _LINE = ("slope", "intercept_months", "concordance")
 
 
 def _in_band(ages: Months, band: str) -> NDArray[np.bool_]:
     low, high = AGE_BANDS[band]
     return np.asarray((ages >= low) & (ages < high))
-
-
-def _number_patients(patients: Sequence[str] | NDArray[Any]) -> NDArray[np.intp]:
-    """Return a number for the patient of each image (n,); an empty name is a patient of its own."""
-    names = np.asarray(patients, dtype=str).reshape(-1)
-    number: dict[str, int] = {}
-    found = [number.setdefault(name or f"\0{row}", len(number)) for row, name in enumerate(names)]
-    return np.array(found, dtype=np.intp)
 
 
 def _dilution_bias(age: Months, predicted: Months, chosen: NDArray[np.bool_]) -> float | None:
@@ -218,37 +216,38 @@ def _dilution_bias(age: Months, predicted: Months, chosen: NDArray[np.bool_]) ->
 def _summary(
     age: Months,
     predicted: Months,
-    patient: NDArray[np.intp] | None,
+    patients: NDArray[Any] | None,
     bootstrap: int,
     seed: int,
     with_line: bool,
 ) -> dict[str, Any]:
     """Return every metric of one group of labels and answers (n,), months."""
-    count, error = len(age), predicted - age
-    members = np.arange(count) if patient is None else np.unique(patient, return_inverse=True)[1]
+    members = number_groups(patients, len(age))
     units = int(members.max(initial=-1)) + 1
-    summary: dict[str, Any] = {"n": count} | ({} if patient is None else {"patients": units})
     sample = _Sample(age, predicted, members, units, with_line)
-    values = sample.metrics(np.ones((1, units), dtype=np.int64)) if count else {}
-    drawn = _resample(sample, bootstrap, seed) if units > 1 else {}
-    for name in (*_METRICS, *(_LINE if with_line else ())):
-        value = float(values[name][0]) if count else np.nan
-        ends = (np.nan, np.nan)
+    whole = sample.metrics(np.ones((1, units), dtype=np.int64)) if units else {}
+    weights = resample(units, bootstrap, seed) if units > 1 else ()
+    drawn = [sample.metrics(rows) for rows in weights]
+
+    def interval(name: str) -> dict[str, float | None]:
+        value = float(whole[name][0]) if units else np.nan
+        draws = np.concatenate([[value], *(each[name] for each in drawn)])
+        low = high = None
         # A resample without a slope means that the slope rests on very few images.
-        if name in drawn and np.isfinite([value, *drawn[name]]).all():
+        if drawn and np.isfinite(draws).all():
             tail = (100.0 - COVERAGE_PERCENT) / 2
-            ends = tuple(np.percentile(drawn[name], (tail, 100.0 - tail)))
-        summary[name] = dict(
-            zip(("value", "low", "high"), map(_number, (value, *ends)), strict=True)
-        )
+            low, high = map(float, np.percentile(draws[1:], (tail, 100.0 - tail)))
+        return {"value": value if np.isfinite(value) else None, "low": low, "high": high}
+
+    scores: dict[str, Any] = {name: interval(name) for name in _METRICS}
     if with_line:
-        summary["calibration"] = {name: summary.pop(name) for name in _LINE[:2]}
-    summary["limits_of_agreement_months"] = _limits_of_agreement(error, units)
-    return summary
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+        line = {name: interval(name) for name in _LINE}
+        scores |= {"concordance": line.pop("concordance"), "calibration": line}
+    limits = {end: interval(end) for end in _LIMITS}
+    scores["limits_of_agreement_months"] = {end: limits[end].pop("value") for end in _LIMITS} | {
+        f"{end}_interval": None if part["low"] is None else part for end, part in limits.items()
+    }
+    return {"n": len(age)} | ({} if patients is None else {"patients": units}) | scores
 
 
 class _Sample:
@@ -290,6 +289,11 @@ class _Sample:
         found = dict(zip(_MEANS, means.T, strict=False))
         found["rmse_months"] = np.sqrt(means[:, len(_MEANS)])
         found["median_absolute_error_months"] = self._medians(weights, count)
+        bias, square = found["bias_months"], means[:, len(_MEANS)]
+        with np.errstate(divide="ignore", invalid="ignore"):  # no deviation of one image
+            deviation = np.sqrt((square - bias**2).clip(0) * count / (count - 1))
+        for end, sign in zip(_LIMITS, (-1, 1), strict=True):
+            found[end] = bias + sign * NORMAL_QUANTILE * deviation
         of_line = means[:, len(_MEANS) + 1 :].T
         return found | (dict(zip(_LINE, self._line(*of_line), strict=True)) if len(of_line) else {})
 
@@ -318,34 +322,6 @@ class _Sample:
             2 * together, apart, out=np.full_like(x, np.nan), where=has_agreement
         )
         return slope, y + self._centre - slope * (x + self._centre), concordance
-
-
-def _resample(sample: _Sample, bootstrap: int, seed: int) -> dict[str, Months]:
-    """Return every metric of each resample: (bootstrap,)."""
-    generator = np.random.default_rng(seed)
-    units = sample.units
-    chunk = max(1, _DRAWS_AT_ONCE // units)
-    drawn: list[dict[str, Months]] = []
-    for start in range(0, bootstrap, chunk):
-        rows = min(chunk, bootstrap - start)
-        chosen = generator.integers(0, units, size=(rows, units), dtype=np.int32)
-        cells = chosen + units * np.arange(rows)[:, None]
-        weights = np.bincount(cells.reshape(-1), minlength=rows * units).reshape(rows, units)
-        drawn.append(sample.metrics(weights))
-    return {name: np.concatenate([each[name] for each in drawn]) for name in drawn[0]}
-
-
-def _limits_of_agreement(error: Months, units: int) -> dict[str, Any]:
-    if len(error) < 2:
-        return {"low": None, "high": None}
-    bias, deviation = float(np.mean(error)), float(np.std(error, ddof=1))
-    ends = {"low": bias - NORMAL_QUANTILE * deviation, "high": bias + NORMAL_QUANTILE * deviation}
-    half = NORMAL_QUANTILE * (3 / units) ** 0.5 * deviation
-    intervals = {
-        f"{name}_interval": {"low": end - half, "high": end + half} if units > 1 else None
-        for name, end in ends.items()
-    }
-    return ends | intervals
 
 
 def _check_lengths(age: Months, *others: NDArray[Any] | None) -> None:

@@ -78,8 +78,7 @@ def model_card(
         release: `release.json`.
         digest: sha256 of the model file.
         size: Bytes of the model file.
-        stress: What changes of the radiographs cost, as `boneage stress` writes it: for each of
-            `changes`, `name`, `n`, `shift_months`, `mae_difference_months`, `gate` and `passed`.
+        stress: What changes of the radiographs cost, as `boneage stress` writes it.
 
     Returns:
         Markdown, the content of the release's README.md.
@@ -94,8 +93,7 @@ def model_card(
     ]
     together = result["metrics"].get(_TOGETHER[0], {})
     scored = [(_TOGETHER[1], together, _rows(together))] if "mae_months" in together else alone
-    changes = list((stress or {}).get("changes") or ())
-    where = "Changed radiographs" if changes else "not measured; `boneage stress` does it"
+    where = "Changed radiographs" if stress else "not measured; `boneage stress` does it"
     text = render(
         "model_card.md",
         name=release["name"],
@@ -114,7 +112,7 @@ def model_card(
         scores=scored,
         alone=[] if scored is alone else alone,
         bands=_bands(scored[0][1]) if scored else [],
-        changes=changes,
+        stress=stress,
         claim=[(item, asked, text.format(stress=where)) for item, asked, text in _CLAIM],
         init=init,
         minutes=(result.get("seconds", {}).get("fit") or 0) / 60,

@@ -131,6 +131,18 @@ def _checked(values: ArrayLike, draws: int) -> Floats:
     return rows
 
 
+def resample(count: int, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each of `count` groups is drawn with replacement: (rows, count).
+
+    All rows together are `draws`; the memory of any cohort stays within a few tens of MB.
+    """
+    generator = np.random.default_rng(seed)
+    for rows in _parts(draws, count):
+        drawn = generator.integers(0, count, size=(rows, count), dtype=np.int32)
+        cells = drawn + count * np.arange(rows)[:, None]
+        yield np.bincount(cells.reshape(-1), minlength=rows * count).reshape(rows, count)
+
+
 def _group_totals(
     values: Floats, groups: Sequence[Any] | NDArray[Any] | None
 ) -> tuple[Floats, Floats]:
@@ -149,12 +161,8 @@ def _parts(draws: int, count: int) -> Iterator[int]:
 
 
 def _resampled_means(sums: Floats, sizes: Floats, draws: int, seed: int) -> Floats:
-    generator, count = np.random.default_rng(seed), len(sums)
-    means = []
-    for rows in _parts(draws, count):
-        drawn = generator.integers(0, count, size=(rows, count), dtype=np.int32)
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    return np.concatenate(means)
+    weights = resample(len(sums), draws, seed)
+    return np.concatenate([rows @ sums / (rows @ sizes) for rows in weights])
 
 
 def _permutation_p(sums: Floats, draws: int, seed: int) -> float:

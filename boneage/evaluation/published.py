@@ -16,9 +16,11 @@ from boneage.datasets.manifest import Manifest
 from boneage.datasets.tables import read_sheet
 from boneage.datasets.validation import expected_months, id_findings, numbers
 from boneage.errors import Fault, InputError
-from boneage.evaluation.comparison import MARGIN_MONTHS, MIN_IMAGES, refuse_different_labels
+from boneage.evaluation.comparison import describe_margin, judge_margin, refuse_different_labels
 from boneage.evaluation.metrics import format_interval
 from boneage.evaluation.paired import paired_difference
+from boneage.evaluation.result import MIN_IMAGES
+from boneage.evaluation.scoring import known_patients
 from boneage.recipe import Published, Recipe
 
 SPLIT_NAMES = {"val": "validation", "test": "test"}
@@ -136,11 +138,8 @@ def judge(predictions: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Any]:
     joined = predictions.merge(answers, on="image_id")
     age = joined["age_months"]
     ours, theirs = (joined["predicted_age_months"] - age).abs(), (joined["answer"] - age).abs()
-    groups = joined["patient_id"].tolist() if "patient_id" in joined else None
-    found = paired_difference(ours, theirs, groups)
-    high = found["one_sided_high"]
-    is_shown = high is not None and high < MARGIN_MONTHS
-    return {**found, "margin_months": MARGIN_MONTHS, "is_shown": is_shown}
+    found = paired_difference(ours, theirs, known_patients(joined))
+    return found | judge_margin(found["one_sided_high"])
 
 
 def compare(
@@ -229,14 +228,8 @@ def _explain(row: dict[str, Any]) -> str:
             )
         )
     high = paired["one_sided_high"]
-    limit = "of unknown size"
-    if high is not None:
-        limit = f"less than {high:.2f} above" if high >= 0 else f"at least {-high:.2f} below"
-    return (
-        f"judged by paired differences on {paired['n']:,} images. Our MAE is {limit} the published "
-        f"one, in months (95 % confidence, one-sided). Non-inferiority at a margin of "
-        f"{paired['margin_months']:g} months is {'' if paired['is_shown'] else 'not '}shown."
-    )
+    start = f"judged by paired differences on {paired['n']:,} images."
+    return start if high is None else f"{start} {describe_margin(high, paired)}"
 
 
 def as_markdown(document: Mapping[str, Any]) -> str:

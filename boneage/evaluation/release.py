@@ -217,10 +217,7 @@ def _finish(
     part: Run, manifest: Manifest, info: dict[str, Any], summary: dict[str, Any], scorings: int
 ) -> None:
     """Remove tables and paths from the folder; add the result, card, release and checksums."""
-    result = read_json(write_result(part))
-    if "test_scorings" in result:  # the run was scored too
-        result["test_scorings"] += scorings
-        write_json(part.result_path, result)
+    result = read_json(write_result(part, earlier_scorings=scorings))
     for table in (*part.folder.glob("predictions-*"), *part.folder.glob("metrics-*")):
         table.unlink()
     kept = {key: info[key] for key in (*_INFO, "best_val_mae_months", "stopped") if key in info}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import Rows, amount_and_direction, fact_blocks, render
-from boneage.evaluation.metrics import BAND_WORDS, FEW, group_words
+from boneage.evaluation.metrics import BAND_WORDS, FEW, group_words, is_few
 from boneage.evaluation.records import read_history, read_metrics
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
@@ -202,7 +202,7 @@ def write_report(run: Run) -> Path:
         svgs=_write_figures(run, shown, info.get("best_epoch"), stress),
         stress=stress,
         enough=FEW,
-        has_few=any(0 < group["n"] < FEW for group in groups),
+        has_few=any(group["n"] and is_few(group) for group in groups),
         worst=worst.assign(shown_id=shown_ids).to_dict("records"),
         images=images,
         missing=missing,
@@ -421,7 +421,7 @@ def _biased_bands(metrics: Mapping[str, Any]) -> list[str]:
     for band, words in BAND_WORDS.items():
         group = metrics["groups"].get("answer_band", {}).get(band, {"n": 0})
         bias = group.get("bias_months")
-        is_sure = group["n"] >= FEW and ((bias["low"] or 0.0) > 0 or (bias["high"] or 0.0) < 0)
+        is_sure = not is_few(group) and ((bias["low"] or 0.0) > 0 or (bias["high"] or 0.0) < 0)
         if is_sure and abs(bias["value"]) >= 2:
             sentences.append(
                 f"Answers {words}: {amount_and_direction(bias['value'])} on average, "

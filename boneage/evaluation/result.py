@@ -14,7 +14,7 @@ from boneage.evaluation.records import read_metrics
 from boneage.prediction.shipped import find_run, is_release, release_name
 from boneage.recipe import changed_settings
 from boneage.run import MANIFEST_KEYS, Run, recipe_from_run
-from boneage.runtime.files import json_bytes, read_json, write_bytes, write_json
+from boneage.runtime.files import json_bytes, read_json, write_bytes, write_text
 from boneage.runtime.provenance import file_digest
 
 _INFO = (
@@ -31,7 +31,12 @@ _MAX_SOURCES, _MAX_SOURCE_LENGTH = 5, 200  # beyond, `source` names single image
 _FOLDERS = re.compile(
     r"""(?<![\w.:/~\\])(?:file://|~\w*(?=/))?(?:/|[A-Za-z]:[\\/]|\\\\)(?:[^\s/\\"']+[/\\])+"""
 )
-_MIN_IMAGES = 5  # an average over fewer images reveals single ones
+MIN_IMAGES = 5  # an average over fewer images reveals single ones
+_OF_GROUPS = (
+    *("n", "patients", "mae_months", "bias_months", "within_12_months"),
+    "dilution_bias_months",
+)
+_DECIMALS = 6  # more than any page shows, so that rounding twice changes nothing
 
 
 def prepare_results(run: Run, out: Path | None = None, others: Sequence[Run] = ()) -> Run:
@@ -138,15 +143,16 @@ def _default_folder(folder: Path) -> Path:
     return Path(os.environ.get("BONEAGE_RUNS") or "runs") / release_name(folder)
 
 
-def write_result(run: Run) -> Path:
+def write_result(run: Run, earlier_scorings: int = 0) -> Path:
     """Write `result.json` from the other files of a run folder.
 
     The file holds the resolved recipe, the origin of the run, and the scores of the splits that
-    were evaluated. It names no image and no path. Groups of fewer than five images are counted,
-    not scored.
+    were evaluated, to six decimals. It names no image and no path. Groups have the main scores;
+    those of fewer than five images are counted, not scored.
 
     Args:
         run: A run folder with its results; see `prepare_results`.
+        earlier_scorings: How often the test split was scored before, elsewhere.
 
     Raises:
         InputError: A file of the run is missing or broken.
@@ -164,13 +170,13 @@ def write_result(run: Run) -> Path:
     run.read_recipe()  # raises if it is damaged
     result["recipe"] = without_folder(read_json(run.recipe_path))
     result["metrics"] = {
-        split: aggregates(read_metrics(run.metrics_path(split)))
+        split: _rounded(aggregates(read_metrics(run.metrics_path(split))))
         for split in _SPLITS
         if run.metrics_path(split).exists()
     }
     if scorings := count_scorings(run, "test", manifest["digest"]):
-        result["test_scorings"] = scorings
-    write_json(run.result_path, result)
+        result["test_scorings"] = scorings + earlier_scorings
+    write_text(run.result_path, _one_line_each(json_bytes(result).decode()))
     return run.result_path
 
 
@@ -231,11 +237,13 @@ def file_name(path: str) -> str:
 
 def aggregates(metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the scores that may be published: fewer than five images are only counted."""
-    if metrics["n"] < _MIN_IMAGES:
+    if metrics["n"] < MIN_IMAGES:
         return {"n": metrics["n"]}
     groups = {
         kind: {
-            name: {"n": group["n"]} if 0 < group["n"] < _MIN_IMAGES else group
+            name: {"n": group["n"]}
+            if group["n"] < MIN_IMAGES
+            else {key: group[key] for key in _OF_GROUPS if key in group}
             for name, group in members.items()
         }
         for kind, members in metrics["groups"].items()
@@ -243,3 +251,15 @@ def aggregates(metrics: dict[str, Any]) -> dict[str, Any]:
     # The names of further groups come from a user's table, so they stay in the run folder.
     kept = {key: value for key, value in metrics.items() if key not in ("manifest", "by")}
     return {**kept, "groups": groups}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return round(value, _DECIMALS) if isinstance(value, float) else value
+
+
+def _one_line_each(text: str) -> str:
+    """Return JSON with each object and list that holds no other, such as a score, in one line."""
+    innermost = r"[\[{][^\[\]{}]*[\]}]"
+    return re.sub(innermost, lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text)

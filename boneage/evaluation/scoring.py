@@ -396,11 +396,20 @@ def score_answers(
     Returns:
         The answer of `metrics.score`.
     """
-    patients = None
-    if PATIENT in table and (table[PATIENT].fillna("") != "").any():
-        patients = table[PATIENT].fillna("").astype(str).map(whole_number).to_numpy(str)
+    patients = known_patients(table)
     columns = (table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
     return score(*columns, patients=patients, by=by, with_groups=with_groups)
+
+
+def known_patients(table: pd.DataFrame) -> NDArray[np.str_] | None:
+    """Return the patient of each image (n,), "" if unknown; None if no patient is known.
+
+    A column of numbers with gaps is saved as 12.0, which is the patient 12.
+    """
+    if PATIENT not in table:
+        return None
+    patients = table[PATIENT].fillna("").astype(str).map(whole_number).to_numpy(str)
+    return patients if (patients != "").any() else None
 
 
 def score_table(

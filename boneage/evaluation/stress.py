@@ -25,8 +25,8 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
 from boneage.evaluation.paired import bootstrap_mean
 from boneage.evaluation.radiograph_changes import CHANGES, UNCHANGED, VERSION, Change
-from boneage.evaluation.result import prepare_results
-from boneage.evaluation.scoring import in_order, own_manifest
+from boneage.evaluation.result import MIN_IMAGES, prepare_results
+from boneage.evaluation.scoring import in_order, known_patients, own_manifest
 from boneage.prediction.answers import possible_answers
 from boneage.prediction.predictor import Inputs, Predictor
 from boneage.prediction.test_time_views import BATCH_SIZE
@@ -45,7 +45,6 @@ from boneage.runtime.provenance import file_digest, provenance, usable_cores
 from boneage.runtime.schemas import Count, FileSchema, Number, Text, read_checked
 from boneage.runtime.threads import threads
 
-MIN_IMAGES = 5
 MAX_REFUSED, MIN_REFUSED = 0.05, 0.95
 """Share of refused images up to which a gate is passed, and from which a refusal passes."""
 
@@ -319,7 +318,8 @@ def _result(cohort: _Cohort, answers: Mapping[str, Months], split: str) -> dict[
     table, unchanged = cohort.images.table, answers[UNCHANGED.name]
     answered = np.isfinite(unchanged)
     ages = table["age_months"].to_numpy(np.float64)
-    patients = table["patient_id"].to_numpy() if "patient_id" in table else np.arange(len(table))
+    known = known_patients(table)
+    patients = np.full(len(table), "") if known is None else known  # "" is a patient of its own
     error = np.abs(unchanged - ages)
     changes = []
     for change in CHANGES:

@@ -14,6 +14,7 @@ from boneage.evaluation.metrics import (
     baseline_median_by_sex,
     format_interval,
     group_words,
+    is_few,
     score,
 )
 
@@ -52,7 +53,7 @@ def test_a_group_scores_as_its_own_cohort_would() -> None:
 def test_empty_and_single_groups_keep_their_keys_and_have_no_interval() -> None:
     metrics = score([100.0], [110.0], ["F"], bootstrap=10)
     assert metrics["mae_months"] == {"value": 10.0, "low": None, "high": None}
-    assert metrics["limits_of_agreement_months"] == {"low": None, "high": None}
+    assert set(metrics["limits_of_agreement_months"].values()) == {None}
     boys = metrics["groups"]["sex"]["M"]
     assert boys["n"] == 0
     assert boys["mae_months"]["value"] is None
@@ -230,14 +231,22 @@ def test_calibrated_answers_have_a_bias_by_band_of_the_label_that_dilution_alone
     assert groups["sex_age_band"]["F 0-60"]["n"] == int(chosen.sum())
 
 
-def test_limits_of_agreement_have_the_intervals_of_bland_and_altman() -> None:
-    age, answer, sex = cohort()
-    limits = score(age, answer, sex, bootstrap=10)["limits_of_agreement_months"]
-    half = 1.96 * np.sqrt(3 / 300) * np.std(answer - age, ddof=1)
-    for end in ("low", "high"):
+def test_intervals_of_the_limits_are_those_of_bland_and_altman_but_wider_with_heavy_tails() -> None:
+    generator = np.random.default_rng(0)
+    age, sex = generator.uniform(10, 220, 2000), ["F", "M"] * 1000
+    usual = 2 * 1.96 * np.sqrt(3 / 2000)  # of standard deviations of normal differences
+
+    def width(error: np.ndarray, end: str) -> float:
+        limits = score(age, age + error, sex, with_groups=False, bootstrap=2000)[
+            "limits_of_agreement_months"
+        ]
+        assert limits[f"{end}_interval"]["low"] < limits[end] < limits[f"{end}_interval"]["high"]
         found = limits[f"{end}_interval"]
-        assert found["low"] == pytest.approx(limits[end] - half)
-        assert found["high"] == pytest.approx(limits[end] + half)
+        return (found["high"] - found["low"]) / np.std(error, ddof=1)
+
+    for end in ("low", "high"):
+        assert width(generator.normal(0, 8, 2000), end) == pytest.approx(usual, rel=0.1)
+        assert width(generator.laplace(0, 8, 2000), end) > 1.2 * usual
 
 
 @pytest.mark.filterwarnings("error")
@@ -277,3 +286,10 @@ def test_a_group_in_words() -> None:
     assert found == ["girls", "boys, 15 years and over"]
     assert group_words("answer_band", "0-60") == "answer under 5 years"
     assert group_words("machine", "A 1") == "machine: A 1"
+
+
+def test_many_images_of_few_patients_are_few() -> None:
+    age, answer, sex = cohort()
+    assert not is_few(score(age, answer, sex, bootstrap=10))
+    patients = [str(row % 19) for row in range(300)]
+    assert is_few(score(age, answer, sex, patients=patients, bootstrap=10))

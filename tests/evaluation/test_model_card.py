@@ -96,17 +96,19 @@ def test_a_card_has_the_items_of_claim_and_the_changes_that_were_tried(result):
     assert "| 30 | robustness | not measured; `boneage stress` does it |" in text
     assert "## Changed radiographs" not in text
     part = {"value": 0.25, "low": 0.1, "high": 0.4}
-    change = {"name": "noise 5", "n": 90, "shift_months": part, "mae_difference_months": part}
+    change = {"name": "noise 5", "n": 90, "refused": 2, "shift_months": part, "gate": 0.5}
+    change |= {"mae_difference_months": part, "passed": True}
     none = dict.fromkeys(part)
     changes = [
-        change | {"gate": 0.5, "passed": True},
-        {"name": "inverted", "n": 90, "shift_months": none, "mae_difference_months": none}
+        change,
+        change
+        | {"name": "inverted", "refused": 90, "shift_months": none, "mae_difference_months": none}
         | {"gate": None, "passed": None},
     ]
-    text = model_card(result, RELEASE, "e" * 64, 5_000_000, {"changes": changes})
-    row = "| noise 5 | 90 | +0.25 [+0.10, +0.40] | +0.25 [+0.10, +0.40] | 0.5 | yes |"
+    text = model_card(result, RELEASE, "e" * 64, 5_000_000, {"n": 90, "changes": changes})
+    row = "| noise 5 | 88 | +0.25 [+0.10, +0.40] | +0.25 [+0.10, +0.40] | 0.5 | yes |"
     assert row in text
-    assert "| inverted | 90 | refused |  |  |  |" in text
+    assert "| inverted | 0 | refused |  |  |  |" in text
     assert "| 30 | robustness | Changed radiographs |" in text
 
 
