@@ -163,7 +163,7 @@ def error_by_group(metrics: Mapping[str, Any]) -> Figure:
     Args:
         metrics: The answer of `metrics.score`.
     """
-    rows = _all_sexes_and_ages(metrics)
+    rows = all_sexes_and_ages(metrics)
     figure = Figure(figsize=(_WIDTH, 9.4), layout="constrained")
     errors, biases = figure.subplots(2, 1)
     _whiskers(errors, rows, "mae_months", months)
@@ -192,7 +192,7 @@ def bias_by_band(metrics: Mapping[str, Any]) -> Figure:
     for y, (band, words) in enumerate(BAND_WORDS.items()):
         for kind, colour, shift in (("answer_band", ACCENT, 0.0), ("age_band", GREY, 0.5)):
             part = metrics["groups"][kind][band]
-            rows.append((words[0].upper() + words[1:], part, colour, 1.5 * y + shift))
+            rows.append((words.capitalize(), part, colour, 1.5 * y + shift))
     _whiskers(axes, rows, "bias_months", signed)
     expected = [(part.get("dilution_bias_months"), y) for _, part, colour, y in rows]
     drawn = [(value, y) for value, y in expected if value is not None]
@@ -263,7 +263,7 @@ def paired_differences(comparison: Mapping[str, Any]) -> Figure:
     Args:
         comparison: The answer of `comparison.compare_predictions`.
     """
-    rows = [row for row in _all_sexes_and_ages(comparison) if "difference_months" in row[1]]
+    rows = [row for row in all_sexes_and_ages(comparison) if "difference_months" in row[1]]
     figure = Figure(figsize=(_WIDTH, 1.7 + 0.62 * len(rows)), layout="constrained")
     axes = figure.subplots()
     _whiskers(axes, rows, "difference_months", lambda value: f"{value:+.2f}".replace("-", "−"))
@@ -415,14 +415,18 @@ def save_png(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="png", dpi=_PNG_DPI, facecolor="white")
 
 
-def _all_sexes_and_ages(scores: Mapping[str, Any]) -> list[_Row]:
-    """Return a row for all images, each sex and each band of the label."""
+def all_sexes_and_ages(scores: Mapping[str, Any]) -> list[_Row]:
+    """Return a row for all images, each sex and each band of the label.
+
+    Args:
+        scores: The answer of `metrics.score` or of `comparison.compare_predictions`.
+    """
     sexes, bands = (scores["groups"][kind] for kind in ("sex", "age_band"))
     rows: list[_Row] = [("All images", scores, ACCENT, 0.0)]
     for y, (sex, style) in enumerate(SEX_STYLE.items()):
         rows.append((style["label"], sexes[sex], style["colour"], y + 1.3))
     for y, (band, words) in enumerate(BAND_WORDS.items()):
-        rows.append((words[0].upper() + words[1:], bands[band], INK, y + 3.6))
+        rows.append((words.capitalize(), bands[band], INK, y + 3.6))
     return rows
 
 

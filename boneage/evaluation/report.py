@@ -390,14 +390,9 @@ def _bars(shown: Evaluation, recipe: Recipe, source: str) -> list[dict[str, Any]
 
 def _group_rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the rows of the table of groups, without empty groups."""
-    rows = [("All images", metrics)]
-    for sex, style in figures.SEX_STYLE.items():
-        rows.append((style["label"], metrics["groups"]["sex"][sex]))
-    for band, words in BAND_WORDS.items():
-        rows.append((f"Ages {words}", metrics["groups"]["age_band"][band]))
+    rows = [(label, group) for label, group, *_ in figures.all_sexes_and_ages(metrics)]
     for name, group in metrics["groups"].get("sex_age_band", {}).items():
-        words = group_words("sex_age_band", name)
-        rows.append((words[0].upper() + words[1:], group))
+        rows.append((group_words("sex_age_band", name).capitalize(), group))
     return [(label, group) for label, group in rows if group["n"]]
 
 
@@ -405,7 +400,7 @@ def _band_rows(metrics: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return a row for each age band: the answers in it, and the labels in it."""
     groups = metrics["groups"]
     return [
-        (words[0].upper() + words[1:], groups["answer_band"][band], groups["age_band"][band])
+        (words.capitalize(), groups["answer_band"][band], groups["age_band"][band])
         for band, words in BAND_WORDS.items()
         if "answer_band" in groups
     ]

@@ -66,3 +66,17 @@ def test_compare_takes_run_folders(boneage, finished_run, tables):
 )
 def test_what_can_not_be_compared_is_refused(boneage, refused, tables, arguments, message):
     refused(boneage("compare", *arguments), message)
+
+
+def test_few_images_and_a_file_in_place_of_the_folder(boneage, refused, tables):
+    few = pd.read_csv(tables / "a.csv").head(12)
+    few.to_csv(tables / "few.csv", index=False)
+    assert (
+        "note: intervals of fewer than 20 images are too narrow"
+        in boneage("compare", "few.csv", "b.csv")[1]
+    )
+    refused(boneage("compare", "a.csv", "b.csv", "--out", "b.csv"), "Choose another folder")
+    refused(
+        boneage("compare", "a.csv", tables, "--split", "val", "--split", "test"),
+        "--split val --split test",
+    )

@@ -158,3 +158,13 @@ def test_the_result_names_no_image_and_no_folder_and_no_small_group(tmp_path: Pa
     assert comparison["a"]["name"] == "one/predictions.csv"
     assert comparison["b"]["name"] == "two/predictions.csv"
     assert files["plot"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_patient_whose_number_was_saved_with_a_gap_is_the_same_in_both(tmp_path: Path) -> None:
+    for name, form in (("a.csv", "{}"), ("b.csv", "{}.0")):
+        patients = [form.format(row // 2) for row in range(N)]
+        predictions(tmp_path, name, 5).assign(patient_id=patients).to_csv(
+            tmp_path / name, index=False
+        )
+    found = compare_predictions(*(open_predictions(tmp_path / name) for name in ("a.csv", "b.csv")))
+    assert (found["clusters"], found["difference_months"]["groups"]) == ("patient_id", N // 2)
