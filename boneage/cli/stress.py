@@ -57,6 +57,7 @@ def stress(
     does it. To continue after an interruption, repeat the command. Finished changes are kept. Exit
     code 0: every gate is passed. 1: a gate is failed. 2: the input is wrong.
     """
+    from boneage.evaluation.metrics import is_few
     from boneage.evaluation.result import prepare_results
     from boneage.evaluation.stress import stress_run
     from boneage.prediction.shipped import open_run
@@ -85,6 +86,8 @@ def stress(
         counted = f"{result['n']:,} {result['split']} images, median size {width} x {height} pixels"
         echo(f"{counted}; intervals are 95 % (bootstrap of paired differences)")
         typer.echo(format_table(_TITLES, [_row(change) for change in result["changes"]]))
+        if is_few(result):
+            echo("note: so few images decide nothing, and their intervals are too narrow")
         if result["refused_unchanged"]:
             echo(f"refused unchanged: {result['refused_unchanged']:,} images")
     log(f"results: {results.stress_path(result['split'])}")

@@ -25,6 +25,7 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
 from boneage.evaluation.paired import bootstrap_mean
 from boneage.evaluation.radiograph_changes import CHANGES, UNCHANGED, VERSION, Change
+from boneage.evaluation.records import Score
 from boneage.evaluation.result import MIN_IMAGES, prepare_results
 from boneage.evaluation.scoring import in_order, known_patients, own_manifest
 from boneage.prediction.answers import possible_answers
@@ -51,23 +52,15 @@ MAX_REFUSED, MIN_REFUSED = 0.05, 0.95
 Months = npt.NDArray[np.float64]
 
 
-class Interval(FileSchema):
-    """A mean with its 95 % interval, months; None where nothing can be said."""
-
-    value: Number | None
-    low: Number | None
-    high: Number | None
-
-
 class StressedChange(FileSchema):
     """One change in `stress-<split>.json`."""
 
     name: Text
     n: Count
     refused: Count
-    shift_months: Interval
+    shift_months: Score
     mean_absolute_shift_months: Number | None
-    mae_difference_months: Interval
+    mae_difference_months: Score
     gate: Number | None
     refusal_passes: bool
     passed: bool | None
