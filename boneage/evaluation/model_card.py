@@ -109,6 +109,7 @@ def model_card(
         note=release["note"],
         counted=[(counts[split], words) for split, words in _SPLITS if counts.get(split)],
         has_test=bool(counts.get("test")),
+        scorings=result.get("test_scorings"),
         scores=scored,
         alone=[] if scored is alone else alone,
         bands=_bands(scored[0][1]) if scored else [],
