@@ -17,7 +17,8 @@ from boneage.evaluation.metrics import AGE_BANDS
 from boneage.evaluation.paired import bootstrap_mean, paired_difference
 from boneage.evaluation.result import MIN_IMAGES, open_results
 from boneage.evaluation.scoring import known_patients, read_predictions
-from boneage.runtime.files import check_folder_writable, write_json
+from boneage.run import Run
+from boneage.runtime.files import check_folder_writable, read_json, write_json
 from boneage.runtime.provenance import file_digest, provenance
 
 MARGIN_MONTHS = 0.5
@@ -61,7 +62,11 @@ def open_predictions(source: Path, split: str = "test") -> Predictions:
     results = open_results(source)
     path = results.predictions_path(split)
     if not path.is_file():
-        found = sorted(results.folder.glob(f"predictions-{split}-*.csv"))
+        found = [
+            each
+            for each in sorted(results.folder.glob(f"predictions-{split}-*.csv"))
+            if _is_of_split(results, each, split)
+        ]
         if len(found) != 1:
             raise InputError(_missing_predictions(source, path, split, found))
         path = found[0]
@@ -187,6 +192,12 @@ def refuse_different_labels(
             "Compare predictions of the same images with the same labels.",
         )
     ]
+
+
+def _is_of_split(results: Run, path: Path, split: str) -> bool:
+    """Return whether predictions are of a split; those of `val-test` are not of `val`."""
+    metrics = results.metrics_path(path.stem.removeprefix("predictions-"))
+    return not metrics.exists() or read_json(metrics).get("split") == split
 
 
 def _missing_predictions(source: Path, path: Path, split: str, found: list[Path]) -> Fault:

@@ -142,6 +142,17 @@ def test_a_folder_stands_for_its_table_of_the_split(tmp_path: Path) -> None:
         open_predictions(run)
 
 
+def test_validation_and_test_together_are_not_the_validation(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write_json(run / "run.json", {})
+    for split in ("val", "val-test"):
+        predictions(run, f"predictions-{split}-half-0123abcd.csv", 8)
+        write_json(run / f"metrics-{split}-half-0123abcd.json", {"split": split})
+        assert open_predictions(run, split).path.name == f"predictions-{split}-half-0123abcd.csv"
+    assert open_predictions(run, "val").path.name == "predictions-val-half-0123abcd.csv"
+
+
 def test_the_result_names_no_image_and_no_folder_and_no_small_group(tmp_path: Path) -> None:
     predictions(tmp_path / "one", "predictions.csv", 8)
     predictions(tmp_path / "two", "predictions.csv", 5)
