@@ -66,6 +66,11 @@ def make_manifest(folder, images, copies=1, **columns):
     return write_manifest(table.assign(**columns), folder / "m.csv").path
 
 
+def without_day(result):
+    """Return a result without its date, which changes at midnight."""
+    return {key: value for key, value in result.items() if key != "stressed"}
+
+
 def by_name(result):
     return {change["name"]: change for change in result["changes"]}
 
@@ -113,7 +118,8 @@ def test_a_repeated_command_continues_and_another_model_starts_again(run, engine
     kept = run.folder / "stress-test"
     (kept / "mirrored.csv").unlink()
     (kept / "JPEG-30.csv").write_text("image_id,predicted_age_months\n0-0,1\n")
-    assert stress_run(run, data=manifest, progress=False) == first
+    repeated = stress_run(run, data=manifest, progress=False)
+    assert without_day(repeated) == without_day(first)
     assert engine.images == everything + 2 * COUNT
     run.best_path.write_text("other weights")
     stress_run(run, data=manifest, progress=False)
@@ -196,4 +202,5 @@ def test_a_limit_draws_the_same_images_each_time(run, engine, manifest):
     assert result["n"] == len(set(ids)) == 5
     assert ids == sorted(ids)
     again = stress_run(run, data=manifest, limit=5, progress=False)
-    assert again == result == read_json(run.stress_path("test"))
+    assert without_day(again) == without_day(result)
+    assert again == read_json(run.stress_path("test"))

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from boneage.datasets.manifest import Manifest, write_manifest
 from boneage.datasets.splits import assign_folds, count_patients
 from boneage.errors import Fault, InputError
-from boneage.evaluation.metrics import baseline_median_by_sex, score
+from boneage.evaluation.metrics import baseline_median_by_sex
 from boneage.evaluation.result import aggregates
-from boneage.evaluation.scoring import predict_split, read_predictions
+from boneage.evaluation.scoring import predict_split, read_predictions, score_answers
 from boneage.pipeline.store import prepare_from
 from boneage.prediction.predictor import Predictor
 from boneage.recipe import Recipe
@@ -139,7 +139,7 @@ def collect_folds(
         if summary["state"] == FINISHED:
             tables = {part: _predicted(each, ids) for part, ids in parts.items() if len(ids)}
             finished.append(tables)
-            scores = {part: summarize(_score(table)) for part, table in tables.items()}
+            scores = {part: summarize(score_answers(table)) for part, table in tables.items()}
             summary = {key: summary[key] for key in summary if key not in each.splits()} | scores
         rows.append(row | summary)
     result = describe_series("cross-validate", planned, recipe, manifest)
@@ -186,10 +186,6 @@ def _predicted(each: PlannedRun, ids: pd.Series) -> pd.DataFrame:
         fix = f"Score the images again: boneage evaluate {each.folder} --split test."
         raise InputError(Fault(str(path), "some images of the fold are missing", fix))
     return table.set_index("image_id").loc[ids].reset_index().assign(fold=each.index)
-
-
-def _score(table: pd.DataFrame) -> dict[str, Any]:
-    return score(table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
 
 
 def _assign(manifest: Manifest, folds: int, seed: int) -> pd.DataFrame:
@@ -292,5 +288,5 @@ def _score_test(planned: Sequence[PlannedRun], manifest: Manifest, path: Path) -
 
 def _write_and_score(table: pd.DataFrame, path: Path) -> dict[str, Any]:
     write_text(path, table.to_csv(index=False))
-    metrics = _score(table)
+    metrics = score_answers(table)
     return aggregates({**metrics, "predictions": {"file": path.name, "digest": file_digest(path)}})

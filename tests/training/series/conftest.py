@@ -79,7 +79,8 @@ class Trainer:
             table = manifest.table[manifest.table["split"] == split]
             if table.empty:
                 continue
-            table = table[["image_id", "age_months", "sex"]].reset_index(drop=True)
+            columns = ["image_id", "age_months", "sex", *table.columns.intersection(["patient_id"])]
+            table = table[columns].reset_index(drop=True)
             errors = rng.normal(0, 10.0, len(table))
             table["predicted_age_months"] = table["age_months"] + errors
             write_text(run.predictions_path(split), table.to_csv(index=False))

@@ -269,6 +269,16 @@ def test_changed_folds_are_refused(cross_validate, tmp_path, contents):
     assert "fold-1.csv: the file was changed after it was written" in err
 
 
+def test_intervals_draw_whole_patients(cross_validate, cohort, tmp_path):
+    manifest = with_patients(cohort, tmp_path, [f"p{number}" for number in range(13)], test="p12")
+    code, _, err = cross_validate(3, data=manifest.path)
+    assert code == 0, err
+    result = read_json(tmp_path / "cv" / "cross-validation.json")
+    assert result["held_out"]["pooled"]["patients"] == 12
+    table = pd.read_csv(tmp_path / "cv" / "predictions-out-of-fold.csv")
+    assert table["patient_id"].nunique() == 12
+
+
 def test_a_gate_keeps_the_test_split_out_of_all_folds(cross_validate, asked, cohort, tmp_path):
     code, out, err = cross_validate(3, "--gate", 1)
     assert code == 0, err
