@@ -190,7 +190,11 @@ def write_report(run: Run) -> Path:
         counted=counted,
         baseline=shown.baseline_months,
         validation=others.get("val", {}).get("mae_months"),
-        overlaps=[found for evaluation in evaluations if (found := evaluation.overlap())],
+        overlaps=[
+            found
+            for evaluation in evaluations
+            if evaluation.split != "val-test" and (found := evaluation.overlap())  # says it once
+        ],
         group_rows=_group_rows(shown.metrics),
         band_rows=_band_rows(shown.metrics),
         by_rows={

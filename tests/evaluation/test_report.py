@@ -380,6 +380,10 @@ def test_external_images_that_the_model_was_trained_on_are_counted(run: Run) -> 
     assert "Test images (external)" in text
     assert name in text
     assert f"Of the 20 images of {name}, 7 were used to train the model and 2 to select" in text
+    found = {"external": True, "overlap": {"train": 7, "val": 2}}
+    evaluate(run, f"val-{name}", count=20, split="val-test", manifest=found)
+    assert read_page(run).text.count("Not independent.") == 1  # no second time, of both together
+    run.metrics_path(f"val-{name}").unlink()
     for overlap in ({"train": 0, "val": 0}, None):
         evaluate(run, name, count=20, manifest={"external": True, "overlap": overlap})
         assert "Not independent." not in read_page(run).text
