@@ -46,9 +46,10 @@ def predict(
 
     Research use only. Do not use the answer for diagnosis.
 
-    Blank images are refused. Images that are turned, inverted or otherwise doubtful are answered
-    with a warning. Exit code 0: every image has an answer. 3: an image is refused. 2: an image
-    can't be read, its answer is no bone age, or an option is wrong. Of 2 and 3, 2 wins.
+    Blank images are refused. Inverted grey levels are put right, or the image is refused. Images
+    that are turned, inverted or otherwise doubtful get a warning. Exit code 0: every image has an
+    answer. 3: an image is refused. 2: an image can't be read, its answer is no bone age, or an
+    option is wrong. Of 2 and 3, 2 wins.
     """
     from boneage.datasets.label_rules import parse_sex
 

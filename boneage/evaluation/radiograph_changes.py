@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.radiographs.file_limits import SMALLEST_SIDE
+from boneage.radiographs.image_quality import highest_level
 from boneage.radiographs.reader import Radiograph
 
-VERSION = 1
-"""Raise it whenever a change gives other pixels: kept answers are then computed again."""
+VERSION = 2
+"""Raise it whenever a change gives other pixels or answers: kept ones are then computed again."""
 
 Pixels = npt.NDArray[Any]
 Apply = Callable[[Pixels, np.random.Generator, int], Pixels]
@@ -51,11 +52,6 @@ class Change:
         digest = hashlib.sha256(f"{self.name} {image_id}".encode()).digest()
         generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         return np.ascontiguousarray(self.apply(radiograph, generator, size))
-
-
-def highest_level(radiograph: Radiograph) -> int:
-    """Return the highest grey level of the bits in use: at least 255, for 12 bits 4,095."""
-    return int(2 ** max(8, int(radiograph.max()).bit_length()) - 1)
 
 
 def _keep(radiograph: Pixels, *_: Any) -> Pixels:
@@ -199,6 +195,7 @@ CHANGES = (
 )
 """Every change, in the order of the tables.
 
-Gates are of single changes, on images that the model was not trained on. Noise, JPEG and resolution
-say most about radiographs that are larger than the model's images.
+Gates are of single changes, on images that the model was not trained on. Noise, JPEG, resolution
+and oblique rotations say most about radiographs that are larger than the model's images. The turned
+canvas of a small one is interpolated, and then shrunk again by `framing.source_pixels`.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -45,21 +44,6 @@ class KerasEngine:
         """Return the bone age of every image of a batch; see `Engine.predict`."""
         months = self._model.predict_on_batch((images, gender))
         return np.asarray(months, dtype=np.float64)[:, 0]
-
-
-class Ensemble:
-    """Several networks that take the same images. Its answer is the mean of their months."""
-
-    def __init__(self, engines: Sequence[Engine]) -> None:
-        """Hold the networks, at least one."""
-        self.engines = engines
-
-    def predict(
-        self, images: npt.NDArray[np.float32], gender: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float64]:
-        """Return the bone age of every image of a batch; see `Engine.predict`."""
-        answers = [engine.predict(images, gender) for engine in self.engines]
-        return np.asarray(np.mean(answers, axis=0), np.float64)
 
 
 def load_engine(run: Run) -> Engine:

@@ -16,11 +16,7 @@ from boneage.prediction.answers import answer_faults
 from boneage.prediction.predictor import Inputs, Predictor
 from boneage.prediction.test_time_views import BATCH_SIZE
 from boneage.radiographs.dicom_headers import find_dicom_header, header_findings
-from boneage.radiographs.image_quality import (
-    ImageFinding,
-    assess_quality,
-    quality_findings,
-)
+from boneage.radiographs.image_quality import ImageFinding
 from boneage.radiographs.reader import read_radiograph
 from boneage.run import Run
 from boneage.runtime.provenance import usable_cores
@@ -36,8 +32,9 @@ class Prediction:
     Attributes:
         image: The path of the radiograph, as given.
         sex: `F` or `M`.
-        status: `answered`; `refused` for an image that is blank; `unreadable` for a file that
-            can't be decoded; `failed` if the model's answer is no bone age.
+        status: `answered`; `refused` for an image that is blank, or inverted without a hand;
+            `unreadable` for a file that can't be decoded; `failed` if the model's answer is no bone
+            age.
         predicted_age_months: Months; None unless answered.
         fault: Why it is not answered, and what to do; None if answered.
         warnings: What a person should check. `data check` has the same findings.
@@ -113,13 +110,10 @@ def _prepare(
         found = predictor.frame_or_refuse(image, name)
         if isinstance(found, Fault):
             return Prediction(name, sex, "refused", fault=found), None
-        framed, doubts = found
+        framed, findings = found
         header = find_dicom_header(Path(radiograph))
-        findings = [
-            *(header_findings(header, sex) if header is not None else ()),
-            *quality_findings(assess_quality(image)),
-            *doubts,
-        ]
+        if header is not None:
+            findings = [*header_findings(header, sex), *findings]
     except InputError as error:
         fault = replace(error.faults[0], where=name)
     except Exception as error:  # noqa: BLE001 - no file may cost the others their answers

@@ -14,11 +14,18 @@ import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
 from boneage.prediction.answers import limit_answers
-from boneage.prediction.engines import Engine, Ensemble, load_engine
+from boneage.prediction.engines import Engine, load_engine
 from boneage.prediction.test_time_views import BATCH_SIZE, mean_of_views, test_time_views
 from boneage.radiographs.framing import CENTRE, PHASES, cut_region, frame, framing_findings
 from boneage.radiographs.hand_detection import Box
-from boneage.radiographs.image_quality import ImageFinding, find_blank, refuse_blank
+from boneage.radiographs.image_quality import (
+    ImageFinding,
+    assess_quality,
+    find_blank,
+    highest_level,
+    quality_findings,
+    refuse_blank,
+)
 from boneage.radiographs.reader import Radiograph, read_radiograph
 from boneage.recipe import Framing, Phases, Recipe
 from boneage.run import Run
@@ -109,12 +116,38 @@ class Predictor:
     ) -> tuple[Inputs, list[ImageFinding]] | Fault:
         """Frame a decoded radiograph as `frame` does, or return why it gets no answer.
 
+        Where the radiograph seems inverted, or shows no hand, its levels are inverted. That image
+        is framed if it shows a hand and doesn't seem inverted.
+
         Args:
             radiograph: Array `(h, w)`, uint8 or uint16.
             where: The name of the radiograph, for the fault.
+
+        Returns:
+            The framed images, and what a person should check; or why there are none.
         """
         blank = find_blank(radiograph)
-        return self.frame(radiograph) if blank is None else Fault(where, blank.what, blank.fix)
+        if blank is not None:
+            return Fault(where, blank.what, blank.fix)
+        inputs, findings = self._assess(radiograph)
+        found = {finding.code: finding for finding in findings}
+        doubt = found.get("inverted") or found.get("no-hand")
+        if doubt is None:
+            return inputs, findings
+        inverted = (highest_level(radiograph) - radiograph).astype(radiograph.dtype)
+        inverted_inputs, inverted_findings = self._assess(inverted)
+        if not {"inverted", "no-hand"} & {finding.code for finding in inverted_findings}:
+            why = "bone is dark" if doubt.code == "inverted" else "only there a hand stands out"
+            what = f"the answer is for inverted grey levels, because {why}"
+            return inverted_inputs, [replace(doubt, what=what), *inverted_findings]
+        if doubt.code == "inverted":
+            return Fault(where, f"{doubt.what}, and no hand stands out", doubt.fix)
+        return inputs, findings
+
+    def _assess(self, radiograph: Radiograph) -> tuple[Inputs, list[ImageFinding]]:
+        """Frame a radiograph, and return all that a person should check."""
+        inputs, doubts = self.frame(radiograph)
+        return inputs, [*quality_findings(assess_quality(radiograph)), *doubts]
 
     def read(self, path: Path, region: Box | None = None) -> Inputs:
         """Decode and frame a file.
@@ -156,13 +189,14 @@ class Predictor:
         total = np.zeros(len(inputs))
         if not inputs:
             return total
-        for index, (group, engine) in enumerate(zip(self.groups, self._engines, strict=True)):
+        for index, (group, engines) in enumerate(zip(self.groups, self._engines, strict=True)):
             counts = [len(radiograph[index]) for radiograph in inputs]
             images = [image for radiograph in inputs for image in radiograph[index]]
             sexes = np.repeat(gender, counts, axis=0)
-            months = mean_of_views(engine, images, sexes, group.views)
             starts = np.cumsum([0, *counts[:-1]])
-            total += len(group.runs) * (np.add.reduceat(months, starts) / counts)
+            for engine in engines:
+                months = mean_of_views(engine, images, sexes, group.views)
+                total += np.add.reduceat(months, starts) / counts
         return limit_answers(total / len(self.runs))
 
     def answers(
@@ -180,8 +214,8 @@ class Predictor:
             first += len(batch)
 
     @cached_property
-    def _engines(self) -> list[Engine]:
-        return [Ensemble([load_engine(run) for run in group.runs]) for group in self.groups]
+    def _engines(self) -> list[list[Engine]]:
+        return [[load_engine(run) for run in group.runs] for group in self.groups]
 
 
 def different_phases(radiograph: Radiograph, group: Group) -> list[tuple[float, float]]:

@@ -164,6 +164,11 @@ def assess_quality(radiograph: Radiograph) -> Quality:
     return Quality(orientation, _pair_score(small), polarity, *_levels(radiograph))
 
 
+def highest_level(radiograph: Radiograph) -> int:
+    """Return the highest grey level of the bits in use: at least 255, for 12 bits 4,095."""
+    return int(2 ** max(8, int(radiograph.max()).bit_length()) - 1)
+
+
 def grey_bands(radiograph: Floats) -> Floats:
     """Return how much lighter the image is than its surroundings, at three scales.
 
@@ -197,7 +202,7 @@ def _levels(radiograph: Radiograph) -> tuple[float, float, float]:
     levels = np.sort(radiograph[::step, ::step].astype(np.uint16), axis=None)
     low, high = levels[[len(levels) // 100, len(levels) - 1 - len(levels) // 100]]
     # A detector of 10 or 12 bits leaves the upper bits of 16 unused.
-    scale = (2 ** max(8, int(levels[-1]).bit_length()) - 1) / 255
+    scale = highest_level(levels) / 255
     lightest = len(levels) - int(np.searchsorted(levels, levels[-1]))
     empty = 0
     for ordered in (levels, levels[-1] - levels[::-1]):  # from the darkest, and from the lightest

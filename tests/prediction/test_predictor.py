@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom.cohort import phantom
-from boneage.errors import InputError
+from boneage.errors import Fault, InputError
 from boneage.prediction import predictor as module
 from boneage.prediction.predict import predict_radiographs
 from boneage.prediction.predictor import Predictor
@@ -159,6 +159,46 @@ def test_a_file_is_read_with_its_region_and_refused_if_it_shows_nothing(make_run
     cv2.imwrite(str(path), np.zeros((64, 64), np.uint8))
     with pytest.raises(InputError, match="every pixel is 0"):
         predictor.read(path)
+
+
+@pytest.mark.parametrize("number", [0, 7])  # of 7, a hand seems to stand out in dark, too
+@pytest.mark.parametrize("framing", [AREA, NEAREST, Framing(size=32, crop="none")])
+@pytest.mark.parametrize("bits", [8, 12])
+def test_an_inverted_radiograph_gets_the_images_of_the_original(make_run, number, framing, bits):
+    hand = phantom(5, number, 128).image
+    top = 2**bits - 1
+    hand = hand if bits == 8 else (hand.astype(np.uint16) * 16 + 15)
+    predictor = Predictor(make_run("a", framing))
+    inputs, findings = predictor.frame_or_refuse(hand, "hand.png")
+    assert inputs[0][0].tobytes() == frame(hand, framing).pixels.tobytes()
+    assert not findings
+    found, findings = predictor.frame_or_refuse((top - hand).astype(hand.dtype), "hand.png")
+    assert found[0][0].tobytes() == inputs[0][0].tobytes()
+    assert [finding.code for finding in findings] == ["inverted"]
+    assert findings[0].what == "the answer is for inverted grey levels, because bone is dark"
+
+
+def test_where_polarity_is_not_known_the_levels_that_show_a_hand_are_used(make_run):
+    predictor = Predictor(make_run("a"))
+    both = np.hstack([LARGE, LARGE[:, ::-1]])
+    inputs, findings = predictor.frame_or_refuse(255 - both, "")
+    assert inputs[0][0].tobytes() == frame(both, AREA).pixels.tobytes()
+    assert [finding.code for finding in findings] == ["no-hand", "two-hands"]
+    assert "because only there a hand stands out" in findings[0].what
+    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))  # no hand either way
+    inputs, findings = predictor.frame_or_refuse(ramp, "")
+    assert inputs[0][0].tobytes() == frame(ramp, AREA).pixels.tobytes()
+    assert [finding.what.partition(",")[0] for finding in findings] == [
+        "no hand stands out from its background"
+    ]
+
+
+def test_an_inverted_radiograph_without_a_hand_is_refused(make_run):
+    palm = 255 - phantom(5, 5, 128).image[30:100, 40:90]
+    fault = Predictor(make_run("a")).frame_or_refuse(palm, "palm.png")
+    assert isinstance(fault, Fault)
+    assert "palm.png: it is probably inverted: bone is dark, and no hand stands out" in str(fault)
+    assert "or invert the file" in str(fault)
 
 
 def test_runs_views_and_phases_that_make_no_sense_are_refused_before_a_model_is_read(
