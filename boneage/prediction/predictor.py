@@ -134,7 +134,7 @@ class Predictor:
         doubt = found.get("inverted") or found.get("no-hand")
         if doubt is None:
             return inputs, findings
-        inverted = (highest_level(radiograph) - radiograph).astype(radiograph.dtype)
+        inverted = highest_level(radiograph) - radiograph  # of the same dtype
         inverted_inputs, inverted_findings = self._assess(inverted)
         if not {"inverted", "no-hand"} & {finding.code for finding in inverted_findings}:
             why = "bone is dark" if doubt.code == "inverted" else "only there a hand stands out"
