@@ -27,10 +27,10 @@ VERBS = (
     "train",
     "evaluate",
     "predict",
-    "stress",
     "report",
     "data",
     "compare",
+    "stress",
     "reproduce",
     "cross-validate",
     "sweep",
@@ -55,9 +55,9 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
-app.command()(stress)
 app.command()(report)
 app.command()(compare)
+app.command()(stress)
 app.add_typer(data_app, name="data")
 app.command()(reproduce)
 app.command("cross-validate")(cross_validate)

@@ -42,7 +42,7 @@ def test_evaluate_groups_by_a_column_and_counts_patients(boneage, refused, tmp_p
     code, out, _ = boneage("evaluate", "--predictions", "mine.csv", "--by", "machine")
     assert code == 0
     assert "8 images of 4 patients; intervals are 95 % (bootstrap by patient)" in out
-    assert re.search(r"machine: A +6  6.00 \[6.00, 6.00\] +\+6.00 .*few images", out)
+    assert re.search(r"machine: A +6  6.00 \[6.00, 6.00\] +\+6.00 .*few patients", out)
     assert "slope of label on answer" in out
     answer = boneage("evaluate", "--predictions", "mine.csv", "--by", "race")
     refused(answer, "there is no column 'race'")
