@@ -77,46 +77,47 @@ def evaluate(
         refuse(
             "boneage evaluate", "it scores either RUN or --predictions FILE", "Name one of them."
         )
-    from boneage.evaluation.scoring import (
-        evaluate_predictions,
-        evaluate_run,
-        impossible_answers,
-    )
+    from boneage.evaluation.scoring import evaluate_predictions, impossible_answers
 
     if predictions is not None:
         metrics, scored = evaluate_predictions(predictions, by=by or ()), predictions
     else:
-        from boneage.evaluation.result import NEEDED_INFO, prepare_results, write_result
-        from boneage.prediction.shipped import open_run
-
         assert run is not None
-        opened, *rest = [open_run(each) for each in (run, *(others or ()))]
-        for each in (opened, *rest):
-            each.read_info(NEEDED_INFO)  # before the images are predicted
-        scored = opened.best_path
-        metrics = evaluate_run(
-            opened,
-            others=rest,
-            data=data,
-            split=split or "test",
-            views=views,
-            phases=phases,
-            out=out,
-            by=by or (),
-            progress=not as_json,
-        )
-        results = prepare_results(opened, out, rest)
-        write_result(results)
-        if results.folder != opened.folder:
-            log(f"results: {results.folder}")
-        for note in _independence_notes(metrics):
-            log(note)
+        options: dict[str, Any] = {
+            "data": data,
+            "split": split or "test",
+            "views": views,
+            "phases": phases,
+        }
+        options |= {"by": by or (), "progress": not as_json}
+        metrics, scored = _evaluate_runs([run, *(others or ())], out, options)
     if as_json:
         print_json(metrics)
     else:
         typer.echo(metrics_table(metrics))
     if (fault := impossible_answers(scored, metrics)) is not None:
         raise InputError(fault)  # the results are written and shown all the same
+
+
+def _evaluate_runs(
+    runs: list[Path], out: Path | None, options: dict[str, Any]
+) -> tuple[dict[str, Any], Path]:
+    """Score runs that answer together, write the result, and return it with the first model."""
+    from boneage.evaluation.result import NEEDED_INFO, prepare_results, write_result
+    from boneage.evaluation.scoring import evaluate_run
+    from boneage.prediction.shipped import open_run
+
+    opened, *rest = [open_run(each) for each in runs]
+    for each in (opened, *rest):
+        each.read_info(NEEDED_INFO)  # before the images are predicted
+    metrics = evaluate_run(opened, others=rest, out=out, **options)
+    results = prepare_results(opened, out, rest)
+    write_result(results)
+    if results.folder != opened.folder:
+        log(f"results: {results.folder}")
+    for note in _independence_notes(metrics):
+        log(note)
+    return metrics, opened.best_path
 
 
 def _independence_notes(metrics: dict[str, Any]) -> list[str]:
