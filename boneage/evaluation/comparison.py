@@ -59,6 +59,8 @@ def open_predictions(source: Path, split: str = "test") -> Predictions:
     if source.is_file():
         is_own = (source.parent / "run.json").exists()
         return Predictions(source, source.name, read_predictions(source, own=is_own))
+    if source.suffix and not source.exists():
+        raise InputError(Fault(str(source), "there is no such file or folder", "Check the path."))
     results = open_results(source)
     path = results.predictions_path(split)
     if not path.is_file():

@@ -1,10 +1,12 @@
 """How must a radiograph be shrunk for a model that was trained on thumbnails?
 
     python experiments/framing-half/sampling.py MANIFEST [--run rsna-best] [--split val,test]
+        [--change "noise 5 of 255"]
 
 MANIFEST lists radiographs that are larger than the thumbnails. Each is framed from all of its
-pixels, and after it was shrunk to `--source-pixels`: by averages, by single pixels, and by single
-pixels at four phases, whose answers are averaged. The result is JSON, for each way:
+pixels, and after it was shrunk: by averages to every number of `--source-pixels`; to the first of
+them by single pixels, too, and by single pixels at four phases, whose answers are averaged.
+`--change` first makes a change of `boneage stress`. The result is JSON, for each way:
 
 - the MAE and the bias (answer minus label) in months, of each split and of all, by one view;
 - the difference of its MAE from that of the first way, and the mean difference of the answers.
@@ -26,6 +28,7 @@ import numpy.typing as npt
 
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.evaluation.paired import bootstrap_mean
+from boneage.evaluation.radiograph_changes import CHANGES, UNCHANGED, Change
 from boneage.prediction.engines import Engine, load_engine
 from boneage.prediction.shipped import open_run
 from boneage.prediction.test_time_views import mean_of_views
@@ -38,30 +41,34 @@ Months = npt.NDArray[np.float64]
 Phases = Sequence[tuple[float, float]]
 
 
-def ways(framing: Framing, source_pixels: int) -> dict[str, tuple[Framing, Phases]]:
+def ways(framing: Framing, source_pixels: Sequence[int]) -> dict[str, tuple[Framing, Phases]]:
     """Return every way to frame, by its name: the settings and the phases."""
 
     def changed(**settings: Any) -> Framing:
         return Framing.model_validate({**framing.model_dump(), **settings})
 
-    area = changed(source_pixels=source_pixels, sampling="area")
-    nearest = changed(source_pixels=source_pixels, sampling="nearest")
+    nearest = changed(source_pixels=source_pixels[0], sampling="nearest")
+    averages = {
+        f"area, {pixels} px": (changed(source_pixels=pixels, sampling="area"), (CENTRE,))
+        for pixels in source_pixels
+    }
     return {
         "all pixels": (changed(source_pixels=None, sampling="area"), (CENTRE,)),
-        f"area, {source_pixels} px": (area, (CENTRE,)),
-        f"nearest, {source_pixels} px": (nearest, (CENTRE,)),
-        f"nearest, {source_pixels} px, four phases": (nearest, PHASES),
+        **averages,
+        f"nearest, {source_pixels[0]} px": (nearest, (CENTRE,)),
+        f"nearest, {source_pixels[0]} px, four phases": (nearest, PHASES),
     }
 
 
-def answers(manifest: Manifest, engine: Engine, framing: Framing, phases: Phases) -> Months:
+def answers(
+    manifest: Manifest, engine: Engine, framing: Framing, phases: Phases, change: Change
+) -> Months:
     """Return the answers to all radiographs of a manifest, months, averaged over the phases."""
-    files = zip(manifest.image_paths(), manifest.regions(), strict=True)
-    images = [
-        frame(radiograph, framing, region, phase=phase).pixels
-        for radiograph, region in ((read_radiograph(path), region) for path, region in files)
-        for phase in phases
-    ]
+    images = []
+    ids, files = manifest.table["image_id"], manifest.image_paths()
+    for image_id, path, region in zip(ids, files, manifest.regions(), strict=True):
+        radiograph = change(read_radiograph(path), image_id, framing.size)
+        images += [frame(radiograph, framing, region, phase=phase).pixels for phase in phases]
     sexes = np.repeat(manifest.gender(), len(phases), axis=0)
     return mean_of_views(engine, images, sexes).reshape(-1, len(phases)).mean(1)
 
@@ -80,11 +87,13 @@ def scores(months: Months, ages: Months, first: Months, patients: Any) -> dict[s
 
 def main() -> None:
     """Measure the manifest on the command line."""
+    changes = {change.name: change for change in (UNCHANGED, *CHANGES)}
     arguments = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     arguments.add_argument("manifest", type=Path)
     arguments.add_argument("--run", type=Path, default=Path("rsna-best"))
     arguments.add_argument("--split", default="val,test", help="splits, with commas")
-    arguments.add_argument("--source-pixels", type=int, default=100)
+    arguments.add_argument("--source-pixels", default="100,200", help="sides, with commas")
+    arguments.add_argument("--change", default=UNCHANGED.name, choices=changes, metavar="NAME")
     given = arguments.parse_args()
     cv2.setNumThreads(1)
     manifest, run = read_manifest(given.manifest), open_run(given.run)
@@ -97,8 +106,9 @@ def main() -> None:
     if "patient_id" in manifest.table:
         patients = np.concatenate([table["patient_id"] for table in tables])
     rows, first = [], None
-    for name, way in ways(run.read_recipe().framing, given.source_pixels).items():
-        months = np.concatenate([answers(part, engine, *way) for part in parts])
+    sides, change = [int(side) for side in given.source_pixels.split(",")], changes[given.change]
+    for name, way in ways(run.read_recipe().framing, sides).items():
+        months = np.concatenate([answers(part, engine, *way, change) for part in parts])
         first = months if first is None else first
         row: dict[str, Any] = {"name": name}
         for split in ("all", *names):
@@ -106,7 +116,8 @@ def main() -> None:
             groups = None if patients is None else patients[of]
             row[split] = scores(months[of], ages[of], first[of], groups)
         rows.append(row)
-    made = {"machine": provenance(), "run": run.folder.name, "manifest_digest": manifest.digest}
+    made = {"machine": provenance(), "run": run.folder.name, "change": change.name}
+    made["manifest_digest"] = manifest.digest
     print(json.dumps({**made, "rows": rows}, indent=2))
 
 

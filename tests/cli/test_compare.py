@@ -61,6 +61,7 @@ def test_compare_takes_run_folders(boneage, finished_run, tables):
         (["a.csv", "b.csv", "--split", "val"], "there is no split to choose"),
         (["a.csv", "made", "--split", "validation"], "it is none of train, val, test"),
         (["a.csv", "nowhere"], "no model of that name ships with boneage"),
+        (["a.csv", "c.csv"], "c.csv: there is no such file or folder"),
         (["a.csv", "rsna-best"], "boneage evaluate rsna-best --data MANIFEST"),
     ],
 )

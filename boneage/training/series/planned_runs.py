@@ -327,7 +327,11 @@ def describe_series(
         "verb": verb,
         "name": recipe.name,
         "complete": len(finished) == len(planned),
-        "manifest": {"digest": manifest.digest, "counts": count_splits(manifest)},
+        "manifest": {
+            "digest": manifest.digest,
+            "split_digest": manifest.split_digest,
+            "counts": count_splits(manifest),
+        },
         "recipe": without_folder(recipe.model_dump(mode="json")),
         "provenance": provenance,
     }

@@ -17,7 +17,7 @@ from boneage.recipe import Augmentation
 from experiments.throughput.benchmark.contenders import Setting
 from experiments.throughput.benchmark.policy import stock_policy
 
-LOWER_QUALITY = Augmentation(resample=0.3, blur=0.3, noise=0.3, jpeg=0.3)
+LOWER_QUALITY = Augmentation(resample=0.2, blur=0.2, noise=0.2, jpeg=0.2)
 
 
 class TutorialDataset(keras.utils.PyDataset):
