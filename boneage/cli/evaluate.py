@@ -149,8 +149,8 @@ def _known_by_id(tested: dict[str, Any]) -> str:
         return f"by their ids, none of these {ids['of']:,} images trained or chose the model"
     return (
         f"by their ids, at most {ids['at_most']:,} of these {ids['of']:,} images trained or chose "
-        f"the model. About {ids['false_positives']:.0%} of the ids match by chance. If the images "
-        "are the same, the error is too low"
+        f"the model. About {ids['false_positives']:.0%} of the images match by chance. If they are "
+        "the same images, the error is too low"
     )
 
 

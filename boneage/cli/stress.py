@@ -84,7 +84,8 @@ def stress(
     else:
         width, height = result["median_size_pixels"]
         counted = f"{result['n']:,} {result['split']} images, median size {width} x {height} pixels"
-        echo(f"{counted}; intervals are 95 % (bootstrap of paired differences)")
+        unit = "image" if result.get("patients") is None else "patient"
+        echo(f"{counted}; intervals are 95 % (bootstrap of paired differences, by {unit})")
         typer.echo(format_table(_TITLES, [_row(change) for change in result["changes"]]))
         if is_few(result):
             echo("note: so few images decide nothing, and their intervals are too narrow")

@@ -78,14 +78,25 @@ def _number_groups(numbers: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[
     given = numbers[np.isfinite(numbers)]
     values = np.unique(given)
     if len(values) <= MAX_NUMBERS:
-        for value in values:
-            yield f"{value:g}", numbers == value
+        for name, value in zip(_number_names(values), values, strict=True):
+            yield name, numbers == value
         return
     edges = np.unique(np.quantile(given, (0, 0.25, 0.5, 0.75, 1)))
-    for low, high in pairwise(edges.tolist()):
+    names = _number_names(edges)
+    for (low, high), (first, last) in zip(pairwise(edges.tolist()), pairwise(names), strict=True):
         is_last = high == edges[-1]
         chosen = (numbers >= low) & ((numbers <= high) if is_last else (numbers < high))
-        yield f"{low:g} to {'' if is_last else 'under '}{high:g}", chosen
+        yield f"{first} to {'' if is_last else 'under '}{last}", chosen
+
+
+def _number_names(values: NDArray[np.float64]) -> list[str]:
+    """Return different numbers as texts that differ: dates and station numbers have all digits."""
+    names: list[str] = []
+    for digits in (6, 15, 17):
+        names = [f"{each:.{15 if each.is_integer() else digits}g}" for each in values.tolist()]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _name(text: str) -> str:

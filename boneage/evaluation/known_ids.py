@@ -67,8 +67,19 @@ class KnownIds:
 
         An image is known if its `image_id`, or its `patient_id` if there is one, is in the filter.
         """
-        columns = [table[name] for name in ("image_id", "patient_id") if name in table]
+        columns = _id_columns(table)
         return sum(any(each and each in self for each in ids) for ids in zip(*columns, strict=True))
+
+    @staticmethod
+    def by_chance(table: pd.DataFrame) -> float:
+        """Return the share of unknown images of a table that `count` counts all the same."""
+        columns = _id_columns(table)
+        differ = len(columns) > 1 and bool((columns[0] != columns[1]).any())
+        return float(1 - (1 - FALSE_POSITIVES) ** (2 if differ else 1))
+
+
+def _id_columns(table: pd.DataFrame) -> list[pd.Series]:
+    return [table[name] for name in ("image_id", "patient_id") if name in table]
 
 
 def filter_ids(texts: Iterable[str]) -> KnownIds:

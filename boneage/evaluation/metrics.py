@@ -205,7 +205,10 @@ def _in_band(ages: Months, band: str) -> NDArray[np.bool_]:
 
 
 def _dilution_bias(age: Months, predicted: Months, chosen: NDArray[np.bool_]) -> float | None:
-    """Return the bias of a band of labels that answers with a perfect calibration have, months."""
+    """Return the bias of a band of labels that answers with a perfect calibration have, months.
+
+    It is exact where labels and answers are jointly normal, and else off by a month or two.
+    """
     spread = float(np.std(age) * np.std(predicted))
     if not chosen.any() or spread < _LEAST_VARIANCE:
         return None

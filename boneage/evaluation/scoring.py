@@ -32,7 +32,7 @@ from boneage.datasets.validation import (
 )
 from boneage.errors import Fault, InputError
 from boneage.evaluation.groups import Groups, group_by_columns
-from boneage.evaluation.known_ids import FALSE_POSITIVES, read_known_ids
+from boneage.evaluation.known_ids import read_known_ids
 from boneage.evaluation.metrics import baseline_median_by_sex, score
 from boneage.evaluation.result import (
     count_scorings,
@@ -276,7 +276,7 @@ def _known_by_id(run: Run, images: Manifest) -> dict[str, Any]:
     if ids is None:
         return {}
     counts = {"at_most": ids.count(images.table), "of": len(images)}
-    return {"known_ids": counts | {"false_positives": FALSE_POSITIVES}}
+    return {"known_ids": counts | {"false_positives": ids.by_chance(images.table)}}
 
 
 def _sources(images: Manifest) -> list[str]:

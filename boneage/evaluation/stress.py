@@ -23,7 +23,7 @@ from boneage.datasets.label_rules import Region
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
-from boneage.evaluation.paired import bootstrap_mean
+from boneage.evaluation.paired import bootstrap_mean, number_groups
 from boneage.evaluation.radiograph_changes import CHANGES, UNCHANGED, VERSION, Change
 from boneage.evaluation.records import Score
 from boneage.evaluation.result import MIN_IMAGES, prepare_results
@@ -70,6 +70,7 @@ class StressResult(FileSchema):
     """The keys of `stress-<split>.json` that are read again."""
 
     n: Count
+    patients: Count | None = None
     split: Text
     views: Count
     phases: Count
@@ -129,10 +130,11 @@ def stress_run(
 
     Returns:
         The content of `stress-<split>.json`. `n` images are answered unchanged, and
-        `refused_unchanged` are not. `changes` holds for each change: `n`; `refused`; the shift of
-        the answer and the difference of the MAE, changed minus unchanged, on images that are
-        answered both times; `gate`, the largest difference that passes, or None; and `passed`.
-        All intervals are 95 % bootstrap intervals, by patient where the manifest has `patient_id`.
+        `refused_unchanged` are not; `patients` are those of the `n`, if known. `changes` holds for
+        each change: `n`; `refused`; the shift of the answer and the difference of the MAE, changed
+        minus unchanged, on images that are answered both times, None for fewer than five; `gate`,
+        the largest difference that passes, or None; and `passed`. All intervals are 95 % bootstrap
+        intervals, by patient where the manifest has `patient_id`.
 
     Raises:
         InputError: The manifest is missing, faulty or changed; the split is empty; an image or the
@@ -318,12 +320,15 @@ def _result(cohort: _Cohort, answers: Mapping[str, Months], split: str) -> dict[
     for change in CHANGES:
         months = answers[change.name]
         both = answered & np.isfinite(months)
+        refused = int(answered.sum() - both.sum())
+        if both.sum() < MIN_IMAGES:
+            both = np.zeros_like(both)  # means of fewer reveal single images
         shift = (months - unchanged)[both]
         worse = (np.abs(months - ages) - error)[both]
         found = {
             "name": change.name,
             "n": int(answered.sum()),
-            "refused": int(answered.sum() - both.sum()),
+            "refused": refused,
             "shift_months": bootstrap_mean(shift, patients[both]),
             "mean_absolute_shift_months": float(np.abs(shift).mean()) if len(shift) else None,
             "mae_difference_months": bootstrap_mean(worse, patients[both]),
@@ -333,6 +338,9 @@ def _result(cohort: _Cohort, answers: Mapping[str, Months], split: str) -> dict[
         changes.append({**found, "passed": _is_passed(found)})
     return {
         "n": int(answered.sum()),
+        "patients": None
+        if known is None
+        else len(set(number_groups(known[answered], answered.sum()))),
         "refused_unchanged": int((~answered).sum()),
         "split": split,
         **cohort.views,

@@ -9,7 +9,7 @@ import keras
 
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import InputError
-from boneage.evaluation.known_ids import FALSE_POSITIVES, read_known_ids
+from boneage.evaluation.known_ids import read_known_ids
 from boneage.models.saved import load_model
 from boneage.recipe import Recipe
 from boneage.run import MANIFEST_KEYS, Run
@@ -57,7 +57,7 @@ def _known_ids(init: Run, manifest: Manifest) -> dict[str, Any]:
     table = manifest.table
     if (ids := read_known_ids(init.folder)) is not None:
         counts = {split: ids.count(table[table["split"] == split]) for split in ("val", "test")}
-        return {"known_ids": counts, "known_ids_by_chance": FALSE_POSITIVES}
+        return {"known_ids": counts, "known_ids_by_chance": ids.by_chance(table)}
     recorded = init.read_info(MANIFEST_KEYS)["manifest"]
     path = Path(recorded["path"])
     if not path.is_file() or file_digest(path) != recorded["digest"]:

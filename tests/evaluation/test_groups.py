@@ -19,6 +19,14 @@ def test_text_and_few_numbers_are_groups_as_they_are_and_empty_cells_one_of_thei
     assert counts(["", ""]) == {EMPTY: 2}
 
 
+def test_numbers_of_many_digits_are_groups_of_their_own() -> None:
+    stations = [str(1_000_000 + row % 3) for row in range(60)]
+    assert counts(stations) == {"1000000": 20, "1000001": 20, "1000002": 20}
+    days = [str(20170101 + row) for row in range(35)]
+    assert list(counts(days))[-1] == "20170126.5 to 20170135"
+    assert counts(["0.1", "0.10000001"]) == {"0.1": 1, "0.10000001": 1}
+
+
 def test_many_numbers_are_divided_at_their_quartiles() -> None:
     assert counts([str(number) for number in range(1, 10)]) == {
         "1 to under 3": 2, "3 to under 5": 2, "5 to under 7": 2, "7 to 9": 3,

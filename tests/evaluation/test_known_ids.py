@@ -41,6 +41,8 @@ def test_image_ids_and_patient_ids_of_train_and_val_are_known(table, tmp_path):
     assert known.count(table) == 2
     assert known.count(table[["image_id", "split"]]) == 2
     assert known.count(pd.DataFrame({"image_id": ["new", "p2"]})) == 1  # whichever column it was
+    assert known.by_chance(table[["image_id", "split"]]) == pytest.approx(0.01)
+    assert known.by_chance(table) == pytest.approx(0.0199)  # each image has two ids
     assert known.count(pd.DataFrame({"image_id": ["new", "7"], "patient_id": ["p1", ""]})) == 1
 
 

@@ -165,7 +165,7 @@ def test_intervals_are_by_patient(run, engine, tmp_path):
     patients = [str(row) for row in range(COUNT) for _ in range(2)]
     data = make_manifest(tmp_path, images, copies=2, patient_id=patients)
     two = stress_run(run, data=data, progress=False)
-    assert two["n"] == 2 * one["n"]
+    assert (two["n"], two["patients"], one["patients"]) == (2 * one["n"], COUNT, None)
     for key in ("value", "low", "high"):
         once, twice = (by_name(found)["mirrored"]["shift_months"][key] for found in (one, two))
         assert twice == pytest.approx(once, abs=1e-9)
