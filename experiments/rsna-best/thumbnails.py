@@ -14,6 +14,12 @@ interruption: finished thumbnails are kept. To score a model on the ids that are
     boneage data import rsna data/held-out --out data/held-out.csv \
       --labels test=data/held-out/boneage-training-dataset.csv
     boneage evaluate rsna-best --data data/held-out.csv
+
+To make the larger radiographs of `rsna-half`, 512 pixels on the longer side, by averaging:
+
+    python experiments/rsna-best/thumbnails.py DIR data/half --longer-side 512 \
+      --ids experiments/rsna-half/ids.txt
+    boneage data import rsna data/half --out data/half.csv
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -29,6 +36,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 from rich.console import Console
@@ -38,7 +46,7 @@ from boneage.datasets.importers.folder import by_stem, files_below, with_suffix
 from boneage.datasets.importers.rsna import OFFICIAL_SOURCE, import_rsna
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.runtime.files import replacing, temporary_folder, write_text
+from boneage.runtime.files import read_text, replacing, temporary_folder, write_text
 
 NAME = "boneage-training-dataset"  # as Kaggle calls the table, and the folder in a folder
 PIXELS = (100, 100)
@@ -51,31 +59,49 @@ def is_held_out(image_id: str) -> bool:
     return int(hashlib.sha256(image_id.encode()).hexdigest(), 16) % 10 == 7
 
 
-def thumbnail(original: Path) -> Image.Image:
+def thumbnail(original: Path, longer_side: int | None = None) -> Image.Image:
     """Return the thumbnail of an original: 100 x 100 pixels, 8-bit grey, picked not averaged.
+
+    With `longer_side`, the aspect is kept and pixels are averaged: 2 x 2 of them first.
 
     Raises:
         OSError: The file can't be decoded.
     """
     with warnings.catch_warnings(), Image.open(original) as image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return image.convert("L").resize(PIXELS, Image.Resampling.NEAREST)
+        grey = image.convert("L")
+        if longer_side is None:
+            return grey.resize(PIXELS, Image.Resampling.NEAREST)
+        halved = cv2.resize(np.asarray(grey), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        size = [round(side * longer_side / max(grey.size)) for side in grey.size]
+        return Image.fromarray(cv2.resize(halved, size, interpolation=cv2.INTER_AREA))
 
 
-def make_thumbnail(original: Path, path: Path) -> str:
+def make_thumbnail(longer_side: int | None, original: Path, path: Path) -> str:
     """Write a thumbnail unless it exists. Return what is wrong with the original, or ""."""
     try:
         if not path.is_file():
-            made = thumbnail(original)
+            made = thumbnail(original, longer_side)
             with replacing(path, ".png") as part:
                 made.save(part)
-    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+    except (
+        *(OSError, SyntaxError, ValueError, Warning),
+        *(Image.DecompressionBombError, cv2.error),
+    ) as error:
         return f"it can't be decoded ({error})"
     return ""
 
 
-def read_originals(folder: Path, *, held_out: bool, progress: bool) -> tuple[Manifest, list[int]]:
+def read_originals(
+    folder: Path, *, held_out: bool, ids: frozenset[str] | None, progress: bool
+) -> tuple[Manifest, list[int]]:
     """Read and check the training set. Return its manifest and the rows that are asked for.
+
+    Args:
+        folder: The unpacked training set.
+        held_out: Whether to return the ids that are held out, not the others.
+        ids: Return these ids instead.
+        progress: Whether to show progress.
 
     Raises:
         InputError: Tables or images are missing or wrong (all at once).
@@ -85,12 +111,20 @@ def read_originals(folder: Path, *, held_out: bool, progress: bool) -> tuple[Man
         manifest.image_paths()
     table = manifest.table
     is_training = (table["source"] != OFFICIAL_SOURCE) | (table["split"] == "train")
-    chosen = [is_held_out(name) is held_out for name in table["image_id"]]
+    names = table["image_id"]
+    chosen = [is_held_out(name) is held_out if ids is None else name in ids for name in names]
     return manifest, np.flatnonzero(is_training & np.array(chosen)).tolist()
 
 
 def write_thumbnails(
-    originals: Path, out: Path, *, held_out: bool, workers: int, progress: bool = True
+    originals: Path,
+    out: Path,
+    *,
+    held_out: bool = False,
+    ids: frozenset[str] | None = None,
+    longer_side: int | None = None,
+    workers: int,
+    progress: bool = True,
 ) -> int:
     """Write the thumbnails and their table in Kaggle's layout, and return their number.
 
@@ -99,16 +133,17 @@ def write_thumbnails(
     Raises:
         InputError: Originals are missing or damaged (all at once), or nothing can be written.
     """
-    manifest, rows = read_originals(originals, held_out=held_out, progress=progress)
+    manifest, rows = read_originals(originals, held_out=held_out, ids=ids, progress=progress)
     table, paths = manifest.table.iloc[rows], manifest.image_paths()
     sources = [paths[row] for row in rows]
     targets = [out / NAME / NAME / f"{name}.png" for name in table["image_id"]]
     with contextlib.ExitStack() as stack:
-        answers = map(make_thumbnail, sources, targets)
+        make = functools.partial(make_thumbnail, longer_side)
+        answers = map(make, sources, targets)
         if workers > 1:
             spawn = multiprocessing.get_context("spawn")
             pool = concurrent.futures.ProcessPoolExecutor(workers, spawn)
-            answers = stack.enter_context(pool).map(make_thumbnail, sources, targets, chunksize=16)
+            answers = stack.enter_context(pool).map(make, sources, targets, chunksize=16)
         shown = track(
             answers,
             "Making thumbnails",
@@ -162,16 +197,27 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument(
         "--held-out", action="store_true", help="make the thumbnails of the held-out ids instead"
     )
+    parser.add_argument("--ids", type=Path, help="text file: make those of these ids, one a line")
+    parser.add_argument(
+        "--longer-side", type=int, metavar="PIXELS", help="average to this size; keep the aspect"
+    )
     parser.add_argument(
         "--verify", type=Path, metavar="FOLDER", help="compare with thumbnails of the same names"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(None if arguments is None else list(arguments))
     try:
+        ids = None if options.ids is None else frozenset(read_text(options.ids).split())
         count = write_thumbnails(
-            options.originals, options.out, held_out=options.held_out, workers=options.workers
+            options.originals,
+            options.out,
+            held_out=options.held_out,
+            ids=ids,
+            longer_side=options.longer_side,
+            workers=options.workers,
         )
-        print(f"{options.out}: {count:,} of {COUNTS[options.held_out]:,} thumbnails")
+        expected = COUNTS[options.held_out] if ids is None else len(ids)
+        print(f"{options.out}: {count:,} of {expected:,} images")
         if options.verify is None:
             return 0
         common, different = count_identical(options.out, options.verify)

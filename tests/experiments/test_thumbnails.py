@@ -64,7 +64,7 @@ def test_a_tenth_of_the_ids_is_held_out(script):
 def test_thumbnails_are_picked_pixels_in_kaggle_s_layout(script, originals, tmp_path, capsys):
     out = tmp_path / "out"
     assert make(script, originals, out) == 0
-    assert "29 of 11,320 thumbnails" in capsys.readouterr().out
+    assert "29 of 11,320 images" in capsys.readouterr().out
     made = sorted(out.rglob("*.png"))
     assert [path.stem for path in made] == [name for name in IDS if name != "1382"]
     for path in made:
@@ -88,6 +88,20 @@ def test_the_other_ids_are_made_on_request(script, originals, tmp_path):
     labels = {"test": out / "boneage-training-dataset.csv"}
     manifest = import_rsna(out, tmp_path / "held-out.csv", labels=labels, progress=False)
     assert manifest.table[["image_id", "split"]].to_numpy().tolist() == [["1382", "test"]]
+
+
+def test_larger_images_of_listed_ids_are_averaged(script, originals, tmp_path, capsys):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("1382\n1378\n9999\n")
+    out = tmp_path / "half"
+    assert make(script, originals, out, "--ids", ids, "--longer-side", "79") == 0
+    assert "2 of 3 images" in capsys.readouterr().out
+    assert sorted(path.stem for path in out.rglob("*.png")) == ["1378", "1382"]
+    with Image.open(next(originals.rglob("1378.png"))) as image:
+        grey = np.asarray(image, dtype=float)
+    means = grey.reshape(79, 2, 69, 2).mean(axis=(1, 3))  # half of 158 x 138 pixels
+    with Image.open(next(out.rglob("1378.png"))) as image:
+        assert np.abs(np.asarray(image) - means).max() <= 0.75
 
 
 def test_damaged_originals_are_named_at_once_and_the_rest_is_kept(
