@@ -29,7 +29,10 @@ UNKNOWN_OVERLAP = (
     "the model's training images are unknown. If some of them are in this split, its error is "
     "underestimated."
 )
-
+UNKNOWN_PARENT = (
+    "the images of a model that it started from are unknown. Images that this model knew may be "
+    "among these."
+)
 
 SHAPED_WORDS = {"train": "trained the model", "val": "chose the model's epoch"}
 SHAPED_BY = {
@@ -124,34 +127,36 @@ def _independence_notes(metrics: dict[str, Any]) -> list[str]:
     """Return what makes an error too low: images that trained the model or chose its epoch."""
     tested = metrics["manifest"]
     if not tested["external"]:
-        return [SHAPED_BY[split] for split in metrics["split"].split("-") if split in SHAPED_BY]
+        notes = [SHAPED_BY[split] for split in metrics["split"].split("-") if split in SHAPED_BY]
+        return notes + [f"note: {words}" for words in _known_by_id(tested)]
     notes = []
     for member in metrics.get("members") or [{"name": "", **tested}]:
         start = f"note: {member['name']}: " if member["name"] else "note: "
-        if member["overlap"] is None:
-            notes.append(start + (_known_by_id(member) or UNKNOWN_OVERLAP))
-            continue
         notes += [
             f"{start}{count:,} of these {metrics['n']:,} images {SHAPED_WORDS[split]}, so the "
             "error is too low"
-            for split, count in member["overlap"].items()
+            for split, count in (member["overlap"] or {}).items()
             if count
         ]
+        by_id = _known_by_id(member)
+        if member["overlap"] is None and not by_id:
+            by_id = [UNKNOWN_OVERLAP]
+        notes += [start + words for words in by_id]
     return notes
 
 
-def _known_by_id(tested: dict[str, Any]) -> str:
-    """Return what the ids say that a release recorded, or nothing if it has none."""
+def _known_by_id(tested: dict[str, Any]) -> list[str]:
+    """Return what the ids say that the model and those before it knew, if they were counted."""
     ids = tested.get("known_ids")
     if not ids:
-        return ""
-    if not ids["at_most"]:
-        return f"by their ids, none of these {ids['of']:,} images trained or chose the model"
-    return (
-        f"by their ids, at most {ids['at_most']:,} of these {ids['of']:,} images trained or chose "
-        f"the model. About {ids['false_positives']:.0%} of the images match by chance. If they are "
-        "the same images, the error is too low"
-    )
+        return []
+    count = f"at most {ids['at_most']:,}" if ids["at_most"] else "none"
+    words = f"by their ids, {count} of these {ids['of']:,} images trained or chose the model"
+    words += " or a model that it started from"
+    if ids["at_most"] and ids["false_positives"]:
+        words += f". About {ids['false_positives']:.0%} of the images match by chance"
+    words += ". If they are the same images, the error is too low" if ids["at_most"] else ""
+    return [words] if ids["complete"] else [words, UNKNOWN_PARENT]
 
 
 def report(run: RunArgument) -> None:

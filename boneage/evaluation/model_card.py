@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from boneage.evaluation.html import render
+from boneage.evaluation.known_ids import KnownIds
 from boneage.evaluation.metrics import BAND_WORDS
+from boneage.prediction.shipped import shipped_models
+from boneage.run import Run
+from boneage.runtime.provenance import file_digest
+
+LARGER = "-large"
+"""End of the name of a source that has larger radiographs of the children of another source."""
 
 _RSNA = (
     "The training data are {radiographs} of the RSNA Pediatric Bone Age Challenge 2017 (Halabi SS, "
@@ -73,6 +80,7 @@ def model_card(
     digest: str,
     size: int,
     stress: Mapping[str, Any] | None = None,
+    known_ids: KnownIds | None = None,
 ) -> str:
     """Return the card of a released model.
 
@@ -82,6 +90,7 @@ def model_card(
         digest: sha256 of the model file.
         size: Bytes of the model file.
         stress: What changes of the radiographs cost, as `boneage stress` writes it.
+        known_ids: The ids that `known_ids.json` holds.
 
     Returns:
         Markdown, the content of the release's README.md.
@@ -89,6 +98,7 @@ def model_card(
     manifest, recipe = result["manifest"], result["recipe"]
     made = {"commit": "unknown", "uncommitted_changes": None, **result["provenance"]}
     counts, init = manifest["counts"], result.get("init")
+    parent = _shipped_parent(init, release["name"]) if init else None
     alone = [
         (words, metrics, _rows(metrics))
         for split, words in _SPLITS
@@ -107,8 +117,8 @@ def model_card(
         parameters=result["model"]["parameters"],
         size=size,
         digest=digest,
-        start=_start(recipe["model"]["weights"], init),
-        dataset=_dataset(manifest["source"], f"{counts.get('train', 0):,} hand radiographs"),
+        start=_start(recipe["model"]["weights"], init, parent),
+        dataset=_dataset(manifest["source"], counts.get("train", 0), release.get("larger")),
         note=release["note"],
         counted=[(counts[split], words) for split, words in _SPLITS if counts.get(split)],
         has_test=bool(counts.get("test")),
@@ -117,8 +127,11 @@ def model_card(
         alone=[] if scored is alone else alone,
         bands=_bands(scored[0][1]) if scored else [],
         stress=stress,
+        split_words={**dict(_SPLITS), **dict([_TOGETHER]), "train": "training"},
+        known_ids=known_ids,
         claim=[(item, asked, text.format(stress=where)) for item, asked, text in _CLAIM],
         init=init,
+        parent=parent,
         minutes=(result.get("seconds", {}).get("fit") or 0) / 60,
         made=made,
         seed=result["seed"],
@@ -128,22 +141,58 @@ def model_card(
         epochs=result.get("epochs"),
         started=result["started"][:10],
         manifest_digest=manifest["digest"],
+        split_digest=manifest.get("split_digest"),
         versions=", ".join(f"{name} {version}" for name, version in made["versions"].items()),
     )
     return wrap_markdown(text)
 
 
-def _start(weights: str, init: Mapping[str, Any] | None) -> str:
+def _start(weights: str, init: Mapping[str, Any] | None, parent: str | None) -> str:
+    if parent:
+        return f"the shipped model `{parent}`"
     if init:
         return f"the model of another run, `{init['name']}`"
     known = {"none": "random weights", "imagenet": "ImageNet weights"}
     return known.get(weights, f"the weights in {weights}")
 
 
-def _dataset(source: str, radiographs: str) -> str:
-    if source in _DATASETS:
-        return _DATASETS[source].format(radiographs=radiographs)
-    return f"The training data are {radiographs} of a manifest with the source `{source}`."
+def _shipped_parent(init: Mapping[str, Any], name: str) -> str | None:
+    """Return the name of the shipped model that a model of some name started from, if it did.
+
+    A run records the name of its parent's recipe, so several models may have it.
+    """
+    agreeing = [
+        each
+        for each, folder in shipped_models().items()
+        if each != name and file_digest(Run(folder).best_path) == init["digest"]
+    ]
+    return min(agreeing, key=lambda each: each != init["name"], default=None)
+
+
+def _dataset(source: str, count: int, larger: Mapping[str, int] | None) -> str:
+    """Return what the training radiographs are.
+
+    Args:
+        source: The sources of the manifest. `NAME-large` has larger radiographs of those of NAME.
+        count: Number of training radiographs.
+        larger: How many of them are `thumbnails`, and larger `radiographs` of the same children.
+    """
+    pieces = source.split(", ")
+    first = [
+        each
+        for each in pieces
+        if not (each.endswith(LARGER) and each.removesuffix(LARGER) in pieces)
+    ]
+    sources, radiographs = ", ".join(first), f"{count:,} hand radiographs"
+    if larger:
+        radiographs = f"{larger['thumbnails']:,} thumbnails and {larger['radiographs']:,} larger "
+        radiographs += "radiographs of the same children, all"
+    text = f"The training data are {radiographs} of a manifest with the source `{sources}`."
+    if sources in _DATASETS:
+        text = _DATASETS[sources].format(radiographs=radiographs)
+    if len(first) < len(pieces) and not larger:
+        text += " Larger copies of some radiographs are among them."
+    return text
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

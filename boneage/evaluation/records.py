@@ -98,11 +98,12 @@ class Baseline(FileSchema):
 
 
 class KnownCount(FileSchema):
-    """How many of the tested images a released model knew by their ids, at most."""
+    """How many of the tested images a model and those before it knew by their ids, at most."""
 
     at_most: Count
     of: Count
     false_positives: Number
+    complete: bool = True
 
 
 class TestedOn(FileSchema):

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
-from boneage.evaluation.known_ids import write_known_ids
-from boneage.evaluation.model_card import model_card
+from boneage.evaluation.known_ids import find_known_ids, read_known_ids, write_known_ids
+from boneage.evaluation.model_card import LARGER, model_card
 from boneage.evaluation.records import read_metrics
 from boneage.evaluation.result import count_scorings, write_result
 from boneage.evaluation.scoring import evaluate_run, predict_split, run_manifest
@@ -74,7 +74,8 @@ def release(
         views: Test-time views averaged per image. Default: the recipe's value.
         phases: Phases averaged per radiograph. Default: the recipe's value.
         note: Text for the card about the training radiographs.
-        known_ids: Whether to add the filter of the ids that the run knew; see `KnownIds`.
+        known_ids: Whether to add the filters of the ids that the run knew, and the models that it
+            started from; see `KnownIds`.
         max_bytes: Largest total size of the files.
         progress: Show progress.
 
@@ -119,10 +120,11 @@ def release(
             "storage": {"weights": storage, **stored, "compute": "float32"},
             "val_mae_months": {"as_trained": before, "as_released": after},
             "note": note,
+            **count_larger(manifest),
             "provenance": provenance() | {"backend": keras.backend.backend()},
         }
-        if known_ids:
-            write_known_ids(part.folder, manifest.table)
+        if known_ids and (known := find_known_ids(run, manifest.table)) is not None:
+            write_known_ids(part.folder, known)
         earlier = count_scorings(run, "test", manifest.digest)
         _finish(part, manifest, info, summary, earlier)
         _check_size(part.folder, max_bytes)
@@ -207,6 +209,18 @@ def _store_model(run: Run, part: Run, storage: Storage) -> dict[str, int]:
     return {"float16_values": 0, "other_values": model.count_params()}
 
 
+def count_larger(manifest: Manifest) -> dict[str, Any]:
+    """Return the key `larger` if larger radiographs of the same children are training images."""
+    train = manifest.table[manifest.table["split"] == "train"]
+    if not {"source", "patient_id"} <= set(train):
+        return {}
+    is_larger = train["source"].str.endswith(LARGER)
+    children = set(train["patient_id"][~is_larger]) - {""}
+    if not is_larger.any() or not train["patient_id"][is_larger].isin(children).all():
+        return {}
+    return {"larger": {"thumbnails": int((~is_larger).sum()), "radiographs": int(is_larger.sum())}}
+
+
 def _validation_mae(predictor: Predictor, manifest: Manifest, progress: bool) -> float:
     """Return the validation MAE of the run's own model on this machine, in months."""
     table = predict_split(predictor, manifest, "val", progress=progress)
@@ -251,6 +265,7 @@ def write_card(released: Run) -> Path:
         file_digest(released.best_path),
         released.best_path.stat().st_size,
         read_json(stress) if stress.exists() else None,
+        read_known_ids(folder),
     )
     write_text(folder / CARD_NAME, card)
     return folder / CARD_NAME

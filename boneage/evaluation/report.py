@@ -129,20 +129,22 @@ class Evaluation:
         value = self.metrics.get("baseline", {}).get("median_by_sex", {}).get("mae_months")
         return value.get("value") if isinstance(value, Mapping) else value
 
-    def overlap(self) -> tuple[str, int, Mapping[str, int] | None] | None:
+    def overlaps(self) -> list[tuple[str, int, Mapping[str, Any] | None]]:
         """Return name, n and the number of images that the model was trained or selected on.
 
-        The numbers are None if they are unknown, or have the key `at_most` if a release recorded
-        its ids. Without any such image, the answer is None.
+        The numbers are None if they are unknown. Those by id have the key `at_most`. Without any
+        such image, the answer is empty.
         """
-        tested_on = self.metrics.get("manifest", {})
-        if self.is_external and tested_on.get("overlap", {}) is None:
-            known = tested_on.get("known_ids")
-            if known and not known["at_most"]:
-                return None
-            return self.name, self.metrics["n"], known
-        counts = {"train": 0, "val": 0} | (tested_on.get("overlap") or {})
-        return (self.name, self.metrics["n"], counts) if any(counts.values()) else None
+        tested_on = self.metrics.get("manifest") or {}
+        counts, known = tested_on.get("overlap", {}), tested_on.get("known_ids")
+        found: list[Mapping[str, Any] | None] = []
+        if self.is_external and counts is None and not known:
+            found.append(None)
+        if any((counts or {}).values()):
+            found.append({"train": 0, "val": 0} | counts)
+        if known and (known["at_most"] or not known.get("complete", True)):
+            found.append(known)
+        return [(self.name, self.metrics["n"], each) for each in found]
 
 
 def write_report(run: Run) -> Path:
@@ -193,7 +195,8 @@ def write_report(run: Run) -> Path:
         overlaps=[
             found
             for evaluation in evaluations
-            if evaluation.split != "val-test" and (found := evaluation.overlap())  # says it once
+            if evaluation.split != "val-test"  # says it once
+            for found in evaluation.overlaps()
         ],
         group_rows=_group_rows(shown.metrics),
         band_rows=_band_rows(shown.metrics),

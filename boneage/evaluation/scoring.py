@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import os
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from boneage.datasets.cell_text import whole_number
 from boneage.datasets.cells import missing_column
 from boneage.datasets.label_rules import SEXES, SPLITS, Region, image_path
 from boneage.datasets.manifest import Manifest, read_manifest
-from boneage.datasets.tables import read_cells, read_sheet
+from boneage.datasets.tables import read_sheet
 from boneage.datasets.validation import (
     age_findings,
     choice_findings,
@@ -32,7 +31,7 @@ from boneage.datasets.validation import (
 )
 from boneage.errors import Fault, InputError
 from boneage.evaluation.groups import Groups, group_by_columns
-from boneage.evaluation.known_ids import read_known_ids
+from boneage.evaluation.known_ids import KnownIds, find_known_ids, read_recorded_manifest
 from boneage.evaluation.metrics import baseline_median_by_sex, score
 from boneage.evaluation.result import (
     count_scorings,
@@ -51,7 +50,7 @@ from boneage.prediction.predictor import Inputs, Predictor
 from boneage.prediction.shipped import CARD_NAME, is_release
 from boneage.prediction.test_time_views import BATCH_SIZE
 from boneage.run import MANIFEST_KEYS, Run
-from boneage.runtime.files import read_bytes, write_json, write_text
+from boneage.runtime.files import write_json, write_text
 from boneage.runtime.provenance import file_digest, usable_cores
 from boneage.runtime.threads import threads
 
@@ -166,9 +165,10 @@ def evaluate_run(
         `predictions`. The manifest is named without its folder, because the file may be handed on.
         For an external test, `manifest` has `overlap`: how many of its images were `train` or `val`
         of the run, or None if that is unknown. Of several runs, these are images that any of them
-        knew, and `members` says the same of each. A release has `known_ids` instead: how many of
-        the images it knew by their ids, at most. `scorings` counts how often this split was scored
-        in this folder.
+        knew, and `members` says the same of each. For releases and fine-tuned runs, `manifest` has
+        `known_ids`, too: how many of the images they or the models that they started from knew by
+        their ids, at most. Its key `complete` says whether the ids of all these models are known.
+        `scorings` counts how often this split was scored in this folder.
 
     Raises:
         InputError: The manifest is missing, faulty or changed; the split is empty; there is no
@@ -251,32 +251,52 @@ def _knowledge(
     tables = {each["digest"]: _training_table(manifest, each) for each in recorded}
     known = [table for table in tables.values() if table is not None]
     training = pd.concat(known) if len(known) == len(tables) else None
-    tested_on = {
+    own = [tables[each["digest"]] for each in recorded]
+    tested_on: dict[str, Any] = {
         "file": manifest.path.name,
         "digest": manifest.digest,
         "source": name_sources(", ".join(_sources(images))),
         "external": is_external,
-        **({"overlap": _count_overlap(training, images)} if is_external else {}),
     }
+    if not is_external:  # its own images are no news
+        own = [None if table is None else table[:0] for table in own]
+    else:
+        tested_on["overlap"] = _count_overlap(training, images)
+    tested_on |= _count_by_id(runs, own, images)
     if len(runs) == 1:
-        if is_external and training is None:
-            tested_on |= _known_by_id(runs[0], images)
         return training, {"manifest": tested_on}
     members: list[dict[str, Any]] = [{"name": member_name(run)} for run in runs]
-    for member, run, each in zip(members, runs, recorded, strict=True) if is_external else ():
-        member["overlap"] = _count_overlap(tables[each["digest"]], images)
-        if member["overlap"] is None:
-            member |= _known_by_id(run, images)
+    for member, run, table in zip(members, runs, own, strict=True) if is_external else ():
+        member["overlap"] = _count_overlap(table, images)
+        member |= _count_by_id([run], [table], images)
     return training, {"manifest": tested_on, "members": members}
 
 
-def _known_by_id(run: Run, images: Manifest) -> dict[str, Any]:
-    """Return the key `known_ids` if the run is a release that recorded the ids it knew."""
-    ids = read_known_ids(run.folder)
-    if ids is None:
+def _count_by_id(
+    runs: Sequence[Run], tables: Sequence[pd.DataFrame | None], images: Manifest
+) -> dict[str, Any]:
+    """Return the key `known_ids` if ids say more than the files of the training images.
+
+    That is so for a release, and for a run that started from another model.
+    """
+    if not any(
+        table is None or run.read_info().get("init")
+        for run, table in zip(runs, tables, strict=True)
+    ):
         return {}
-    counts = {"at_most": ids.count(images.table), "of": len(images)}
-    return {"known_ids": counts | {"false_positives": ids.by_chance(images.table)}}
+    together = KnownIds()
+    for run, table in zip(runs, tables, strict=True):
+        if (known := find_known_ids(run, table)) is None:
+            return {}
+        together |= known
+    return {
+        "known_ids": {
+            "at_most": together.count(images.table),
+            "of": len(images),
+            "false_positives": together.by_chance(images.table),
+            "complete": together.complete,
+        }
+    }
 
 
 def _sources(images: Manifest) -> list[str]:
@@ -499,15 +519,9 @@ def _training_table(manifest: Manifest, recorded: dict[str, Any]) -> pd.DataFram
     if manifest.digest == recorded["digest"]:
         files = [os.path.realpath(path) for path in manifest.image_paths()]
         return manifest.table.assign(file=files)
-    path = Path(recorded["path"])
-    try:
-        content = read_bytes(path)
-        if hashlib.sha256(content).hexdigest() != recorded["digest"]:
-            return None
-        cells = read_cells(content, str(path))
-    except InputError:
+    if (cells := read_recorded_manifest(recorded)) is None:
         return None
-    folder = path.parent.resolve()
+    folder = Path(recorded["path"]).parent.resolve()
     return cells.table.assign(
         age_months=numbers(cells, "age_months"),
         file=[os.path.realpath(image_path(folder, name)) for name in cells.table["image"]],

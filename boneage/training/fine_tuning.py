@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import keras
 
-from boneage.datasets.manifest import Manifest, read_manifest
+from boneage.datasets.manifest import Manifest
 from boneage.errors import InputError
-from boneage.evaluation.known_ids import read_known_ids
+from boneage.evaluation.known_ids import find_known_ids
 from boneage.models.saved import load_model
+from boneage.prediction.shipped import is_release, release_name
 from boneage.recipe import Recipe
-from boneage.run import MANIFEST_KEYS, Run
+from boneage.run import Run
 from boneage.runtime.provenance import file_digest
 from boneage.training.input_checks import check_same_network, other_network
 
@@ -30,10 +30,10 @@ def load_initial_weights(
 
     Returns:
         Values for `run.json`: `name`, `folder`, `digest` of the model file, and `known_ids`. These
-        are the numbers of image_ids of the new `val` and `test` splits that the run was trained or
-        selected on, or None if its manifest is gone. Those of a release are upper limits, and
-        `known_ids_by_chance` is the share of ids that it takes for known ones. The same ids may be
-        other children, so they are not refused.
+        are the numbers of images of the new `val` and `test` splits whose ids the run knew, or the
+        models that it started from. They are None if the ids of one of these are unknown. Those of
+        a release are upper limits, and `known_ids_by_chance` is the share of images that it takes
+        for known ones. The same ids may be other children, so they are not refused.
 
     Raises:
         InputError: The run has another network, or can't be read.
@@ -46,7 +46,7 @@ def load_initial_weights(
     for weight, value in zip(model.weights, source.weights, strict=True):
         weight.assign(value)
     return {
-        "name": init.read_recipe().name,
+        "name": release_name(init.folder) if is_release(init.folder) else init.read_recipe().name,
         "folder": str(init.folder.resolve()),
         "digest": file_digest(init.best_path),
         **_known_ids(init, manifest),
@@ -54,15 +54,9 @@ def load_initial_weights(
 
 
 def _known_ids(init: Run, manifest: Manifest) -> dict[str, Any]:
-    table = manifest.table
-    if (ids := read_known_ids(init.folder)) is not None:
-        counts = {split: ids.count(table[table["split"] == split]) for split in ("val", "test")}
-        return {"known_ids": counts, "known_ids_by_chance": ids.by_chance(table)}
-    recorded = init.read_info(MANIFEST_KEYS)["manifest"]
-    path = Path(recorded["path"])
-    if not path.is_file() or file_digest(path) != recorded["digest"]:
+    table, known = manifest.table, find_known_ids(init)
+    if known is None or not known.complete:
         return {"known_ids": None}
-    seen = read_manifest(path).table
-    known = table["image_id"].isin(seen["image_id"][seen["split"] != "test"])
-    counts = {split: int(known[table["split"] == split].sum()) for split in ("val", "test")}
-    return {"known_ids": counts}
+    counts = {split: known.count(table[table["split"] == split]) for split in ("val", "test")}
+    by_chance = known.by_chance(table)
+    return {"known_ids": counts, **({"known_ids_by_chance": by_chance} if by_chance else {})}

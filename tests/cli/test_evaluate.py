@@ -123,7 +123,9 @@ def test_a_run_is_released_and_every_verb_takes_its_name_and_writes_nothing_into
 def test_several_runs_are_scored_together_and_what_each_knew_is_reported(
     boneage, refused, finished_run, cohort, tmp_path
 ):
-    shutil.copytree(finished_run.folder, tmp_path / "copy")
+    copy = Run(shutil.copytree(finished_run.folder, tmp_path / "copy"))
+    init = {"name": "gone", "digest": "0", "folder": str(tmp_path / "gone")}
+    write_json(copy.info_path, copy.read_info() | {"init": init})
     text = cohort.read_text().replace("\r", "").splitlines()
     images = str(cohort.parent / "images")
     text = [line.replace(",images/", f",{images}/") for line in text]
@@ -136,6 +138,9 @@ def test_several_runs_are_scored_together_and_what_each_knew_is_reported(
     assert (code, json.loads(out)["n"]) == (0, 6)
     for name in (finished_run.folder.name, "copy"):
         assert f"note: {name}: 6 of these 6 images chose the model's epoch, so the error" in err
+    by_id = "by their ids, at most 6 of these 6 images trained or chose the model or a model that"
+    assert f"note: copy: {by_id} it started from. If they are the same images" in err
+    assert "note: copy: the images of a model that it started from are unknown." in err
     assert boneage("report", "mean")[:2] == (0, "mean/report.html\n")
     page = (tmp_path / "mean" / "report.html").read_text()
     assert "tiny (mean of 2 runs)" in page

@@ -2,8 +2,10 @@ import re
 
 import pytest
 
+from boneage.evaluation.known_ids import KnownIds
 from boneage.evaluation.metrics import score
 from boneage.evaluation.model_card import model_card, wrap_markdown
+from boneage.runtime.provenance import file_digest
 
 RELEASE = {
     "name": "small",
@@ -105,7 +107,15 @@ def test_a_card_has_the_items_of_claim_and_the_changes_that_were_tried(result):
         | {"name": "inverted", "refused": 90, "shift_months": none, "mae_difference_months": none}
         | {"gate": None, "passed": None},
     ]
-    text = model_card(result, RELEASE, "e" * 64, 5_000_000, {"n": 90, "changes": changes})
+    stress = {"n": 90, "split": "val-test", "median_size_pixels": [384, 512], "changes": changes}
+    stress |= {"views": 6, "phases": 1, "manifest": {"file": "half.csv", "digest": "0"}}
+    text = model_card(result, RELEASE, "e" * 64, 5_000_000, stress)
+    for words in (
+        "changed 90 radiographs of the validation and test splits before",
+        "from the manifest `half.csv`. Their median size is 384 x 512 pixels. Each answer is the",
+        "the mean over 6 views.",
+    ):
+        assert words in " ".join(text.split())
     row = "| noise 5 | 88 | +0.25 [+0.10, +0.40] | +0.25 [+0.10, +0.40] | 0.5 | yes |"
     assert row in text
     assert "| inverted | 0 | refused |  |  |  |" in text
@@ -160,6 +170,55 @@ def test_another_dataset_and_the_run_that_was_fine_tuned_are_named(result):
     assert "non-commercial" not in text
     assert "started from the model of another run, `first`" in text
     assert "boneage train recipe.json --data manifest.csv --init RUN --out" in text
+
+
+@pytest.mark.parametrize(
+    ("larger", "words"),
+    [
+        (
+            {"thumbnails": 900, "radiographs": 100},
+            ["are 900 thumbnails and 100 larger radiographs of the same children, all of the RSNA"],
+        ),
+        (None, ["are 1,000 hand radiographs of the RSNA", "Larger copies of some radiographs are"]),
+    ],
+)
+def test_larger_radiographs_of_a_source_do_not_hide_which_source_it_is(result, larger, words):
+    result["manifest"]["source"] = "rsna-kaggle, rsna-kaggle-large"
+    release = RELEASE if larger is None else {**RELEASE, "larger": larger}
+    text = " ".join(model_card(result, release, "e" * 64, 5_000_000).split())
+    for each in (*words, "They are Kaggle's copy", "non-commercial"):
+        assert each in text
+    result["manifest"]["source"] = "own-large"  # larger than nothing
+    assert "with the source `own-large`. They" in card(result)
+
+
+def test_a_shipped_parent_is_named_by_its_digest(result, tmp_path, monkeypatch):
+    shipped = {name: tmp_path / name for name in ("another", "first", "second", "small")}
+    for folder in shipped.values():
+        folder.mkdir()
+        (folder / "best.keras").write_text("the same" if folder.name != "another" else "other")
+    monkeypatch.setattr("boneage.evaluation.model_card.shipped_models", lambda: shipped)
+    digest = file_digest(tmp_path / "first" / "best.keras")
+    for recorded, name in (("second", "second"), ("small", "first"), ("recipe", "first")):
+        result["init"] = {"name": recorded, "digest": digest, "known_ids": None}
+        text = card(result)
+        assert f"started from the shipped model `{name}`" in text
+        assert f"boneage train recipe.json --data manifest.csv --init {name} --out" in text
+        assert f"`{name}` ships with boneage. Its `best.keras` has the sha256 `{digest}`." in text
+        assert "RUN" not in text
+
+
+def test_a_card_names_the_split_digest_and_the_known_ids(result):
+    assert "`known_ids.json`" not in card(result)
+    assert "split digest" not in card(result)
+    result["manifest"]["split_digest"] = "f" * 64
+    result["init"] = {"name": "first", "digest": "abc", "known_ids": None}
+    for known, is_said in ((KnownIds(), False), (KnownIds(complete=False), True)):
+        text = " ".join(model_card(result, RELEASE, "e" * 64, 5_000_000, known_ids=known).split())
+        assert "`known_ids.json` tells of an id whether train or val had it." in text
+        assert "A manifest with the split digest below has the same split" in text
+        assert f"`{'f' * 64}`" in text
+        assert ("of a model that it started from are not in it" in text) is is_said
 
 
 def test_paragraphs_and_items_are_wrapped_but_no_table_and_no_code():

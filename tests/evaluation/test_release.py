@@ -1,6 +1,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import h5py
 import keras
@@ -8,15 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.datasets.manifest import read_manifest
+from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.errors import InputError
-from boneage.evaluation.release import release, store_small
+from boneage.evaluation.release import count_larger, release, store_small
 from boneage.evaluation.scoring import evaluate_run
 from boneage.models.saved import load_model
 from boneage.prediction.predict import predict_radiographs
 from boneage.prediction.shipped import open_run, shipped_models
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
+from boneage.runtime.provenance import file_digest
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +91,8 @@ def test_a_shipped_model_is_scored_on_its_own_manifest_and_on_others(
     metrics = evaluate_run(released, data=tmp_path / "mine.csv", progress=False)
     assert (metrics["manifest"]["external"], metrics["manifest"]["overlap"]) == (True, None)
     # Its own test images, which it did not train on. 48 + 6 ids are in the filter.
-    assert metrics["manifest"]["known_ids"] == {"at_most": 0, "of": 6, "false_positives": 0.01}
+    known = {"at_most": 0, "of": 6, "false_positives": pytest.approx(0.01), "complete": True}
+    assert metrics["manifest"]["known_ids"] == known
     table = table[table["split"] == "train"][:7].assign(split="test")
     table = table.assign(patient_id=table["image_id"], image_id="new-" + table["image_id"])
     table.to_csv(tmp_path / "mine.csv", index=False)
@@ -107,6 +110,54 @@ def test_a_release_counts_the_scorings_of_its_run_too_and_records_what_it_was_sp
     assert "known_ids.json" in (released.folder / "SHA256SUMS").read_text()
     without = release(finished_run, tmp_path / "without", known_ids=False, progress=False)
     assert not (without.folder / "known_ids.json").exists()
+
+
+def test_what_the_parent_of_a_release_knew_is_counted(
+    released, finished_run, cohort, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BONEAGE_RUNS", str(tmp_path / "runs"))
+    table = pd.read_csv(cohort, dtype=str)
+    table["image"] = [str(cohort.parent / name) for name in table["image"]]
+    seen = table[table["split"] == "train"][:5]
+    new = table.assign(image_id="new-" + table["image_id"], source="phantom")
+    new.to_csv(tmp_path / "new.csv", index=False)
+    seen.assign(split="test").to_csv(tmp_path / "seen.csv", index=False)
+    child = Run(shutil.copytree(finished_run.folder, tmp_path / "child"))  # as if fine-tuned
+    init = {"name": "tiny-best", "folder": str(released.folder)}
+    init["digest"] = file_digest(released.best_path)
+    path = tmp_path / "new.csv"
+    origin = {"path": str(path), "digest": file_digest(path)}
+    for parent, complete in ((init, True), (init | {"digest": "0"}, False)):
+        info = {**child.read_info(), "init": parent}
+        info["manifest"] = {**info["manifest"], **origin}
+        write_json(child.info_path, info)
+        made = release(child, tmp_path / f"child-{complete}", progress=False)
+        for run in (child, made):
+            metrics = evaluate_run(
+                run, data=tmp_path / "seen.csv", out=tmp_path / f"{complete}" / run.folder.name,
+                progress=False,
+            )  # fmt: skip
+            known = metrics["manifest"]["known_ids"]
+            assert (known["at_most"], known["complete"]) == (5 * complete, complete)
+    assert evaluate_run(child, progress=False)["manifest"]["known_ids"]["complete"] is False
+    card = " ".join((made.folder / "README.md").read_text().split())
+    assert "of a model that it started from are not in it" in card
+
+
+@pytest.mark.parametrize(
+    ("sources", "patients", "larger"),
+    [
+        (["a", "a", "a-large"], ["1", "2", "1"], {"thumbnails": 2, "radiographs": 1}),
+        (["a", "a", "a-large"], ["1", "2", "3"], None),  # of another child
+        (["a", "a", "a"], ["1", "2", "1"], None),
+        (["a", "a", "a-large"], None, None),
+    ],
+)
+def test_larger_radiographs_of_the_same_children_are_counted(sources, patients, larger):
+    table = pd.DataFrame({"split": "train", "source": sources})
+    if patients:
+        table["patient_id"] = patients
+    assert count_larger(Manifest(Path("m.csv"), table, "0")).get("larger") == larger
 
 
 @pytest.mark.parametrize(

@@ -389,6 +389,26 @@ def test_external_images_that_the_model_was_trained_on_are_counted(run: Run) -> 
         assert "Not independent." not in read_page(run).text
 
 
+@pytest.mark.usefixtures("no_drawing")
+@pytest.mark.parametrize(("count", "complete"), [(3, True), (0, False), (0, True), (3, None)])
+def test_images_that_a_model_before_it_knew_by_their_ids_are_counted(
+    run: Run, count: int, complete: bool | None
+) -> None:
+    known = {"at_most": count, "of": 20, "false_positives": 0.02}
+    known |= (
+        {} if complete is None else {"complete": complete}
+    )  # an earlier version has no such key
+    overlap = {"train": 0, "val": 0}
+    name = "test-hospital-1a2b3c4d"
+    origin = {"external": True, "overlap": overlap, "known_ids": known}
+    evaluate(run, name, count=20, manifest=origin)
+    text = read_page(run).text
+    assert (f"at most {count} of the 20 images of {name} trained" in text) is bool(
+        count or complete is False
+    )
+    assert ("a model that it started from are unknown." in text) is (complete is False)
+
+
 def test_only_validation_and_no_history(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", history=0, best_epoch=None, store=None)
     evaluate(run, "val")

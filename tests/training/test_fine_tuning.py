@@ -8,7 +8,7 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 from boneage.errors import InputError
-from boneage.evaluation.known_ids import write_known_ids
+from boneage.evaluation.known_ids import ids_of_table, write_known_ids
 from boneage.models.builder import build_model
 from boneage.recipe import read_recipe
 from boneage.run import Run
@@ -56,12 +56,14 @@ def test_a_release_says_how_many_of_the_new_ids_it_knew_at_most(
     source, cohort, recipe_with, tmp_path
 ):
     first, manifest = Run(shutil.copytree(source.folder, tmp_path / "first")), read_manifest(cohort)
-    write_known_ids(first.folder, manifest.table)
+    write_known_ids(first.folder, ids_of_table(manifest.table))
+    write_json(first.folder / "release.json", {"name": "tiny-best"})
     recipe = recipe_with("framing.size=64")
     model = build_model(image_size=64, **recipe.model.model_dump())
     initial = load_initial_weights(model, first, recipe, manifest)
     assert initial["known_ids"] == {"val": 6, "test": 0}
-    assert initial["known_ids_by_chance"] == 0.01
+    assert initial["known_ids_by_chance"] == pytest.approx(0.01)
+    assert initial["name"] == "tiny-best"
 
 
 def test_another_network_is_refused_by_its_differences_and_leaves_no_folder(
