@@ -131,9 +131,12 @@ class Run:
     | `tensorboard/` | TensorBoard logs, if the recipe asks for them | training |
     | `predictions-SPLIT.csv` | one row per image of a split | evaluation |
     | `metrics-SPLIT.json` | the metrics of a split | evaluation |
-    | `stress-SPLIT.json` | how much changed radiographs move the answers | stress |
+    | `stress-NAME.json` | how much changed radiographs move the answers | stress |
     | `result.json` | metrics and provenance, without images or ids | evaluation |
     | `report.html` | the report, one self-contained page; also its figures as files | report |
+
+    NAME is the split, then what is unusual: another manifest, other views or phases, fewer images.
+    Evaluations are named in the same way.
 
     `run.json` holds absolute paths of this machine: of the manifest, the store and the run that a
     fine-tuning began with. `recipe.json` and `checkpoint.npz` may hold that of a weights file. A
@@ -200,9 +203,9 @@ class Run:
         """Return the path of the metrics of a split."""
         return self.folder / f"metrics-{split}.json"
 
-    def stress_path(self, split: str) -> Path:
-        """Return the path of the result of `boneage stress` on a split."""
-        return self.folder / f"stress-{split}.json"
+    def stress_path(self, name: str) -> Path:
+        """Return the path of a result of `boneage stress`."""
+        return self.folder / f"stress-{name}.json"
 
     @property
     def is_started(self) -> bool:

@@ -144,6 +144,7 @@ def stress_result() -> dict[str, object]:
     refused |= {"shift_months": none, "mae_difference_months": none}
     refused |= {"mean_absolute_shift_months": None}
     size = {"median_size_pixels": [384, 512], "refused_unchanged": 2}
+    size |= {"manifest": {"file": "clinic.csv", "digest": "a" * 64}, "file": "stress-test.json"}
     return {"n": 9, "split": "test", "views": 1, "phases": 1, **size, "changes": [found, refused]}
 
 

@@ -132,12 +132,14 @@ def check_manifest_out(out: Path) -> Path:
 
 
 def print_manifest(manifest: Manifest) -> None:
-    """Print the path of a manifest, its number of images and its notes."""
+    """Print the path of a manifest, its number of images, its split digest and its notes."""
     from boneage.datasets.label_rules import SPLITS
+    from boneage.datasets.manifest import describe_split_digest
 
     counts = manifest.table["split"].value_counts()
     split = ", ".join(f"{counts.get(name, 0):,} {name}" for name in SPLITS)
     echo(f"{manifest.path}: {len(manifest):,} images ({split})")
+    echo(describe_split_digest(manifest.split_digest))
     for note in manifest.notes:
         echo(f"note: {note}")
 

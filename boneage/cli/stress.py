@@ -58,7 +58,7 @@ def stress(
     code 0: every gate is passed. 1: a gate is failed. 2: the input is wrong.
     """
     from boneage.evaluation.metrics import is_few
-    from boneage.evaluation.result import prepare_results
+    from boneage.evaluation.result import prepare_results, write_result
     from boneage.evaluation.stress import stress_run
     from boneage.prediction.shipped import open_run
 
@@ -75,6 +75,8 @@ def stress(
         progress=not as_json,
     )
     results = prepare_results(opened, out, rest)
+    if results.result_path.exists():
+        write_result(results)  # it counts the scorings
     if results.report_path.exists():
         from boneage.evaluation.report import write_report
 
@@ -91,7 +93,7 @@ def stress(
             echo("note: so few images decide nothing, and their intervals are too narrow")
         if result["refused_unchanged"]:
             echo(f"refused unchanged: {result['refused_unchanged']:,} images")
-    log(f"results: {results.stress_path(result['split'])}")
+    log(f"results: {results.folder / result['file']}")
     failed = [change["name"] for change in result["changes"] if change["passed"] is False]
     if failed:
         log(f"failed gates: {', '.join(failed)}")

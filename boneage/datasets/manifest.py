@@ -97,6 +97,11 @@ class Manifest:
         return np.array(self.table["age_months"], np.float32)[:, None]
 
 
+def describe_split_digest(digest: str) -> str:
+    """Return the line that shows a split digest to people."""
+    return f"split digest: {digest} (ids, splits, ages and sexes)"
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest and check all of its table; images must exist but are not opened.
 
@@ -104,7 +109,7 @@ def read_manifest(path: Path) -> Manifest:
         InputError: The file can't be read, or any row of it is wrong (all faults at once).
     """
     path = Path(path)
-    return _build_manifest(path, validate_manifest(read_bytes(path), path))
+    return build_manifest(path, validate_manifest(read_bytes(path), path))
 
 
 def write_manifest(table: pd.DataFrame, path: Path, *, notes: Sequence[str] = ()) -> Manifest:
@@ -129,12 +134,17 @@ def write_manifest(table: pd.DataFrame, path: Path, *, notes: Sequence[str] = ()
             ]
             ordered[name] = ordered[name].replace("nan", "")
     content = ordered.to_csv(index=False, lineterminator="\n").encode()
-    manifest = _build_manifest(path, validate_manifest(content, path))
+    manifest = build_manifest(path, validate_manifest(content, path))
     write_bytes(path, content)
     return replace(manifest, notes=tuple(notes))
 
 
-def _build_manifest(path: Path, validation: ManifestValidation) -> Manifest:
+def build_manifest(path: Path, validation: ManifestValidation) -> Manifest:
+    """Return the manifest whose table was checked.
+
+    Raises:
+        InputError: Any row of it is wrong (all faults at once).
+    """
     if validation.findings:
         raise InputError([finding.fault for finding in validation.findings])
     table = validation.cells.table.copy()

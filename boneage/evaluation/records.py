@@ -1,4 +1,4 @@
-"""Read the scores and the history of a run folder, with every value checked."""
+"""Read the results and the history of a run folder, with every value checked."""
 
 from __future__ import annotations
 
@@ -107,12 +107,13 @@ class KnownCount(FileSchema):
 
 
 class TestedOn(FileSchema):
-    """The key `manifest` of the metrics. Early versions wrote the path, later ones the file."""
+    """The key `manifest` of a result. Early versions wrote the path, later ones the file."""
 
     path: Text = ""
     file: Text = ""
     source: Text = ""
     digest: Text = ""
+    split_digest: Text = ""
     external: bool = False
     overlap: dict[Text, Count] | None = None
     known_ids: KnownCount | None = None
@@ -169,6 +170,47 @@ def read_metrics(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
         InputError: The file can't be read, or keys are missing or have wrong values.
     """
     return read_checked(path, Metrics, needs)
+
+
+class StressedChange(FileSchema):
+    """One change in `stress-NAME.json`."""
+
+    name: Text
+    n: Count
+    refused: Count
+    shift_months: Score
+    mean_absolute_shift_months: Number | None
+    mae_difference_months: Score
+    gate: Number | None
+    refusal_passes: bool
+    passed: bool | None
+
+
+class StressResult(FileSchema):
+    """The keys of `stress-NAME.json` that are read again.
+
+    Early versions wrote none of the keys that may be missing.
+    """
+
+    n: Count
+    patients: Count | None = None
+    split: Text
+    views: Count
+    phases: Count
+    median_size_pixels: tuple[Count, Count] | list[Count]
+    changes: list[StressedChange]
+    manifest: TestedOn | None = None
+    model_digests: list[Text] | None = None
+    test_scorings: Count | None = None
+
+
+def read_stress(path: Path) -> dict[str, Any]:
+    """Read and check `stress-NAME.json`.
+
+    Raises:
+        InputError: The file can't be read, or keys are missing or have wrong values.
+    """
+    return read_checked(path, StressResult)
 
 
 def read_history(path: Path) -> pd.DataFrame | None:

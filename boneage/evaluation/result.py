@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from boneage.errors import Fault, InputError
-from boneage.evaluation.records import read_metrics
+from boneage.evaluation.records import read_metrics, read_stress
 from boneage.prediction.shipped import find_run, is_release, release_name
 from boneage.recipe import changed_settings
 from boneage.run import MANIFEST_KEYS, Run, recipe_from_run
@@ -181,25 +181,30 @@ def write_result(run: Run, earlier_scorings: int = 0) -> Path:
 
 
 def count_scorings(run: Run, split: str, digest: str) -> int:
-    """Return how often a split of a manifest was scored, as the metrics in a run folder say.
+    """Return how often a split of a manifest was scored, as the results in a run folder say.
 
-    Each evaluation writes the number of evaluations so far. Those of earlier versions count once,
-    so the answer is a lower limit.
+    Each evaluation writes the number of scorings so far, and so does `boneage stress` for the test
+    split. Results of earlier versions count once, so the answer is a lower limit.
 
     Args:
-        run: The folder with the metrics.
+        run: The folder with the results.
         split: The split.
         digest: The digest of the manifest's file.
     """
-    counts, without = [0], 0
+    found: list[int | None] = []  # None in results of earlier versions
     for path in run.folder.glob(f"metrics-{split}*.json"):
         with contextlib.suppress(InputError):  # a damaged file is written again
             metrics = read_metrics(path)
             tested_on = (metrics.get("manifest") or {}).get("digest") or digest
             if tested_on == digest and metrics.get("split", split) == split:
-                counts.append(metrics.get("scorings", 0))
-                without += "scorings" not in metrics
-    return max(*counts, without)
+                found.append(metrics.get("scorings"))
+    for path in run.folder.glob("stress-*.json") if split == "test" else ():
+        with contextlib.suppress(InputError):
+            stress = read_stress(path)
+            tested_on = (stress.get("manifest") or {}).get("digest")
+            if tested_on == digest and split in stress["split"].split("-"):
+                found.append(stress.get("test_scorings"))
+    return max(0, found.count(None), *filter(None, found))
 
 
 def name_sources(text: str) -> str:

@@ -194,28 +194,37 @@ def evaluate_run(
         metrics |= _count_impossible(table["predicted_age_months"].to_numpy(np.float64))
         metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
         metrics["scorings"] = 1 + count_scorings(results, each, manifest.digest)
-        name, used = _name_evaluation(predictor, metrics, manifest, views, phases)
-        metrics = write_evaluation(results, name, table, metrics | used)
+        name = name_results(each, predictor, manifest, views, phases)
+        metrics = write_evaluation(results, name, table, metrics | views_used(predictor))
     return metrics
 
 
-def _name_evaluation(
-    predictor: Predictor,
-    metrics: Mapping[str, Any],
-    manifest: Manifest,
-    views: int | None,
-    phases: int | None,
-) -> tuple[str, dict[str, int]]:
-    """Return the name of an evaluation's files, and the number of views and phases used."""
+def name_results(
+    split: str, predictor: Predictor, manifest: Manifest, views: int | None, phases: int | None
+) -> str:
+    """Return the name of the files of a split's results.
+
+    Another manifest than the runs' own is in it, and so are views and phases that differ from the
+    recipes'. So these results never replace the usual ones.
+    """
     usual = [member.read_recipe().prediction for member in predictor.runs]
-    name = str(metrics["split"])
-    name += (
-        f"-{manifest.path.stem}-{manifest.digest[:8]}" if metrics["manifest"]["external"] else ""
-    )
+    other = f"-{manifest.path.stem}-{manifest.digest[:8]}"
+    name = split + (other if _is_external(predictor.runs, manifest) else "")
     name += f"-{views}-views" if views and any(each.views != views for each in usual) else ""
     name += f"-{phases}-phases" if phases and any(each.phases != phases for each in usual) else ""
-    used = predictor.groups[0]
-    return name, {"views": used.views, "phases": used.phases}
+    return name
+
+
+def views_used(predictor: Predictor) -> dict[str, int]:
+    """Return the numbers of test-time views and phases, of the first run."""
+    first = predictor.groups[0]
+    return {"views": first.views, "phases": first.phases}
+
+
+def _is_external(runs: Sequence[Run], manifest: Manifest) -> bool:
+    """Return whether any of the runs was trained with another manifest."""
+    recorded = [run.read_info(MANIFEST_KEYS)["manifest"] for run in runs]
+    return any(each["digest"] != manifest.digest for each in recorded)
 
 
 def in_order(split: str | Sequence[str]) -> list[str]:
@@ -247,7 +256,7 @@ def _knowledge(
         `members` of the metrics.
     """
     recorded = [run.read_info(MANIFEST_KEYS)["manifest"] for run in runs]
-    is_external = any(each["digest"] != manifest.digest for each in recorded)
+    is_external = _is_external(runs, manifest)
     tables = {each["digest"]: _training_table(manifest, each) for each in recorded}
     known = [table for table in tables.values() if table is not None]
     training = pd.concat(known) if len(known) == len(tables) else None
@@ -255,6 +264,7 @@ def _knowledge(
     tested_on: dict[str, Any] = {
         "file": manifest.path.name,
         "digest": manifest.digest,
+        "split_digest": manifest.split_digest,
         "source": name_sources(", ".join(_sources(images))),
         "external": is_external,
     }

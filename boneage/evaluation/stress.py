@@ -25,9 +25,15 @@ from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
 from boneage.evaluation.paired import bootstrap_mean, number_groups
 from boneage.evaluation.radiograph_changes import CHANGES, UNCHANGED, VERSION, Change
-from boneage.evaluation.records import Score
-from boneage.evaluation.result import MIN_IMAGES, prepare_results
-from boneage.evaluation.scoring import in_order, known_patients, own_manifest
+from boneage.evaluation.records import read_stress
+from boneage.evaluation.result import MIN_IMAGES, count_scorings, prepare_results
+from boneage.evaluation.scoring import (
+    in_order,
+    known_patients,
+    name_results,
+    own_manifest,
+    views_used,
+)
 from boneage.prediction.answers import possible_answers
 from boneage.prediction.predictor import Inputs, Predictor
 from boneage.prediction.test_time_views import BATCH_SIZE
@@ -43,58 +49,57 @@ from boneage.runtime.files import (
     write_text,
 )
 from boneage.runtime.provenance import file_digest, provenance, usable_cores
-from boneage.runtime.schemas import Count, FileSchema, Number, Text, read_checked
 from boneage.runtime.threads import threads
 
 MAX_REFUSED, MIN_REFUSED = 0.05, 0.95
 """Share of refused images up to which a gate is passed, and from which a refusal passes."""
 
+_FOUND = ("val-test", "test", "val", "train")
+
 Months = npt.NDArray[np.float64]
 
 
-class StressedChange(FileSchema):
-    """One change in `stress-<split>.json`."""
-
-    name: Text
-    n: Count
-    refused: Count
-    shift_months: Score
-    mean_absolute_shift_months: Number | None
-    mae_difference_months: Score
-    gate: Number | None
-    refusal_passes: bool
-    passed: bool | None
-
-
-class StressResult(FileSchema):
-    """The keys of `stress-<split>.json` that are read again."""
-
-    n: Count
-    patients: Count | None = None
-    split: Text
-    views: Count
-    phases: Count
-    median_size_pixels: tuple[Count, Count] | list[Count]
-    changes: list[StressedChange]
-
-
-def read_stress(path: Path) -> dict[str, Any]:
-    """Read and check `stress-<split>.json`.
-
-    Raises:
-        InputError: The file can't be read, or keys are missing or have wrong values.
-    """
-    return read_checked(path, StressResult)
-
-
 def find_stress(run: Run) -> dict[str, Any] | None:
-    """Return the result on the splits that say most: val and test, test, val; None without one.
+    """Return the result of the run's present model that says most; None without one.
+
+    Images of the run's own manifest come first, then the largest: those with the most pixels in
+    the median. Of these, `val-test` comes before `test`, `val` and `train`, then more images
+    before fewer, then the shortest name.
+
+    Args:
+        run: A run folder, or a folder that `--out` named.
 
     Raises:
         InputError: As `read_stress`.
     """
-    paths = [run.stress_path(split) for split in ("val-test", "test", "val", "train")]
-    return next((read_stress(path) for path in paths if path.exists()), None)
+    info = run.read_info()
+    models, own = _model_digests(run, info), (info.get("manifest") or {}).get("digest")
+
+    def rank(result: Mapping[str, Any]) -> tuple[int, ...]:
+        is_external = (result.get("manifest") or {}).get("digest") != own
+        width, height = result["median_size_pixels"] if is_external else (0, 0)
+        return is_external, -width * height, _FOUND.index(result["split"]), -result["n"]
+
+    paths = sorted(run.folder.glob("stress-*.json"), key=lambda path: (len(path.stem), path.stem))
+    results = [
+        result
+        for result in map(read_stress, paths)
+        if result["split"] in _FOUND and models in (None, result.get("model_digests"))
+    ]
+    return min(results, key=rank, default=None)
+
+
+def _model_digests(run: Run, info: Mapping[str, Any]) -> list[str] | None:
+    """Return the digests of the models that answer; None in the results of a shipped model.
+
+    Such a folder holds no other results than those of its model.
+    """
+    if members := info.get("members"):
+        return [member["digest"] for member in members]
+    if run.best_path.exists():
+        return [file_digest(run.best_path)]
+    recorded = (info.get("digests") or {}).get(run.best_path.name)  # of a folder of --out
+    return None if recorded is None else [recorded]
 
 
 def stress_run(
@@ -114,8 +119,9 @@ def stress_run(
     Several splits are one, such as `val-test`.
 
     A changed radiograph is framed, refused or answered as `predict` does it. The answers of every
-    finished change are kept in the folder `stress-<split>` of the results, so a repeated call
-    continues. With another model, manifest or version, it starts again.
+    finished change are kept in the folder `stress-NAME` of the results, so a repeated call
+    continues. With another model or version, it starts again. NAME is that of an evaluation's
+    files, see `name_results`, then the number of images where `limit` leaves some out.
 
     Args:
         run: A finished run.
@@ -129,12 +135,13 @@ def stress_run(
         progress: Show progress on standard error.
 
     Returns:
-        The content of `stress-<split>.json`. `n` images are answered unchanged, and
+        The content of `stress-NAME.json`. `n` images are answered unchanged, and
         `refused_unchanged` are not; `patients` are those of the `n`, if known. `changes` holds for
         each change: `n`; `refused`; the shift of the answer and the difference of the MAE, changed
         minus unchanged, on images that are answered both times, None for fewer than five; `gate`,
         the largest difference that passes, or None; and `passed`. All intervals are 95 % bootstrap
-        intervals, by patient where the manifest has `patient_id`.
+        intervals, by patient where the manifest has `patient_id`. `test_scorings` counts how often
+        the test split was scored, if it was now. `file` is the name of the result.
 
     Raises:
         InputError: The manifest is missing, faulty or changed; the split is empty; an image or the
@@ -146,10 +153,13 @@ def stress_run(
     splits = in_order(split)
     tables = [manifest.split(each).table for each in splits]
     split = "-".join(splits)
-    images = _draw(replace(manifest, table=pd.concat(tables, ignore_index=True)), limit)
+    everything = replace(manifest, table=pd.concat(tables, ignore_index=True))
+    images = _draw(everything, limit)
+    name = name_results(split, predictor, manifest, views, phases)
+    name += f"-{len(images)}-images" if len(images) < len(everything) else ""
     results = prepare_results(run, out, others)
     cohort = _Cohort(images, predictor)
-    kept = _KeptAnswers(results.folder / f"stress-{split}", images.table["image_id"].tolist())
+    kept = _KeptAnswers(results.folder / f"stress-{name}", images.table["image_id"].tolist())
     kept.begin(_task(cohort, split))
     answers = {}
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -169,14 +179,22 @@ def stress_run(
                 fix = "Use more images. Check them: boneage data check."
                 expected = f"at least {MIN_IMAGES}, because means of fewer reveal single images"
                 raise InputError(Fault(str(manifest.path), what, fix, expected))
+    path = results.stress_path(name)
     result = _result(cohort, answers, split) | {
-        "manifest": {"file": manifest.path.name, "digest": manifest.digest},
+        "manifest": {
+            "file": manifest.path.name,
+            "digest": manifest.digest,
+            "split_digest": manifest.split_digest,
+        },
         "model_digests": [file_digest(each.best_path) for each in predictor.runs],
         "boneage": __version__,
         "stressed": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "file": path.name,
     }
-    write_json(results.stress_path(split), result)
-    _draw_pictures(results, cohort, result)
+    if "test" in splits:
+        result["test_scorings"] = 1 + count_scorings(results, "test", manifest.digest)
+    write_json(path, result)
+    _draw_pictures(path, cohort, result)
     return result
 
 
@@ -197,7 +215,7 @@ def _task(cohort: _Cohort, split: str) -> dict[str, Any]:
         "manifest": cohort.images.digest,
         "split": split,
         "images": len(cohort.images),
-        **cohort.views,
+        **views_used(cohort.predictor),
     }
 
 
@@ -207,12 +225,6 @@ class _Cohort:
 
     images: Manifest
     predictor: Predictor
-
-    @property
-    def views(self) -> dict[str, int]:
-        """Test-time views and phases averaged, of the first run."""
-        first = self.predictor.groups[0]
-        return {"views": first.views, "phases": first.phases}
 
     @functools.cached_property
     def files(self) -> list[tuple[Path, Region | None]]:
@@ -343,7 +355,7 @@ def _result(cohort: _Cohort, answers: Mapping[str, Months], split: str) -> dict[
         else len(set(number_groups(known[answered], answered.sum()))),
         "refused_unchanged": int((~answered).sum()),
         "split": split,
-        **cohort.views,
+        **views_used(cohort.predictor),
         "median_size_pixels": cohort.median_size(),
         "mae_months": bootstrap_mean(error[answered], patients[answered]),
         "changes": changes,
@@ -361,9 +373,8 @@ def _is_passed(found: Mapping[str, Any]) -> bool | None:
     return is_answered and difference is not None and difference <= found["gate"]
 
 
-def _draw_pictures(results: Run, cohort: _Cohort, result: Mapping[str, Any]) -> None:
-    """Write the chart, and a picture of one radiograph under every change."""
-    path = results.stress_path(str(result["split"]))
+def _draw_pictures(path: Path, cohort: _Cohort, result: Mapping[str, Any]) -> None:
+    """Write the chart, and a picture of one radiograph under every change, beside a result."""
     with replacing(path.with_suffix(".png")) as part:
         figures.save_png(figures.mae_by_change(result["changes"]), part)
     cells, radiograph = [], cohort.radiograph(0)

@@ -104,7 +104,8 @@ def main() -> None:
                 ]
                 row["degrees_apart"] = compared(slants(slanting), before, applied)
             rows.append(row)
-    made = {"machine": provenance(), "run": run.folder.name, "manifest_digest": manifest.digest}
+    made = {"machine": provenance(), "run": run.folder.name}
+    made |= {"manifest_digest": manifest.digest, "split_digest": manifest.split_digest}
     print(json.dumps({**made, "rows": rows}, indent=2))
 
 

@@ -117,7 +117,7 @@ def main() -> None:
             row[split] = scores(months[of], ages[of], first[of], groups)
         rows.append(row)
     made = {"machine": provenance(), "run": run.folder.name, "change": change.name}
-    made["manifest_digest"] = manifest.digest
+    made |= {"manifest_digest": manifest.digest, "split_digest": manifest.split_digest}
     print(json.dumps({**made, "rows": rows}, indent=2))
 
 

@@ -113,6 +113,7 @@ def test_check_exits_with_2_and_names_every_fault(boneage, edit, cohort_copy):
     edit(cohort_copy, 4, sex="X")
     code, out, _ = boneage("data", "check", cohort_copy, "--json")
     assert code == 2
+    assert json.loads(out)["split_digest"] is None, "the table is faulty"
     faults = json.dumps(json.loads(out)["faults"])
     for broken in (images[0].stem, images[1].stem, images[2].stem, "'X'"):
         assert broken in faults

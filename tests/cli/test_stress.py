@@ -28,6 +28,7 @@ def test_the_exit_code_says_whether_every_gate_is_passed(
     assert "-0.30 [-0.60, +0.10]" in row
     assert "0.5 or refused  passed" in out
     assert "refused unchanged: 2 images" in out
+    assert f"results: {run.folder / 'stress-test.json'}" in err
     assert ("failed gates: mirrored" in err) is not passed
     found, out, _ = boneage("stress", "run", "--json")
     assert (found, json.loads(out)["n"]) == (code, 9)

@@ -182,7 +182,9 @@ def test_a_release_holds_the_result_of_stress_and_its_card_shows_it(
     finished_run, stress_result, tmp_path
 ):
     run = Run(shutil.copytree(finished_run.folder, tmp_path / "run"))
+    stress_result = {**stress_result, "model_digests": [file_digest(run.best_path)]}
     write_json(run.stress_path("test"), stress_result)
+    write_json(run.stress_path("val"), {**stress_result, "split": "val"})
     released = release(run, tmp_path / "tiny", progress=False)
     assert read_json(released.folder / "stress.json") == stress_result
     assert "  stress.json" in (released.folder / "SHA256SUMS").read_text()

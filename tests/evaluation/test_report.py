@@ -21,6 +21,7 @@ from boneage.pipeline.store import Store, prepare
 from boneage.recipe import Framing, Phantom, Published, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
+from boneage.runtime.provenance import file_digest
 
 FIGURES = (
     *("predicted-vs-true", "bland-altman", "bias-by-band", "error-by-group"),
@@ -129,12 +130,15 @@ def test_page_holds_every_section_and_the_figures_stand_beside_it(run: Run) -> N
 
 
 def test_page_shows_what_changed_radiographs_do(run: Run, stress_result: dict[str, Any]) -> None:
+    run.best_path.write_text("weights")
+    write_json(run.stress_path("test"), stress_result | {"model_digests": ["another"]})
     assert "Changed radiographs" not in read_page(run).text
+    stress_result = stress_result | {"model_digests": [file_digest(run.best_path)]}
     write_json(run.stress_path("test"), stress_result)
     page = read_page(run)
     for words in (
         "Changed radiographs",
-        "9 test images of 384 × 512 pixels (median), 1 view each",
+        "9 test images of clinic.csv: 384 × 512 pixels (median), 1 view each",
         "mirrored11 %\n+0.1 [-0.2, +0.4]\n-0.3 [-0.6, +0.1]\n0.5: passed",
         "inverted100 %",
         "from 6.9 to 45.2 months",
@@ -143,7 +147,7 @@ def test_page_shows_what_changed_radiographs_do(run: Run, stress_result: dict[st
     assert page.tags.count("svg") == len(FIGURES) + 1
     assert (run.folder / "stress.png").exists()
     write_json(run.stress_path("val-test"), stress_result | {"split": "val-test"})
-    assert "9 validation and test images of 384" in read_page(run).text
+    assert "9 validation and test images of clinic.csv" in read_page(run).text
     run.stress_path("val-test").unlink()
     write_json(run.stress_path("test"), stress_result | {"changes": [{"name": "mirrored"}]})
     with pytest.raises(InputError, match=r"'changes\.0\.n' is missing"):

@@ -250,6 +250,7 @@ def test_another_manifest_is_an_external_test_beside_the_own_one(run: Run, tmp_p
     other = make_manifest(tmp_path / "other", offset=5.0, name="hospital.csv")
     metrics = evaluate_run(run, data=other.path, progress=False)
     assert metrics["manifest"]["digest"] == other.digest
+    assert metrics["manifest"]["split_digest"] == other.split_digest
     assert metrics["manifest"]["external"] is True
     # the baseline stays what the run was trained on: 120 for boys, 80 for girls
     assert metrics["baseline"]["median_by_sex"]["mae_months"]["value"] == pytest.approx(25.0)

@@ -5,15 +5,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from boneage.datasets.manifest import write_manifest
+from boneage.datasets.manifest import read_manifest, write_manifest
 from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 from boneage.evaluation import stress
 from boneage.evaluation.radiograph_changes import CHANGES
-from boneage.evaluation.stress import find_stress, read_stress, stress_run
+from boneage.evaluation.records import read_stress
+from boneage.evaluation.result import count_scorings
+from boneage.evaluation.stress import find_stress, stress_run
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
+from boneage.runtime.provenance import file_digest
 
 COUNT = 8
 
@@ -43,7 +46,6 @@ def run(tmp_path) -> Run:
     run = Run(tmp_path / "run")
     recipe = Recipe(name="small", framing=Framing(size=32))
     write_json(run.recipe_path, recipe.model_dump(mode="json"))
-    write_json(run.info_path, {"name": "small"})
     run.best_path.write_text("weights")
     return run
 
@@ -54,6 +56,7 @@ def manifest(tmp_path):
 
 
 def make_manifest(folder, images, copies=1, **columns):
+    """Write a manifest, and make it the one that the run was trained with."""
     rows = []
     for row, image in enumerate(images):
         cv2.imwrite(str(folder / f"{row}.png"), image)
@@ -63,12 +66,21 @@ def make_manifest(folder, images, copies=1, **columns):
         ]
     table = pd.DataFrame(rows).assign(split="test")
     table["sex"] = ["FM"[int(image_id[0]) % 2] for image_id in table["image_id"]]
-    return write_manifest(table.assign(**columns), folder / "m.csv").path
+    manifest = write_manifest(table.assign(**columns), folder / "m.csv")
+    recorded = {"path": str(manifest.path), "digest": manifest.digest}
+    write_json(folder / "run" / "run.json", {"name": "small", "manifest": recorded})
+    return manifest.path
 
 
-def without_day(result):
-    """Return a result without its date, which changes at midnight."""
-    return {key: value for key, value in result.items() if key != "stressed"}
+def make_clinic(manifest):
+    """Write another manifest of the same images."""
+    table = read_manifest(manifest).table.assign(source="clinic")
+    return write_manifest(table, manifest.with_name("clinic.csv"))
+
+
+def measured(result):
+    """Return a result without its date and count, which a repetition changes."""
+    return {k: v for k, v in result.items() if k not in ("stressed", "test_scorings")}
 
 
 def by_name(result):
@@ -119,13 +131,12 @@ def test_a_repeated_command_continues_and_another_model_starts_again(run, engine
     (kept / "mirrored.csv").unlink()
     (kept / "JPEG-30.csv").write_text("image_id,predicted_age_months\n0-0,1\n")
     repeated = stress_run(run, data=manifest, progress=False)
-    assert without_day(repeated) == without_day(first)
+    assert measured(repeated) == measured(first)
     assert engine.images == everything + 2 * COUNT
     run.best_path.write_text("other weights")
     stress_run(run, data=manifest, progress=False)
     assert engine.images == 2 * everything + 2 * COUNT
-    stress_run(run, data=manifest, views=2, progress=False)
-    assert engine.images == 4 * everything + 2 * COUNT
+    assert len(list(kept.iterdir())) == len(CHANGES) + 2
 
 
 def test_an_interrupted_run_keeps_the_changes_that_are_finished(run, engine, manifest, monkeypatch):
@@ -198,9 +209,100 @@ def test_too_few_answers_and_broken_images_are_refused(run, engine, manifest, tm
 
 def test_a_limit_draws_the_same_images_each_time(run, engine, manifest):
     result = stress_run(run, data=manifest, limit=5, progress=False)
-    ids = pd.read_csv(run.folder / "stress-test" / "unchanged.csv")["image_id"].tolist()
+    ids = pd.read_csv(run.folder / "stress-test-5-images" / "unchanged.csv")["image_id"].tolist()
     assert result["n"] == len(set(ids)) == 5
     assert ids == sorted(ids)
     again = stress_run(run, data=manifest, limit=5, progress=False)
-    assert without_day(again) == without_day(result)
-    assert again == read_json(run.stress_path("test"))
+    assert measured(again) == measured(result)
+    assert again == read_json(run.stress_path("test-5-images"))
+    assert (result["test_scorings"], again["test_scorings"]) == (1, 2)
+
+
+def test_results_on_other_data_views_and_numbers_of_images_live_side_by_side(
+    run, engine, manifest, monkeypatch
+):
+    clinic, options = make_clinic(manifest), [{}, {"limit": 5}, {"views": 2}, {"limit": COUNT}]
+    options += [{"data": clinic}, {"data": clinic, "views": 2, "limit": 5}]
+    monkeypatch.setattr(stress, "_draw_pictures", lambda path, *_: path.with_suffix(".png").touch())
+
+    def everything():
+        results = []
+        for each in options:
+            path = each["data"].path if "data" in each else manifest
+            results.append(stress_run(run, **{**each, "data": path}, progress=False))
+        return results
+
+    results, images = everything(), engine.images
+    other = f"stress-test-clinic-{clinic.digest[:8]}"
+    names = {"stress-test", "stress-test-5-images", "stress-test-2-views", other}
+    names |= {f"{other}-2-views-5-images"}
+    for suffix in (".json", ".png"):
+        assert {path.stem for path in run.folder.glob(f"*{suffix}")} - {"run", "recipe"} == names
+    assert {path.name for path in run.folder.iterdir() if path.is_dir()} == names
+    assert results[4]["manifest"] == {
+        "file": "clinic.csv",
+        "digest": clinic.digest,
+        "split_digest": clinic.split_digest,
+    }
+    assert list(map(measured, everything())) == list(map(measured, results))
+    assert engine.images == images, "the answers of all are kept"
+
+
+def test_a_finished_stress_of_test_images_counts_one_scoring(run, engine, tmp_path):
+    images = [phantom(5, row, 96).image for row in range(COUNT)]
+    data = make_manifest(tmp_path, images * 2, split=["val", "test"] * COUNT)
+    clinic = make_clinic(data)
+    own = read_manifest(data).digest
+    assert "test_scorings" not in stress_run(run, data=data, split="val", progress=False)
+    assert count_scorings(run, "test", own) == 0
+    both = stress_run(run, data=data, split=["val", "test"], progress=False)
+    assert (both["test_scorings"], count_scorings(run, "test", own)) == (1, 1)
+    assert stress_run(run, data=clinic.path, progress=False)["test_scorings"] == 1
+    assert stress_run(run, data=data, progress=False)["test_scorings"] == 2
+    assert (count_scorings(run, "test", own), count_scorings(run, "val", own)) == (2, 0)
+    for path in run.folder.glob("stress-*.json"):  # an earlier version wrote no counts
+        write_json(path, {k: v for k, v in read_json(path).items() if k != "test_scorings"})
+    assert count_scorings(run, "test", own) == 2
+
+
+def test_found_is_the_own_manifest_first_and_then_the_largest_radiographs(
+    run, engine, manifest, stress_result, tmp_path
+):
+    own, model = read_manifest(manifest).digest, file_digest(run.best_path)
+
+    def write(name, digest, models=(model,), **changes):
+        told = {"manifest": {"file": "x.csv", "digest": digest}, "model_digests": list(models)}
+        result = {**stress_result, **told, "file": name, **changes}
+        write_json(run.stress_path(name), result)
+        return result
+
+    assert find_stress(run) is None
+    write("test", own, models=["another"])
+    write("val-test-old", own, models=["another"], split="val-test")
+    assert find_stress(run) is None
+    small = write("val-test-small", "b", split="val-test")
+    assert find_stress(run) == small
+    large = write("test-large", "c", median_size_pixels=[1500, 2000])
+    assert find_stress(run) == large
+    train = write("train", own, split="train")
+    assert find_stress(run) == train
+    few = write("test-5-images", own, n=5)
+    assert find_stress(run) == few
+    more_views = write("test-6-views", own, views=6)
+    assert find_stress(run) == more_views
+    usual = write("test", own)
+    assert find_stress(run) == usual
+    both = write("val-test-5-images", own, split="val-test", n=5)
+    assert find_stress(run) == both
+
+    # Without the model, a folder of --out knows its digest; that of a shipped model has one model.
+    run.best_path.unlink()
+    assert find_stress(run) == write("val-test", own, models=["x"], split="val-test")
+    info = run.read_info()
+    write_json(run.info_path, info | {"digests": {"best.keras": model}})
+    assert find_stress(run) == both
+    members = [{"name": name, "digest": name} for name in ("x", "y")]
+    write_json(run.info_path, info | {"members": members})
+    assert find_stress(run) is None
+    write("test", own, models=["x", "y"])
+    assert find_stress(run) is not None

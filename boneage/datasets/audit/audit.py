@@ -29,6 +29,7 @@ from boneage.datasets.label_rules import (
     parse_region,
     years_and_months,
 )
+from boneage.datasets.manifest import build_manifest, describe_split_digest
 from boneage.datasets.validation import ManifestValidation, rows_by_image, validate_manifest
 from boneage.errors import Fault, InputError
 from boneage.runtime.files import read_bytes
@@ -88,6 +89,7 @@ class AuditReport:
         sizes: minimum, median and maximum of width and height in pixels, and a count of images
             for each depth in bits.
         seconds: Duration of the pass.
+        split_digest: `Manifest.split_digest`; None when the table is faulty.
     """
 
     manifest: Path
@@ -99,6 +101,7 @@ class AuditReport:
     ages: Mapping[str, Mapping[str, float]]
     sizes: Mapping[str, Mapping[str, float]]
     seconds: float
+    split_digest: str | None = None
 
     @property
     def has_errors(self) -> bool:
@@ -151,6 +154,8 @@ class AuditReport:
             ]
             depths = ", ".join(f"{n:,} of {bits} bits" for bits, n in self.sizes["bits"].items())
             yield f"  pixels: {', '.join(spans)}; {depths}"
+        if self.split_digest:
+            yield describe_split_digest(self.split_digest)
 
 
 def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
@@ -195,6 +200,7 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
         ages=_age_summaries(validation),
         sizes=_sizes(decoded),
         seconds=time.monotonic() - started,
+        split_digest=None if validation.findings else build_manifest(path, validation).split_digest,
     )
 
 

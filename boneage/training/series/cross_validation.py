@@ -115,7 +115,7 @@ def collect_folds(
     `cross-validation.json` holds aggregates only and may be committed. After the last fold,
     `predictions-out-of-fold.csv` and `predictions-test.csv` are written too. The latter holds the
     mean prediction of all folds for each test image. With a gate, the folds predict the test images
-    only here, once, and only if the out-of-fold MAE is at most the gate.
+    only here, once, and only if the out-of-fold MAE is at most the gate. `test_scorings` is then 1.
 
     Args:
         planned: The trainings, from `plan_folds`.
@@ -162,6 +162,7 @@ def collect_folds(
             path = out / ENSEMBLE
             if is_passed and (may_predict or path.exists()):
                 result["test"] = {"ensemble": _score_test(planned, manifest, path)}
+                result["test_scorings"] = 1  # the folds did without the test split
     write_json(out / RESULT, result)
     return result
 

@@ -175,6 +175,7 @@ def _describe(manifest: Manifest, log: Log) -> dict[str, Any]:
         "counts": by_split,
         "source": name_sources(", ".join(map(str, sources))),
         "digest": manifest.digest,
+        "split_digest": manifest.split_digest,
     }
 
 

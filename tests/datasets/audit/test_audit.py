@@ -9,6 +9,7 @@ import pytest
 
 from boneage.datasets.audit.audit import AuditReport, audit
 from boneage.datasets.label_rules import COLUMNS
+from boneage.datasets.manifest import read_manifest
 from boneage.datasets.phantom.cohort import phantom
 
 
@@ -54,7 +55,8 @@ def test_ages_that_may_be_missing_values_or_years_are_notes(folder: Path) -> Non
 
 def test_a_sound_manifest_has_no_faults_and_its_counts(folder: Path) -> None:
     png(folder / "films" / "d.png", size=(80, 64), dtype=np.uint16)
-    report = audit(manifest(folder, *GOOD), progress=False)
+    path = manifest(folder, *GOOD)
+    report = audit(path, progress=False)
     assert report.faults == ()
     assert not report.has_errors
     assert (report.images, report.decoded) == (4, 4)
@@ -67,6 +69,9 @@ def test_a_sound_manifest_has_no_faults_and_its_counts(folder: Path) -> None:
     text = report.render()
     assert "4 images, 4 read" in text
     assert "0 errors, 0 warnings, 0 notes" in text
+    digest = read_manifest(path).split_digest
+    assert report.as_dict()["split_digest"] == digest
+    assert text.endswith(f"\nsplit digest: {digest} (ids, splits, ages and sexes)")
 
 
 def test_faults_of_the_table_and_of_the_images_come_together(folder: Path) -> None:

@@ -103,6 +103,7 @@ def test_a_stopped_reproduction_continues_to_the_table(
     assert document | stored == document
     assert str(tmp_path) not in json.dumps(stored)
     assert run.read_info()["stopped"] == "finished"
+    assert document["data"]["split_digest"] == run.read_info()["manifest"]["split_digest"]
     assert list(pd.read_csv(run.history_path)["epoch"]) == [1, 2]
     assert run.report_path.exists()
     page = (run.folder / "reproduction.md").read_text()
