@@ -374,7 +374,7 @@ def _is_passed(found: Mapping[str, Any]) -> bool | None:
 
 
 def _draw_pictures(path: Path, cohort: _Cohort, result: Mapping[str, Any]) -> None:
-    """Write the chart, and a picture of one radiograph under every change, beside a result."""
+    """Write the chart of a result, and a picture of one radiograph under every change."""
     with replacing(path.with_suffix(".png")) as part:
         figures.save_png(figures.mae_by_change(result["changes"]), part)
     cells, radiograph = [], cohort.radiograph(0)

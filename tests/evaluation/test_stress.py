@@ -297,7 +297,8 @@ def test_found_is_the_own_manifest_first_and_then_the_largest_radiographs(
 
     # Without the model, a folder of --out knows its digest; that of a shipped model has one model.
     run.best_path.unlink()
-    assert find_stress(run) == write("val-test", own, models=["x"], split="val-test")
+    usual = write("val-test", own, models=["x"], split="val-test")
+    assert find_stress(run) == usual
     info = run.read_info()
     write_json(run.info_path, info | {"digests": {"best.keras": model}})
     assert find_stress(run) == both
