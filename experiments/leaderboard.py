@@ -182,7 +182,7 @@ def _table(group: Sequence[Result], experiments: Path) -> str:
     scored = f".\nIts test split was scored at least {times}." if scorings else ""
     return "\n".join(
         [
-            f"**{manifest['source']}**: {counts} ({'; '.join(named)}){scored}",
+            f"**{manifest['source']}**: {counts}\n({'; '.join(named)}){scored}",
             "",
             _row(_COLUMNS),
             _row(["---"] * len(_COLUMNS)),

@@ -3,7 +3,7 @@
     python experiments/framing-half/rotation.py MANIFEST [--run rsna-best] [--degrees 0,10,20,45]
 
 Every radiograph is turned on a black canvas that holds all of it, to a side that its row decides.
-Framing shrinks it to `--source-pixels` by single pixels. The result is JSON, by angle and setting:
+It is then framed as the run's recipe says. The result is JSON, by angle and setting:
 
 - MAE and bias in months by one view, and their differences from the same setting's at the first
   angle. For fine turns also the difference of the MAE from that of quarter turns;
@@ -68,7 +68,6 @@ def main() -> None:
     arguments.add_argument("--run", type=Path, default=Path("rsna-best"))
     arguments.add_argument("--split", default="val,test", help="splits, with commas")
     arguments.add_argument("--degrees", default="0,10,20,45", help="angles, with commas")
-    arguments.add_argument("--source-pixels", type=int, default=100)
     arguments.add_argument("--limit", type=int, default=10**9, help="images of each split")
     given = arguments.parse_args()
     cv2.setNumThreads(1)
@@ -78,11 +77,7 @@ def main() -> None:
     paths = [path for part in parts for path in part.image_paths()[: given.limit]]
     ages = np.concatenate([part.age_months()[: given.limit, 0] for part in parts]).astype(float)
     sexes = np.concatenate([part.gender()[: given.limit] for part in parts])
-    framing = {
-        **run.read_recipe().framing.model_dump(),
-        "source_pixels": given.source_pixels,
-        "sampling": "nearest",
-    }
+    framing = run.read_recipe().framing.model_dump()
     signs = np.random.default_rng(0).choice([-1, 1], len(paths))
     radiographs = [read_radiograph(path) for path in paths]
     rows, first, before = [], dict[str, Months](), slants(radiographs)
