@@ -186,7 +186,7 @@ def _dataset(source: str, count: int, larger: Mapping[str, int] | None) -> str:
     sources, radiographs = ", ".join(first), f"{count:,} hand radiographs"
     if larger:
         radiographs = f"{larger['thumbnails']:,} thumbnails and {larger['radiographs']:,} larger "
-        radiographs += "radiographs of the same children, all"
+        radiographs += "radiographs of the same children. All are"
     text = f"The training data are {radiographs} of a manifest with the source `{sources}`."
     if sources in _DATASETS:
         text = _DATASETS[sources].format(radiographs=radiographs)
