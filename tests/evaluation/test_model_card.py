@@ -177,7 +177,7 @@ def test_another_dataset_and_the_run_that_was_fine_tuned_are_named(result):
     [
         (
             {"thumbnails": 900, "radiographs": 100},
-            ["are 900 thumbnails and 100 larger radiographs of the same children. All are of the RSNA"],
+            ["900 thumbnails and 100 larger radiographs of the same children. All are of the RSNA"],
         ),
         (None, ["are 1,000 hand radiographs of the RSNA", "Larger copies of some radiographs are"]),
     ],
