@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from boneage.errors import InputError
     from boneage.models.builder import build_model
     from boneage.pipeline.generator import DataGenerator
+    from boneage.prediction.predict import load
     from boneage.recipe import Augmentation
 
-__all__ = ["Augmentation", "DataGenerator", "InputError", "build_model"]
+__all__ = ["Augmentation", "DataGenerator", "InputError", "build_model", "load"]
 
 # Each name is imported when it is first used: Keras takes seconds to import.
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "DataGenerator": "boneage.pipeline.generator",
     "InputError": "boneage.errors",
     "build_model": "boneage.models.builder",
+    "load": "boneage.prediction.predict",
 }
 
 

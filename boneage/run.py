@@ -127,6 +127,7 @@ class Run:
     | `run.json` | manifest, store, provenance, seconds, outcome | training |
     | `history.csv` | one row per epoch | training |
     | `best.keras` | the model of the epoch with the lowest validation MAE | training |
+    | `model.onnx` | the same network for ONNX Runtime | `boneage export`, `boneage release` |
     | `checkpoint.npz` | weights, optimizer, history and callbacks, to resume from | training |
     | `tensorboard/` | TensorBoard logs, if the recipe asks for them | training |
     | `predictions-SPLIT.csv` | one row per image of a split | evaluation |
@@ -174,6 +175,11 @@ class Run:
     def best_path(self) -> Path:
         """Return the path of the best model."""
         return self.folder / "best.keras"
+
+    @property
+    def onnx_path(self) -> Path:
+        """Return the path of the best model for ONNX Runtime."""
+        return self.folder / "model.onnx"
 
     @property
     def checkpoint_path(self) -> Path:

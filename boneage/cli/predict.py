@@ -22,7 +22,7 @@ from boneage.cli.output import (
 from boneage.errors import utf8
 
 if TYPE_CHECKING:
-    from boneage.prediction.predict import Prediction
+    from boneage.prediction.answers import Answer
 
 EXIT_CODES = {"answered": 0, "refused": 3, "unreadable": 2, "failed": 2}
 _SHOW_PROGRESS = 64  # images, above which a progress bar is shown if nothing else is on the screen
@@ -60,70 +60,49 @@ def predict(
     if len(letters) > 1:
         fix = "Run the command once for girls and once for boys."
         refuse(f"--sex {' '.join(sex)}", "one sex holds for all images of a command", fix)
-    from boneage.prediction.predict import predict_radiographs
+    from boneage.prediction.predict import Estimator, Request
     from boneage.prediction.shipped import open_run
 
-    predictions = predict_radiographs(
-        open_run(run),
-        images,
-        letters.pop(),
-        others=[open_run(other) for other in others or ()],
-        views=views,
-        phases=phases,
-    )
+    runs = [open_run(each) for each in (run, *(others or ()))]
+    estimator = Estimator(runs, views=views, phases=phases)
+    letter = letters.pop()
+    answers = estimator.predict_many(Request(image, letter) for image in images)
     codes = {0}
 
-    def finished() -> Iterator[Prediction]:
-        for prediction in _with_progress(predictions, len(images), as_json):
-            codes.add(EXIT_CODES[prediction.status])
-            yield prediction
+    def finished() -> Iterator[Answer]:
+        for answer in _with_progress(answers, len(images), as_json):
+            codes.add(EXIT_CODES[answer.status])
+            yield answer
 
     if as_json:
         head: dict[str, Any] = {"run": utf8(str(run))}
         head |= {"others": [utf8(str(other)) for other in others]} if others else {}
-        print_json_list(head, "predictions", map(_as_dict, finished()))
+        items = (answer.as_dict() for answer in finished())
+        print_json_list(head, "predictions", items)
     else:
-        for prediction in finished():
-            _print(prediction)
+        for answer in finished():
+            _print(answer)
     raise typer.Exit(2 if 2 in codes else max(codes))
 
 
-def _with_progress(
-    predictions: Iterable[Prediction], count: int, as_json: bool
-) -> Iterator[Prediction]:
+def _with_progress(answers: Iterable[Answer], count: int, as_json: bool) -> Iterator[Answer]:
     is_silent = as_json or not sys.stdout.isatty()
     if count <= _SHOW_PROGRESS or not is_silent or not sys.stderr.isatty():
-        yield from predictions
+        yield from answers
         return
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(predictions, "Predicting", total=count, console=Console(stderr=True))
+    yield from track(answers, "Predicting", total=count, console=Console(stderr=True))
 
 
-def _print(prediction: Prediction) -> None:
-    from boneage.datasets.label_rules import years_and_months
+def _print(answer: Answer) -> None:
+    from boneage.prediction.answers import age_in_words
 
-    name, months = prediction.image, prediction.predicted_age_months
-    for warning in prediction.warnings:
-        log(f"warning: {name}: {warning.what}. {warning.fix}")
-    if months is not None:
-        echo(f"{name}: {months:.1f} months ({years_and_months(months)})")
-    elif prediction.fault is not None:
-        kind = "refused" if prediction.status == "refused" else "error"
-        log(f"{kind}: {prediction.fault}")
-
-
-def _as_dict(prediction: Prediction) -> dict[str, Any]:
-    fault = prediction.fault
-    return {
-        "image": utf8(prediction.image),
-        "sex": prediction.sex,
-        "status": prediction.status,
-        "predicted_age_months": prediction.predicted_age_months,
-        "reason": None if fault is None else f"{fault.what}. {fault.fix}",
-        "warnings": [
-            {"code": warning.code, "message": f"{warning.what}. {warning.fix}"}
-            for warning in prediction.warnings
-        ],
-    }
+    for finding in answer.findings:
+        log(f"warning: {answer.image}: {finding.what}. {finding.fix}")
+    for estimate in answer.estimates:
+        echo(f"{answer.image}: {estimate.months:.1f} months ({age_in_words(estimate.months)})")
+    if answer.fault is not None:
+        kind = "refused" if answer.status == "refused" else "error"
+        log(f"{kind}: {answer.fault}")

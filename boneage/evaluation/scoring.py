@@ -40,13 +40,13 @@ from boneage.evaluation.result import (
     prepare_results,
 )
 from boneage.pipeline.store import prepare
-from boneage.prediction.answers import (
+from boneage.prediction.possible_ages import (
     MAX_AGE_MONTHS,
     answer_faults,
     limit_answers,
     possible_answers,
 )
-from boneage.prediction.predictor import Inputs, Predictor
+from boneage.prediction.predictor import Inputs, Predictor, mean_answer
 from boneage.prediction.shipped import CARD_NAME, is_release
 from boneage.prediction.test_time_views import BATCH_SIZE
 from boneage.run import MANIFEST_KEYS, Run
@@ -332,13 +332,13 @@ def predict_split(
     rows = _decoded if predictor.has_phases else _stored
     with contextlib.closing(rows(predictor, manifest, images, progress)) as inputs:
         batches = track(
-            predictor.answers(inputs, images.gender()),
+            predictor.estimates(inputs, images.gender()),
             f"Predicting {split}",
             total=-(-len(images) // BATCH_SIZE),
             console=Console(stderr=True),
             disable=not progress,
         )
-        months = np.concatenate(list(batches))
+        months = np.concatenate([mean_answer(each) for each in batches])
     patient = [PATIENT] if PATIENT in images.table else []
     table = images.table[["image_id", "age_months", "sex", *patient]].reset_index(drop=True)
     finite = np.isfinite(months)

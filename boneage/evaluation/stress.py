@@ -34,7 +34,7 @@ from boneage.evaluation.scoring import (
     own_manifest,
     views_used,
 )
-from boneage.prediction.answers import possible_answers
+from boneage.prediction.possible_ages import possible_answers
 from boneage.prediction.predictor import Inputs, Predictor
 from boneage.prediction.test_time_views import BATCH_SIZE
 from boneage.radiographs.framing import cut_region

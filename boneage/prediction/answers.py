@@ -1,56 +1,159 @@
-"""Check that the answers of a network can be bone ages.
-
-Labels are bone ages from 0 to 240 months. The answer for a newborn may be a little below 0, because
-every answer has an error. Such an answer becomes the nearest possible age. An answer further off
-means that the network is damaged, untrained or another one.
-"""
+"""The answer for one radiograph: the form that every command, file and page shares."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
+from boneage.errors import Fault, utf8
+from boneage.radiographs.image_quality import ImageFinding
 
-from boneage.errors import Fault
+RESEARCH_ONLY = "Research use only. This is not a medical device. Do not use it for diagnosis."
+SEXES = ("F", "M")
 
-MAX_AGE_MONTHS = 240.0
-MARGIN_MONTHS = 12.0
-"""How far an answer may be outside the possible ages. Good models have an MAE of 4 to 8 months."""
+Status = Literal["answered", "refused", "unreadable", "failed"]
 
 
-def limit_answers(months: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return answers, with the nearest possible age in place of one up to a year outside.
+@dataclass(frozen=True)
+class Interval:
+    """A range of months that holds the label of a share of radiographs.
 
-    Args:
-        months: float64 (n,), the answers of a network.
-
-    Returns:
-        float64 (n,). Answers further off are unchanged; see `possible_answers`.
+    Attributes:
+        level: That share, such as 0.9.
+        low: Months.
+        high: Months.
     """
-    limited = np.clip(months, 0.0, MAX_AGE_MONTHS)
-    return np.where(np.abs(months - limited) <= MARGIN_MONTHS, limited, months)
+
+    level: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the interval as JSON values."""
+        return {"level": self.level, "low_months": self.low, "high_months": self.high}
 
 
-def possible_answers(months: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Return for each answer whether it is a bone age from 0 to 240 months; False for NaN."""
-    return np.asarray((months >= 0) & (months <= MAX_AGE_MONTHS))
+@dataclass(frozen=True)
+class Estimate:
+    """The bone age of a radiograph for one sex of the child.
 
-
-def answer_faults(images: Sequence[str], months: npt.NDArray[np.float64]) -> list[Fault]:
-    """Return one fault for each image whose answer is no possible bone age.
-
-    Args:
-        images: The path or the image_id of each image.
-        months: float64 (n,), limited by `limit_answers`.
+    Attributes:
+        sex: `F` or `M`.
+        months: The bone age.
+        interval: Its prediction interval; None if the model has none.
     """
-    return [
-        Fault(
-            images[row],
-            f"the model answers {months[row]:.4g} months, which is no bone age",
-            "Check the radiograph. If others have such answers too, the model is damaged, "
-            "untrained or another one.",
-            expected=f"0 to {MAX_AGE_MONTHS:g} months",
-        )
-        for row in np.flatnonzero(~possible_answers(months)).tolist()
+
+    sex: str
+    months: float
+    interval: Interval | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the estimate as JSON values."""
+        return {
+            "predicted_age_months": self.months,
+            "age": age_in_words(self.months),
+            "interval": None if self.interval is None else self.interval.as_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """The model that answers.
+
+    Attributes:
+        name: The name of the run or of the shipped model.
+        version: The day of the release, or "" for a run.
+        digest: SHA-256 of the file of the network.
+    """
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer for one radiograph, or why there is none.
+
+    Attributes:
+        image: The path of the radiograph, as given.
+        status: `answered`; `refused` for an image that the model can't judge; `unreadable` for a
+            file that can't be decoded; `failed` if the model's answer is no bone age.
+        estimates: The bone age. If the sex is not known, one for girls and one for boys. Empty
+            unless answered.
+        fault: Why it is not answered, and what to do; None if answered.
+        findings: What a person should check. `data check` has the same findings.
+        chronological_age_months: The age of the child on the day of the radiograph, if known.
+        models: The models whose answers are averaged.
+    """
+
+    image: str
+    status: Status
+    estimates: tuple[Estimate, ...] = ()
+    fault: Fault | None = None
+    findings: tuple[ImageFinding, ...] = ()
+    chronological_age_months: float | None = None
+    models: tuple[ModelIdentity, ...] = field(default=(), repr=False)
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The one estimate; None if there is none, or if the sex is not known."""
+        return self.estimates[0] if len(self.estimates) == 1 else None
+
+    @property
+    def sex(self) -> str | None:
+        """The sex that the answer is for; None if it is not known."""
+        return None if self.estimate is None else self.estimate.sex
+
+    @property
+    def months(self) -> float | None:
+        """The bone age in months; see `estimate` for when it is None."""
+        return None if self.estimate is None else self.estimate.months
+
+    @property
+    def interval(self) -> Interval | None:
+        """The prediction interval; see `estimate` for when it is None."""
+        return None if self.estimate is None else self.estimate.interval
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the answer as JSON values: the form of `--json`, of files and of the server.
+
+        If the sex is not known, the keys of an estimate are null, and `by_sex` has both estimates.
+        """
+        one = self.estimate
+        keys = dict.fromkeys(Estimate("F", 0.0).as_dict())
+        values: dict[str, Any] = {
+            "image": utf8(self.image),
+            "status": self.status,
+            "sex": self.sex,
+            **(keys if one is None else one.as_dict()),
+            "reason": None if self.fault is None else f"{self.fault.what}. {self.fault.fix}",
+            "findings": [
+                {"code": finding.code, "message": f"{finding.what}. {finding.fix}"}
+                for finding in self.findings
+            ],
+            "chronological_age_months": self.chronological_age_months,
+            "models": [vars(model) for model in self.models],
+            "notice": RESEARCH_ONLY,
+        }
+        if len(self.estimates) > 1:
+            values["by_sex"] = {each.sex: each.as_dict() for each in self.estimates}
+        return values
+
+
+def age_in_words(months: float) -> str:
+    """Return an age as people write it: `9 years 11 months` for 118.8, in whole months."""
+    total = round(abs(months))
+    sign = "-" if months < 0 < total else ""
+    parts = [
+        f"{count} {unit}" + ("" if count == 1 else "s")
+        for count, unit in ((total // 12, "year"), (total % 12, "month"))
+        if count
     ]
+    return sign + (" ".join(parts) or "0 months")
+
+
+def sexes_to_answer(sex: str | None) -> Sequence[str]:
+    """Return the sexes that a radiograph is answered for: both if the sex is not known."""
+    return SEXES if sex is None else (sex,)

@@ -1,124 +1,206 @@
-"""Predict the bone ages of radiograph files with one finished run or several."""
+"""Estimate the bone ages of radiograph files with one finished run or several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from boneage.errors import Fault, InputError
-from boneage.prediction.answers import answer_faults
-from boneage.prediction.predictor import Inputs, Predictor
+from boneage.prediction.answers import Answer, Estimate, ModelIdentity, sexes_to_answer
+from boneage.prediction.engines import Outputs
+from boneage.prediction.possible_ages import answer_faults
+from boneage.prediction.predictor import Inputs, Predictor, mean_answer
+from boneage.prediction.shipped import identify_model, open_run
 from boneage.prediction.test_time_views import BATCH_SIZE
 from boneage.radiographs.dicom_headers import find_dicom_header, header_findings
-from boneage.radiographs.image_quality import ImageFinding
 from boneage.radiographs.reader import read_radiograph
 from boneage.run import Run
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
-Status = Literal["answered", "refused", "unreadable", "failed"]
-
 
 @dataclass(frozen=True)
-class Prediction:
-    """The answer for one radiograph, or why there is none.
+class Request:
+    """A radiograph to answer.
 
     Attributes:
-        image: The path of the radiograph, as given.
-        sex: `F` or `M`.
-        status: `answered`; `refused` for an image that is blank, or inverted without a hand;
-            `unreadable` for a file that can't be decoded; `failed` if the model's answer is no bone
-            age.
-        predicted_age_months: Months; None unless answered.
-        fault: Why it is not answered, and what to do; None if answered.
-        warnings: What a person should check. `data check` has the same findings.
+        image: The file.
+        sex: `F` or `M`; None if it is not known: the answer then has an estimate for each.
+        chronological_age_months: The age of the child on the day of the radiograph, if known.
     """
 
-    image: str
-    sex: str
-    status: Status
-    predicted_age_months: float | None = None
-    fault: Fault | None = None
-    warnings: tuple[ImageFinding, ...] = ()
+    image: str | Path
+    sex: str | None
+    chronological_age_months: float | None = None
 
 
-def predict_radiographs(
-    run: Run,
-    radiographs: Sequence[str | Path],
-    sex: str,
-    *,
-    others: Sequence[Run] = (),
+class Estimator:
+    """One finished run or several, ready to answer for radiograph files.
+
+    The networks are loaded when the first image is ready.
+
+    Attributes:
+        predictor: The runs, with their framing and views.
+    """
+
+    def __init__(
+        self,
+        runs: Run | Sequence[Run],
+        *,
+        views: int | None = None,
+        phases: int | None = None,
+        level: float = 0.9,
+        anyway: bool = False,
+    ) -> None:
+        """Read the recipes of the runs.
+
+        Args:
+            runs: Finished runs, at least one. Their answers are averaged.
+            views: Test-time views averaged per framed image. Default: each recipe's value.
+            phases: Phases averaged per radiograph. Default: each recipe's value.
+            level: Share of radiographs whose label the interval holds.
+            anyway: Answer for images that would be refused, with the reason as a finding.
+
+        Raises:
+            InputError: As `Predictor`.
+        """
+        self.predictor = Predictor(runs, views=views, phases=phases)
+        self.level = level
+        self.anyway = anyway
+
+    @cached_property
+    def models(self) -> tuple[ModelIdentity, ...]:
+        """The identity of each run."""
+        return tuple(identify_model(run) for run in self.predictor.runs)
+
+    def predict(
+        self,
+        radiograph: str | Path,
+        sex: str | None,
+        chronological_age_months: float | None = None,
+    ) -> Answer:
+        """Answer for one radiograph.
+
+        Args:
+            radiograph: An image file, read and framed exactly as in training.
+            sex: `F` or `M`; None if it is not known.
+            chronological_age_months: The age of the child on the day of the radiograph, if known.
+
+        Raises:
+            InputError: A model can't be read. What is wrong with the file is in the answer.
+        """
+        (answer,) = self.predict_many([Request(radiograph, sex, chronological_age_months)])
+        return answer
+
+    def predict_many(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        """Answer for many radiographs, a batch at a time. No file ends the job.
+
+        Args:
+            requests: The radiographs. Only a few batches of them are held in memory.
+
+        Yields:
+            One answer for each request, in their order.
+
+        Raises:
+            InputError: A model can't be read.
+        """
+        _ = self.models  # a damaged run is reported before a radiograph is read
+        with threads(usable_cores()) as pool:
+            prepared = pool.map(self._prepare, requests)
+            while batch := list(islice(prepared, BATCH_SIZE)):
+                yield from self._answer_batch(batch)
+
+    def _answer_batch(
+        self, batch: Sequence[tuple[Request, Answer, Inputs | None]]
+    ) -> Iterator[Answer]:
+        """Yield the answers of one batch of prepared radiographs."""
+        framed = [
+            (inputs, sex)
+            for request, _, inputs in batch
+            if inputs is not None
+            for sex in sexes_to_answer(request.sex)
+        ]
+        gender = np.array([[float(sex == "M")] for _, sex in framed], np.float32)
+        outputs = self.predictor.estimate([inputs for inputs, _ in framed], gender.reshape(-1, 1))
+        first = 0
+        for request, answer, inputs in batch:
+            if inputs is None:
+                yield answer
+                continue
+            sexes = sexes_to_answer(request.sex)
+            rows = slice(first, first + len(sexes))
+            first += len(sexes)
+            yield self._complete(answer, sexes, [_rows(each, rows) for each in outputs])
+
+    def _complete(self, answer: Answer, sexes: Sequence[str], outputs: Sequence[Outputs]) -> Answer:
+        """Add what the networks say of one radiograph: a row for each sex, of every run."""
+        months = mean_answer(outputs)
+        for fault in answer_faults([answer.image], months[:1]):
+            return replace(answer, status="failed", fault=fault)
+        estimates = [Estimate(sex, age) for sex, age in zip(sexes, months.tolist(), strict=True)]
+        return replace(answer, estimates=tuple(estimates))
+
+    def _prepare(self, request: Request) -> tuple[Request, Answer, Inputs | None]:
+        """Decode, check and frame one file. Without an image, the answer says why."""
+        name = str(request.image)
+        answer = Answer(
+            name,
+            "answered",
+            chronological_age_months=request.chronological_age_months,
+            models=self.models,
+        )
+        try:
+            image = read_radiograph(request.image)
+            found = self.predictor.frame_or_refuse(image, name)
+            if isinstance(found, Fault):
+                return request, replace(answer, status="refused", fault=found), None
+            framed, findings = found
+            header = find_dicom_header(Path(request.image))
+            if header is not None and request.sex is not None:
+                findings = [*header_findings(header, request.sex), *findings]
+        except InputError as error:
+            fault = replace(error.faults[0], where=name)
+        except Exception as error:  # noqa: BLE001 - no file may cost the others their answers
+            what = f"the file can't be decoded ({type(error).__name__})"
+            fault = Fault(name, what, "Save it as a grey PNG.")
+        else:
+            return request, replace(answer, findings=tuple(findings)), framed
+        return request, replace(answer, status="unreadable", fault=fault), None
+
+
+def _rows(outputs: Outputs, rows: slice) -> Outputs:
+    return Outputs(
+        outputs.months[rows],
+        None if outputs.variance is None else outputs.variance[rows],
+        None if outputs.pooled is None else outputs.pooled[rows],
+    )
+
+
+def load(
+    run: str | Path,
+    *others: str | Path,
     views: int | None = None,
     phases: int | None = None,
-) -> Iterator[Prediction]:
-    """Predict the bone ages of children of one sex, a batch at a time.
-
-    No file ends the job. The model is loaded when the first image is ready.
+    level: float = 0.9,
+    anyway: bool = False,
+) -> Estimator:
+    """Open a shipped model by its name, or a finished run by its folder.
 
     Args:
-        run: A finished run.
-        radiographs: Image files, read and framed exactly as in training.
-        sex: `F` or `M`.
+        run: The name or the folder.
         others: Further runs whose answers are averaged with those of the run.
-        views: Test-time views averaged per image. Default: the recipe's value.
-        phases: Phases averaged per radiograph. Default: the recipe's value.
-
-    Returns:
-        One prediction for each file, in their order.
+        views: Test-time views averaged per framed image. Default: each recipe's value.
+        phases: Phases averaged per radiograph. Default: each recipe's value.
+        level: Share of radiographs whose label the interval holds.
+        anyway: Answer for images that would be refused, with the reason as a finding.
 
     Raises:
-        InputError: As `Predictor`, or a model can't be read.
+        InputError: There is no such run, or its files are damaged.
     """
-    # Wrong numbers are refused here, before any file is decoded.
-    predictor = Predictor([run, *others], views=views, phases=phases)
-    return _predict_each(predictor, radiographs, sex)
-
-
-def _predict_each(
-    predictor: Predictor, radiographs: Sequence[str | Path], sex: str
-) -> Iterator[Prediction]:
-    with threads(usable_cores()) as pool:
-        prepared = pool.map(partial(_prepare, predictor=predictor, sex=sex), radiographs)
-        while batch := list(islice(prepared, BATCH_SIZE)):
-            inputs = [framed for _, framed in batch if framed is not None]
-            gender = np.full((len(inputs), 1), float(sex == "M"), dtype=np.float32)
-            months = iter(predictor.answer(inputs, gender).tolist())
-            for prediction, framed in batch:
-                yield prediction if framed is None else _answered(prediction, next(months))
-
-
-def _answered(prediction: Prediction, months: float) -> Prediction:
-    """Add the answer of the model, or the fault of an answer that is no bone age."""
-    for fault in answer_faults([prediction.image], np.array([months])):
-        return replace(prediction, status="failed", fault=fault)
-    return replace(prediction, predicted_age_months=months)
-
-
-def _prepare(
-    radiograph: str | Path, *, predictor: Predictor, sex: str
-) -> tuple[Prediction, Inputs | None]:
-    """Decode, check and frame one file. Without an image, the prediction says why."""
-    name = str(radiograph)
-    try:
-        image = read_radiograph(radiograph)
-        found = predictor.frame_or_refuse(image, name)
-        if isinstance(found, Fault):
-            return Prediction(name, sex, "refused", fault=found), None
-        framed, findings = found
-        header = find_dicom_header(Path(radiograph))
-        if header is not None:
-            findings = [*header_findings(header, sex), *findings]
-    except InputError as error:
-        fault = replace(error.faults[0], where=name)
-    except Exception as error:  # noqa: BLE001 - no file may cost the others their answers
-        what = f"the file can't be decoded ({type(error).__name__})"
-        fault = Fault(name, what, "Save it as a grey PNG.")
-    else:
-        return Prediction(name, sex, "answered", warnings=tuple(findings)), framed
-    return Prediction(name, sex, "unreadable", fault=fault), None
+    runs = [open_run(Path(each)) for each in (run, *others)]
+    return Estimator(runs, views=views, phases=phases, level=level, anyway=anyway)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
-from boneage.prediction.answers import limit_answers
-from boneage.prediction.engines import Engine, load_engine
+from boneage.prediction.engines import Engine, Outputs, load_engine
+from boneage.prediction.possible_ages import limit_answers
 from boneage.prediction.test_time_views import BATCH_SIZE, mean_of_views, test_time_views
 from boneage.radiographs.framing import CENTRE, PHASES, cut_region, frame, framing_findings
 from boneage.radiographs.hand_detection import Box
@@ -168,41 +168,62 @@ class Predictor:
         refuse_blank(radiograph, path)
         return self.frame(radiograph)[0]
 
-    def answer(
+    def estimate(
         self, inputs: Sequence[Inputs], gender: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float64]:
-        """Return the bone age of some radiographs, averaged over runs, phases and views.
-
-        An answer of up to a year outside 0 to 240 months becomes the nearest of these ages. See
-        `boneage.prediction.answers` for what else is no bone age.
+    ) -> tuple[Outputs, ...]:
+        """Compute some radiographs with every run, averaged over phases and views.
 
         Args:
             inputs: Radiographs as `frame` returns them.
             gender: float32 (n, 1), 1.0 = male.
 
         Returns:
-            float64 (n,), months.
+            For each run, in the order of `runs`, the outputs for the `n` radiographs. The pooled
+            features are those of the first phase, without test-time views.
 
         Raises:
             InputError: A model can't be read.
         """
-        total = np.zeros(len(inputs))
-        if not inputs:
-            return total
+        found: dict[Run, Outputs] = {}
         for index, (group, engines) in enumerate(zip(self.groups, self._engines, strict=True)):
             counts = [len(radiograph[index]) for radiograph in inputs]
             images = [image for radiograph in inputs for image in radiograph[index]]
             sexes = np.repeat(gender, counts, axis=0)
-            starts = np.cumsum([0, *counts[:-1]])
-            for engine in engines:
-                months = mean_of_views(engine, images, sexes, group.views)
-                total += np.add.reduceat(months, starts) / counts
-        return limit_answers(total / len(self.runs))
+            starts = np.cumsum([0, *counts])[:-1]
 
-    def answers(
+            def mean(values: Any, starts: Any = starts, counts: Any = counts) -> Any:
+                return np.add.reduceat(values, starts) / counts if len(counts) else values
+
+            for run, engine in zip(group.runs, engines, strict=True):
+                each = mean_of_views(engine, images, sexes, group.views)
+                found[run] = Outputs(
+                    mean(each.months),
+                    None if each.variance is None else mean(each.variance),
+                    None if each.pooled is None else each.pooled[starts],
+                )
+        return tuple(found[run] for run in self.runs)
+
+    def answer(
+        self, inputs: Sequence[Inputs], gender: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float64]:
+        """Return the bone age of some radiographs, averaged over runs, phases and views.
+
+        Args:
+            inputs: Radiographs as `frame` returns them.
+            gender: float32 (n, 1), 1.0 = male.
+
+        Returns:
+            float64 (n,), months; see `mean_answer`.
+
+        Raises:
+            InputError: A model can't be read.
+        """
+        return mean_answer(self.estimate(inputs, gender))
+
+    def estimates(
         self, inputs: Iterable[Inputs], gender: npt.NDArray[np.float32]
-    ) -> Iterator[npt.NDArray[np.float64]]:
-        """Yield the answers for many radiographs, a batch at a time; see `answer`.
+    ) -> Iterator[tuple[Outputs, ...]]:
+        """Compute many radiographs, a batch at a time; see `estimate`.
 
         Args:
             inputs: Radiographs as `frame` returns them. Only one batch is held in memory.
@@ -210,12 +231,27 @@ class Predictor:
         """
         remaining, first = iter(inputs), 0
         while batch := list(islice(remaining, BATCH_SIZE)):
-            yield self.answer(batch, gender[first : first + len(batch)])
+            yield self.estimate(batch, gender[first : first + len(batch)])
             first += len(batch)
 
     @cached_property
     def _engines(self) -> list[list[Engine]]:
         return [[load_engine(run) for run in group.runs] for group in self.groups]
+
+
+def mean_answer(outputs: Sequence[Outputs]) -> npt.NDArray[np.float64]:
+    """Return the mean answer of several runs.
+
+    An answer of up to a year outside 0 to 240 months becomes the nearest of these ages. See
+    `boneage.prediction.possible_ages` for what else is no bone age.
+
+    Args:
+        outputs: For each run, its outputs for the same radiographs.
+
+    Returns:
+        float64 (n,), months.
+    """
+    return limit_answers(np.mean([each.months for each in outputs], axis=0))
 
 
 def different_phases(radiograph: Radiograph, group: Group) -> list[tuple[float, float]]:

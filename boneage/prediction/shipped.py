@@ -11,6 +11,7 @@ import difflib
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
+from boneage.prediction.answers import ModelIdentity
 from boneage.run import Run
 from boneage.runtime.files import read_text
 from boneage.runtime.names import check_name
@@ -93,6 +94,7 @@ class Release(FileSchema):
     """The keys of `release.json` that are read again."""
 
     name: Text
+    released: Text = ""
 
 
 def release_name(folder: Path) -> str:
@@ -104,6 +106,20 @@ def release_name(folder: Path) -> str:
     path = folder / RELEASE_NAME
     fix = "This model may be forged. Use a copy from its authors."
     return check_name(read_checked(path, Release)["name"], f"{path}: name", fix)
+
+
+def identify_model(run: Run) -> ModelIdentity:
+    """Return the name, the version and the digest of a run's network.
+
+    Raises:
+        InputError: `run.json` or `release.json` is damaged.
+    """
+    path = run.onnx_path if run.onnx_path.exists() else run.best_path
+    version, name = "", run.read_info().get("name") or run.folder.name
+    if is_release(run.folder):
+        released = read_checked(run.folder / RELEASE_NAME, Release)
+        version, name = released.get("released", ""), release_name(run.folder)
+    return ModelIdentity(name, version, file_digest(path))
 
 
 def check_release(folder: Path) -> None:

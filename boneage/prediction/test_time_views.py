@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
-from boneage.prediction.engines import Engine
+from boneage.prediction.engines import Engine, Outputs
 from boneage.recipe import Views
 
 BATCH_SIZE = 64
@@ -70,8 +70,8 @@ def mean_of_views(
     gender: npt.NDArray[np.float32],
     views: int = 1,
     batch_size: int = BATCH_SIZE,
-) -> npt.NDArray[np.float64]:
-    """Return the answer for every framed image, averaged over its test-time views.
+) -> Outputs:
+    """Compute every framed image, averaged over its test-time views.
 
     Args:
         engine: The network.
@@ -81,13 +81,34 @@ def mean_of_views(
         batch_size: Images per batch; it does not change the answers.
 
     Returns:
-        float64 (n,), months.
+        The mean of the answers, and of the variances; the pooled features of the image itself.
     """
-    total = np.zeros(len(images))
+    parts = []
     for first in range(0, len(images), batch_size):
         rows = range(first, min(first + batch_size, len(images)))
-        batch, part = [images[row] for row in rows], slice(rows.start, rows.stop)
-        for make_view in test_time_views(views):
-            pixels = np.stack([make_view(image) for image in batch])[..., np.newaxis]
-            total[part] += engine.predict(pixels.astype(np.float32) / np.float32(255), gender[part])
-    return total / views
+        batch, sexes = [images[row] for row in rows], gender[rows.start : rows.stop]
+        seen = [
+            engine.predict(np.stack([make_view(image) for image in batch]), sexes)
+            for make_view in test_time_views(views)
+        ]
+        variances = [each.variance for each in seen if each.variance is not None]
+        parts.append(
+            Outputs(
+                sum((each.months for each in seen), np.zeros(len(batch))) / views,
+                sum(variances, np.zeros(len(batch))) / views if variances else None,
+                seen[0].pooled,
+            )
+        )
+    return join_outputs(parts)
+
+
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Return the outputs of several batches as those of one."""
+    months = np.concatenate([np.empty(0), *(each.months for each in parts)])
+    variances = [each.variance for each in parts if each.variance is not None]
+    pooled = [each.pooled for each in parts if each.pooled is not None]
+    return Outputs(
+        months,
+        np.concatenate(variances) if variances else None,
+        np.concatenate(pooled) if pooled else None,
+    )

@@ -12,6 +12,7 @@ import pytest
 from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError, printable
 from boneage.pipeline.sources import image_source
+from boneage.prediction.engines import Outputs
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
@@ -23,7 +24,7 @@ class Constant:
     """An engine that answers a hundred months to everything."""
 
     def predict(self, images, gender):
-        return np.full(len(images), 100.0)
+        return Outputs(np.full(len(images), 100.0))
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_the_exit_code_says_what_became_of_the_images(boneage, run, tmp_path, fi
     write(tmp_path / "blank.png", np.full((64, 64), 255, np.uint8))
     found, out, err = boneage("predict", run.folder, *files, "--sex", "F")
     assert found == code
-    assert out.count("hand.png: 100.0 months (8 y 4 m)\n") == files.count("hand.png")
+    assert out.count("hand.png: 100.0 months (8 years 4 months)\n") == files.count("hand.png")
     assert err.count("refused: blank.png: every pixel is 255. ") == files.count("blank.png")
     assert err.count("error: absent.png: ") == files.count("absent.png")
     assert ("warning: upside.png: the hand is probably upside down. " in err) == (
@@ -82,7 +83,7 @@ def test_the_exit_code_says_what_became_of_the_images(boneage, run, tmp_path, fi
         answered = record["image"] in ("hand.png", "upside.png")
         assert (record["predicted_age_months"] == 100.0) == answered
         assert (record["status"] == "answered") == answered == (record["reason"] is None)
-        warned = [warning["code"] for warning in record["warnings"]]
+        warned = [warning["code"] for warning in record["findings"]]
         assert warned == (["turned-hand"] if record["image"] == "upside.png" else [])
 
 
@@ -132,13 +133,13 @@ def test_an_answer_that_is_no_bone_age_is_the_fault_of_its_image(
 ):
     class Broken:
         def predict(self, images, gender):
-            return np.where(np.arange(len(images)) == 0, months, 100.0)
+            return Outputs(np.where(np.arange(len(images)) == 0, months, 100.0))
 
     monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Broken())
     write(tmp_path / "good.png")
     write(tmp_path / "bad.png")
     code, out, err = boneage("predict", run.folder, "bad.png", "good.png", "--sex", "F")
-    assert (code, out) == (2, "good.png: 100.0 months (8 y 4 m)\n")
+    assert (code, out) == (2, "good.png: 100.0 months (8 years 4 months)\n")
     assert "error: bad.png: the model answers" in err
     code, out, _ = boneage("predict", run.folder, "bad.png", "good.png", "--sex", "F", "--json")
     statuses = [record["status"] for record in json.loads(out)["predictions"]]
@@ -187,7 +188,7 @@ def test_every_door_takes_and_refuses_the_same_images(boneage, run, tmp_path):
     assert code == 3
     refused = set()
     for name, record in zip(IMAGES, json.loads(out)["predictions"], strict=True):
-        codes = {warning["code"] for warning in record["warnings"]} - {"no-hand", "low-resolution"}
+        codes = {warning["code"] for warning in record["findings"]} - {"no-hand", "low-resolution"}
         assert codes == found.get(("warning", name), set())
         assert (record["status"] == "refused") == (("error", name) in found)
         if record["status"] == "refused":
@@ -210,10 +211,10 @@ def test_predict_and_check_say_the_same_of_a_dicom_header(boneage, run, tmp_path
     assert {code for code in found if code.startswith("other-")} == codes
     assert {found[code] for code in codes} == {"warning"}
     code, out, _ = boneage("predict", run.folder, "1.dcm", "--sex", "girl", "--json")
-    warned = {warning["code"] for warning in json.loads(out)["predictions"][0]["warnings"]}
+    warned = {warning["code"] for warning in json.loads(out)["predictions"][0]["findings"]}
     assert (code, warned & codes) == (0, codes)
     _, out, _ = boneage("predict", run.folder, "1.dcm", "--sex", "boy", "--json")
-    warned = {warning["code"] for warning in json.loads(out)["predictions"][0]["warnings"]}
+    warned = {warning["code"] for warning in json.loads(out)["predictions"][0]["findings"]}
     assert warned & codes == codes - {"other-sex"}
 
 
@@ -233,7 +234,7 @@ def test_several_runs_answer_with_their_mean(boneage, refused, run, tmp_path, mo
             self.months = 100.0 if run.folder.name == "run" else 103.0
 
         def predict(self, images, gender):
-            return np.full(len(images), self.months)
+            return Outputs(np.full(len(images), self.months))
 
     monkeypatch.setattr("boneage.prediction.predictor.load_engine", ByRun)
     for name in ("other", "third"):
@@ -241,7 +242,7 @@ def test_several_runs_answer_with_their_mean(boneage, refused, run, tmp_path, mo
     write(tmp_path / "hand.png")
     more = ("--run", "other", "--run", "third")
     code, out, _ = boneage("predict", "run", "hand.png", "--sex", "F", *more)
-    assert (code, out) == (0, "hand.png: 102.0 months (8 y 6 m)\n")
+    assert (code, out) == (0, "hand.png: 102.0 months (8 years 6 months)\n")
     _, out, _ = boneage("predict", "run", "hand.png", "--sex", "F", "--json", *more)
     assert (json.loads(out)["run"], json.loads(out)["others"]) == ("run", ["other", "third"])
     answer = boneage("predict", "run", "hand.png", "--sex", "F", "--run", "run")

@@ -14,7 +14,7 @@ from boneage.errors import InputError
 from boneage.evaluation.release import count_larger, release, store_small
 from boneage.evaluation.scoring import evaluate_run
 from boneage.models.saved import load_model
-from boneage.prediction.predict import predict_radiographs
+from boneage.prediction.predict import Estimator, Request
 from boneage.prediction.shipped import open_run, shipped_models
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
@@ -61,7 +61,10 @@ def test_a_released_model_answers_as_the_run_from_a_smaller_plain_keras_file(
 ):
     paths = read_manifest(cohort).image_paths()[:8]
     answers = [
-        [answer.predicted_age_months for answer in predict_radiographs(run, paths, "F")]
+        [
+            answer.months
+            for answer in Estimator(run).predict_many(Request(path, "F") for path in paths)
+        ]
         for run in (finished_run, released)
     ]
     np.testing.assert_allclose(*answers, atol=0.1)

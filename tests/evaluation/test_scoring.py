@@ -19,6 +19,7 @@ from boneage.evaluation.scoring import (
     impossible_answers,
     read_predictions,
 )
+from boneage.prediction.engines import Outputs
 from boneage.radiographs.framing import PHASES, frame
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing, Prediction, Recipe
@@ -150,8 +151,8 @@ class BySex:
     """An engine that answers 120 months for girls and 130 for boys."""
 
     def predict(self, images: Any, gender: Any) -> Any:
-        assert images.shape[1:] == (32, 32, 1)
-        return 120.0 + 10.0 * gender[:, 0].astype(float)
+        assert images.shape[1:] == (32, 32)
+        return Outputs(120.0 + 10.0 * gender[:, 0].astype(float))
 
 
 @pytest.fixture(autouse=True)
@@ -315,7 +316,7 @@ class Fixed:
         self.months = months
 
     def predict(self, images: Any, gender: Any) -> Any:
-        return np.where(gender[:, 0] == 0, self.months, 130.0)
+        return Outputs(np.where(gender[:, 0] == 0, self.months, 130.0))
 
 
 def test_answers_that_are_no_age_are_scored_counted_and_a_fault(
@@ -351,7 +352,7 @@ class Brightness:
     """An engine that answers with the mean grey level of an image."""
 
     def predict(self, images: Any, gender: Any) -> Any:
-        return 200.0 * images.mean(axis=(1, 2, 3), dtype=np.float64)
+        return Outputs(200.0 / 255 * images.mean(axis=(1, 2)))
 
 
 def change_recipe(run: Run, framing: Framing, **prediction: Any) -> None:
@@ -408,7 +409,7 @@ class ByRun:
         self.months = 100.0 if run.folder.name == "run" else 140.0
 
     def predict(self, images: Any, gender: Any) -> Any:
-        return np.full(len(images), self.months)
+        return Outputs(np.full(len(images), self.months))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from boneage.evaluation.radiograph_changes import CHANGES
 from boneage.evaluation.records import read_stress
 from boneage.evaluation.result import count_scorings
 from boneage.evaluation.stress import find_stress, stress_run
+from boneage.prediction.engines import Outputs
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
@@ -29,8 +30,8 @@ class Noisiness:
 
     def predict(self, images, gender):
         self.images += len(images)
-        steps = np.abs(np.diff(images[..., 0], axis=2)).mean(axis=(1, 2), dtype=np.float64)
-        return 60.0 + 100 * steps + 30 * gender[:, 0]
+        steps = np.abs(np.diff(images / 255, axis=2)).mean(axis=(1, 2))
+        return Outputs(60.0 + 100 * steps + 30 * gender[:, 0])
 
 
 @pytest.fixture

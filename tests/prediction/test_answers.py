@@ -1,32 +1,54 @@
-import numpy as np
+import json
 
-from boneage.prediction.answers import answer_faults, limit_answers, possible_answers
-from boneage.prediction.test_time_views import mean_of_views
+import pytest
 
+from boneage.errors import Fault
+from boneage.prediction.answers import Answer, Estimate, Interval, ModelIdentity, age_in_words
+from boneage.radiographs.image_quality import ImageFinding
 
-def test_an_answer_a_little_outside_the_possible_ages_becomes_the_nearest_of_them():
-    months = np.array([-12.0, -0.5, 0.0, 12.25, 240.0, 240.5, 252.0])
-    assert limit_answers(months).tolist() == [0.0, 0.0, 0.0, 12.25, 240.0, 240.0, 240.0]
-
-
-def test_an_answer_that_is_no_age_is_a_fault_of_its_image_alone():
-    months = np.array([141.9, np.nan, -500.0, np.inf, -np.inf, 1e29, -12.5, 253.0, 0.0])
-    limited = limit_answers(months)
-    assert np.array_equal(limited, months, equal_nan=True)
-    assert possible_answers(limited).tolist() == [True, *[False] * 7, True]
-    faults = answer_faults([f"{row}.png" for row in range(9)], limited)
-    assert [fault.where for fault in faults] == [f"{row}.png" for row in range(1, 8)]
-    assert "the model answers -500 months, which is no bone age" in str(faults[1])
-    assert "nan months" in str(faults[0])
+MODEL = ModelIdentity("m", "2026-11-30", "ab")
 
 
-def test_answers_are_limited_after_the_views_are_averaged():
-    class Engine:
-        def predict(self, images, gender):
-            return np.where(images[:, 0, 0, 0] > 0.5, -30.0, 10.0)
+@pytest.mark.parametrize(
+    ("months", "words"),
+    [
+        (118.8, "9 years 11 months"),
+        (0.2, "0 months"),
+        (12.0, "1 year"),
+        (13.4, "1 year 1 month"),
+        (11.6, "1 year"),
+        (7.0, "7 months"),
+        (-14.0, "-1 year 2 months"),
+    ],
+)
+def test_an_age_is_written_in_whole_months(months, words):
+    assert age_in_words(months) == words
 
-    image = np.zeros((8, 8), np.uint8)
-    image[0, 0] = 255  # only the image itself has it there, not its mirror image
-    gender = np.zeros((1, 1), np.float32)
-    assert limit_answers(mean_of_views(Engine(), [image], gender)).tolist() == [-30.0]
-    assert limit_answers(mean_of_views(Engine(), [image], gender, views=2)).tolist() == [0.0]
+
+def test_an_answer_has_one_form_in_json():
+    finding = ImageFinding("two-hands", "it probably shows two hands", "Cut out the left hand.")
+    estimate = Estimate("F", 118.8, Interval(0.9, 102.0, 135.5))
+    answer = Answer("a.png", "answered", (estimate,), findings=(finding,), models=(MODEL,))
+    values = json.loads(json.dumps(answer.as_dict()))
+    assert values["predicted_age_months"] == answer.months == 118.8
+    assert (values["sex"], values["age"]) == ("F", "9 years 11 months")
+    assert values["interval"] == {"level": 0.9, "low_months": 102.0, "high_months": 135.5}
+    assert values["models"] == [{"name": "m", "version": "2026-11-30", "digest": "ab"}]
+    assert values["findings"] == [
+        {
+            "code": "two-hands",
+            "message": "it probably shows two hands. Cut out the left hand.",
+        }
+    ]
+    assert "not a medical device" in values["notice"]
+
+
+def test_without_a_sex_both_estimates_are_there_and_none_is_the_answer():
+    answer = Answer("a.png", "answered", (Estimate("F", 100.0), Estimate("M", 110.0)))
+    assert answer.months is answer.sex is answer.interval is None
+    values = answer.as_dict()
+    assert values["predicted_age_months"] is None
+    assert values["by_sex"]["M"]["predicted_age_months"] == 110.0
+    refused = Answer("a.png", "refused", fault=Fault("a.png", "every pixel is 0", "Check it."))
+    assert set(refused.as_dict()) == set(values) - {"by_sex"}
+    assert refused.as_dict()["reason"] == "every pixel is 0. Check it."

@@ -12,7 +12,8 @@ from boneage.datasets.manifest import read_manifest
 from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 from boneage.prediction import predict
-from boneage.prediction.predict import predict_radiographs
+from boneage.prediction.engines import Outputs
+from boneage.prediction.predict import Estimator, Request
 from boneage.prediction.shipped import open_run
 from boneage.radiographs.framing import frame
 from boneage.radiographs.reader import read_radiograph
@@ -28,11 +29,17 @@ def unfinished(tmp_path) -> Run:
     run = Run(tmp_path)
     recipe = Recipe(name="small", framing=Framing(size=32))
     write_json(run.recipe_path, recipe.model_dump(mode="json"))
+    write_json(run.info_path, {"name": "small"})
+    run.best_path.touch()
     return run
 
 
 HAND = phantom(5, 0, 128).image
 BLANK = np.zeros((40, 40), np.uint8)
+
+
+def predict_radiographs(run, paths, sex):
+    return Estimator(run).predict_many(Request(path, sex) for path in paths)
 
 
 def write(path: Path, image: np.ndarray) -> Path:
@@ -48,7 +55,7 @@ class Brightness:
 
     def predict(self, images, gender):
         self.batches.append(len(images))
-        return 255.0 * images.mean(axis=(1, 2, 3), dtype=np.float64)
+        return Outputs(images.mean(axis=(1, 2)) + 10.0 * gender[:, 0])
 
 
 @pytest.fixture
@@ -77,10 +84,10 @@ def test_no_file_costs_the_others_their_answers(unfinished, engine, tmp_path):
     framed = frame(HAND, Framing(size=32)).pixels
     for answer in answers:
         if answer.status == "answered":
-            assert answer.predicted_age_months == pytest.approx(framed.mean(), abs=1e-3)
+            assert answer.months == pytest.approx(framed.mean(), abs=1e-3)
             assert answer.fault is None
         else:
-            assert answer.predicted_age_months is None
+            assert answer.months is None
             assert answer.fault.where == answer.image
             assert answer.fault.what
             assert answer.fault.fix.endswith(".")
@@ -124,7 +131,7 @@ def test_findings_of_data_check_are_warnings(unfinished, engine, tmp_path):
     paths = [write(tmp_path / f"{code}.png", image) for code, image in images.items()]
     for code, answer in zip(images, predict_radiographs(unfinished, paths, "F"), strict=True):
         assert answer.status == "answered"
-        codes = {warning.code for warning in answer.warnings}
+        codes = {finding.code for finding in answer.findings}
         assert code in codes if code != "good" else not codes
 
 
@@ -143,7 +150,7 @@ def test_answers_come_a_batch_at_a_time_and_the_model_only_when_it_is_needed(
 
 def test_a_wrong_number_of_views_is_refused_before_a_radiograph_is_read(unfinished, tmp_path):
     with pytest.raises(InputError, match="views: it is 3"):
-        predict_radiographs(unfinished, [tmp_path / "absent.png"], "F", views=3)
+        Estimator(unfinished, views=3)
 
 
 @pytest.mark.slow
@@ -157,7 +164,7 @@ def test_a_radiograph_is_predicted_as_in_the_evaluation(finished_run, cohort):
         paths = [path for path, chosen in zip(test.image_paths(), rows, strict=True) if chosen]
         answers = list(predict_radiographs(open_run(finished_run.folder), paths, sex))
         assert [(answer.image, answer.sex) for answer in answers] == [(str(p), sex) for p in paths]
-        months = [answer.predicted_age_months for answer in answers]
+        months = [answer.months for answer in answers]
         np.testing.assert_allclose(months, evaluated[test.table["image_id"][rows]], atol=1e-3)
 
 
@@ -168,3 +175,15 @@ def test_prediction_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
+
+
+def test_without_a_sex_the_answer_has_an_estimate_for_each(unfinished, engine, tmp_path):
+    hand = write(tmp_path / "hand.png", HAND)
+    requests = [Request(hand, "M"), Request(hand, None, 99.0), Request(hand, "F")]
+    boy, both, girl = Estimator(unfinished).predict_many(requests)
+    assert [each.sex for each in both.estimates] == ["F", "M"]
+    assert [each.months for each in both.estimates] == [girl.months, boy.months]
+    assert boy.months == pytest.approx(girl.months + 10)
+    assert (both.months, both.chronological_age_months) == (None, 99.0)
+    assert engine.batches == [4]
+    assert [model.name for model in both.models] == ["small"]

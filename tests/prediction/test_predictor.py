@@ -7,8 +7,9 @@ import pytest
 from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import Fault, InputError
 from boneage.prediction import predictor as module
-from boneage.prediction.predict import predict_radiographs
-from boneage.prediction.predictor import Predictor
+from boneage.prediction.engines import Outputs
+from boneage.prediction.predict import Estimator
+from boneage.prediction.predictor import Predictor, mean_answer
 from boneage.prediction.test_time_views import mean_of_views
 from boneage.radiographs.framing import PHASES, frame
 from boneage.radiographs.reader import read_radiograph
@@ -32,7 +33,7 @@ class Brightness:
 
     def predict(self, images, gender):
         self.batches.append(len(images))
-        return self.factor * images.mean(axis=(1, 2, 3), dtype=np.float64) + 10 * gender[:, 0]
+        return Outputs(self.factor / 255 * images.mean(axis=(1, 2)) + 10 * gender[:, 0])
 
 
 @pytest.fixture
@@ -54,6 +55,8 @@ def make_run(tmp_path, engines):
         prediction = Prediction(views=views, phases=phases)
         recipe = Recipe(name=name, framing=framing, prediction=prediction)
         write_json(run.recipe_path, recipe.model_dump(mode="json"))
+        write_json(run.info_path, {"name": name})
+        run.best_path.touch()
         return run
 
     return make
@@ -92,7 +95,7 @@ def test_radiographs_with_and_without_phases_are_answered_each_by_its_own(make_r
     predictor = Predictor(make_run("nearest", NEAREST, views=2, phases=4))
     inputs = [predictor.frame(image)[0] for image in [SMALL, LARGE, LARGE[:, ::-1], SMALL] * 20]
     gender = np.resize(np.array([0, 1, 1], np.float32), (80, 1))
-    batches = list(predictor.answers(iter(inputs), gender))
+    batches = [mean_answer(each) for each in predictor.estimates(iter(inputs), gender)]
     assert [len(batch) for batch in batches] == [64, 16]
     alone = [predictor.answer([each], gender[[row]])[0] for row, each in enumerate(inputs)]
     np.testing.assert_allclose(np.concatenate(batches), alone, rtol=1e-6)
@@ -122,7 +125,7 @@ def test_the_answer_is_limited_after_the_runs_are_averaged(make_run, monkeypatch
             self.months = {"a": -8.0, "b": 4.0}[run.folder.name]
 
         def predict(self, images, gender):
-            return np.full(len(images), self.months)
+            return Outputs(np.full(len(images), self.months))
 
     monkeypatch.setattr(module, "load_engine", Fixed)
     both = Predictor([make_run("a"), make_run("b")])
@@ -140,9 +143,9 @@ def test_several_runs_decode_a_radiograph_once(make_run, engines, monkeypatch, t
 
     monkeypatch.setattr("boneage.prediction.predict.read_radiograph", count)
     runs = [make_run("a", Framing(size=40)), make_run("b", Framing(size=64))]
-    (answer,) = predict_radiographs(runs[0], [path], "F", others=runs[1:])
+    answer = Estimator(runs).predict(path, "F")
     expected = (months(Framing(size=40), LARGE) + months(Framing(size=64), LARGE, 150.0)) / 2
-    assert answer.predicted_age_months == pytest.approx(expected)
+    assert answer.months == pytest.approx(expected)
     assert len(read) == 1
 
 
@@ -222,4 +225,4 @@ def test_a_prediction_is_that_of_one_network_on_one_framed_image(make_run, engin
     predictor = Predictor(make_run("a"))
     answer = predictor.answer([predictor.frame(LARGE)[0]], BOY)
     images = frame(LARGE, AREA).pixels[None]
-    assert answer.tobytes() == mean_of_views(engines["a"], images, BOY).tobytes()
+    assert answer.tobytes() == mean_of_views(engines["a"], images, BOY).months.tobytes()

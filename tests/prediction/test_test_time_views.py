@@ -3,6 +3,7 @@ import pytest
 
 from boneage.errors import InputError
 from boneage.prediction import test_time_views as module
+from boneage.prediction.engines import Outputs
 
 
 @pytest.fixture
@@ -41,10 +42,14 @@ class LeftEdge:
         self.batches: list[int] = []
 
     def predict(self, images, gender):
-        assert images.dtype == gender.dtype == np.float32
-        assert images.shape[1:] == (8, 8, 1)
+        assert (images.dtype, gender.dtype) == (np.uint8, np.float32)
+        assert images.shape[1:] == (8, 8)
         self.batches.append(len(images))
-        return 255.0 * images[:, 4, 0, 0].astype(np.float64) + 10 * gender[:, 0]
+        return Outputs(
+            images[:, 4, 0] + 10.0 * gender[:, 0].astype(float),
+            images[:, 4, 0].astype(float),
+            images[:, 4, :1].astype(np.float32),
+        )
 
 
 @pytest.fixture
@@ -54,15 +59,20 @@ def images() -> np.ndarray:
 
 def test_images_are_predicted_in_batches_that_do_not_change_the_answers(images):
     engine, gender = LeftEdge(), np.array([[0], [1], [0], [1], [1]], np.float32)
-    months = module.mean_of_views(engine, images, gender, batch_size=2)
+    found = module.mean_of_views(engine, images, gender, batch_size=2)
+    months = found.months
     np.testing.assert_allclose(months, images[:, 4, 0] + 10.0 * gender[:, 0], rtol=1e-6)
     assert engine.batches == [2, 2, 1]
-    np.testing.assert_array_equal(months, module.mean_of_views(engine, list(images), gender))
-    assert module.mean_of_views(engine, [], gender[:0]).shape == (0,)
+    np.testing.assert_array_equal(found.pooled, images[:, 4, :1])
+    again = module.mean_of_views(engine, list(images), gender)
+    np.testing.assert_array_equal(months, again.months)
+    assert module.mean_of_views(engine, [], gender[:0]).months.shape == (0,)
 
 
 def test_the_answer_of_two_views_is_the_mean_over_the_image_and_its_mirror_image(images):
     gender = np.zeros((5, 1), np.float32)
     both = module.mean_of_views(LeftEdge(), images, gender, views=2, batch_size=3)
     edges = images[:, 4, [0, -1]].astype(np.float64)
-    np.testing.assert_allclose(both, edges.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(both.months, edges.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(both.variance, edges.mean(axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(both.pooled, images[:, 4, :1])  # of the image itself

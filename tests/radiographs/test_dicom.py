@@ -226,8 +226,7 @@ def test_tables_are_applied_however_they_are_stored(
 def test_the_predicted_age_is_that_of_the_undamaged_image(
     make_dicom: MakeDicom, tmp_path: Path
 ) -> None:
-    from boneage.prediction.predict import predict_radiographs
-    from boneage.prediction.shipped import open_run
+    from boneage.prediction.predict import Request, load
 
     drawn = draw_hand(140, "F", rng=np.random.default_rng(3), size=200)
     stored = np.rint(600 + drawn / 255.0 * 2400).astype(np.uint16)
@@ -240,8 +239,8 @@ def test_the_predicted_age_is_that_of_the_undamaged_image(
             data = make_dicom(4095 - stored, 12, **{keyword: sequence(0, bits, table)})
             (tmp_path / f"{name}-{keyword}.dcm").write_bytes(data)
     files = sorted(tmp_path.iterdir())
-    answers = predict_radiographs(open_run(Path("rsna-best")), files, "F")
-    months = {Path(answer.image).stem: answer.predicted_age_months for answer in answers}
+    answers = load("rsna-best").predict_many(Request(file, "F") for file in files)
+    months = {Path(answer.image).stem: answer.months for answer in answers}
     assert len(months) == 6
     for name, age in months.items():
         assert age == pytest.approx(months[name.partition("-")[0]], abs=0.01)
