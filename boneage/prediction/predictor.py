@@ -184,15 +184,17 @@ class Predictor:
         Raises:
             InputError: A model can't be read.
         """
+        if not inputs:  # then no model is read
+            return tuple(Outputs(np.empty(0)) for _ in self.runs)
         found: dict[Run, Outputs] = {}
         for index, (group, engines) in enumerate(zip(self.groups, self._engines, strict=True)):
             counts = [len(radiograph[index]) for radiograph in inputs]
             images = [image for radiograph in inputs for image in radiograph[index]]
             sexes = np.repeat(gender, counts, axis=0)
-            starts = np.cumsum([0, *counts])[:-1]
+            starts = np.cumsum([0, *counts[:-1]])
 
             def mean(values: Any, starts: Any = starts, counts: Any = counts) -> Any:
-                return np.add.reduceat(values, starts) / counts if len(counts) else values
+                return np.add.reduceat(values, starts) / counts
 
             for run, engine in zip(group.runs, engines, strict=True):
                 each = mean_of_views(engine, images, sexes, group.views)
