@@ -21,13 +21,13 @@ WORKDIR /build
 FROM python AS locked-gpu
 COPY requirements-gpu.lock ./
 RUN pip install --require-hashes --only-binary=:all: -r requirements-gpu.lock \
-    && pip uninstall --yes hypothesis mypy pandas-stubs pytest ruff \
+    && pip uninstall --yes crepes hypothesis joblib mypy pandas-stubs pytest ruff scikit-learn \
     && rm -rf /opt/boneage/lib/python3*/site-packages/tensorflow/include
 
 FROM python AS locked-cpu
 COPY requirements.lock ./
 RUN pip install --require-hashes --only-binary=:all: -r requirements.lock \
-    && pip uninstall --yes hypothesis jax jaxlib mypy pandas-stubs pytest ruff \
+    && pip uninstall --yes crepes hypothesis jax jaxlib joblib mypy pandas-stubs pytest ruff scikit-learn \
     && rm -rf /opt/boneage/lib/python3*/site-packages/tensorflow/include
 
 FROM locked-cpu AS wheel

@@ -73,9 +73,9 @@ format: install ## let ruff fix what it can
 UV ?= uv
 COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-  --extra dev --extra dicom --extra parquet $(UVARGS)
-WITH_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64'
-WITHOUT_CPU_WHEEL := sys_platform != 'linux' or platform_machine != 'x86_64'
+  --extra dev --extra dicom --extra export $(UVARGS)
+WITH_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'
+WITHOUT_CPU_WHEEL := (sys_platform != 'linux' or platform_machine != 'x86_64') and python_version < '3.14'
 
 lock: ## write both locks again (UVARGS="--upgrade" takes newer versions)
 	$(COMPILE) -o requirements.lock pyproject.toml \

@@ -34,7 +34,15 @@ def __dir__() -> list[str]:
 
 def _imported_late(name: str) -> property:
     def value(package: types.ModuleType) -> Any:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        try:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            from boneage.runtime.extras import describe_missing
+
+            missing = describe_missing(error)
+            if missing is None:
+                raise
+            raise ModuleNotFoundError(f"boneage.{name}: {missing}", name=error.name) from None
 
     return property(value)
 

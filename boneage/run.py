@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from boneage.errors import Fault, InputError
 from boneage.recipe import Recipe, recipe_from_values
 from boneage.runtime.files import is_part, read_json
@@ -233,6 +231,8 @@ class Run:
         Raises:
             InputError: Another process trains in the folder.
         """
+        import filelock  # only now: a plain install has none, and only training locks
+
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _LOCK
         lock = filelock.FileLock(path)

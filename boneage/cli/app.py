@@ -21,6 +21,7 @@ from boneage.cli.series import cross_validate, sweep
 from boneage.cli.stress import stress
 from boneage.cli.train import reproduce, train
 from boneage.errors import InputError
+from boneage.runtime.extras import describe_missing
 
 # In the order of `boneage --help`: the most used first.
 VERBS = (
@@ -99,6 +100,12 @@ def run() -> None:
     except UnicodeEncodeError:  # manifests, run.json and pages hold UTF-8 only
         what = "the name of a file or a folder has bytes that are no UTF-8, so it can't be recorded"
         log(f"error: {what}. Rename it.")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        missing = describe_missing(error)
+        if missing is None:
+            raise
+        log(f"error: {missing}")
         sys.exit(2)
     except Exception as error:
         if not _has_failed_to_import_keras():

@@ -18,6 +18,7 @@ from typing import Any
 
 from boneage.datasets.cell_text import cell_text
 from boneage.errors import Fault, InputError
+from boneage.runtime.extras import install_command
 
 MAX_SECONDS = 60
 """Time for one file; 5,000,000 cells take 10 s."""
@@ -67,7 +68,7 @@ def decode_parquet(content: bytes, where: str, *, most: tuple[int, int, int]) ->
     """
     if importlib.util.find_spec("pyarrow") is None:
         what = "it is a Parquet file, and pyarrow is not installed"
-        fix = "Run pip install pyarrow, or save the table as CSV."
+        fix = f"Run {install_command('pyarrow')}, or save the table as CSV."
         raise InputError(Fault(where, what, fix))
     command = [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, most)]
     try:

@@ -42,6 +42,7 @@ from boneage.radiographs.file_limits import (
 )
 from boneage.radiographs.jpeg import decode_jpeg, read_segments
 from boneage.radiographs.tiff import has_more_packbits
+from boneage.runtime.extras import install_command
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -318,7 +319,7 @@ def _stored_values(
                     str(path),
                     f"its pixels are compressed ({_syntax_name(form)}), and their decoder is not "
                     "installed",
-                    "Install it: pip install 'boneage[dicom]'",
+                    f"To install it: {install_command('gdcm')}",
                 )
             )
     if form.syntax in _JPEG:

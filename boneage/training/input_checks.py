@@ -11,6 +11,7 @@ from boneage.models.backbones import find_backbone, require_backbone
 from boneage.models.pretrained import find_weights
 from boneage.recipe import Recipe, Training
 from boneage.run import Run
+from boneage.runtime.extras import install_command
 from boneage.runtime.files import check_folder_writable
 from boneage.runtime.machine import check_workers
 from boneage.training.resume import check_same
@@ -81,7 +82,7 @@ def check_settings(settings: Training) -> None:
             Fault(
                 "training.tensorboard",
                 "tensorboard is not installed",
-                "Install it with pip install tensorboard, or set training.tensorboard=false.",
+                f"Run {install_command('tensorboard')}, or set training.tensorboard=false.",
             )
         )
 

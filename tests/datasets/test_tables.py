@@ -516,7 +516,7 @@ def test_parquet_without_pyarrow_names_the_package(
 ) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "Run pip install pyarrow" in refusal(tmp_path / "a.parquet")
+    assert 'Run pip install "boneage[train]", or' in refusal(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize("kind", ["xlsx", "parquet", "csv"])

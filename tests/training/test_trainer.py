@@ -97,7 +97,9 @@ def test_the_same_command_restarts_a_training_that_was_killed_before_it_began(
 def test_a_missing_tensorboard_is_asked_for(manifest, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     recipe = read_recipe(tiny_recipe, ["training.tensorboard=true"])
-    with pytest.raises(InputError, match=r"tensorboard is not installed.*pip install tensorboard"):
+    with pytest.raises(
+        InputError, match=r"tensorboard is not installed.*pip install .boneage.tensorboard"
+    ):
         train(recipe, manifest, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 

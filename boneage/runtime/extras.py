@@ -1,0 +1,35 @@
+"""Say which extra of boneage brings a package that is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+_TRAIN = (
+    *("albumentations", "cloudpickle", "defusedxml", "filelock", "h5py", "jinja2", "keras"),
+    *("matplotlib", "openpyxl", "pandas", "pyarrow", "requests", "scipy", "tensorflow", "urllib3"),
+)
+EXTRA_OF = {
+    **dict.fromkeys(_TRAIN, "train"),
+    **dict.fromkeys(("gdcm", "highdicom"), "dicom"),
+    **dict.fromkeys(("ai_edge_litert", "onnx", "openvino", "tf2onnx"), "export"),
+    "jax": "jax",
+    "tensorboard": "tensorboard",
+}
+"""The extra that brings a package, by the name of its module. A plain install has none of them."""
+
+_FIRST_WITHOUT_TENSORFLOW = (3, 14)
+
+
+def install_command(package: str) -> str:
+    """Return the command that installs a package of `EXTRA_OF`."""
+    return f'pip install "boneage[{EXTRA_OF[package]}]"'
+
+
+def describe_missing(error: ModuleNotFoundError) -> str | None:
+    """Return what is not installed and how to install it; None for a module of no extra."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRA_OF:
+        return None
+    if package == "tensorflow" and sys.version_info >= _FIRST_WITHOUT_TENSORFLOW:
+        return "TensorFlow has no wheel for this Python. Use Python 3.11, 3.12 or 3.13."
+    return f"{package} is not installed. To install it: {install_command(package)}"
