@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from boneage.errors import Fault, utf8
 from boneage.radiographs.image_quality import ImageFinding
+
+if TYPE_CHECKING:
+    from boneage.prediction.sd_score import AgeComparison
 
 RESEARCH_ONLY = "Research use only. This is not a medical device. Do not use it for diagnosis."
 SEXES = ("F", "M")
@@ -42,11 +45,13 @@ class Estimate:
         sex: `F` or `M`.
         months: The bone age.
         interval: Its prediction interval; None if the model has none.
+        comparison: The bone age compared with the chronological age; None if that is not known.
     """
 
     sex: str
     months: float
     interval: Interval | None = None
+    comparison: AgeComparison | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON values."""

@@ -8,6 +8,7 @@ Nothing is written into it.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from boneage.errors import Fault, InputError
@@ -120,6 +121,15 @@ def identify_model(run: Run) -> ModelIdentity:
         released = read_checked(run.folder / RELEASE_NAME, Release)
         version, name = released.get("released", ""), release_name(run.folder)
     return ModelIdentity(name, version, file_digest(path))
+
+
+def is_trained_on_greulich_pyle(models: Iterable[ModelIdentity]) -> bool:
+    """Return whether all models are shipped ones, which learned from Greulich-Pyle readings.
+
+    The method of other models' labels is not recorded.
+    """
+    sums = "".join(read_text(folder / SUMS_NAME) for folder in shipped_models().values())
+    return all(model.digest in sums for model in models)
 
 
 def check_release(folder: Path) -> None:

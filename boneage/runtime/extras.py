@@ -17,7 +17,8 @@ EXTRA_OF = {
 }
 """The extra that brings a package, by the name of its module. A plain install has none of them."""
 
-_FIRST_WITHOUT_TENSORFLOW = (3, 14)
+_FIRST_WITHOUT_WHEELS = (3, 14)
+_WITHOUT_WHEELS = {"tensorflow": "TensorFlow", "highdicom": "highdicom"}
 
 
 def install_command(package: str) -> str:
@@ -30,6 +31,7 @@ def describe_missing(error: ModuleNotFoundError) -> str | None:
     package = (error.name or "").partition(".")[0]
     if package not in EXTRA_OF:
         return None
-    if package == "tensorflow" and sys.version_info >= _FIRST_WITHOUT_TENSORFLOW:
-        return "TensorFlow has no wheel for this Python. Use Python 3.11, 3.12 or 3.13."
+    if package in _WITHOUT_WHEELS and sys.version_info >= _FIRST_WITHOUT_WHEELS:
+        name = _WITHOUT_WHEELS[package]
+        return f"{name} has no wheel for this Python. Use Python 3.11, 3.12 or 3.13."
     return f"{package} is not installed. To install it: {install_command(package)}"
