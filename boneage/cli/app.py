@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from boneage import __version__
+from boneage.cli.calibrate import calibrate
 from boneage.cli.compare import compare
 from boneage.cli.data import data_app
 from boneage.cli.evaluate import evaluate, release, report
@@ -32,6 +33,7 @@ VERBS = (
     "data",
     "compare",
     "stress",
+    "calibrate",
     "reproduce",
     "cross-validate",
     "sweep",
@@ -59,6 +61,7 @@ app.command()(predict)
 app.command()(report)
 app.command()(compare)
 app.command()(stress)
+app.command()(calibrate)
 app.add_typer(data_app, name="data")
 app.command()(reproduce)
 app.command("cross-validate")(cross_validate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,6 +41,22 @@ def predict(
     others: OthersOption = None,
     views: ViewsOption = None,
     phases: PhasesOption = None,
+    chronological_age: Annotated[
+        float | None,
+        typer.Option(metavar="MONTHS", help="Age of the child, or of all children, in months."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Mean and SD of bone ages, CSV: sex, chronological_age_months, mean_months, "
+            "sd_months. Default: Brush Foundation.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Local calibration, as boneage calibrate writes it."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the bone age of radiographs in months.
@@ -64,9 +81,12 @@ def predict(
     from boneage.prediction.shipped import open_run
 
     runs = [open_run(each) for each in (run, *(others or ()))]
-    estimator = Estimator(runs, views=views, phases=phases)
+    estimator = Estimator(
+        runs, views=views, phases=phases, calibration=calibration, reference=reference
+    )
     letter = letters.pop()
-    answers = estimator.predict_many(Request(image, letter) for image in images)
+    requests = (Request(image, letter, chronological_age) for image in images)
+    answers = estimator.predict_many(requests)
     codes = {0}
 
     def finished() -> Iterator[Answer]:
@@ -103,6 +123,12 @@ def _print(answer: Answer) -> None:
         log(f"warning: {answer.image}: {finding.what}. {finding.fix}")
     for estimate in answer.estimates:
         echo(f"{answer.image}: {estimate.months:.1f} months ({age_in_words(estimate.months)})")
+        if estimate.calibration is not None:
+            echo(f"  {estimate.calibration}")
+        if estimate.comparison is not None:
+            echo(f"  {estimate.comparison}")
+            if estimate.comparison.sd_score is not None:
+                echo(f"  {estimate.comparison.note}")
     if answer.fault is not None:
         kind = "refused" if answer.status == "refused" else "error"
         log(f"{kind}: {answer.fault}")

@@ -116,10 +116,21 @@ def paired_difference(
     means = _resampled_means(sums, sizes, draws, seed)
     low, one_sided, high = map(float, np.percentile(means, (2.5, 95.0, 97.5)))
     found |= {"low": low, "high": high, "one_sided_high": one_sided}
-    deviations = sums - sizes * found["value"]
-    variance = np.sum(deviations**2) * len(sums) / (len(sums) - 1)
-    error = math.sqrt(variance) / len(a)
+    error = standard_error(difference, groups)
     return found | {"p": _permutation_p(sums, draws, seed), "detectable": _POWER_80 * error}
+
+
+def standard_error(values: ArrayLike, groups: Sequence[Any] | NDArray[Any] | None = None) -> float:
+    """Return the standard error of a mean of rows that belong to groups.
+
+    Args:
+        values: (n,) finite numbers.
+        groups: (n,) names as for `number_groups`: at least two groups.
+    """
+    rows = _checked(values, 1)
+    sums, sizes = _group_totals(rows, groups)
+    deviations = sums - sizes * rows.mean()
+    return math.sqrt(np.sum(deviations**2) * len(sums) / (len(sums) - 1)) / len(rows)
 
 
 def _checked(values: ArrayLike, draws: int) -> Floats:

@@ -40,6 +40,7 @@ from boneage.evaluation.result import (
     prepare_results,
 )
 from boneage.pipeline.store import prepare
+from boneage.prediction.engines import Outputs
 from boneage.prediction.possible_ages import (
     MAX_AGE_MONTHS,
     answer_faults,
@@ -48,7 +49,7 @@ from boneage.prediction.possible_ages import (
 )
 from boneage.prediction.predictor import Inputs, Predictor, mean_answer
 from boneage.prediction.shipped import CARD_NAME, is_release
-from boneage.prediction.test_time_views import BATCH_SIZE
+from boneage.prediction.test_time_views import BATCH_SIZE, join_outputs
 from boneage.run import MANIFEST_KEYS, Run
 from boneage.runtime.files import write_json, write_text
 from boneage.runtime.provenance import file_digest, usable_cores
@@ -329,16 +330,7 @@ def predict_split(
         InputError: The split is empty, or an image or the model can't be read.
     """
     images = manifest.split(split)
-    rows = _decoded if predictor.has_phases else _stored
-    with contextlib.closing(rows(predictor, manifest, images, progress)) as inputs:
-        batches = track(
-            predictor.estimates(inputs, images.gender()),
-            f"Predicting {split}",
-            total=-(-len(images) // BATCH_SIZE),
-            console=Console(stderr=True),
-            disable=not progress,
-        )
-        months = np.concatenate([mean_answer(each) for each in batches])
+    months = mean_answer(estimate_split(predictor, manifest, split, progress=progress))
     patient = [PATIENT] if PATIENT in images.table else []
     table = images.table[["image_id", "age_months", "sex", *patient]].reset_index(drop=True)
     finite = np.isfinite(months)
@@ -351,6 +343,30 @@ def predict_split(
             faults.append(Fault(where, what, "The model is damaged or untrained."))
         raise InputError(faults)
     return table.assign(predicted_age_months=months)[[*PREDICTION_COLUMNS, *patient]]
+
+
+def estimate_split(
+    predictor: Predictor, manifest: Manifest, split: str, *, progress: bool = True
+) -> tuple[Outputs, ...]:
+    """Compute all images of a split; see `predict_split`.
+
+    Returns:
+        For each run, its outputs in the order of the rows.
+
+    Raises:
+        InputError: The split is empty, or an image or the model can't be read.
+    """
+    images = manifest.split(split)
+    rows = _decoded if predictor.has_phases else _stored
+    with contextlib.closing(rows(predictor, manifest, images, progress)) as inputs:
+        batches = track(
+            predictor.estimates(inputs, images.gender()),
+            f"Predicting {split}",
+            total=-(-len(images) // BATCH_SIZE),
+            console=Console(stderr=True),
+            disable=not progress,
+        )
+        return tuple(map(join_outputs, zip(*batches, strict=True)))
 
 
 def _stored(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from boneage.errors import Fault, utf8
+from boneage.prediction.calibration import AppliedCalibration
+from boneage.prediction.sd_score import AgeComparison
 from boneage.radiographs.image_quality import ImageFinding
-
-if TYPE_CHECKING:
-    from boneage.prediction.sd_score import AgeComparison
 
 RESEARCH_ONLY = "Research use only. This is not a medical device. Do not use it for diagnosis."
 SEXES = ("F", "M")
@@ -45,13 +44,15 @@ class Estimate:
         sex: `F` or `M`.
         months: The bone age.
         interval: Its prediction interval; None if the model has none.
-        comparison: The bone age compared with the chronological age; None if that is not known.
+        comparison: Its comparison with the chronological age; None if that is not known.
+        calibration: The local calibration that is part of `months`; None without one.
     """
 
     sex: str
     months: float
     interval: Interval | None = None
     comparison: AgeComparison | None = None
+    calibration: AppliedCalibration | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON values."""
@@ -59,6 +60,8 @@ class Estimate:
             "predicted_age_months": self.months,
             "age": age_in_words(self.months),
             "interval": None if self.interval is None else self.interval.as_dict(),
+            "comparison": None if self.comparison is None else self.comparison.as_dict(),
+            "calibration": None if self.calibration is None else vars(self.calibration),
         }
 
 
@@ -120,6 +123,16 @@ class Answer:
     def interval(self) -> Interval | None:
         """The prediction interval; see `estimate` for when it is None."""
         return None if self.estimate is None else self.estimate.interval
+
+    @property
+    def comparison(self) -> AgeComparison | None:
+        """The comparison with the chronological age; see `estimate` for when it is None."""
+        return None if self.estimate is None else self.estimate.comparison
+
+    @property
+    def calibration(self) -> AppliedCalibration | None:
+        """The local calibration that is part of the answer; see `estimate` for when it is None."""
+        return None if self.estimate is None else self.estimate.calibration
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as JSON values: the form of `--json`, of files and of the server.

@@ -12,9 +12,11 @@ import numpy as np
 
 from boneage.errors import Fault, InputError
 from boneage.prediction.answers import Answer, Estimate, ModelIdentity, sexes_to_answer
+from boneage.prediction.calibration import read_calibration
 from boneage.prediction.engines import Outputs
 from boneage.prediction.possible_ages import answer_faults
 from boneage.prediction.predictor import Inputs, Predictor, mean_answer
+from boneage.prediction.sd_score import compare_ages, load_reference
 from boneage.prediction.shipped import identify_model, open_run
 from boneage.prediction.test_time_views import BATCH_SIZE
 from boneage.radiographs.dicom_headers import find_dicom_header, header_findings
@@ -56,8 +58,10 @@ class Estimator:
         phases: int | None = None,
         level: float = 0.9,
         anyway: bool = False,
+        calibration: Path | None = None,
+        reference: Path | None = None,
     ) -> None:
-        """Read the recipes of the runs.
+        """Read the recipes of the runs, and the other files.
 
         Args:
             runs: Finished runs, at least one. Their answers are averaged.
@@ -65,13 +69,21 @@ class Estimator:
             phases: Phases averaged per radiograph. Default: each recipe's value.
             level: Share of radiographs whose label the interval holds.
             anyway: Answer for images that would be refused, with the reason as a finding.
+            calibration: The file of a local calibration, which every answer then has.
+            reference: Means and SDs of bone ages, as for `sd_score.load_reference`.
 
         Raises:
-            InputError: As `Predictor`.
+            InputError: As `Predictor`, a file is faulty, or the calibration is another model's.
         """
         self.predictor = Predictor(runs, views=views, phases=phases)
         self.level = level
         self.anyway = anyway
+        self.reference = load_reference(reference)
+        self.calibration = None if calibration is None else read_calibration(calibration)
+        if self.calibration is not None:
+            group = self.predictor.groups[0]
+            digests = [model.digest for model in self.models]
+            self.calibration.check_models(str(calibration), digests, group.views, group.phases)
 
     @cached_property
     def models(self) -> tuple[ModelIdentity, ...]:
@@ -142,8 +154,20 @@ class Estimator:
         months = mean_answer(outputs)
         for fault in answer_faults([answer.image], months[:1]):
             return replace(answer, status="failed", fault=fault)
-        estimates = [Estimate(sex, age) for sex, age in zip(sexes, months.tolist(), strict=True)]
+        age = answer.chronological_age_months
+        estimates = [
+            self._estimate(sex, each, age) for sex, each in zip(sexes, months.tolist(), strict=True)
+        ]
         return replace(answer, estimates=tuple(estimates))
+
+    def _estimate(self, sex: str, months: float, chronological: float | None) -> Estimate:
+        """Return the estimate for one sex: calibrated, and compared with the chronological age."""
+        applied = comparison = None
+        if self.calibration is not None:
+            months, applied = self.calibration.apply(months, sex)
+        if chronological is not None:
+            comparison = compare_ages(months, sex, chronological, self.reference)
+        return Estimate(sex, months, None, comparison, applied)
 
     def _prepare(self, request: Request) -> tuple[Request, Answer, Inputs | None]:
         """Decode, check and frame one file. Without an image, the answer says why."""
@@ -188,6 +212,8 @@ def load(
     phases: int | None = None,
     level: float = 0.9,
     anyway: bool = False,
+    calibration: str | Path | None = None,
+    reference: str | Path | None = None,
 ) -> Estimator:
     """Open a shipped model by its name, or a finished run by its folder.
 
@@ -198,9 +224,18 @@ def load(
         phases: Phases averaged per radiograph. Default: each recipe's value.
         level: Share of radiographs whose label the interval holds.
         anyway: Answer for images that would be refused, with the reason as a finding.
+        calibration: The file of a local calibration, which every answer then has.
+        reference: Means and SDs of bone ages, as for `sd_score.load_reference`.
 
     Raises:
-        InputError: There is no such run, or its files are damaged.
+        InputError: There is no such run, its files are damaged, or another file is faulty.
     """
-    runs = [open_run(Path(each)) for each in (run, *others)]
-    return Estimator(runs, views=views, phases=phases, level=level, anyway=anyway)
+    return Estimator(
+        [open_run(Path(each)) for each in (run, *others)],
+        views=views,
+        phases=phases,
+        level=level,
+        anyway=anyway,
+        calibration=None if calibration is None else Path(calibration),
+        reference=None if reference is None else Path(reference),
+    )

@@ -121,14 +121,14 @@ class AgeComparison:
         return {**vars(self), "sd_interval": interval, "reason": self.reason or None}
 
     def __str__(self) -> str:
-        """Return one line for people, such as `-1.4 SD [-2.6, -0.2], indeterminate`."""
+        """Return one line for people, such as `-1.40 SD [-2.61, -0.19], indeterminate`."""
         ahead = f"{self.difference_months:+.1f} months from the chronological age"
         if self.sd_score is None:
             return f"{ahead}; {self.reason}"
         ends = self.sd_interval
-        interval = "" if ends is None else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]"
-        centred = f"{self.sd_score_from_mean:+.1f} SD from the reference's mean"
-        score = f"{self.sd_score:+.1f} SD{interval}, {self.assessment}"
+        interval = "" if ends is None else f" [{ends[0]:+.2f}, {ends[1]:+.2f}]"
+        centred = f"{self.sd_score_from_mean:+.2f} SD from the reference's mean"
+        score = f"{self.sd_score:+.2f} SD{interval}, {self.assessment}"
         return f"{ahead}: {score}; {centred} ({self.reference})"
 
 

@@ -13,6 +13,7 @@ from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError, printable
 from boneage.pipeline.sources import image_source
 from boneage.prediction.engines import Outputs
+from boneage.prediction.sd_score import ETHNICITY_NOTE
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
@@ -249,3 +250,29 @@ def test_several_runs_answer_with_their_mean(boneage, refused, run, tmp_path, mo
     refused(answer, "run: the run is named twice")
     answer = boneage("predict", "run", "hand.png", "--sex", "F", "--phases", "4")
     refused(answer, "phases: it is 4, but the framing of", "Only framing.sampling = 'nearest'")
+
+
+def test_a_chronological_age_gives_an_sd_score_and_the_sentence_about_ethnicity(
+    boneage, run, tmp_path, refused
+):
+    hand = write(tmp_path / "hand.png")
+    command = ("predict", run.folder, hand, "--sex", "M", "--chronological-age")
+    _, out, _ = boneage(*command, 120)
+    assert out.splitlines()[1:] == [
+        "  -20.0 months from the chronological age: -2.04 SD, delayed; "
+        "-2.62 SD from the reference's mean (Brush Foundation (Greulich and Pyle 1959))",
+        f"  {ETHNICITY_NOTE}",
+    ]
+    found, out, _ = boneage(*command, 240)
+    assert (found, out.count("Asian")) == (0, 0)
+    assert "expected 3 to 204 months for boys. Use another reference" in out
+    (answer,) = json.loads(boneage(*command, 240, "--json")[1])["predictions"]
+    assert (answer["predicted_age_months"], answer["comparison"]["sd_score"]) == (100.0, None)
+    table = tmp_path / "mine.csv"
+    table.write_text("sex,chronological_age_months,mean_months,sd_months\nM,60,60,5\nM,120,125,4\n")
+    (answer,) = json.loads(boneage(*command, 120, "--reference", table, "--json")[1])["predictions"]
+    comparison = answer["comparison"]
+    assert (comparison["sd_score"], comparison["sd_score_from_mean"]) == (-5.0, -6.25)
+    assert comparison["reference"] == "mine.csv"
+    table.write_text("sex,chronological_age_months,mean_months,sd_months\nX,60,60,5\nM,12,x,4\n")
+    refused(boneage(*command, 120, "--reference", table), "sex is 'X'", "mean_months is 'x'")

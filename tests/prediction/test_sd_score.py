@@ -32,8 +32,8 @@ def test_a_worked_example(brush: Reference) -> None:
     assert found.sd_score_from_mean == pytest.approx((98 - 119.79) / 9.395)
     assert found.assessment == "indeterminate"
     assert str(found) == (
-        "-16.0 months from the chronological age: -1.7 SD [-3.2, -0.2], indeterminate; "
-        "-2.3 SD from the reference's mean (Brush Foundation (Greulich and Pyle 1959))"
+        "-16.0 months from the chronological age: -1.70 SD [-3.19, -0.21], indeterminate; "
+        "-2.32 SD from the reference's mean (Brush Foundation (Greulich and Pyle 1959))"
     )
     assert "Asian boys" in found.note
     assert found.method == METHOD

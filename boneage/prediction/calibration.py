@@ -1,0 +1,205 @@
+"""Apply a local calibration: a correction of a model's answers, fitted to local radiographs.
+
+`boneage calibrate` writes it; see `boneage.evaluation.local_calibration`. It belongs to the model
+whose digest it names. Every answer says that it is calibrated, and with what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from boneage.errors import Fault, InputError
+from boneage.prediction.possible_ages import MAX_AGE_MONTHS
+from boneage.runtime.provenance import file_digest
+from boneage.runtime.schemas import Count, FileSchema, Number, Text, read_checked
+
+CALIBRATION_NAME = "calibration.json"
+VERSION = 1
+
+Kind = Literal["none", "offset", "linear"]
+Months = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The correction of one sex: intercept + slope x answer.
+
+    Attributes:
+        kind: `none`; `offset`: the slope is 1; `linear`.
+        children: Children that it is fitted to.
+        intercept_months: Months.
+        slope: Of the label on the answer.
+        low_months: Answers below get the correction, in months, of this one. Few children were so
+            young.
+        high_months: The same for answers above.
+    """
+
+    kind: Kind
+    children: int
+    intercept_months: float
+    slope: float
+    low_months: float
+    high_months: float
+
+    def apply(self, months: Months) -> Months:
+        """Return corrected answers, inside 0 to 240 months.
+
+        Args:
+            months: float64 (n,).
+        """
+        if self.kind == "none":
+            return months
+        inside = np.clip(months, self.low_months, self.high_months)
+        shift = self.intercept_months + (self.slope - 1) * inside
+        return np.clip(months + shift, 0.0, MAX_AGE_MONTHS)
+
+    def __str__(self) -> str:
+        """Return it in words, such as `+2.31 months` or `5.20 months + 0.957 x answer`."""
+        if self.kind == "none":
+            return "none"
+        if self.kind == "offset":
+            return f"{self.intercept_months:+.2f} months"
+        return f"{self.intercept_months:.2f} months + {self.slope:.3f} x answer"
+
+
+@dataclass(frozen=True)
+class AppliedCalibration:
+    """What an answer says of the calibration that it has.
+
+    Attributes:
+        n: Radiographs that the calibration is fitted to.
+        date: The day it was fitted.
+        digest: sha256 of the file of the calibration.
+        correction: That of the child's sex, in words.
+        offset_months: By how much this answer was changed.
+    """
+
+    n: int
+    date: str
+    digest: str
+    correction: str
+    offset_months: float
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        return (
+            f"calibrated {self.offset_months:+.1f} months ({self.correction}; "
+            f"{self.n:,} local radiographs, {self.date}, {self.digest[:12]})"
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A local calibration.
+
+    Attributes:
+        models: The digests of the models whose mean answer is corrected.
+        views: Test-time views of the answers that it is fitted to.
+        phases: Phases of these answers.
+        n: Radiographs that it is fitted to.
+        date: The day it was fitted.
+        digest: sha256 of its file.
+        corrections: For each sex that was there.
+    """
+
+    models: tuple[str, ...]
+    views: int
+    phases: int
+    n: int
+    date: str
+    digest: str
+    corrections: Mapping[str, Correction]
+
+    def apply(self, months: float, sex: str) -> tuple[float, AppliedCalibration]:
+        """Return the corrected answer for a child, and what it says of the calibration.
+
+        Args:
+            months: The answer of the model.
+            sex: `F` or `M`.
+        """
+        correction = self.corrections.get(sex) or Correction("none", 0, 0.0, 1.0, 0.0, 0.0)
+        corrected = float(correction.apply(np.array([months]))[0])
+        applied = AppliedCalibration(
+            self.n, self.date, self.digest, str(correction), corrected - months
+        )
+        return corrected, applied
+
+    def check_models(self, where: str, models: Sequence[str], views: int, phases: int) -> None:
+        """Check that the calibration is that of these models, at these views and phases.
+
+        Args:
+            where: The file of the calibration, for messages.
+            models: The digests of the models.
+            views: Test-time views averaged per image.
+            phases: Phases averaged per radiograph.
+
+        Raises:
+            InputError: It was fitted to the answers of other models, views or phases.
+        """
+        fix = "Name the run that it was fitted to, or fit another: boneage calibrate RUN --data M."
+        faults = []
+        if sorted(models) != sorted(self.models):
+            names = ", ".join(f"{digest[:12]}…" for digest in models)
+            expected = ", ".join(f"{digest[:12]}…" for digest in self.models)
+            what = f"the calibration belongs to another model: the digest here is {names}"
+            faults.append(Fault(where, what, fix, expected))
+        elif (views, phases) != (self.views, self.phases):
+            what = f"the calibration is for {self.views} views and {self.phases} phases"
+            fix = (
+                f"Leave out --views and --phases, or fit another. Here they are {views}, {phases}."
+            )
+            faults.append(Fault(where, what, fix))
+        if faults:
+            raise InputError(faults)
+
+
+class _Model(FileSchema):
+    name: Text
+    digest: Text
+
+
+class _Correction(FileSchema):
+    kind: Kind
+    children: Count
+    intercept_months: float = Field(ge=-240, le=240)
+    slope: float = Field(gt=0, le=10)
+    low_months: Number
+    high_months: Number
+
+
+class _File(FileSchema):
+    version: Literal[1]
+    models: list[_Model] = Field(min_length=1)
+    views: Count
+    phases: Count
+    n: Count
+    date: Text
+    corrections: dict[Literal["F", "M"], _Correction]
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read the file that `boneage calibrate` wrote.
+
+    Raises:
+        InputError: It can't be read, or is no such file. All faults are reported.
+    """
+    values: dict[str, Any] = read_checked(path, _File)
+    return Calibration(
+        tuple(model["digest"] for model in values["models"]),
+        values["views"],
+        values["phases"],
+        values["n"],
+        values["date"],
+        file_digest(path),
+        {
+            sex: Correction(**{key: each[key] for key in _Correction.model_fields})
+            for sex, each in values["corrections"].items()
+        },
+    )
