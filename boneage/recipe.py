@@ -24,6 +24,7 @@ LARGEST_RECIPE = 1 << 15  # bytes; ours have three thousand
 MAX_DOTS = 300  # in a line
 MAX_PHANTOMS = 1_000_000
 MAX_UNITS = 65_536
+SPREAD_AT_BIRTH = 2.0  # months, with `training.spread_by_age`
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
 Percentile = Annotated[float, Field(ge=0, le=100)]

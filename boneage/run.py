@@ -126,6 +126,7 @@ class Run:
     | `history.csv` | one row per epoch | training |
     | `best.keras` | the model of the epoch with the lowest validation MAE | training |
     | `model.onnx` | the same network for ONNX Runtime | `boneage export`, `boneage release` |
+    | `intervals.json` | how far labels are from answers, on validation | evaluation of `val` |
     | `checkpoint.npz` | weights, optimizer, history and callbacks, to resume from | training |
     | `tensorboard/` | TensorBoard logs, if the recipe asks for them | training |
     | `predictions-SPLIT.csv` | one row per image of a split | evaluation |
@@ -178,6 +179,11 @@ class Run:
     def onnx_path(self) -> Path:
         """Return the path of the best model for ONNX Runtime."""
         return self.folder / "model.onnx"
+
+    @property
+    def intervals_path(self) -> Path:
+        """Return the path of the prediction intervals."""
+        return self.folder / "intervals.json"
 
     @property
     def checkpoint_path(self) -> Path:

@@ -84,6 +84,8 @@ def predict(
     estimator = Estimator(
         runs, views=views, phases=phases, calibration=calibration, reference=reference
     )
+    for note in estimator.notes:
+        log(f"note: {note}")
     letter = letters.pop()
     requests = (Request(image, letter, chronological_age) for image in images)
     answers = estimator.predict_many(requests)
@@ -122,7 +124,10 @@ def _print(answer: Answer) -> None:
     for finding in answer.findings:
         log(f"warning: {answer.image}: {finding.what}. {finding.fix}")
     for estimate in answer.estimates:
-        echo(f"{answer.image}: {estimate.months:.1f} months ({age_in_words(estimate.months)})")
+        found = estimate.interval
+        interval = "" if found is None else f", {found}"
+        words = age_in_words(estimate.months)
+        echo(f"{answer.image}: {estimate.months:.1f} months ({words}){interval}")
         if estimate.calibration is not None:
             echo(f"  {estimate.calibration}")
         if estimate.comparison is not None:

@@ -9,9 +9,8 @@ import numpy as np
 from keras import ops
 
 from boneage.models.builder import LOGITS, MONTHS
-from boneage.recipe import Recipe
+from boneage.recipe import SPREAD_AT_BIRTH, Recipe
 
-_SPREAD_AT_BIRTH = 2.0  # months, with `training.spread_by_age`
 _MONTHS_PER_NAT = 10.0  # weight of the cross entropy in the loss of a distribution head
 
 
@@ -39,7 +38,7 @@ def compile_for_training(
 
     def loss(age_months: Any, logits: Any) -> Any:
         age_months = ops.cast(age_months, "float32")
-        spread = ops.minimum(widest, _SPREAD_AT_BIRTH + slope * age_months) if slope else widest
+        spread = ops.minimum(widest, SPREAD_AT_BIRTH + slope * age_months) if slope else widest
         target = ops.softmax(-0.5 * ops.square((MONTHS - age_months) / spread))
         distance = -ops.sum(target * ops.log_softmax(logits), axis=-1)
         return _mean_error(age_months, logits)[:, 0] + _MONTHS_PER_NAT * distance

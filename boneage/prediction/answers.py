@@ -31,6 +31,10 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """Return the interval in words: `90 % interval 102 to 135`, in months."""
+        return f"{100 * self.level:g} % interval {self.low:.0f} to {self.high:.0f}"
+
     def as_dict(self) -> dict[str, float]:
         """Return the interval as JSON values."""
         return {"level": self.level, "low_months": self.low, "high_months": self.high}

@@ -11,9 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from boneage.errors import Fault, InputError
-from boneage.prediction.answers import Answer, Estimate, ModelIdentity, sexes_to_answer
+from boneage.prediction.answers import (
+    Answer,
+    Estimate,
+    Interval,
+    ModelIdentity,
+    sexes_to_answer,
+)
 from boneage.prediction.calibration import read_calibration
 from boneage.prediction.engines import Outputs
+from boneage.prediction.intervals import RunIntervals, mean_bounds
 from boneage.prediction.possible_ages import answer_faults
 from boneage.prediction.predictor import Inputs, Predictor, mean_answer
 from boneage.prediction.sd_score import compare_ages, load_reference
@@ -48,6 +55,7 @@ class Estimator:
 
     Attributes:
         predictor: The runs, with their framing and views.
+        intervals: The prediction intervals of each run.
     """
 
     def __init__(
@@ -73,9 +81,16 @@ class Estimator:
             reference: Means and SDs of bone ages, as for `sd_score.load_reference`.
 
         Raises:
-            InputError: As `Predictor`, a file is faulty, or the calibration is another model's.
+            InputError: As `Predictor`, a file is faulty, the calibration is another model's, or
+                there are no intervals of that level.
         """
         self.predictor = Predictor(runs, views=views, phases=phases)
+        self.intervals = [
+            RunIntervals(run, group.views, group.phases)
+            for run, group in self.predictor.run_groups()
+        ]
+        for each in self.intervals:
+            each.check_level(level)
         self.level = level
         self.anyway = anyway
         self.reference = load_reference(reference)
@@ -84,6 +99,13 @@ class Estimator:
             group = self.predictor.groups[0]
             digests = [model.digest for model in self.models]
             self.calibration.check_models(str(calibration), digests, group.views, group.phases)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why answers have no interval, and what to do."""
+        if self.calibration is not None:
+            return ("no interval: those of the model don't hold for calibrated answers",)
+        return tuple(each.note for each in self.intervals if each.note)
 
     @cached_property
     def models(self) -> tuple[ModelIdentity, ...]:
@@ -155,19 +177,34 @@ class Estimator:
         for fault in answer_faults([answer.image], months[:1]):
             return replace(answer, status="failed", fault=fault)
         age = answer.chronological_age_months
-        estimates = [
-            self._estimate(sex, each, age) for sex, each in zip(sexes, months.tolist(), strict=True)
-        ]
+        rows = zip(sexes, months.tolist(), self._intervals(outputs), strict=True)
+        estimates = [self._estimate(*row, age) for row in rows]
         return replace(answer, estimates=tuple(estimates))
 
-    def _estimate(self, sex: str, months: float, chronological: float | None) -> Estimate:
+    def _intervals(self, outputs: Sequence[Outputs]) -> Sequence[Interval | None]:
+        """Return the interval of each answer. Those of a calibrated answer are not known."""
+        bounds = mean_bounds(
+            [
+                each.bounds(found.months, found.variance, self.level)
+                for each, found in zip(self.intervals, outputs, strict=True)
+            ]
+        )
+        if bounds is None or self.calibration is not None:
+            return [None] * len(outputs[0].months)
+        ends = zip(*(end.tolist() for end in bounds), strict=True)
+        return [Interval(self.level, low, high) for low, high in ends]
+
+    def _estimate(
+        self, sex: str, months: float, interval: Interval | None, chronological: float | None
+    ) -> Estimate:
         """Return the estimate for one sex: calibrated, and compared with the chronological age."""
         applied = comparison = None
         if self.calibration is not None:
             months, applied = self.calibration.apply(months, sex)
         if chronological is not None:
-            comparison = compare_ages(months, sex, chronological, self.reference)
-        return Estimate(sex, months, None, comparison, applied)
+            ends = None if interval is None else (interval.low, interval.high)
+            comparison = compare_ages(months, sex, chronological, self.reference, ends)
+        return Estimate(sex, months, interval, comparison, applied)
 
     def _prepare(self, request: Request) -> tuple[Request, Answer, Inputs | None]:
         """Decode, check and frame one file. Without an image, the answer says why."""
