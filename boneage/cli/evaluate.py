@@ -159,14 +159,23 @@ def _known_by_id(tested: dict[str, Any]) -> list[str]:
     return [words] if ids["complete"] else [words, UNKNOWN_PARENT]
 
 
-def report(run: RunArgument) -> None:
+def report(
+    run: RunArgument,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Show heat maps of four images. It takes half a minute, and the model.",
+        ),
+    ] = False,
+) -> None:
     """Write the report of an evaluated run again."""
     from boneage.evaluation.result import open_results
 
     results = open_results(run)
     from boneage.evaluation.report import write_report  # only now, because it takes a second
 
-    echo(str(write_report(results)))
+    echo(str(write_report(results, explain=explain)))
 
 
 def release(

@@ -24,6 +24,7 @@ from boneage.errors import utf8
 
 if TYPE_CHECKING:
     from boneage.prediction.answers import Answer
+    from boneage.prediction.predict import Estimator
 
 EXIT_CODES = {"answered": 0, "refused": 3, "unreadable": 2, "failed": 2}
 _SHOW_PROGRESS = 64  # images, above which a progress bar is shown if nothing else is on the screen
@@ -57,6 +58,13 @@ def predict(
         Path | None,
         typer.Option(metavar="FILE", help="Local calibration, as boneage calibrate writes it."),
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures that show which places of each radiograph move its answer.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the bone age of radiographs in months.
@@ -79,7 +87,10 @@ def predict(
         refuse(f"--sex {' '.join(sex)}", "one sex holds for all images of a command", fix)
     from boneage.prediction.predict import Estimator, Request
     from boneage.prediction.shipped import open_run
+    from boneage.runtime.files import check_folder_writable
 
+    if explain is not None:
+        check_folder_writable(explain)  # before a radiograph is read
     runs = [open_run(each) for each in (run, *(others or ()))]
     estimator = Estimator(
         runs, views=views, phases=phases, calibration=calibration, reference=reference
@@ -94,6 +105,8 @@ def predict(
     def finished() -> Iterator[Answer]:
         for answer in _with_progress(answers, len(images), as_json):
             codes.add(EXIT_CODES[answer.status])
+            if explain is not None and answer.estimates:
+                _explain(estimator, answer, explain)
             yield answer
 
     if as_json:
@@ -105,6 +118,14 @@ def predict(
         for answer in finished():
             _print(answer)
     raise typer.Exit(2 if 2 in codes else max(codes))
+
+
+def _explain(estimator: Estimator, answer: Answer, folder: Path) -> None:
+    from boneage.prediction.explanation import explain
+    from boneage.prediction.explanation_picture import picture_path, write_explanation
+
+    explanation = explain(estimator.predictor, answer.image, answer.sex)
+    write_explanation(explanation, answer, picture_path(folder, answer.image))
 
 
 def _with_progress(answers: Iterable[Answer], count: int, as_json: bool) -> Iterator[Answer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from boneage.evaluation.records import read_history, read_metrics
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
 from boneage.evaluation.stress import find_stress
-from boneage.pipeline.store import open_store
+from boneage.pipeline.store import Store, open_store
 from boneage.recipe import Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_text
@@ -147,7 +147,7 @@ class Evaluation:
         return [(self.name, self.metrics["n"], each) for each in found]
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Run, *, explain: bool = False) -> Path:
     """Write `report.html` and its figures as PNG into a run folder.
 
     The pictures of the largest errors come from the store that the run records; the page says so
@@ -155,6 +155,7 @@ def write_report(run: Run) -> Path:
 
     Args:
         run: A run with at least one evaluation, or a folder that `evaluate --out` wrote.
+        explain: Whether to show heat maps of four images, which takes the model half a minute.
 
     Returns:
         The path of the page. The page needs no network and no other file.
@@ -165,9 +166,12 @@ def write_report(run: Run) -> Path:
     info, recipe = run.read_info(_NEEDED_INFO), run.read_recipe()
     evaluations = read_evaluations(run)
     shown = evaluations[0]
-    worst = _largest_errors(shown)
+    worst = _by_error(shown)[:WORST_CASES]
     shown_ids = [file_name(each) if is_absolute(each) else each for each in worst["image_id"]]
-    images, missing = _case_images(shown, info.get("store") or {}, worst["image_id"].tolist())
+    store, missing = _find_store(shown, info.get("store") or {})
+    images = {} if store is None else _case_images(store, worst["image_id"].tolist())
+    if store is not None and len(images) < len(worst):
+        missing = "Some images are not in the run's store."
     all_groups = {**shown.metrics["groups"], **(shown.metrics.get("by") or {})}
     groups = [group for kind in all_groups.values() for group in kind.values()]
     manifest, made_by = info["manifest"], info.get("provenance") or {}
@@ -213,6 +217,8 @@ def write_report(run: Run) -> Path:
         worst=worst.assign(shown_id=shown_ids).to_dict("records"),
         images=images,
         missing=missing,
+        explain=explain,
+        heat_maps=_heat_maps(run, shown, store) if explain and store is not None else [],
         recipe_facts=_recipe_facts(recipe),
         run_facts=fact_blocks("Run", _shareable(info)),
     )
@@ -305,34 +311,62 @@ def _write_figures(
     return svgs
 
 
-def _largest_errors(shown: Evaluation) -> pd.DataFrame:
+def _by_error(shown: Evaluation) -> pd.DataFrame:
+    """Return the table with the column `error_months`, the largest errors first."""
     error = shown.table["predicted_age_months"] - shown.table["age_months"]
-    order = error.abs().sort_values(ascending=False, kind="stable").index[:WORST_CASES]
+    order = error.abs().sort_values(ascending=False, kind="stable").index
     return shown.table.assign(error_months=error).loc[order]
 
 
-def _case_images(
-    shown: Evaluation, recorded: Mapping[str, Any], image_ids: Sequence[str]
-) -> tuple[dict[str, str], str]:
-    """Read images from the store that a run recorded.
-
-    Returns:
-        PNGs as base64 by image id, and a sentence that says why images are missing, or "".
-    """
+def _find_store(shown: Evaluation, recorded: Mapping[str, Any]) -> tuple[Store | None, str]:
+    """Return the store that a run recorded, or None and a sentence that says why it has no use."""
     if shown.is_external:
-        return {}, "No images are shown: the run's own store may hold other images by these ids."
+        return None, "No images are shown: the run's own store may hold other images by these ids."
     folder = recorded.get("folder")
     if not folder:
-        return {}, "No images are shown: this run records no store."
+        return None, "No images are shown: this run records no store."
     try:
         store = open_store(Path(folder))
     except InputError:
-        return {}, "No images are shown: the store of the run is gone or damaged."
+        return None, "No images are shown: the store of the run is gone or damaged."
     if store.differs_from(recorded):
-        return {}, "No images are shown: the store has changed since the run."
+        return None, "No images are shown: the store has changed since the run."
+    return store, ""
+
+
+def _case_images(store: Store, image_ids: Sequence[str]) -> dict[str, str]:
+    """Return PNGs as base64 by image id, of the images that the store has."""
     rows = {image_id: row for row, image_id in enumerate(store.image_ids)}
-    found = {image_id: _png(store[rows[image_id]]) for image_id in image_ids if image_id in rows}
-    return found, "" if len(found) == len(image_ids) else "Some images are not in the run's store."
+    return {image_id: _png(store[rows[image_id]]) for image_id in image_ids if image_id in rows}
+
+
+def _heat_maps(run: Run, shown: Evaluation, store: Store) -> list[dict[Hashable, Any]]:
+    """Explain two answers of median error, and the two with the largest.
+
+    Returns:
+        For each image in the store: the row of the table, the images as base64, and the months at
+        which the colours are full.
+    """
+    from boneage.prediction.engines import load_engine
+    from boneage.prediction.explanation import occlude
+    from boneage.prediction.explanation_picture import colour_limit, overlay
+
+    rows = {image_id: row for row, image_id in enumerate(store.image_ids)}
+    ordered = _by_error(shown)
+    middle = len(ordered) // 2
+    chosen = pd.concat([ordered[middle : middle + 2], ordered[:2]]).drop_duplicates("image_id")
+    engine = load_engine(run)
+    found = chosen[chosen["image_id"].isin(rows)].to_dict("records")
+    for case in found:
+        image = store[rows[case["image_id"]]]
+        heat = occlude(engine, image, float(case["sex"] == "M"))
+        limit = colour_limit(heat)
+        case |= {
+            "image": _png(image),
+            "overlay": _png(overlay(image, heat, limit)[..., ::-1]),
+            "limit": limit,
+        }
+    return found
 
 
 def _png(image: NDArray[np.uint8]) -> str:

@@ -192,7 +192,7 @@ class Predictor:
         if not inputs:  # then no model is read
             return tuple(Outputs(np.empty(0)) for _ in self.runs)
         found: dict[Run, Outputs] = {}
-        for index, (group, engines) in enumerate(zip(self.groups, self._engines, strict=True)):
+        for index, (group, engines) in enumerate(zip(self.groups, self.engines, strict=True)):
             counts = [len(radiograph[index]) for radiograph in inputs]
             images = [image for radiograph in inputs for image in radiograph[index]]
             sexes = np.repeat(gender, counts, axis=0)
@@ -242,7 +242,8 @@ class Predictor:
             first += len(batch)
 
     @cached_property
-    def _engines(self) -> list[list[Engine]]:
+    def engines(self) -> list[list[Engine]]:
+        """The networks of the runs of each group."""
         return [[load_engine(run) for run in group.runs] for group in self.groups]
 
 

@@ -64,11 +64,15 @@ class Framed:
         gain: Levels of the framed image for one level of the radiograph, as the contrast stretch
             sets it. Levels of both are 255ths of black to white. Of a uint16 image, white is the
             largest value of as many bits as its brightest pixel needs.
+        to_radiograph: Matrix `(2, 3)` from positions (x, y) on the framed image to those on the
+            radiograph. The top left corner of either is (0, 0), so its first pixel is centred at
+            (0.5, 0.5).
     """
 
     pixels: npt.NDArray[np.uint8]
     crop: Crop
     gain: float
+    to_radiograph: npt.NDArray[np.float64]
 
 
 def frame(
@@ -121,7 +125,10 @@ def frame(
         -(-right * width // inner_width) + across,
         -(-bottom * height // inner_height) + down,
     )
-    return replace(framed, crop=replace(framed.crop, box=box))
+    scale = np.array([[width / inner_width], [height / inner_height]])
+    to_radiograph = framed.to_radiograph * scale
+    to_radiograph[:, 2] += across, down
+    return replace(framed, crop=replace(framed.crop, box=box), to_radiograph=to_radiograph)
 
 
 def _shrunk(
@@ -183,10 +190,25 @@ def _frame(
     if hand is not None:
         _blacken_unexposed(inner, radiograph.shape, crop.box, hand)
         inner = np.rot90(inner, quarter // 90)
+    to_radiograph = _from_framed(box, quarter, inner.shape, framing.size)
     if matrix is not None:
+        to_radiograph = _before(matrix) @ _square(to_radiograph)
         crop = replace(crop, box=_box_before(box, matrix, shape))
     gain = _stretch(low, high) * white / 255
-    return Framed(_centred(inner, framing.size), crop, gain)
+    return Framed(_centred(inner, framing.size), crop, gain, to_radiograph)
+
+
+def _from_framed(
+    box: Box, quarter: int, inner: tuple[int, ...], size: int
+) -> npt.NDArray[np.float64]:
+    """Return the matrix from positions on the framed image to those on what the box is part of."""
+    left, top, right, bottom = box
+    corners = np.array([(left, top), (left, bottom), (right, bottom), (right, top)], np.float64)
+    # A quarter turn counter-clockwise brings the corner at the top right to the top left.
+    start, down, _, across = np.roll(corners, quarter // 90, axis=0)
+    x, y = (size - inner[1]) // 2, (size - inner[0]) // 2
+    columns, rows = (across - start) / inner[1], (down - start) / inner[0]
+    return np.column_stack([columns, rows, start - columns * x - rows * y])
 
 
 def _picked(
@@ -212,11 +234,25 @@ def _picked(
 def _box_before(box: Box, matrix: npt.NDArray[np.float64], shape: tuple[int, ...]) -> Box:
     """Return the smallest box around a part, where it was before the image was turned."""
     left, top, right, bottom = box
-    corners = np.array([[x, y] for x in (left, right) for y in (top, bottom)]) - 0.5
-    before = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T + 0.5
+    corners = np.array([[x, y, 1] for x in (left, right) for y in (top, bottom)])
+    before = corners @ _before(matrix).T
     start = np.floor(np.maximum(before.min(0), 0)).astype(int).tolist()
     end = np.ceil(np.minimum(before.max(0), shape[::-1])).astype(int).tolist()
     return (start[0], start[1], end[0], end[1])
+
+
+def _before(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the matrix of positions from a turned canvas to the image.
+
+    The matrix of `turned` counts from the centre of the first pixel, positions from its corner.
+    """
+    back = cv2.invertAffineTransform(matrix)
+    back[:, 2] += 0.5 - back[:, :2] @ (0.5, 0.5)
+    return np.asarray(back, np.float64)
+
+
+def _square(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.vstack([matrix, (0.0, 0.0, 1.0)])
 
 
 def _white(radiograph: Radiograph) -> int:

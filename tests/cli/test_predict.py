@@ -276,3 +276,16 @@ def test_a_chronological_age_gives_an_sd_score_and_the_sentence_about_ethnicity(
     assert comparison["reference"] == "mine.csv"
     table.write_text("sex,chronological_age_months,mean_months,sd_months\nX,60,60,5\nM,12,x,4\n")
     refused(boneage(*command, 120, "--reference", table), "sex is 'X'", "mean_months is 'x'")
+
+
+def test_explain_writes_a_picture_of_every_answered_image(boneage, run, tmp_path):
+    write(tmp_path / "hand.png")
+    write(tmp_path / "blank.png", np.zeros((64, 64), np.uint8))
+    command = ("predict", run.folder, "hand.png", "blank.png", "--sex", "F", "--explain")
+    code, out, _ = boneage(*command, "pictures")
+    assert code == 3
+    assert "hand.png: 100.0 months" in out
+    (picture,) = (tmp_path / "pictures").iterdir()
+    assert picture.name.startswith("hand-")
+    assert cv2.imread(str(picture)) is not None
+    assert boneage(*command, "hand.png")[0] == 2

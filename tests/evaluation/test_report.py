@@ -18,6 +18,7 @@ from boneage.evaluation import figures
 from boneage.evaluation.metrics import score
 from boneage.evaluation.report import write_report
 from boneage.pipeline.store import Store, prepare
+from boneage.prediction.engines import Outputs
 from boneage.recipe import Framing, Phantom, Published, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
@@ -208,6 +209,24 @@ def test_the_largest_errors_show_their_own_images_and_none_for_an_external_test(
     page = read_page(run)
     assert "img" not in page.tags
     assert "may hold other images by these ids" in page.text
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_heat_maps_of_four_images_are_shown_if_asked_for(
+    stored: tuple[Run, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mean:
+        def predict(self, images: np.ndarray, gender: np.ndarray) -> Outputs:
+            return Outputs(images.mean(axis=(1, 2)))
+
+    monkeypatch.setattr("boneage.prediction.engines.load_engine", lambda _: Mean())
+    run, _ = stored
+    evaluate(run, "test", count=12)
+    page = Page(write_report(run, explain=True).read_text(encoding="utf-8"))
+    assert "Which places move the answer" in page.text
+    assert page.tags.count("img") == 10 + 2 * 4
+    assert page.text.count("full colours") == 4
+    assert "Which places" not in read_page(run).text
 
 
 def page_of(run: Run) -> str:

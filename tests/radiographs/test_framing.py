@@ -396,3 +396,26 @@ def test_a_turned_image_that_was_shrunk_holds_pixels_of_the_original() -> None:
     assert share_of_three_levels(nearest.model_copy(update={"sampling": "area"})) < 0.8
     framed = [frame(drawn, nearest, phase=phase).pixels.tobytes() for phase in PHASES]
     assert len(set(framed)) == 4
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270, 30, -30])
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+@pytest.mark.parametrize("source", [None, 150])
+def test_the_matrix_leads_from_the_framed_image_to_the_radiograph(
+    degrees: int, fit: str, source: int | None
+) -> None:
+    smooth = cv2.GaussianBlur(UPRIGHT, (0, 0), 4)
+    drawn = np.rot90(smooth, degrees // 90) if degrees % 90 == 0 else canvas(smooth, degrees)
+    height, width = drawn.shape
+    framing = FINE.model_copy(update={"fit": fit, "source_pixels": source, "size": 80})
+    framed = frame(np.ascontiguousarray(drawn), framing, (9, 5, width, height - 7))
+    matrix = framed.to_radiograph.copy()
+    matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    seen = cv2.warpAffine(np.ascontiguousarray(drawn), matrix, (80, 80), flags=flags)
+    shown = framed.pixels > 0
+    assert np.corrcoef(seen[shown], framed.pixels[shown])[0, 1] > 0.99
+    left, top, right, bottom = framed.crop.box
+    x, y = framed.to_radiograph @ (40, 40, 1)
+    assert left < x < right
+    assert top < y < bottom
