@@ -74,6 +74,8 @@ def _print(found: Mapping[str, Any]) -> None:
         echo(f"{SEX_WORDS[sex]}: {Correction(**values)}; {_gain(part)}")
     interval = format_interval(measured["gain_months"])
     echo(f"all: {_gain(measured)}, gain {measured['gain_months']['value']:.2f} {interval}")
+    level, width = found["interval"]["level"], found["interval"]["median_width_months"]
+    echo(f"{100 * level:g} % interval: median width {width:.1f} months")
     rows = [
         [f"{p['children']:,}", f"{p['mae_months']:.2f}", f"{p['low']:.2f} to {p['high']:.2f}"]
         for p in measured["learning_curve"]

@@ -26,7 +26,8 @@ from boneage.evaluation.known_ids import KnownIds, find_known_ids
 from boneage.evaluation.metrics import SEX_WORDS
 from boneage.evaluation.paired import bootstrap_mean, number_groups, standard_error
 from boneage.evaluation.scoring import estimate_split, in_order, known_patients, views_used
-from boneage.prediction.calibration import VERSION, Correction, Kind
+from boneage.prediction.calibration import VERSION, Correction, Kind, mean_deviations
+from boneage.prediction.intervals import fit_scores, new_intervals
 from boneage.prediction.possible_ages import answer_faults
 from boneage.prediction.predictor import Predictor, mean_answer
 from boneage.prediction.shipped import identify_model
@@ -41,7 +42,7 @@ MIN_CHILDREN_OF_SEX = 30
 ENOUGH_MONTHS = 0.1
 """So many children are enough that all of them lower the MAE by no more than this."""
 
-_SHOWN_FAULTS = 5
+_SHOWN_FAULTS, _LEVEL = 5, 0.9
 _SIZES = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000)
 _LARGEST_SHARE = 0.8  # of the children; the others are what a size is measured on
 _DRAWS, _CELLS = 200, 4_000_000  # of the learning curve; at most so many numbers at once
@@ -98,6 +99,9 @@ def calibrate_run(
         raise InputError(faults[:_SHOWN_FAULTS])
     fit = fit_corrections(answers, labels, sexes, patients)
     refuse_without_gain(f"--data {data}", fit.measured)
+    models = [new_intervals(each) for each in predictor.runs]
+    errors, deviations = np.abs(fit.left_out - labels), mean_deviations(models, joined)
+    scores = fit_scores(errors / deviations, **views_used(predictor))
     known = _known_images(predictor.runs, table)
     values = {
         "version": VERSION,
@@ -112,6 +116,11 @@ def calibrate_run(
             "splits": splits,
             "known_ids": known,
         },
+        "interval": {
+            "level": _LEVEL,
+            "median_width_months": float(2 * scores.quantile(_LEVEL) * np.median(deviations)),
+        },
+        "scores": scores.model_dump(),
         "corrections": {sex: vars(each) for sex, each in fit.corrections.items()},
         "leave_one_out": fit.measured,
     }

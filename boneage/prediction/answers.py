@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from boneage.errors import Fault, utf8
-from boneage.prediction.calibration import AppliedCalibration
 from boneage.prediction.sd_score import AgeComparison
 from boneage.radiographs.image_quality import ImageFinding
 
@@ -38,6 +37,32 @@ class Interval:
     def as_dict(self) -> dict[str, float]:
         """Return the interval as JSON values."""
         return {"level": self.level, "low_months": self.low, "high_months": self.high}
+
+
+@dataclass(frozen=True)
+class AppliedCalibration:
+    """What an answer says of the calibration that it has.
+
+    Attributes:
+        n: Radiographs that the calibration is fitted to.
+        date: The day it was fitted.
+        digest: sha256 of the file of the calibration.
+        correction: That of the child's sex, in words.
+        offset_months: By how much this answer was changed.
+    """
+
+    n: int
+    date: str
+    digest: str
+    correction: str
+    offset_months: float
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        return (
+            f"calibrated {self.offset_months:+.1f} months ({self.correction}; "
+            f"{self.n:,} local radiographs, {self.date}, {self.digest[:12]})"
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from boneage.errors import Fault, InputError
+from boneage.prediction.answers import AppliedCalibration, Interval
+from boneage.prediction.engines import Outputs
+from boneage.prediction.intervals import Fit, IntervalModel
 from boneage.prediction.possible_ages import MAX_AGE_MONTHS
 from boneage.runtime.provenance import file_digest
 from boneage.runtime.schemas import Count, FileSchema, Number, Text, read_checked
@@ -70,32 +73,6 @@ class Correction:
 
 
 @dataclass(frozen=True)
-class AppliedCalibration:
-    """What an answer says of the calibration that it has.
-
-    Attributes:
-        n: Radiographs that the calibration is fitted to.
-        date: The day it was fitted.
-        digest: sha256 of the file of the calibration.
-        correction: That of the child's sex, in words.
-        offset_months: By how much this answer was changed.
-    """
-
-    n: int
-    date: str
-    digest: str
-    correction: str
-    offset_months: float
-
-    def __str__(self) -> str:
-        """Return a line for people."""
-        return (
-            f"calibrated {self.offset_months:+.1f} months ({self.correction}; "
-            f"{self.n:,} local radiographs, {self.date}, {self.digest[:12]})"
-        )
-
-
-@dataclass(frozen=True)
 class Calibration:
     """A local calibration.
 
@@ -107,6 +84,8 @@ class Calibration:
         date: The day it was fitted.
         digest: sha256 of its file.
         corrections: For each sex that was there.
+        scores: The errors of answers that are corrected without the same child, in standard
+            deviations: what the intervals are made of.
     """
 
     models: tuple[str, ...]
@@ -116,6 +95,7 @@ class Calibration:
     date: str
     digest: str
     corrections: Mapping[str, Correction]
+    scores: Fit
 
     def apply(self, months: float, sex: str) -> tuple[float, AppliedCalibration]:
         """Return the corrected answer for a child, and what it says of the calibration.
@@ -130,6 +110,20 @@ class Calibration:
             self.n, self.date, self.digest, str(correction), corrected - months
         )
         return corrected, applied
+
+    def interval(self, months: float, deviation: float, level: float) -> Interval:
+        """Return the prediction interval of a corrected answer.
+
+        Args:
+            months: The corrected answer.
+            deviation: Its standard deviation, as `mean_deviations` returns it, months.
+            level: Share of radiographs whose label the interval holds.
+
+        Raises:
+            InputError: The level is no share, or there are too few local radiographs for it.
+        """
+        half = self.scores.quantile(level) * deviation
+        return Interval(level, max(0.0, months - half), min(MAX_AGE_MONTHS, months + half))
 
     def check_models(self, where: str, models: Sequence[str], views: int, phases: int) -> None:
         """Check that the calibration is that of these models, at these views and phases.
@@ -160,6 +154,24 @@ class Calibration:
             raise InputError(faults)
 
 
+def mean_deviations(models: Sequence[IntervalModel], outputs: Sequence[Outputs]) -> Months:
+    """Return the standard deviations of mean answers: the mean of those of the runs, months.
+
+    They are 1 if a run has a head of one number, so that all intervals are equally wide.
+
+    Args:
+        models: For each run, its intervals; their fits are not used.
+        outputs: For each run, its outputs for the same radiographs.
+    """
+    if any(each.variance is None for each in outputs):
+        return np.ones_like(outputs[0].months)
+    each_run = [
+        model.standard_deviations(found.months, found.variance)
+        for model, found in zip(models, outputs, strict=True)
+    ]
+    return np.asarray(np.mean(each_run, axis=0))
+
+
 class _Model(FileSchema):
     name: Text
     digest: Text
@@ -182,6 +194,7 @@ class _File(FileSchema):
     n: Count
     date: Text
     corrections: dict[Literal["F", "M"], _Correction]
+    scores: Fit
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -202,4 +215,5 @@ def read_calibration(path: Path) -> Calibration:
             sex: Correction(**{key: each[key] for key in _Correction.model_fields})
             for sex, each in values["corrections"].items()
         },
+        Fit.model_validate(values["scores"]),
     )

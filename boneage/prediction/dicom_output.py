@@ -314,6 +314,8 @@ def _group(
     )
     comments = [_LEARNED_FROM_READINGS if is_greulich_pyle else _LEARNED_FROM_UNKNOWN]
     comments += [f"{finding.what}. {finding.fix}" for finding in answer.findings]
+    if estimate.calibration is not None:
+        comments.append(f"The answer is {estimate.calibration}.")
     if estimate.comparison is not None:
         comments.append(f"{estimate.comparison}. {estimate.comparison.note}")
     if len(answer.estimates) > 1:

@@ -105,6 +105,8 @@ def _notes(answer: Answer) -> Iterator[str]:
     yield RESEARCH_ONLY
     yield from (f"{finding.what}. {finding.fix}" for finding in answer.findings)
     for estimate in answer.estimates:
+        if estimate.calibration is not None:
+            yield f"The answer is {estimate.calibration}."
         if estimate.comparison is not None:
             yield f"{estimate.comparison}. {estimate.comparison.note}"
 

@@ -132,11 +132,7 @@ class IntervalModel:
             phases: Phases averaged per radiograph.
         """
         errors = np.abs(outputs_months - age_months)
-        scores = np.sort(errors / self.standard_deviations(outputs_months, variance))
-        n = len(scores)
-        kept = -(-np.arange(1, min(n, MAX_SCORES) + 1) * n // min(n, MAX_SCORES)) - 1
-        rounded = np.round(scores[kept], _DECIMALS).tolist()
-        fit = Fit(views=views, phases=phases, n=n, scores=rounded)
+        fit = fit_scores(errors / self.standard_deviations(outputs_months, variance), views, phases)
         others = [each for each in self.fits if (each.views, each.phases) != (views, phases)]
         fits = sorted([*others, fit], key=lambda each: (each.views, each.phases))
         return replace(self, fits=tuple(fits))
@@ -201,6 +197,20 @@ class IntervalModel:
         # One line for each fit.
         text = f'{head[:-1]}, "fits": [\n' + ",\n".join(fits) + "\n]}\n"
         write_text(run.intervals_path, text)
+
+
+def fit_scores(scores: Months, views: int, phases: int) -> Fit:
+    """Return the fit of some scores.
+
+    Args:
+        scores: (n,), for each image its absolute error in standard deviations.
+        views: Test-time views averaged per framed image.
+        phases: Phases averaged per radiograph.
+    """
+    n = len(scores)
+    kept = -(-np.arange(1, min(n, MAX_SCORES) + 1) * n // min(n, MAX_SCORES)) - 1
+    rounded = np.round(np.sort(scores)[kept], _DECIMALS).tolist()
+    return Fit(views=views, phases=phases, n=n, scores=rounded)
 
 
 def new_intervals(run: Run) -> IntervalModel:

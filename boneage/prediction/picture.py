@@ -89,6 +89,8 @@ def _details(estimate: Estimate) -> Iterator[str]:
     if interval is not None:
         low, high = age_in_words(interval.low), age_in_words(interval.high)
         yield f"{100 * interval.level:g} % interval: {low} to {high}"
+    if estimate.calibration is not None:
+        yield f"{estimate.calibration}"
     if comparison is not None:
         score = "no SD score"
         if comparison.sd_score is not None:

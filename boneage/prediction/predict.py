@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
 from boneage.prediction.answers import (
@@ -18,9 +19,9 @@ from boneage.prediction.answers import (
     ModelIdentity,
     sexes_to_answer,
 )
-from boneage.prediction.calibration import read_calibration
+from boneage.prediction.calibration import Calibration, mean_deviations, read_calibration
 from boneage.prediction.engines import Outputs
-from boneage.prediction.intervals import RunIntervals, mean_bounds
+from boneage.prediction.intervals import IntervalModel, RunIntervals, mean_bounds, new_intervals
 from boneage.prediction.possible_ages import answer_faults
 from boneage.prediction.predictor import Inputs, Predictor, mean_answer
 from boneage.prediction.sd_score import compare_ages, load_reference
@@ -99,18 +100,24 @@ class Estimator:
             group = self.predictor.groups[0]
             digests = [model.digest for model in self.models]
             self.calibration.check_models(str(calibration), digests, group.views, group.phases)
+            self.calibration.scores.quantile(level)  # refuses a wrong level
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Why answers have no interval, and what to do."""
         if self.calibration is not None:
-            return ("no interval: those of the model don't hold for calibrated answers",)
+            return ()
         return tuple(each.note for each in self.intervals if each.note)
 
     @cached_property
     def models(self) -> tuple[ModelIdentity, ...]:
         """The identity of each run."""
         return tuple(identify_model(run) for run in self.predictor.runs)
+
+    @cached_property
+    def _spreads(self) -> list[IntervalModel]:
+        """Return how to find the standard deviations of each run's answers."""
+        return [new_intervals(run) for run in self.predictor.runs]
 
     def predict(
         self,
@@ -176,35 +183,51 @@ class Estimator:
         months = mean_answer(outputs)
         for fault in answer_faults([answer.image], months[:1]):
             return replace(answer, status="failed", fault=fault)
+        if self.calibration is None:
+            rows = zip(sexes, months.tolist(), self._intervals(outputs), strict=True)
+            estimates = [Estimate(*row) for row in rows]
+        else:
+            estimates = self._calibrate(self.calibration, sexes, months, outputs)
         age = answer.chronological_age_months
-        rows = zip(sexes, months.tolist(), self._intervals(outputs), strict=True)
-        estimates = [self._estimate(*row, age) for row in rows]
+        if age is not None:
+            estimates = [self._compare(estimate, age) for estimate in estimates]
         return replace(answer, estimates=tuple(estimates))
 
     def _intervals(self, outputs: Sequence[Outputs]) -> Sequence[Interval | None]:
-        """Return the interval of each answer. Those of a calibrated answer are not known."""
+        """Return the interval of each answer."""
         bounds = mean_bounds(
             [
                 each.bounds(found.months, found.variance, self.level)
                 for each, found in zip(self.intervals, outputs, strict=True)
             ]
         )
-        if bounds is None or self.calibration is not None:
+        if bounds is None:
             return [None] * len(outputs[0].months)
         ends = zip(*(end.tolist() for end in bounds), strict=True)
         return [Interval(self.level, low, high) for low, high in ends]
 
-    def _estimate(
-        self, sex: str, months: float, interval: Interval | None, chronological: float | None
-    ) -> Estimate:
-        """Return the estimate for one sex: calibrated, and compared with the chronological age."""
-        applied = comparison = None
-        if self.calibration is not None:
-            months, applied = self.calibration.apply(months, sex)
-        if chronological is not None:
-            ends = None if interval is None else (interval.low, interval.high)
-            comparison = compare_ages(months, sex, chronological, self.reference, ends)
-        return Estimate(sex, months, interval, comparison, applied)
+    def _calibrate(
+        self,
+        calibration: Calibration,
+        sexes: Sequence[str],
+        months: npt.NDArray[np.float64],
+        outputs: Sequence[Outputs],
+    ) -> list[Estimate]:
+        """Return calibrated estimates, with intervals that local errors make."""
+        estimates = []
+        deviations = mean_deviations(self._spreads, outputs).tolist()
+        for sex, age, deviation in zip(sexes, months.tolist(), deviations, strict=True):
+            corrected, applied = calibration.apply(age, sex)
+            interval = calibration.interval(corrected, deviation, self.level)
+            estimates.append(Estimate(sex, corrected, interval, calibration=applied))
+        return estimates
+
+    def _compare(self, estimate: Estimate, age: float) -> Estimate:
+        """Add the comparison with the chronological age."""
+        found = estimate.interval
+        ends = None if found is None else (found.low, found.high)
+        compared = compare_ages(estimate.months, estimate.sex, age, self.reference, ends)
+        return replace(estimate, comparison=compared)
 
     def _prepare(self, request: Request) -> tuple[Request, Answer, Inputs | None]:
         """Decode, check and frame one file. Without an image, the answer says why."""

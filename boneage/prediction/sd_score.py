@@ -124,7 +124,7 @@ class AgeComparison:
         """Return one line for people, such as `-1.40 SD [-2.61, -0.19], indeterminate`."""
         ahead = f"{self.difference_months:+.1f} months from the chronological age"
         if self.sd_score is None:
-            return f"{ahead}; {self.reason}"
+            return f"{ahead}; {self.reason.rstrip('.')}"
         ends = self.sd_interval
         interval = "" if ends is None else f" [{ends[0]:+.2f}, {ends[1]:+.2f}]"
         centred = f"{self.sd_score_from_mean:+.2f} SD from the reference's mean"

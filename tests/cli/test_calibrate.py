@@ -64,6 +64,8 @@ def test_calibrated_answers_say_so_and_with_what(boneage, run, clinic, tmp_path)
     assert "calibration: c.json" in err
     assert "60 images of 60 children" in out
     assert "all: MAE " in out
+    width = json.loads(Path("c.json").read_text())["interval"]["median_width_months"]
+    assert f"90 % interval: median width {width:.1f} months" in out
     assert "are enough. All together gain less than 0.1 months more." in out
     written = json.loads(Path("c.json").read_text())
     offset = written["corrections"]["M"]["intercept_months"]
@@ -80,6 +82,10 @@ def test_calibrated_answers_say_so_and_with_what(boneage, run, clinic, tmp_path)
     assert second.startswith(f"  calibrated {offset:+.1f} months ({offset:+.2f} months; 120 local")
     assert f"{written['date']}, {file_digest(Path('c.json'))[:12]})" in second
     (answer,) = json.loads(boneage(*command, "--json")[1])["predictions"]
+    assert answer["interval"]["level"] == 0.9
+    low, high = (answer["interval"][f"{end}_months"] for end in ("low", "high"))
+    assert (low, high) == pytest.approx((100 + offset - width / 2, 100 + offset + width / 2))
+    assert 20 < width < 35  # of 3.29 standard deviations, each of 8 months
     assert answer["calibration"]["n"] == 120
     assert answer["calibration"]["digest"] == file_digest(Path("c.json"))
     assert answer["calibration"]["offset_months"] == pytest.approx(offset)

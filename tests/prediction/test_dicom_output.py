@@ -13,7 +13,13 @@ from pydicom.dataset import Dataset
 
 from boneage.errors import Fault, InputError
 from boneage.prediction import dicom_output
-from boneage.prediction.answers import Answer, Estimate, Interval, ModelIdentity
+from boneage.prediction.answers import (
+    Answer,
+    AppliedCalibration,
+    Estimate,
+    Interval,
+    ModelIdentity,
+)
 from boneage.prediction.dicom_output import dicom_documents, is_own_document, write_documents
 from boneage.prediction.picture import LONG_SIDE, draw_answer
 from boneage.prediction.sd_score import compare_ages, load_reference
@@ -101,6 +107,17 @@ def content(item: Dataset) -> list[tuple[str, object]]:
             value = inner.ConceptCodeSequence[0].CodeValue
         found += [(name, value), *content(inner)]
     return found
+
+
+def test_report_and_picture_say_that_the_answer_is_calibrated(source):
+    applied = AppliedCalibration(120, "2026-11-30", "b" * 64, "+5.00 months", 5.0)
+    plain = answer()
+    (estimate,) = plain.estimates
+    calibrated = replace(plain, estimates=(replace(estimate, calibration=applied),))
+    report, image = written(source, calibrated)
+    comments = [str(value) for name, value in content(report) if name == "121106"]
+    assert any("The answer is calibrated +5.0 months (+5.00" in comment for comment in comments)
+    assert image.PixelData != written(source, plain, "plain")[1].PixelData
 
 
 def test_the_report_says_what_the_answer_says(source):

@@ -4,12 +4,19 @@ import json
 
 from boneage.errors import Fault
 from boneage.prediction import fhir
-from boneage.prediction.answers import Answer, Estimate, Interval, ModelIdentity
+from boneage.prediction.answers import (
+    Answer,
+    AppliedCalibration,
+    Estimate,
+    Interval,
+    ModelIdentity,
+)
 from boneage.prediction.fhir import fhir_observation, write_fhir_answer
 from boneage.prediction.sd_score import compare_ages, load_reference
 from boneage.radiographs.image_quality import ImageFinding
 
 MODEL = ModelIdentity("my-run", "", "ab" * 32)
+CALIBRATION = AppliedCalibration(120, "2026-11-30", "b" * 64, "+5.00 months", 5.0)
 PATH = "/secret/Doe.png"
 MONTHS = {"unit": "months", "system": "http://unitsofmeasure.org", "code": "mo"}
 # The elements of an R4 Observation that an answer may have.
@@ -21,7 +28,7 @@ ELEMENTS = {
 
 def test_an_answer_is_an_observation_of_the_bone_age(monkeypatch):
     comparison = compare_ages(118.83, "M", 110.0, load_reference(), (105.6, 132.9))
-    estimate = Estimate("M", 118.83, Interval(0.9, 105.63, 132.93), comparison)
+    estimate = Estimate("M", 118.83, Interval(0.9, 105.63, 132.93), comparison, CALIBRATION)
     finding = ImageFinding("turned-hand", "the hand is probably upside down", "Check it.")
     answer = Answer(
         *(PATH, "answered", (estimate,)),
@@ -38,6 +45,7 @@ def test_an_answer_is_an_observation_of_the_bone_age(monkeypatch):
     notes = [note["text"] for note in found["note"]]
     assert notes[0].startswith("Research use only.")
     assert any("upside down" in note for note in notes)
+    assert any("The answer is calibrated +5.0 months" in note for note in notes)
     assert MODEL.digest in found["device"]["display"]
     age, interval, score = found["component"]
     assert age["valueQuantity"]["value"] == 110.0
