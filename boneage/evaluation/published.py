@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from boneage.datasets.cells import missing_column
-from boneage.datasets.importers.columns import find_column, fold, radiograph_number
+from boneage.datasets.importers.columns import find_column, radiograph_number
 from boneage.datasets.importers.rsna import KAGGLE_SOURCE, SEEDED_SOURCE
 from boneage.datasets.manifest import Manifest
+from boneage.datasets.sex_codes import fold
 from boneage.datasets.tables import read_sheet
 from boneage.datasets.validation import expected_months, id_findings, numbers
 from boneage.errors import Fault, InputError

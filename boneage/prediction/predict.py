@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
 from boneage.prediction.answers import (
+    SEXES,
     Answer,
     Estimate,
     Interval,
@@ -27,7 +28,13 @@ from boneage.prediction.predictor import Inputs, Predictor, mean_answer
 from boneage.prediction.sd_score import compare_ages, load_reference
 from boneage.prediction.shipped import identify_model, open_run
 from boneage.prediction.test_time_views import BATCH_SIZE
-from boneage.radiographs.dicom_headers import find_dicom_header, header_findings
+from boneage.radiographs.dicom_headers import (
+    DicomHeader,
+    age_findings,
+    find_dicom_header,
+    header_findings,
+)
+from boneage.radiographs.image_quality import ImageFinding
 from boneage.radiographs.reader import read_radiograph
 from boneage.run import Run
 from boneage.runtime.provenance import usable_cores
@@ -40,13 +47,17 @@ class Request:
 
     Attributes:
         image: The file.
-        sex: `F` or `M`; None if it is not known: the answer then has an estimate for each.
+        sex: `F` or `M`; None if it is not known. Then it is that of a DICOM header. Without one,
+            the answer has an estimate for each.
         chronological_age_months: The age of the child on the day of the radiograph, if known.
+            Default: that of a DICOM header.
+        fault: Why there is nothing to answer, if what is known of the child is wrong.
     """
 
     image: str | Path
     sex: str | None
     chronological_age_months: float | None = None
+    fault: Fault | None = None
 
 
 class Estimator:
@@ -238,6 +249,8 @@ class Estimator:
             chronological_age_months=request.chronological_age_months,
             models=self.models,
         )
+        if request.fault is not None:
+            return request, replace(answer, status="failed", fault=request.fault), None
         try:
             image = read_radiograph(request.image)
             found = self.predictor.frame_or_refuse(image, name)
@@ -245,16 +258,29 @@ class Estimator:
                 return request, replace(answer, status="refused", fault=found), None
             framed, findings = found
             header = find_dicom_header(Path(request.image))
-            if header is not None and request.sex is not None:
-                findings = [*header_findings(header, request.sex), *findings]
+            if header is not None:
+                request, doubts = _complete_request(request, header)
+                findings = [*doubts, *findings]
         except InputError as error:
             fault = replace(error.faults[0], where=name)
         except Exception as error:  # noqa: BLE001 - no file may cost the others their answers
             what = f"the file can't be decoded ({type(error).__name__})"
             fault = Fault(name, what, "Save it as a grey PNG.")
         else:
-            return request, replace(answer, findings=tuple(findings)), framed
+            age = request.chronological_age_months
+            answer = replace(answer, findings=tuple(findings), chronological_age_months=age)
+            return request, answer, framed
         return request, replace(answer, status="unreadable", fault=fault), None
+
+
+def _complete_request(request: Request, header: DicomHeader) -> tuple[Request, list[ImageFinding]]:
+    """Return a request with what is known from a header alone, and what the header contradicts."""
+    age = request.chronological_age_months
+    if request.sex is None and header.sex in SEXES:
+        request = replace(request, sex=header.sex)
+    if age is None and header.age.months is not None:
+        request = replace(request, chronological_age_months=float(header.age.months))
+    return request, [*header_findings(header, request.sex), *age_findings(header.age, age)]
 
 
 def _rows(outputs: Outputs, rows: slice) -> Outputs:

@@ -133,16 +133,16 @@ def find_dicom_header(path: Path) -> DicomHeader | None:
     return read_dicom_header(path) if is_dicom(start, path) else None
 
 
-def header_findings(header: DicomHeader, sex: str) -> list[ImageFinding]:
+def header_findings(header: DicomHeader, sex: str | None) -> list[ImageFinding]:
     """Return what a header says against a radiograph of a hand, or against its sex.
 
     Args:
         header: The header. Only codes of the standard are quoted.
-        sex: `F` or `M`, the sex that somebody gives for the child.
+        sex: `F` or `M`, the sex that somebody gives for the child; None if nobody does.
     """
     is_radiograph = "Is it a radiograph of one hand?"
     findings = []
-    if header.sex in ("F", "M") and header.sex != sex:
+    if sex is not None and header.sex in ("F", "M") and header.sex != sex:
         what = f"the PatientSex of its header is {header.sex}, not {sex}"
         findings.append(ImageFinding("other-sex", what, "Check the sex. Is it the right child?"))
     if header.modality in OTHER_MODALITIES:
@@ -152,6 +152,28 @@ def header_findings(header: DicomHeader, sex: str) -> list[ImageFinding]:
         what = f"the BodyPartExamined of its header is {header.body_part}"
         findings.append(ImageFinding("other-body-part", what, is_radiograph))
     return findings
+
+
+def age_findings(age: AgeAtExamination, given: float | None) -> list[ImageFinding]:
+    """Return what is doubtful about a chronological age that a header has, or contradicts.
+
+    Args:
+        age: The age in the header.
+        given: Months that somebody gives for the child; None if the header's age is used.
+    """
+    fix = "Check the age, or give the chronological age in months."
+    if given is not None:
+        if age.months is None or abs(age.months - given) <= _CONTRADICTION_MONTHS:
+            return []
+        what = f"the chronological age in its header is {age.months} months, not {given:g}"
+        return [ImageFinding("other-age", what, "Check the age. Is it the right child?")]
+    if age.is_contradictory:
+        what = "the dates and the age in its header contradict each other, so no age is used"
+        return [ImageFinding("contradictory-age", what, fix)]
+    if age.is_in_years:
+        what = "the age in its header is in whole years, so that up to 11 months may be missing"
+        return [ImageFinding("age-in-years", what, fix)]
+    return []
 
 
 def is_placeholder_id(patient_id: str) -> bool:

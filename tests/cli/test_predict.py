@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -289,3 +290,179 @@ def test_explain_writes_a_picture_of_every_answered_image(boneage, run, tmp_path
     assert picture.name.startswith("hand-")
     assert cv2.imread(str(picture)) is not None
     assert boneage(*command, "hand.png")[0] == 2
+
+
+class ByShape:
+    """An engine whose answers depend on the image, the sex and the size of the batch."""
+
+    def predict(self, images, gender):
+        return Outputs(images.mean(axis=(1, 2)) + 9.0 * gender[:, 0] + len(images) / 100)
+
+
+@pytest.fixture
+def many(run, tmp_path, monkeypatch) -> Path:
+    """A folder of 200 files: 20 radiographs, one of them blank, and 180 that can't be read."""
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: ByShape())
+    for number in range(200):
+        path = tmp_path / "many" / f"{number // 50}" / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        if number % 10 == 0:
+            write(path, np.clip(HAND.astype(int) + number // 10, 0, 255).astype(np.uint8))
+    write(tmp_path / "many" / "1" / "070.png", np.zeros((64, 64), np.uint8))
+    (tmp_path / "many" / "notes.txt").touch()
+    return tmp_path / "many"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_an_interrupted_job_and_parts_give_the_same_bytes(
+    boneage, run, many, tmp_path, monkeypatch, suffix
+):
+    code, out, err = boneage("predict", "run", "many", "--sex", "F", "--out", f"whole{suffix}")
+    assert (code, out) == (2, f"whole{suffix}: 19 answered, 1 refused, 180 unreadable\n")
+    assert "note: 1 file is no radiograph and left out: 1 .txt." in err
+    whole = (tmp_path / f"whole{suffix}").read_bytes()
+    assert whole.count(b"\n") == 200 + (suffix == ".csv")
+
+    command = ("predict", "run", "many", "--sex", "F", "--out", f"out{suffix}")
+    for number in (3, 1, 2):
+        boneage(*command, "--shard", f"{number}/3")
+    code, out, _ = boneage(*command, "--merge", "3")
+    assert (code, out) == (2, f"out{suffix}: 19 answered, 1 refused, 180 unreadable\n")
+    assert (tmp_path / f"out{suffix}").read_bytes() == whole
+
+    class Interrupted(ByShape):
+        calls = 0
+
+        def predict(self, images, gender):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return super().predict(images, gender)
+
+    engine = Interrupted()
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: engine)
+    command = ("predict", "run", "many", "--sex", "F", "--out", f"again{suffix}")
+    code, _, err = boneage(*command)
+    assert code == 130
+    assert "has 128 answers. Repeat the command to continue." in err
+    path = tmp_path / f"again{suffix}"
+    path.write_bytes(path.read_bytes()[:-20])  # a kill may cut a line
+    code, _, err = boneage(*command)
+    assert code == 2
+    assert "already has 127 answers" in err
+    assert path.read_bytes() == whole
+    code, _, err = boneage(*command, "--level", "0.8")
+    assert (code, path.read_bytes()) == (2, whole)
+    assert "level was 0.9. Repeat that command" in err
+    (many / "0" / "000a.png").touch()
+    code, _, err = boneage(*command)
+    assert (code, path.read_bytes()) == (2, whole)
+    assert "another place among the radiographs now" in err
+
+
+def test_parquet_has_the_rows_of_the_other_files(boneage, run, many, tmp_path):
+    import pandas as pd
+
+    code, _, _ = boneage("predict", "run", "many", "--out", "out.parquet")
+    assert code == 2
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    assert table["status"].value_counts().to_dict() == {
+        "unreadable": 180, "answered": 19, "refused": 1,
+    }  # fmt: skip
+    assert (table["boy_months"] - table["girl_months"]).dropna().round(4).unique().tolist() == [9.0]
+    assert not list(tmp_path.glob("out.parquet.*"))
+
+
+def test_an_unknown_sex_has_two_answers(boneage, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: ByShape())
+    write(tmp_path / "hand.png")
+    code, out, err = boneage("predict", "run", "hand.png")
+    assert code == 0
+    assert "note: hand.png: the sex is not known" in err
+    assert [line.partition(", ")[0] for line in out.splitlines()] == [
+        "hand.png: if a girl", "hand.png: if a boy",
+    ]  # fmt: skip
+    _, out, _ = boneage("predict", "run", "hand.png", "--json", "--chronological-age", "99")
+    (answer,) = json.loads(out)["predictions"]
+    assert (answer["sex"], answer["chronological_age_months"]) == (None, 99.0)
+    assert set(answer["by_sex"]) == {"F", "M"}
+
+
+def test_a_dicom_tree_has_sex_and_age_in_its_headers(boneage, run, tmp_path, write_dicom):
+    (tmp_path / "cd" / "DIR").mkdir(parents=True)
+    known = {"PatientSex": "F", "PatientBirthDate": "20000101", "StudyDate": "20100101"}
+    write_dicom(tmp_path / "cd" / "DIR" / "1", **known)
+    write_dicom(tmp_path / "cd" / "DIR" / "2", PatientSex="M", PatientAge="009Y")
+    write_dicom(tmp_path / "cd" / "DIR" / "3", PatientSex="O")
+    both = {"PatientBirthDate": "20000101", "StudyDate": "20100101", "PatientAge": "004Y"}
+    write_dicom(tmp_path / "cd" / "DIR" / "4", **both)
+    code, _, _ = boneage("predict", "run", "cd", "--out", "out.csv")
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert code == 0
+    found = [(row["sex"], row["chronological_age_months"]) for row in rows]
+    assert found == [("F", "120.0"), ("M", "108.0"), ("", ""), ("", "")]
+    assert ["age-in-years" in row["findings"] for row in rows] == [False, True, False, False]
+    assert "contradictory-age" in rows[3]["findings"]
+    _, out, _ = boneage("predict", "run", "cd/DIR/1", "--chronological-age", "60", "--json")
+    (answer,) = json.loads(out)["predictions"]
+    assert answer["chronological_age_months"] == 60.0
+    assert "other-age" in [finding["code"] for finding in answer["findings"]]
+
+
+def test_a_wrong_row_of_a_table_costs_its_own_answer_alone(boneage, run, tmp_path):
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / f"{name}.png")
+    (tmp_path / "t.csv").write_text(
+        "picture,gender,birth_date,study_date\n"
+        "a.png,F,2000-01-01,2010-01-01\n"
+        "b.png,1,,\n"
+        "c.png,M,2010-01-01,2000-01-01\n"
+        "absent.png,M,,\n"
+        "d.png,,,\n"
+    )
+    code, out, _ = boneage("predict", "run", "--table", "t.csv", "--image", "picture", "--json")
+    assert code == 2
+    answers = json.loads(out)["predictions"]
+    statuses = ["answered", "failed", "failed", "unreadable", "answered"]
+    assert [answer["status"] for answer in answers] == statuses
+    assert answers[0]["chronological_age_months"] == 120.0
+    assert "A sex is never guessed" in answers[1]["reason"]
+    assert "the birth date is 3,653 days after the study date" in answers[2]["reason"]
+    assert set(answers[4]["by_sex"]) == {"F", "M"}
+    _, out, err = boneage("predict", "run", "--table", "t.csv", "--image", "picture")
+    assert "error: t.csv: row 3: gender is '1'" in err
+    assert out.count(" months (") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "no radiograph is named"),
+        (("empty",), "there is no radiograph"),
+        (("a.png", "b.png", "--chronological-age", "99"), "holds for one radiograph only"),
+        (("a.png", "--chronological-age", "3650"), "Is it in years or days?"),
+        (("a.png", "--level", "90"), "Write 0.9 for 90 %"),
+        (("a.png", "--shard", "1/2"), "Name one with --out"),
+        (("a.png", "--out", "x.csv", "--shard", "3/2"), "Write 1/4 for the first of four"),
+        (("a.png", "--out", "x.csv", "--shard", "1/2", "--merge", "2"), "can't be combined"),
+        (("a.png", "--out", "x.csv", "--merge", "2"), "x.1-of-2.csv: there is no such file"),
+        (("a.png", "--out", "x.csv", "--json"), "can't be combined with --out"),
+        (("a.png", "--out", "x.xlsx"), "Use .csv, .jsonl, .parquet"),
+        (("a.png", "--out", "x.parquet", "--shard", "1/2"), "can't be written in parts"),
+        (("a.png", "--out", "notes.csv"), "nothing says which command has made it"),
+        (("a.png", "--out", "run"), "this form is not known"),
+        (("--table", "t.csv", "--sex", "F"), "has a column with the sex"),
+        (("--table", "t.csv", "--sex-column", "sez"), "Did you mean 'sex'?"),
+        (("--table", "t.csv", "--chronological", "age"), "the ages are probably in years"),
+        (("--table", "absent.csv"), "there is no such file"),
+    ],
+)
+def test_wrong_options_are_refused(boneage, refused, run, tmp_path, options, message):
+    write(tmp_path / "a.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.csv").write_text("mine\n")
+    (tmp_path / "t.csv").write_text("image,sex,age\na.png,F,9.5\na.png,F,16\n")
+    refused(boneage("predict", "run", *options), message)
+    assert (tmp_path / "notes.csv").read_text() == "mine\n"

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from boneage.datasets.cell_text import whole_number
 from boneage.datasets.cells import Cells, Finding, repeated_column
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES
-from boneage.datasets.label_rules import parse_sex
+from boneage.datasets.sex_codes import fold, read_sexes
 from boneage.datasets.validation import describe_cell
 from boneage.errors import InputError
 
-# 1 means male only in a column called "male": in a column "sex" it may be a girl.
-_MALE_FLAGS = {
-    **dict.fromkeys(("true", "1", "wahr", "vrai", "verdadero", "verdadeiro", "vero"), "M"),
-    **dict.fromkeys(("false", "0", "falsch", "faux", "falso"), "F"),
-}  # spreadsheets save them in the language of their user
-
 _FEW = 5
-
-
-def fold(name: object) -> str:
-    """Return a header without case, blanks and signs: `Bone age (months)` is `bone_age_months`."""
-    return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
 
 
 def find_column(cells: Cells, known: Sequence[str]) -> str | None:
@@ -55,29 +41,6 @@ def radiograph_number(text: str) -> str:
     if dot and f".{suffix.lower()}" in (*IMAGE_SUFFIXES, ".0"):
         name = stem
     return (name.lstrip("0") or "0") if name.isascii() and name.isdigit() else name
-
-
-def read_codes(texts: Sequence[str], female: Sequence[str], male: Sequence[str]) -> list[str]:
-    """Return F or M for each cell that holds one of these codes, and "" for the others.
-
-    The code 1 is also 1.0, and TRUE is also True: spreadsheets and pandas write them so.
-    """
-    codes = {code.strip(): "F" for code in female} | {code.strip(): "M" for code in male}
-    same = {fold_code(code): sex for code, sex in codes.items()}
-    return [codes.get(text) or same.get(fold_code(text), "") for text in texts]
-
-
-def fold_code(text: str) -> str:
-    """Return what codes have in common that mean the same: 1 for 1.0, true for TRUE."""
-    lower = text.lower()
-    text = unicodedata.normalize("NFC", text)  # macOS writes an a and two dots for an ä
-    return lower if lower in ("true", "false") else whole_number(text)
-
-
-def read_sexes(column: str, texts: Sequence[str]) -> list[str]:
-    """Return F or M for each cell of a column that means a sex by its name, "" for unknown."""
-    flags = _MALE_FLAGS if fold(column) == "male" else {}
-    return [flags.get(fold_code(text).lower()) or parse_sex(text) for text in texts]
 
 
 def sex_findings(cells: Cells, column: str) -> list[Finding]:

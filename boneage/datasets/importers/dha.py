@@ -19,15 +19,10 @@ import pandas as pd
 
 from boneage.datasets.cells import Cells, Finding, missing_column
 from boneage.datasets.importers.ages import UNITS, Ages, read_ages
-from boneage.datasets.importers.columns import (
-    few,
-    find_column,
-    months_cells,
-    radiograph_number,
-    read_sexes,
-)
+from boneage.datasets.importers.columns import few, find_column, months_cells, radiograph_number
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
 from boneage.datasets.manifest import Manifest, write_manifest
+from boneage.datasets.sex_codes import read_sexes
 from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import read_sheet
 from boneage.datasets.validation import id_findings, patient_findings

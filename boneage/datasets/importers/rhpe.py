@@ -29,15 +29,14 @@ from boneage.datasets.cells import Cells, Finding, missing_column
 from boneage.datasets.importers.columns import (
     few,
     find_column,
-    fold,
     months_cells,
     radiograph_number,
-    read_sexes,
     sex_findings,
 )
 from boneage.datasets.importers.folder import IMAGE_SUFFIXES, files_below, with_suffix
 from boneage.datasets.label_rules import SPLITS, Region
 from boneage.datasets.manifest import Manifest, write_manifest
+from boneage.datasets.sex_codes import fold, read_sexes
 from boneage.datasets.tables import read_sheet
 from boneage.datasets.validation import (
     age_findings,

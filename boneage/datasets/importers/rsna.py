@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from boneage.datasets.cells import Cells, Finding, missing_column
-from boneage.datasets.importers.columns import few, find_column, fold, read_sexes, sex_findings
+from boneage.datasets.importers.columns import few, find_column, sex_findings
 from boneage.datasets.importers.folder import (
     IMAGE_SUFFIXES,
     TABLE_SUFFIXES,
@@ -27,6 +27,7 @@ from boneage.datasets.importers.folder import (
 )
 from boneage.datasets.label_rules import SPLITS
 from boneage.datasets.manifest import Manifest, write_manifest
+from boneage.datasets.sex_codes import fold, read_sexes
 from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import read_sheet
 from boneage.datasets.validation import age_findings, id_findings, numbers, years_findings

@@ -14,7 +14,6 @@ import pandas as pd
 from boneage.datasets.cell_text import whole_number
 from boneage.datasets.cells import Cells, Finding, missing_column
 from boneage.datasets.importers.ages import UNITS, Ages, read_ages
-from boneage.datasets.importers.columns import fold_code, read_codes
 from boneage.datasets.importers.image_lookup import (
     SUFFIXES,
     ImageFiles,
@@ -24,6 +23,7 @@ from boneage.datasets.importers.image_lookup import (
 )
 from boneage.datasets.label_rules import INFANTS, SPLIT_OF_WORD, SPLITS, is_probably_years
 from boneage.datasets.manifest import Manifest, write_manifest
+from boneage.datasets.sex_codes import fold_code, read_codes
 from boneage.datasets.splits import assign_splits
 from boneage.datasets.tables import read_sheet
 from boneage.datasets.validation import describe_cell, id_findings, patient_findings

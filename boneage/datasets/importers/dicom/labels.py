@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from boneage.datasets.cell_text import whole_number
 from boneage.datasets.cells import Cells, Finding
 from boneage.datasets.importers.ages import UNITS, Ages, is_years_and_months, read_ages
-from boneage.datasets.importers.columns import find_column, read_codes
+from boneage.datasets.importers.columns import find_column
 from boneage.datasets.label_rules import SPLIT_OF_WORD
+from boneage.datasets.sex_codes import read_codes
 from boneage.datasets.tables import read_sheet
 from boneage.errors import Fault, InputError
 from boneage.radiographs.dicom_headers import OTHER_MODALITIES, DicomHeader
