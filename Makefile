@@ -19,6 +19,7 @@ help: ## list the targets
 install: $(STAMP) ## create .venv from the lock (only after the lock or pyproject.toml changed)
 
 # Two steps, because pip can't check a hash of a folder: first the locked packages, then boneage.
+# Python compiles a module when it is first imported. Compiling all of them here takes 45 s more.
 # The packages of another lock would remain, so its .venv is removed first. The stamp is written first
 # with an old date: an interrupted install is then repeated.
 .PRECIOUS: $(STAMP)
@@ -26,7 +27,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@$(if $(filter-out $(notdir $(STAMP)),$(INSTALLED)),rm -rf .venv)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv && $(find_python) && "$$python" -m venv .venv; }
 	@touch -t 197001020000 $@
-	$(BIN)/python -m pip install --require-hashes --only-binary=:all: -r $(LOCK)
+	$(BIN)/python -m pip install --no-compile --require-hashes --only-binary=:all: -r $(LOCK)
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -50,11 +51,14 @@ train: install ## draw the phantom cohort, check it, train, evaluate and report 
 	$(BIN)/boneage data check data/phantom/manifest.csv
 	$(BIN)/boneage train experiments/phantom/recipe.toml --data data/phantom/manifest.csv
 
+# A test that trains uses one core, so two run at once on two. Each process needs 1.5 GB.
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+
 test: install ## run all tests (make test ARGS="-k store")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-fast: install ## run the tests that neither train nor start processes with Keras (minutes)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -70,10 +74,12 @@ format: install ## let ruff fix what it can
 # For maintainers, with uv. The locked CPU environment has tensorflow-cpu, the same module at a
 # third of the size, wherever it has wheels (Linux x86_64); an override drops tensorflow exactly
 # there. One version of everything for every Python ("fewest"), and no index address in the files.
+# openvino asks for backports-strenum; uv overlooks that its version 1.3 refuses Python 3.11.
 UV ?= uv
 COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-  --extra dev --extra dicom --extra export $(UVARGS)
+  --extra dev --extra dicom --extra export \
+  --constraints <(echo "backports-strenum<1.3") $(UVARGS)
 WITH_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'
 WITHOUT_CPU_WHEEL := (sys_platform != 'linux' or platform_machine != 'x86_64') and python_version < '3.14'
 

@@ -43,9 +43,8 @@ use_multiprocessing = false
 """
 
 # A fifth of the weights to trace: for what depends on how a training goes, not on its network.
-TINY_NETWORK = """
+TINY_BACKBONE = """
 from keras import Model, layers
-from boneage.models.backbones import BACKBONES, Backbone
 
 def tiny(image_size):
     x = image = layers.Input((image_size, image_size, 1))
@@ -53,7 +52,10 @@ def tiny(image_size):
         x = layers.Conv2D(filters, 3, 4, use_bias=False)(x)
         x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
     return Model(image, x, name="tiny")
-
+"""
+TINY_NETWORK = f"""
+from boneage.models.backbones import BACKBONES, Backbone
+{TINY_BACKBONE}
 BACKBONES["tiny"] = Backbone(tiny)
 """
 
@@ -199,6 +201,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield install
     for name in written:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def tiny_plug_in(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes the backbone `tiny` known to commands in processes of their own; returns its name."""
+    points = {"boneage.backbones": {"tiny_plug_in": "tiny_plug_in:tiny"}}
+    site = install("tiny-plug-in", points, {"tiny_plug_in": TINY_BACKBONE})
+    path = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    return "tiny_plug_in"
 
 
 VAL_FOLDER = "Bone Age Validation Set"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -71,9 +72,17 @@ MODULES = modules()
 ROOMS = {name: path for name, path in MODULES.items() if path.name != "__init__.py"}
 
 
-def imports(path: Path, *, deferred: bool = True) -> Iterator[str]:
+parsed = cache(lambda path: ast.parse(path.read_text(encoding="utf-8")))
+
+
+@cache
+def imports(path: Path, *, deferred: bool = True) -> list[str]:
     """Every module that a file imports; those inside functions only when `deferred`."""
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    return list(find_imports(path, deferred=deferred))
+
+
+def find_imports(path: Path, *, deferred: bool) -> Iterator[str]:
+    waiting: list[ast.AST] = [parsed(path)]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not deferred:
@@ -134,7 +143,7 @@ def test_no_modules_import_each_other() -> None:
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_nothing_but_the_version_is_taken_from_the_package_itself(name: str) -> None:
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    tree = parsed(MODULES[name])
     taken = {
         alias.name
         for node in ast.walk(tree)

@@ -97,7 +97,7 @@ while (match := completer.complete("boneage.", index)) is not None:
     found.append(match)
     index += 1
 assert "keras" not in sys.modules
-names = {"Augmentation", "DataGenerator", "InputError", "build_model"}
+names = {"Augmentation", "DataGenerator", "InputError", "build_model", "load"}
 assert {f"boneage.{name}" for name in names} == {each.rstrip("(") for each in found}, found
 assert names <= set(dir(boneage))
 from boneage import *

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from boneage.prediction.shipped import shipped_models
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 
 START = [sys.executable, "-c", "from boneage.cli.main import main; main()"]
@@ -53,7 +55,7 @@ def start(tmp_path: Path):
 
 
 def wait_for(is_reached: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not is_reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -65,7 +67,7 @@ def end(process: subprocess.Popen[str], number: int, pid: int | None = None) -> 
     began = time.monotonic()
     os.kill(pid or process.pid, number)
     _, said = process.communicate(timeout=30)
-    assert time.monotonic() - began < 3  # one second, on a machine that does nothing else
+    assert time.monotonic() - began < 8  # one second, on a machine that does nothing else
     assert "Traceback" not in said
     return process.returncode, said
 
@@ -108,9 +110,11 @@ def test_a_long_call_of_a_library_does_not_hold_a_command_up(start, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 2.0])
-def test_a_signal_ends_a_prediction_also_while_keras_is_imported(start, cohort, seconds):
+def test_a_signal_ends_a_prediction_also_while_keras_is_imported(start, cohort, tmp_path, seconds):
     images = sorted(cohort.parent.glob("images/*.png"))
-    process = start("predict", "rsna-best", *images * 20, "--sex", "F")
+    for name in ("best.keras", "recipe.json", "run.json"):  # a run without an ONNX file
+        shutil.copy(shipped_models()["rsna-best"] / name, tmp_path)
+    process = start("predict", ".", *images * 20, "--sex", "F")
     loaded = Path(f"/proc/{process.pid}/maps")
     if not loaded.exists():
         pytest.skip("this system has no /proc")
@@ -120,11 +124,13 @@ def test_a_signal_ends_a_prediction_also_while_keras_is_imported(start, cohort, 
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_with_the_training_that_it_has_started(start, cohort, tiny_recipe, tmp_path):
+def test_a_sweep_ends_with_the_training_that_it_has_started(
+    start, cohort, tiny_recipe, tiny_plug_in, tmp_path
+):
     psutil = pytest.importorskip("psutil")
     process = start(
         "sweep", tiny_recipe, "--data", cohort, "--out", "s", "--seeds", "0,1",
-        "--set", "training.epochs=1000",
+        "--set", "training.epochs=1000", "--set", f"model.backbone={tiny_plug_in}",
     )  # fmt: skip
     wait_for((tmp_path / "s" / "seed-0" / "checkpoint.npz").exists, process)
     children = psutil.Process(process.pid).children(recursive=True)

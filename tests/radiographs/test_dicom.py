@@ -562,7 +562,7 @@ def test_a_missing_decoder_is_named(
 ) -> None:
     monkeypatch.setattr(dicom.importlib.util, "find_spec", lambda name: None)
     for name in ("JPEG lossless", "JPEG-LS"):
-        with pytest.raises(InputError, match=r"not installed.*pip install 'boneage\[dicom\]'"):
+        with pytest.raises(InputError, match=r'not installed.*pip install "boneage\[dicom\]"'):
             read(hand, 8, syntax=LOSSLESS[name])
     for name in ("JPEG 2000", "RLE"):
         assert np.array_equal(read(hand, 8, syntax=LOSSLESS[name]), hand)

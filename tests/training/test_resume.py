@@ -338,7 +338,7 @@ def test_the_command_resumes_after_a_lost_worker_ctrl_c_and_a_kill(
             else:
                 process.kill()
             go.touch()
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=300)
         assert process.returncode == status, said
         assert "Traceback" not in said
         assert not psutil.wait_procs(workers, timeout=30)[1]

@@ -329,11 +329,11 @@ def test_a_gate_needs_a_test_split(cross_validate, cohort, tmp_path):
 
 @pytest.mark.slow
 def test_a_real_training_is_resumed_and_the_mean_scored_behind_the_gate(
-    boneage, cohort, tiny_recipe, tmp_path, contents
+    boneage, cohort, tiny_recipe, tiny_plug_in, tmp_path, contents
 ):
     command = (
         "cross-validate", tiny_recipe, "--data", cohort, "--folds", 2, "--out", "cv", "--gate", 999,
-        "--set", "training.use_multiprocessing=false",
+        "--set", f"model.backbone={tiny_plug_in}",
     )  # fmt: skip
     boneage(*command, "--table")  # writes the folds
     run, stop = Run(tmp_path / "cv" / "fold-1"), Stop()
