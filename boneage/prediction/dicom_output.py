@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from boneage import __version__
 from boneage.errors import Fault, InputError
 from boneage.prediction.answers import RESEARCH_ONLY, Answer, Estimate
-from boneage.prediction.picture import draw_answer
+from boneage.prediction.picture import draw_answer, estimate_lines
 from boneage.prediction.shipped import is_trained_on_greulich_pyle
 from boneage.radiographs.dicom import dicom_fault, open_dicom, quiet_pydicom
 from boneage.radiographs.dicom_transformations import PARSING_ERRORS
@@ -285,6 +285,8 @@ def _group(
 
     versions = [model.version or "not released" for model in answer.models]
     parameters = [f"SHA-256 of {model.name}: {model.digest}" for model in answer.models]
+    if estimate.calibration is not None:
+        parameters.append(f"SHA-256 of the local calibration: {estimate.calibration.digest}")
     is_greulich_pyle = is_trained_on_greulich_pyle(answer.models)
     sexes = {"F": codes.DCM.Female, "M": codes.DCM.Male}
     evaluations = [sr.QualitativeEvaluation(codes.DCM.SubjectSex, sexes[estimate.sex])]
@@ -312,12 +314,11 @@ def _group(
             sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)
         ],
     )
-    comments = [_LEARNED_FROM_READINGS if is_greulich_pyle else _LEARNED_FROM_UNKNOWN]
-    comments += [f"{finding.what}. {finding.fix}" for finding in answer.findings]
-    if estimate.calibration is not None:
-        comments.append(f"The answer is {estimate.calibration}.")
+    comments = estimate_lines(estimate)
+    comments += [f"Check: {finding.what}. {finding.fix}" for finding in answer.findings]
     if estimate.comparison is not None:
         comments.append(f"{estimate.comparison}. {estimate.comparison.note}")
+    comments.append(_LEARNED_FROM_READINGS if is_greulich_pyle else _LEARNED_FROM_UNKNOWN)
     if len(answer.estimates) > 1:
         comments.append("The sex of the child is not known: this report has an answer for each.")
     for text in (*comments, RESEARCH_ONLY):

@@ -23,7 +23,6 @@ _SAMPLED_SIDE = 512  # pixels of the longer side that the percentiles are taken 
 _LARGE = 1 / 24  # size of the large text in widths of the picture: the bone age fits on one row
 _SMALL = 0.65  # size of the small text in sizes of the large one
 _NARROWEST = 0.6  # width of the picture in heights of the radiograph
-_CHILD = {"F": "girl", "M": "boy"}
 _NOTICE = "RESEARCH USE ONLY. Not for diagnosis."
 
 
@@ -68,10 +67,9 @@ def _lines(answer: Answer) -> Iterator[tuple[str, bool]]:
     if len(answer.estimates) > 1:
         yield "Sex not known. Two estimates:", True
     for estimate in answer.estimates:
-        child = _CHILD[estimate.sex]
-        words = f"{age_in_words(estimate.months)} ({child}, {estimate.months:.1f} months)"
-        yield f"Bone age {words}", True
-        yield from ((text, False) for text in _details(estimate))
+        first, *details = estimate_lines(estimate)
+        yield first, True
+        yield from ((text, False) for text in details)
     for finding in answer.findings[:_MOST_FINDINGS]:
         yield f"Check: {finding.what}.", False
     if len(answer.findings) > _MOST_FINDINGS:
@@ -84,21 +82,26 @@ def _lines(answer: Answer) -> Iterator[tuple[str, bool]]:
     yield f"boneage {__version__}, model {' + '.join(models)}", False
 
 
-def _details(estimate: Estimate) -> Iterator[str]:
+def estimate_lines(estimate: Estimate) -> list[str]:
+    """Return the bone age, its interval, calibration and SD score, a line of text each."""
     interval, comparison = estimate.interval, estimate.comparison
+    child = {"F": "girl", "M": "boy"}[estimate.sex]
+    lines = [f"Bone age {age_in_words(estimate.months)} ({child}, {estimate.months:.1f} months)"]
     if interval is not None:
         low, high = age_in_words(interval.low), age_in_words(interval.high)
-        yield f"{100 * interval.level:g} % interval: {low} to {high}"
+        lines.append(f"{100 * interval.level:g} % interval: {low} to {high}")
     if estimate.calibration is not None:
-        yield f"{estimate.calibration}"
+        lines.append(f"The answer is {estimate.calibration}.")
     if comparison is not None:
-        score = "no SD score"
+        score, note = "no SD score", ""
         if comparison.sd_score is not None:
             ends = comparison.sd_interval
             inside = "" if ends is None else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]"
             score = f"{comparison.sd_score:+.1f} SD{inside}, {comparison.assessment}"
-            score += f" ({comparison.reference})"
-        yield f"Chronological age {age_in_words(comparison.chronological_age_months)}: {score}"
+            note = f" ({comparison.reference}). {comparison.note.partition('. ')[0]}."
+        age = age_in_words(comparison.chronological_age_months)
+        lines.append(f"Chronological age {age}: {score}{note}")
+    return lines
 
 
 def _scaled(radiograph: Radiograph) -> npt.NDArray[np.uint8]:

@@ -117,6 +117,7 @@ def test_report_and_picture_say_that_the_answer_is_calibrated(source):
     report, image = written(source, calibrated)
     comments = [str(value) for name, value in content(report) if name == "121106"]
     assert any("The answer is calibrated +5.0 months (+5.00" in comment for comment in comments)
+    assert ("111002", f"SHA-256 of the local calibration: {'b' * 64}") in content(report)
     assert image.PixelData != written(source, plain, "plain")[1].PixelData
 
 
@@ -135,6 +136,7 @@ def test_the_report_says_what_the_answer_says(source):
     assert (values["111001"], values["111003"]) == ("my-run", "not released (boneage 0.1.0)")
     assert values["111002"] == f"SHA-256 of my-run: {MODEL.digest}"
     comments = [str(value) for name, value in found if name == "121106"]
+    assert comments[0] == "Bone age 9 years 11 months (boy, 118.8 months)"
     assert any("upside down" in comment for comment in comments)
     assert any("does not fit every ethnic group" in comment for comment in comments)
     assert comments[-1].startswith("Research use only.")
@@ -260,7 +262,8 @@ def test_the_text_of_the_image():
         "Bone age 9 years 11 months (boy, 118.8 months)",
         "90 % interval: 8 years 10 months to 11 years 1 month",
         "Chronological age 9 years 2 months: +1.0 SD [-0.5, +2.5], indeterminate "
-        "(Brush Foundation (Greulich and Pyle 1959))",
+        "(Brush Foundation (Greulich and Pyle 1959)). "
+        "The standard of Greulich and Pyle does not fit every ethnic group.",
         "Check: the hand is probably upside down.",
     ]
     assert lines[4].startswith("RESEARCH USE ONLY.")
