@@ -127,6 +127,21 @@ ExplainOption = Annotated[
         metavar="FOLDER",
     ),
 ]
+DicomOutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Folder of DICOM answers: a Structured Report and an image for each."
+    ),
+]
+FhirOutOption = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Folder of FHIR Observations, JSON.")
+]
+WatchOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Answer each file that comes into this folder, until Ctrl-C."
+    ),
+]
 
 
 def predict(
@@ -155,6 +170,9 @@ def predict(
     reference: ReferenceOption = None,
     calibration: CalibrationOption = None,
     explain: ExplainOption = None,
+    dicom_out: DicomOutOption = None,
+    fhir_out: FhirOutOption = None,
+    watch: WatchOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the bone age of radiographs in months.
@@ -165,11 +183,22 @@ def predict(
     that are turned, inverted or otherwise doubtful get a warning. Below a folder, files that are no
     radiographs are left out and counted. A table row that is wrong costs only its own answer.
 
-    With --out, a job that was interrupted continues where it was. Exit code 0: every image has an
-    answer. 3: an image is refused. 2: an image can't be read, a row of the table is wrong, an
-    answer is no bone age, or an option is wrong. Of 2 and 3, 2 wins. 130 and 143: interrupted.
+    With --out, a job that was interrupted continues where it was. --watch answers each file that
+    comes into a folder once, also after a restart, when the file has stopped growing. Sex and age
+    are those of the DICOM header. No file is moved or deleted.
+
+    Exit code 0: every image has an answer. 3: an image is refused. 2: an image can't be read or
+    gets no DICOM answer, a row of the table is wrong, an answer is no bone age, or an option is
+    wrong. Of 2 and 3, 2 wins. 130 and 143: interrupted.
     """
     letter = _read_sex(sex)
+    if watch is not None:
+        from boneage.cli.watch import check_watch
+
+        check_watch({"PATH": paths, "--table": table, "--shard": shard, "--merge": merge})
+        check_watch({"--json": as_json, "--chronological-age": chronological_age is not None})
+        check_watch({"a Parquet file": out is not None and out.suffix == ".parquet"})
+        paths = [str(watch)]
     _check_options(paths, table, chronological_age, out, shard, merge, level, as_json)
     columns = {"image": image, "sex": sex_column, "chronological": chronological}
     columns |= {"birth": birth_date, "study": study_date}
@@ -194,14 +223,25 @@ def predict(
     settings: dict[str, Any] = {"sex": letter, "chronological_age_months": chronological_age}
     settings |= {"paths": [utf8(path) for path in paths or ()]}
     settings |= {"image_root": None if image_root is None else str(image_root)}
-    writers = _make_writers(estimator, explain)
+    settings |= {} if watch is None else {"watch": True}
+    writers = _make_writers(estimator, explain, dicom_out, fhir_out)
+    if merge is not None and writers:
+        refuse("--merge", "it answers no radiograph", "Name folders of answers with --shard.")
+    job: dict[str, Any] = {}
+    if out is not None:
+        files = {"table": table, "reference": reference, "calibration": calibration}
+        job = _job(estimator, settings | {"columns": columns, **form}, files)
+    if watch is not None:
+        from boneage.cli.watch import answer_folder
+
+        places = (out, dicom_out, fhir_out)
+        answer_folder(estimator, watch, places, letter, writers, _print, job)
     if out is None:
         statuses = _print_answers(estimator, asked, writers, _head(run, others), as_json)
     else:
-        files = {"table": table, "reference": reference, "calibration": calibration}
-        job = _job(estimator, settings | {"columns": columns, **form}, files)
         statuses = _write_answers(estimator, asked, writers, out, job, shard, merge)
-    raise typer.Exit(_exit_code(statuses))
+    lacks_documents = any(getattr(writer, "missing", 0) for writer in writers)
+    raise typer.Exit(2 if lacks_documents else _exit_code(statuses))
 
 
 def _read_sex(sex: Sequence[str] | None) -> str | None:
@@ -317,14 +357,21 @@ class _Asked:
             log(f"note: {text}.")
 
 
-def _make_writers(estimator: Estimator, explain: Path | None) -> list[AnswerWriter]:
+def _make_writers(
+    estimator: Estimator, explain: Path | None, dicom_out: Path | None, fhir_out: Path | None
+) -> list[AnswerWriter]:
     """Return what every answer is written to, besides the screen or the file of answers."""
+    from boneage.cli.documents import DicomWriter, FhirWriter
     from boneage.runtime.files import check_folder_writable
 
     writers: list[AnswerWriter] = []
     if explain is not None:
         check_folder_writable(explain)  # before a radiograph is read
         writers.append(_Explainer(estimator, explain))
+    if dicom_out is not None:
+        writers.append(DicomWriter(dicom_out))
+    if fhir_out is not None:
+        writers.append(FhirWriter(fhir_out))
     return writers
 
 

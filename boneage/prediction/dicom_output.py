@@ -125,20 +125,6 @@ def check_can_write_dicom() -> None:
         raise InputError(Fault("DICOM output", "a package is missing", fix)) from None
 
 
-def is_own_document(radiograph: Path) -> bool:
-    """Return whether a file is a document of this module, which an archive may send back.
-
-    Raises:
-        InputError: The file is not DICOM, can't be read or holds no image.
-    """
-    dataset = open_dicom(radiograph, pixels=False)
-    try:
-        with quiet_pydicom():
-            return str(dataset.get("Manufacturer", "")) == MANUFACTURER
-    except PARSING_ERRORS:
-        return False
-
-
 def _read_source(radiograph: Path) -> Dataset:
     """Return what is copied from a header, and the identifiers of the instance.
 

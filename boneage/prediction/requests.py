@@ -21,6 +21,8 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 _HEADER_BYTES = 1024  # of a DICOM file; they hold its SOP class
 # Reports, presentation states, key objects, enclosed documents, and the list of a CD.
 _WITHOUT_IMAGE = re.compile(rb"1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|66|88|104)\.)")
+# Manufacturer in a Secondary Capture of `boneage.prediction.dicom_output`: explicit or implicit.
+_OWN_IMAGE = re.compile(rb"\x08\0\x70\0(LO\x08\0|\x08\0\0\0)boneage ")
 _FEW = 5
 
 
@@ -76,7 +78,7 @@ class RadiographFiles:
                 self.skipped["hidden"] += 1
             elif is_folder:
                 yield from self._below(path, seen)
-            elif kind := _other_kind(path, name):
+            elif kind := other_kind(path, name):
                 self.skipped[kind] += 1
             else:
                 yield path
@@ -89,7 +91,7 @@ def _is_folder(path: str) -> bool:
         return False
 
 
-def _other_kind(path: str, name: str) -> str:
+def other_kind(path: str, name: str) -> str:
     """Return what a file below a folder is that is no radiograph; "" for a radiograph."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
     if suffix in IMAGE_SUFFIXES:
@@ -102,6 +104,8 @@ def _other_kind(path: str, name: str) -> str:
         return kind  # a file of DICOM's suffix is reported when it is opened again
     if not is_dicom(start[:SNIFFED_BYTES], Path(path)):
         return kind
+    if _OWN_IMAGE.search(start):
+        return "answers of boneage"
     return "DICOM without an image" if _WITHOUT_IMAGE.search(start) else ""
 
 

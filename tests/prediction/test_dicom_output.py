@@ -20,7 +20,7 @@ from boneage.prediction.answers import (
     Interval,
     ModelIdentity,
 )
-from boneage.prediction.dicom_output import dicom_documents, is_own_document, write_documents
+from boneage.prediction.dicom_output import dicom_documents, write_documents
 from boneage.prediction.picture import LONG_SIDE, draw_answer
 from boneage.prediction.sd_score import compare_ages, load_reference
 from boneage.radiographs.image_quality import ImageFinding
@@ -282,12 +282,6 @@ def test_every_shape_of_image_gets_a_picture(shape):
     _, picture = draw_answer(image, answer())
     assert picture.dtype == np.uint8
     assert picture.shape[1] >= 600
-
-
-def test_its_own_documents_are_recognised(source):
-    _, image = write(source, answer())
-    assert is_own_document(image)
-    assert not is_own_document(source)
 
 
 def test_faults_are_reported(write_dicom, source, tmp_path, monkeypatch):
