@@ -273,6 +273,14 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         if (value := parts[key]["value"]) is not None:
             interval = _interval(parts[key], factor, f".{digits}f")
             lines.append(f"{title:<34}{factor * value:8.{digits}f}   {interval}")
+    for percent in (80, 90, 95):
+        if (held := metrics.get(f"coverage_{percent}")) is not None:
+            title = f"labels in the {percent} % interval, %"
+            width = metrics[f"median_width_{percent}_months"]
+            lines.append(
+                f"{title:<34}{100 * held['value']:8.2f}   {_interval(held, 100)}; half of the "
+                f"intervals are wider than {width:.1f} months"
+            )
     rows = []
     for kind, members in {**metrics["groups"], **metrics.get("by", {})}.items():
         for name, part in members.items():

@@ -44,6 +44,7 @@ def score(
     *,
     patients: Sequence[str] | NDArray[Any] | None = None,
     by: Mapping[str, Mapping[str, NDArray[np.bool_]]] | None = None,
+    intervals: Mapping[int, tuple[Months, Months]] | None = None,
     with_groups: bool = True,
     bootstrap: int = 10_000,
     seed: int = 0,
@@ -68,6 +69,8 @@ def score(
         sex: (n,) `F` or `M`.
         patients: (n,) patient of each image; "" is a patient of its own. None if unknown.
         by: Further groupings: for each title, the members (n,) of each group by its name.
+        intervals: The lower and upper ends (n,) of prediction intervals, months, by their level in
+            percent.
         with_groups: Score the groups, too.
         bootstrap: Number of resamples.
         seed: Seed of the resampling.
@@ -81,7 +84,9 @@ def score(
         same for each `sex`, `age_band` (of the label), `answer_band` (of the answer) and
         `sex_age_band`; groups made by age have no calibration and no concordance. An `age_band`
         has `dilution_bias_months`: the bias that regression dilution alone predicts,
-        (1 − r²)(mean label − mean label of the band). `by` has the groups of each title. A value
+        (1 − r²)(mean label − mean label of the band). With `intervals`, every group has for each
+        level, such as 90, `coverage_90` (0–1), the share of labels in their interval, and
+        `median_width_90_months`. `by` has the groups of each title. A value
         is None if there are too few images for it, or if it is not defined.
 
     Raises:
@@ -99,8 +104,10 @@ def score(
 
     def summarize(chosen: NDArray[np.bool_], *, with_line: bool = False) -> dict[str, Any]:
         few = None if patient is None else patient[chosen]
-        return _summary(age[chosen], predicted[chosen], few, bootstrap, seed, with_line)
+        ends = {percent: (low[chosen], high[chosen]) for percent, (low, high) in given.items()}
+        return _summary(age[chosen], predicted[chosen], few, bootstrap, seed, with_line, ends)
 
+    given = intervals or {}
     summary = summarize(np.ones(len(age), dtype=bool), with_line=True)
     if not with_groups:
         return summary
@@ -181,6 +188,20 @@ def is_few(group: Mapping[str, Any]) -> bool:
     return int(group.get("patients") or group["n"]) < FEW
 
 
+def coverage_rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the rows of the table of prediction intervals, if they were measured.
+
+    Args:
+        metrics: The scores of a split, or those of `result.json`.
+    """
+    groups = metrics["groups"]
+    rows = [("All images", metrics)]
+    rows += [(words.capitalize(), groups["sex"][sex]) for sex, words in SEX_WORDS.items()]
+    for band, words in BAND_WORDS.items():
+        rows.append((f"Answer {words}", groups.get("answer_band", {}).get(band, {})))
+    return [(words, part) for words, part in rows if part.get("n") and "coverage_90" in part]
+
+
 def format_interval(part: Mapping[str, Any], spec: str = ".2f", *, factor: float = 1.0) -> str:
     """Return an interval as text, such as `[4.46, 5.55]`, or "" where there is none.
 
@@ -223,11 +244,16 @@ def _summary(
     bootstrap: int,
     seed: int,
     with_line: bool,
+    intervals: Mapping[int, tuple[Months, Months]],
 ) -> dict[str, Any]:
     """Return every metric of one group of labels and answers (n,), months."""
     members = number_groups(patients, len(age))
     units = int(members.max(initial=-1)) + 1
-    sample = _Sample(age, predicted, members, units, with_line)
+    held = {
+        f"coverage_{percent}": (low <= age) & (age <= high)
+        for percent, (low, high) in intervals.items()
+    }
+    sample = _Sample(age, predicted, members, units, with_line, held)
     whole = sample.metrics(np.ones((1, units), dtype=np.int64)) if units else {}
     weights = resample(units, bootstrap, seed) if units > 1 else ()
     drawn = [sample.metrics(rows) for rows in weights]
@@ -242,7 +268,10 @@ def _summary(
             low, high = map(float, np.percentile(draws[1:], (tail, 100.0 - tail)))
         return {"value": value if np.isfinite(value) else None, "low": low, "high": high}
 
-    scores: dict[str, Any] = {name: interval(name) for name in _METRICS}
+    scores: dict[str, Any] = {name: interval(name) for name in (*_METRICS, *held)}
+    for percent, (low, high) in intervals.items():
+        width = float(np.median(high - low)) if len(age) else None
+        scores[f"median_width_{percent}_months"] = width
     if with_line:
         line = {name: interval(name) for name in _LINE}
         scores |= {"concordance": line.pop("concordance"), "calibration": line}
@@ -267,16 +296,21 @@ class _Sample:
         members: NDArray[np.intp],
         units: int,
         with_line: bool,
+        shares: Mapping[str, NDArray[np.bool_]],
     ) -> None:
-        """Take labels and answers (n,), months, and the number of the patient of each image."""
+        """Take labels and answers (n,), months, and the number of the patient of each image.
+
+        `shares` has further facts (n,) of each image, whose share is a metric of that name.
+        """
         self.units = units
+        self._means = (*_MEANS, *shares)
         error = predicted - age
         # Deviations from a fixed age keep the sums of squares accurate.
         self._centre = float(age.mean()) if len(age) else 0.0
         x, y = predicted - self._centre, age - self._centre
         # 1e-9, because 12.3 - 0.3 exceeds 12 in binary
         within = [np.abs(error) <= months + 1e-9 for months in WITHIN_MONTHS]
-        columns = [np.ones(len(age)), np.abs(error), error, *within, error**2]
+        columns = [np.ones(len(age)), np.abs(error), error, *within, *shares.values(), error**2]
         columns += [x, y, x * x, x * y, y * y] if with_line else []
         self._sums = np.zeros((units, len(columns)))
         np.add.at(self._sums, members, np.stack(columns, axis=1))
@@ -289,15 +323,15 @@ class _Sample:
         """Return each metric for every row of weights (rows, units): (rows,), NaN if undefined."""
         sums = weights.astype(np.float64) @ self._sums
         count, means = sums[:, 0], sums[:, 1:] / sums[:, :1]
-        found = dict(zip(_MEANS, means.T, strict=False))
-        found["rmse_months"] = np.sqrt(means[:, len(_MEANS)])
+        found = dict(zip(self._means, means.T, strict=False))
+        found["rmse_months"] = np.sqrt(means[:, len(self._means)])
         found["median_absolute_error_months"] = self._medians(weights, count)
-        bias, square = found["bias_months"], means[:, len(_MEANS)]
+        bias, square = found["bias_months"], means[:, len(self._means)]
         with np.errstate(divide="ignore", invalid="ignore"):  # no deviation of one image
             deviation = np.sqrt((square - bias**2).clip(0) * count / (count - 1))
         for end, sign in zip(_LIMITS, (-1, 1), strict=True):
             found[end] = bias + sign * NORMAL_QUANTILE * deviation
-        of_line = means[:, len(_MEANS) + 1 :].T
+        of_line = means[:, len(self._means) + 1 :].T
         return found | (dict(zip(_LINE, self._line(*of_line), strict=True)) if len(of_line) else {})
 
     def _medians(self, weights: NDArray[np.int64], count: Months) -> Months:

@@ -9,7 +9,7 @@ from typing import Any
 
 from boneage.evaluation.html import render
 from boneage.evaluation.known_ids import KnownIds
-from boneage.evaluation.metrics import BAND_WORDS
+from boneage.evaluation.metrics import BAND_WORDS, coverage_rows
 from boneage.prediction.shipped import shipped_models
 from boneage.run import Run
 from boneage.runtime.provenance import file_digest
@@ -126,6 +126,9 @@ def model_card(
         scores=scored,
         alone=[] if scored is alone else alone,
         bands=_bands(scored[0][1]) if scored else [],
+        tested=(tested := result["metrics"].get("test", {})),
+        coverage_rows=coverage_rows(tested) if "groups" in tested else [],
+        random_splits=together.get("interval_splits"),
         stress=stress,
         split_words={**dict(_SPLITS), **dict([_TOGETHER]), "train": "training"},
         known_ids=known_ids,

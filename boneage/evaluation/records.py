@@ -67,6 +67,12 @@ class Scores(FileSchema):
     calibration: Calibration | None = None
     concordance: Score | None = None
     dilution_bias_months: Number | None = None
+    coverage_80: Score | None = None
+    coverage_90: Score | None = None
+    coverage_95: Score | None = None
+    median_width_80_months: Number | None = None
+    median_width_90_months: Number | None = None
+    median_width_95_months: Number | None = None
 
     @model_validator(mode="after")
     def _has_values(self) -> Scores:
@@ -134,6 +140,19 @@ class Scored(FileSchema):
     digest: Text
 
 
+class RandomSplits(FileSchema):
+    """What prediction intervals hold over random splits: the mean and the range."""
+
+    splits: Count
+    n: Count
+    coverage_80: Score | None = None
+    coverage_90: Score | None = None
+    coverage_95: Score | None = None
+    median_width_80_months: Score | None = None
+    median_width_90_months: Score | None = None
+    median_width_95_months: Score | None = None
+
+
 class Metrics(Scores):
     """The content of `metrics-NAME.json`."""
 
@@ -148,6 +167,8 @@ class Metrics(Scores):
     views: int = Field(default=1, ge=1, le=1000)
     phases: int = Field(default=1, ge=1, le=1000)
     members: list[TestedMember] | None = None
+    interval_images: list[Count] | None = None
+    interval_splits: RandomSplits | None = None
 
     @model_validator(mode="after")
     def _has_images_and_groups(self) -> Metrics:

@@ -6,7 +6,7 @@ import datetime
 import io
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -18,10 +18,16 @@ from boneage.evaluation.known_ids import find_known_ids, read_known_ids, write_k
 from boneage.evaluation.model_card import LARGER, model_card
 from boneage.evaluation.records import read_metrics
 from boneage.evaluation.result import count_scorings, write_result
-from boneage.evaluation.scoring import evaluate_run, predict_split, run_manifest
+from boneage.evaluation.scoring import (
+    evaluate_run,
+    fit_intervals,
+    predict_split,
+    run_manifest,
+)
 from boneage.evaluation.stress import find_stress
 from boneage.prediction.predictor import Predictor
 from boneage.prediction.shipped import CARD_NAME, RELEASE_NAME, SUMS_NAME, checksums
+from boneage.recipe import Views
 from boneage.run import MANIFEST_KEYS, TRAINED, Run
 from boneage.runtime.files import read_json, temporary_folder, write_bytes, write_json, write_text
 from boneage.runtime.names import check_name
@@ -109,6 +115,7 @@ def release(
         has = set(manifest.table["split"])
         splits = [split for split in ("val", "test") if split in has]
         evaluate_run(part, split=splits, progress=progress)
+        fit_intervals(part, get_args(Views), used.phases, progress=progress)
         after = read_metrics(part.metrics_path("val"))["mae_months"]["value"]
         _check_cost(run, before, after, storage)
         if (stress := find_stress(run)) is not None:  # of the model as trained

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from boneage.errors import Fault, InputError
 from boneage.evaluation import figures
 from boneage.evaluation.html import Rows, amount_and_direction, fact_blocks, render
-from boneage.evaluation.metrics import BAND_WORDS, FEW, group_words, is_few
+from boneage.evaluation.metrics import BAND_WORDS, FEW, coverage_rows, group_words, is_few
 from boneage.evaluation.records import read_history, read_metrics
 from boneage.evaluation.result import file_name, is_absolute, name_sources, without_folder
 from boneage.evaluation.scoring import read_predictions
@@ -209,6 +209,8 @@ def write_report(run: Run, *, explain: bool = False) -> Path:
             for title, members in (shown.metrics.get("by") or {}).items()
         },
         biased_bands=_biased_bands(shown.metrics),
+        coverage_rows=coverage_rows(shown.metrics),
+        random_splits=others.get("val-test", shown.metrics).get("interval_splits"),
         bars=_bars(shown, recipe, source),
         svgs=_write_figures(run, shown, info.get("best_epoch"), stress),
         stress=stress,

@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from boneage.errors import Fault, InputError
+from boneage.evaluation.coverage import PERCENTS
 from boneage.evaluation.records import read_metrics, read_stress
 from boneage.prediction.shipped import find_run, is_release, release_name
 from boneage.recipe import changed_settings
@@ -35,6 +36,8 @@ MIN_IMAGES = 5  # an average over fewer images reveals single ones
 _OF_GROUPS = (
     *("n", "patients", "mae_months", "bias_months", "within_12_months"),
     "dilution_bias_months",
+    *(f"coverage_{percent}" for percent in PERCENTS),
+    *(f"median_width_{percent}_months" for percent in PERCENTS),
 )
 _DECIMALS = 6  # more than any page shows, so that rounding twice changes nothing
 
@@ -170,14 +173,19 @@ def write_result(run: Run, earlier_scorings: int = 0) -> Path:
     run.read_recipe()  # raises if it is damaged
     result["recipe"] = without_folder(read_json(run.recipe_path))
     result["metrics"] = {
-        split: _rounded(aggregates(read_metrics(run.metrics_path(split))))
+        split: rounded(aggregates(read_metrics(run.metrics_path(split))))
         for split in _SPLITS
         if run.metrics_path(split).exists()
     }
     if scorings := count_scorings(run, "test", manifest["digest"]):
         result["test_scorings"] = scorings + earlier_scorings
-    write_text(run.result_path, _one_line_each(json_bytes(result).decode()))
+    write_text(run.result_path, result_text(result))
     return run.result_path
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """Return the content of `result.json` as text, with one line for each score."""
+    return _one_line_each(json_bytes(result).decode())
 
 
 def count_scorings(run: Run, split: str, digest: str) -> int:
@@ -241,7 +249,11 @@ def file_name(path: str) -> str:
 
 
 def aggregates(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the scores that may be published: fewer than five images are only counted."""
+    """Return the scores that may be published: fewer than five images are only counted.
+
+    Args:
+        metrics: The answer of `metrics.score`, and what else a file of metrics holds.
+    """
     if metrics["n"] < MIN_IMAGES:
         return {"n": metrics["n"]}
     groups = {
@@ -258,9 +270,10 @@ def aggregates(metrics: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "groups": groups}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Return JSON values with all numbers to six decimals."""
     if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
+        return {key: rounded(inner) for key, inner in value.items()}
     return round(value, _DECIMALS) if isinstance(value, float) else value
 
 

@@ -30,6 +30,7 @@ from boneage.datasets.validation import (
     years_findings,
 )
 from boneage.errors import Fault, InputError
+from boneage.evaluation.coverage import Bounds, bounds_by_percent, measure_random_splits
 from boneage.evaluation.groups import Groups, group_by_columns
 from boneage.evaluation.known_ids import KnownIds, find_known_ids, read_recorded_manifest
 from boneage.evaluation.metrics import baseline_median_by_sex, score
@@ -41,6 +42,7 @@ from boneage.evaluation.result import (
 )
 from boneage.pipeline.store import prepare
 from boneage.prediction.engines import Outputs
+from boneage.prediction.intervals import RunIntervals, new_intervals, read_intervals
 from boneage.prediction.possible_ages import (
     MAX_AGE_MONTHS,
     answer_faults,
@@ -59,6 +61,8 @@ _SHOWN_FAULTS = 5
 PREDICTION_COLUMNS = ("image_id", "age_months", "sex", "predicted_age_months")
 PATIENT = "patient_id"
 """A further column of predictions, where the patients are known; may be empty."""
+SD = "predicted_sd_months"
+"""A further column: the standard deviation that scales the interval of an answer."""
 
 
 def read_predictions(csv: Path, *, own: bool = False, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -171,6 +175,11 @@ def evaluate_run(
         their ids, at most. Its key `complete` says whether the ids of all these models are known.
         `scorings` counts how often this split was scored in this folder.
 
+        A run's own `val` split also fits its prediction intervals, `intervals.json`. They are
+        measured on its `test` split and on external tests; `interval_images` says how many
+        validation images each run has fitted. `val` and `test` together have `interval_splits`,
+        the answer of `coverage.measure_random_splits`.
+
     Raises:
         InputError: The manifest is missing, faulty or changed; the split is empty; there is no
             such number of views or phases; an image can't be read; an answer is not finite; the
@@ -182,16 +191,31 @@ def evaluate_run(
     images = [manifest.split(name) for name in splits]
     groups = [group_by_columns(part.table, by, str(manifest.path)) for part in images]
     results = prepare_results(run, out, others)
-    tables = [predict_split(predictor, manifest, each, progress=progress) for each in splits]
+    outputs = [estimate_split(predictor, manifest, each, progress=progress) for each in splits]
+    tables = [_tabulate(predictor, part, each) for part, each in zip(images, outputs, strict=True)]
+    is_external = _is_external(predictor.runs, manifest)
+    if "val" in splits and not is_external and results.folder.resolve() == run.folder.resolve():
+        _fit_intervals(predictor, images[splits.index("val")], outputs[splits.index("val")])
+    members = [RunIntervals(*each) for each in predictor.run_views()]
     if len(splits) > 1:  # all together, after each of them
         splits.append("-".join(splits))
         images.append(replace(manifest, table=pd.concat([part.table for part in images])))
         groups.append(group_by_columns(images[-1].table, by, str(manifest.path)))
         tables.append(pd.concat(tables, ignore_index=True))
+        outputs.append(tuple(map(join_outputs, zip(*outputs, strict=True))))
     metrics: dict[str, Any] = {}
-    for each, part, table, members in zip(splits, images, tables, groups, strict=True):
+    for each, part, table, found, grouped in zip(
+        splits, images, tables, outputs, groups, strict=True
+    ):
         training, tested_on = _knowledge(predictor.runs, manifest, part)
-        metrics = score_table(table, training, members) | {"split": each} | tested_on
+        bounds = bounds_by_percent(members, found) if is_external or each == "test" else {}
+        metrics = score_table(table, training, grouped, bounds) | {"split": each} | tested_on
+        metrics |= {"interval_images": [member.n for member in members]} if bounds else {}
+        if each == "val-test" and not others:
+            model = read_intervals(run) or new_intervals(run)
+            labels = table["age_months"].to_numpy(np.float64)
+            of_splits = measure_random_splits(model, labels, found[0], known_patients(table))
+            metrics |= {"interval_splits": of_splits} if of_splits else {}
         metrics |= _count_impossible(table["predicted_age_months"].to_numpy(np.float64))
         metrics["evaluated"] = datetime.datetime.now(datetime.UTC).date().isoformat()
         metrics["scorings"] = 1 + count_scorings(results, each, manifest.digest)
@@ -329,8 +353,16 @@ def predict_split(
     Raises:
         InputError: The split is empty, or an image or the model can't be read.
     """
-    images = manifest.split(split)
-    months = mean_answer(estimate_split(predictor, manifest, split, progress=progress))
+    found = estimate_split(predictor, manifest, split, progress=progress)
+    return _tabulate(predictor, manifest.split(split), found).drop(columns=SD, errors="ignore")
+
+
+def _tabulate(predictor: Predictor, images: Manifest, outputs: Sequence[Outputs]) -> pd.DataFrame:
+    """Return the table of predictions of some images; see `predict_split`.
+
+    That of one run with a distribution head has `predicted_sd_months`, too.
+    """
+    months = mean_answer(outputs)
     patient = [PATIENT] if PATIENT in images.table else []
     table = images.table[["image_id", "age_months", "sex", *patient]].reset_index(drop=True)
     finite = np.isfinite(months)
@@ -342,7 +374,40 @@ def predict_split(
             where = str(predictor.runs[0].best_path)
             faults.append(Fault(where, what, "The model is damaged or untrained."))
         raise InputError(faults)
-    return table.assign(predicted_age_months=months)[[*PREDICTION_COLUMNS, *patient]]
+    table = table.assign(predicted_age_months=months)[[*PREDICTION_COLUMNS, *patient]]
+    if len(outputs) == 1 and outputs[0].variance is not None:
+        model = new_intervals(predictor.runs[0])
+        table[SD] = model.standard_deviations(outputs[0].months, outputs[0].variance)
+    return table
+
+
+def _fit_intervals(predictor: Predictor, images: Manifest, outputs: Sequence[Outputs]) -> None:
+    """Write `intervals.json` of one run, fitted to its validation images."""
+    ((run, views, phases),) = predictor.run_views()
+    model = read_intervals(run) or new_intervals(run)
+    labels = images.table["age_months"].to_numpy(np.float64)
+    found = outputs[0]
+    model.with_fit(labels, found.months, found.variance, views, phases).write(run)
+
+
+def fit_intervals(run: Run, views: Sequence[int], phases: int, *, progress: bool = True) -> None:
+    """Fit the prediction intervals of a run to its validation images.
+
+    Args:
+        run: A run with its manifest and radiographs.
+        views: Numbers of test-time views. Those that are fitted already are left out.
+        phases: Phases averaged per radiograph.
+        progress: Show progress on standard error.
+
+    Raises:
+        InputError: As `evaluate_run`.
+    """
+    manifest, known = run_manifest(run), read_intervals(run)
+    for each in views:
+        if known is None or known.find_fit(each, phases) is None:
+            predictor = Predictor(run, views=each, phases=phases)
+            outputs = estimate_split(predictor, manifest, "val", progress=progress)
+            _fit_intervals(predictor, manifest.split("val"), outputs)
 
 
 def estimate_split(
@@ -430,13 +495,18 @@ def impossible_answers(scored: Path, metrics: Mapping[str, Any]) -> Fault | None
 
 
 def score_answers(
-    table: pd.DataFrame, by: Groups | None = None, *, with_groups: bool = True
+    table: pd.DataFrame,
+    by: Groups | None = None,
+    intervals: Bounds | None = None,
+    *,
+    with_groups: bool = True,
 ) -> dict[str, Any]:
     """Score predictions, with intervals by patient if the patients are known.
 
     Args:
         table: The four `PREDICTION_COLUMNS`, and perhaps `patient_id`.
         by: Further groups.
+        intervals: The prediction intervals of the images.
         with_groups: Score the groups, too.
 
     Returns:
@@ -444,7 +514,8 @@ def score_answers(
     """
     patients = known_patients(table)
     columns = (table["age_months"], table["predicted_age_months"], table["sex"].to_numpy(str))
-    return score(*columns, patients=patients, by=by, with_groups=with_groups)
+    options: dict[str, Any] = {"by": by, "intervals": intervals, "with_groups": with_groups}
+    return score(*columns, patients=patients, **options)
 
 
 def known_patients(table: pd.DataFrame) -> NDArray[np.str_] | None:
@@ -459,7 +530,10 @@ def known_patients(table: pd.DataFrame) -> NDArray[np.str_] | None:
 
 
 def score_table(
-    table: pd.DataFrame, training: pd.DataFrame | None, by: Groups | None = None
+    table: pd.DataFrame,
+    training: pd.DataFrame | None,
+    by: Groups | None = None,
+    intervals: Bounds | None = None,
 ) -> dict[str, Any]:
     """Score predictions, and the baseline that predicts the median training age of each sex.
 
@@ -467,12 +541,13 @@ def score_table(
         table: As for `score_answers`.
         training: The manifest of the run, with `age_months`, `sex` and `split`. None if unknown.
         by: Further groups.
+        intervals: The prediction intervals of the images.
 
     Returns:
         The answer of `metrics.score`, with `baseline`.
     """
     sexes = table["sex"].to_numpy(str)
-    scores = score_answers(table, by)
+    scores = score_answers(table, by, intervals)
     baseline: dict[str, Any] = {
         "mae_months": None,
         "note": "the training ages are unknown: the manifest of the run is gone or changed",

@@ -241,6 +241,7 @@ class RunIntervals:
 
     Attributes:
         note: Why there are none, and what to do; "" if there are.
+        n: Number of validation images that they are fitted to; 0 if there are none.
     """
 
     def __init__(self, run: Run, views: int, phases: int) -> None:
@@ -252,6 +253,7 @@ class RunIntervals:
         self._model = read_intervals(run)
         self._views, self._phases = views, phases
         self._fit = None if self._model is None else self._model.find_fit(views, phases)
+        self.n = 0 if self._fit is None else self._fit.n
         self.note = "" if self._fit is not None else self._explain(run)
 
     def check_level(self, level: float) -> None:
@@ -260,7 +262,7 @@ class RunIntervals:
         Raises:
             InputError: The level is no share, or there are too few validation images for it.
         """
-        _rank(2**53 if self._fit is None else self._fit.n, level)
+        _rank(self.n or 2**53, level)
 
     def bounds(
         self, months: Months, variance: Months | None, level: float

@@ -97,10 +97,7 @@ class Estimator:
                 there are no intervals of that level.
         """
         self.predictor = Predictor(runs, views=views, phases=phases)
-        self.intervals = [
-            RunIntervals(run, group.views, group.phases)
-            for run, group in self.predictor.run_groups()
-        ]
+        self.intervals = [RunIntervals(*each) for each in self.predictor.run_views()]
         for each in self.intervals:
             each.check_level(level)
         self.level = level

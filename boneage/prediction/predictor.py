@@ -93,10 +93,10 @@ class Predictor:
         """Whether a radiograph may have several framed images, which no store has."""
         return any(group.phases > 1 for group in self.groups)
 
-    def run_groups(self) -> list[tuple[Run, Group]]:
-        """Return each run with its group, in the order of `runs`."""
+    def run_views(self) -> list[tuple[Run, int, int]]:
+        """Return each run with its numbers of views and phases, in the order of `runs`."""
         found = {run: group for group in self.groups for run in group.runs}
-        return [(run, found[run]) for run in self.runs]
+        return [(run, found[run].views, found[run].phases) for run in self.runs]
 
     def frame(self, radiograph: Radiograph) -> tuple[Inputs, list[ImageFinding]]:
         """Frame a decoded radiograph for every group of runs, at each of its phases.

@@ -35,8 +35,8 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
 ):
     files = {path.name: path.read_bytes() for path in released.folder.iterdir()}
     assert sorted(files) == [
-        "README.md", "SHA256SUMS", "best.keras", "known_ids.json", "recipe.json", "release.json",
-        "result.json", "run.json",
+        "README.md", "SHA256SUMS", "best.keras", "intervals.json", "known_ids.json", "recipe.json",
+        "release.json", "result.json", "run.json",
     ]  # fmt: skip
     ids = read_manifest(cohort).table["image_id"]
     for text in (content.decode() for name, content in files.items() if name != "best.keras"):
@@ -45,8 +45,8 @@ def test_a_release_holds_the_model_with_its_scores_and_no_table_path_or_image(
         assert not [image_id for image_id in ids if f'"{image_id}"' in text]
     # as sha256sum reads it
     assert [line[64:] for line in files["SHA256SUMS"].decode().splitlines()] == [
-        "  best.keras", "  known_ids.json", "  recipe.json", "  release.json", "  result.json",
-        "  run.json",
+        "  best.keras", "  intervals.json", "  known_ids.json", "  recipe.json",
+        "  release.json", "  result.json", "  run.json",
     ]  # fmt: skip
     metrics = read_json(released.result_path)["metrics"]
     assert list(metrics) == ["val", "test", "val-test"]

@@ -144,6 +144,7 @@ def run(tmp_path: Path) -> Run:
     write_json(opened.recipe_path, recipe.model_dump(mode="json"))
     recorded = {"path": str(manifest.path), "digest": manifest.digest}
     write_json(opened.info_path, {"name": "small", "manifest": recorded})
+    opened.best_path.touch()
     return opened
 
 

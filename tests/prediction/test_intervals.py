@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from boneage.prediction.intervals import (
     read_intervals,
 )
 from boneage.prediction.predict import Estimator
+from boneage.prediction.shipped import open_run
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
@@ -223,3 +225,14 @@ def test_a_released_model_names_the_views_that_have_intervals(make_run):
     write_json(run.folder / "release.json", {"name": "run"})
     assert RunIntervals(run, 6, 1).note == ""
     assert RunIntervals(run, 1, 1).note.endswith("has none for 1 view. Choose --views 6.")
+
+
+@pytest.mark.parametrize("views", [1, 2, 6])
+def test_the_shipped_model_has_intervals_for_every_number_of_views(views):
+    run = open_run(Path("rsna-best"))
+    intervals = RunIntervals(run, views, 1)
+    assert (intervals.n, intervals.note) == (1242, "")
+    low, high = intervals.bounds(np.array([118.8]), np.array([136.0]), 0.9)
+    assert 25 < high.item() - low.item() < 40
+    tested = read_json(run.result_path)["metrics"]["test"]
+    assert 0.88 < tested["coverage_90"]["value"] < 0.92
