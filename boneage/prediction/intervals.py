@@ -292,7 +292,7 @@ def mean_bounds(
     """Return the intervals of a mean answer: the means of all runs' lower and upper ends.
 
     The mean of several runs has a smaller error than each of them, so these intervals hold the
-    label more often than their level says.
+    label at least about as often as their level says; `experiments/README.md` has an example.
 
     Args:
         members: For each run, what `IntervalModel.bounds` returns for the same radiographs.
