@@ -131,6 +131,7 @@ class Run:
     | `tensorboard/` | TensorBoard logs, if the recipe asks for them | training |
     | `predictions-SPLIT.csv` | one row per image of a split | evaluation |
     | `metrics-SPLIT.json` | the metrics of a split | evaluation |
+    | `familiarity.npz` | which images are like the training images | training, `boneage release` |
     | `stress-NAME.json` | how much changed radiographs move the answers | stress |
     | `result.json` | metrics and provenance, without images or ids | evaluation |
     | `report.html` | the report, one self-contained page; also its figures as files | report |

@@ -91,14 +91,27 @@ def download_rsna(
 
 
 @data_app.command("check")
-def data_check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
+def data_check(
+    manifest: ManifestArgument,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Also name the images that this run or shipped model would refuse."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check every row and image of a manifest.
 
     All faults are reported at once. Exit code 2 if there is an error, 0 for warnings only.
     """
     from boneage.datasets.audit.audit import audit
 
-    report = audit(manifest)
+    judge = None
+    if model is not None:
+        from boneage.prediction.predictor import Predictor
+        from boneage.prediction.shipped import open_run
+
+        judge = Predictor(open_run(model), views=1).refuse
+    report = audit(manifest, judge=judge)
     if as_json:
         print_json(report.as_dict())
     else:

@@ -244,6 +244,7 @@ def _train_and_evaluate(
     require_gpu: bool,
     splits: Sequence[str],
 ) -> None:
+    from boneage.evaluation.familiarity import fit_familiarity
     from boneage.evaluation.report import write_report
     from boneage.evaluation.result import write_result
     from boneage.evaluation.scoring import evaluate_run, impossible_answers
@@ -276,6 +277,7 @@ def _train_and_evaluate(
             if (fault := impossible_answers(run.best_path, metrics)) is not None:
                 log(f"warning: {fault}")
     assert metrics is not None  # every manifest has a val split
+    fit_familiarity(run, manifest)
     write_result(run)
     report = write_report(run)
     typer.echo(verdict(metrics))

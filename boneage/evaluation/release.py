@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
+from boneage.evaluation.familiarity import fit_familiarity
 from boneage.evaluation.known_ids import find_known_ids, read_known_ids, write_known_ids
 from boneage.evaluation.model_card import LARGER, model_card
 from boneage.evaluation.records import read_metrics
@@ -118,6 +119,7 @@ def release(
         fit_intervals(part, get_args(Views), used.phases, progress=progress)
         after = read_metrics(part.metrics_path("val"))["mae_months"]["value"]
         _check_cost(run, before, after, storage)
+        fit_familiarity(part, manifest)
         if (stress := find_stress(run)) is not None:  # of the model as trained
             write_json(part.folder / STRESS_NAME, stress)
         summary = {

@@ -35,7 +35,7 @@ from boneage.evaluation.scoring import (
     views_used,
 )
 from boneage.prediction.possible_ages import possible_answers
-from boneage.prediction.predictor import Inputs, Predictor
+from boneage.prediction.predictor import UNFAMILIAR, Inputs, Predictor, mean_answer
 from boneage.prediction.test_time_views import BATCH_SIZE
 from boneage.radiographs.framing import cut_region
 from boneage.radiographs.reader import Radiograph, read_dimensions, read_radiograph
@@ -242,10 +242,16 @@ class _Cohort:
         size = self.predictor.groups[0].framing.size
         return change(radiograph, str(self.images.table["image_id"][row]), size)
 
-    def frame(self, radiograph: Radiograph) -> Inputs | None:
-        """Frame a radiograph as `predict` does; None if that refuses it."""
-        found = self.predictor.frame_or_refuse(radiograph, "")
-        return None if isinstance(found, Fault) else found[0]
+    def frame(self, radiograph: Radiograph) -> tuple[Inputs, float] | None:
+        """Frame a radiograph as `predict` does; None if that refuses it.
+
+        Returns:
+            The framed images, and the confidence of the hand's orientation.
+        """
+        found = self.predictor.assess(radiograph)
+        if found.inputs is None or found.refusal is not None:
+            return None
+        return found.inputs, found.confidence
 
     def predict(self, change: Change, advance: Callable[[int], None]) -> Months:
         """Return the answers for the changed radiographs; NaN where there is none.
@@ -261,15 +267,18 @@ class _Cohort:
         gender = 1 - gender if change.wrong_sex else gender
         months = np.full(len(self.images), np.nan)
 
-        def prepare(row: int) -> Inputs | None:
+        def prepare(row: int) -> tuple[Inputs, float] | None:
             return self.frame(self.change(row, change, self.radiograph(row)))
 
         with threads(usable_cores()) as pool:
             framed = enumerate(pool.map(prepare, range(len(self.images))))
             while batch := list(islice(framed, BATCH_SIZE)):
-                inputs = {row: found for row, found in batch if found is not None}
-                rows = list(inputs)
-                months[rows] = self.predictor.answer(list(inputs.values()), gender[rows])
+                usable = [(row, *found) for row, found in batch if found is not None]
+                rows = [row for row, *_ in usable]
+                outputs = self.predictor.estimate([each for _, each, _ in usable], gender[rows])
+                judged = self.predictor.judge(outputs, [confidence for *_, confidence in usable])
+                known = [each is None or each.code != UNFAMILIAR for each in judged]
+                months[rows] = np.where(known, mean_answer(outputs), np.nan)
                 advance(len(batch))
         return np.where(possible_answers(months), months, np.nan)
 
@@ -381,6 +390,6 @@ def _draw_pictures(path: Path, cohort: _Cohort, result: Mapping[str, Any]) -> No
     for change in (UNCHANGED, *CHANGES):
         changed = cohort.change(0, change, radiograph)
         framed = cohort.frame(changed)
-        cells.append((change.name, changed, None if framed is None else framed[0][0]))
+        cells.append((change.name, changed, None if framed is None else framed[0][0][0]))
     with replacing(path.with_name(f"{path.stem}-radiograph.png")) as part:
         figures.save_png(figures.changed_radiographs(cells), part)

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boneage.errors import Fault
 from boneage.prediction.answers import sexes_to_answer
 from boneage.prediction.engines import Engine
 from boneage.prediction.predictor import Predictor, different_phases
@@ -63,7 +62,7 @@ def explain(predictor: Predictor, path: str | Path, sex: str | None) -> Explanat
     Raises:
         InputError: The file or a model can't be read.
     """
-    radiograph, framed = _framed_as_answered(predictor, read_radiograph(path), str(path))
+    radiograph, framed = _framed_as_answered(predictor, read_radiograph(path))
     heat = np.zeros(radiograph.shape, np.float32)
     genders = [float(each == "M") for each in sexes_to_answer(sex)]
     for part, engines in zip(framed, predictor.engines, strict=True):
@@ -131,7 +130,7 @@ def _blurred(
 
 
 def _framed_as_answered(
-    predictor: Predictor, radiograph: Radiograph, name: str
+    predictor: Predictor, radiograph: Radiograph
 ) -> tuple[Radiograph, list[Framed]]:
     """Return a radiograph with the grey levels that are answered, framed for each group of runs."""
 
@@ -141,9 +140,9 @@ def _framed_as_answered(
             for group in predictor.groups
         ]
 
-    found = predictor.frame_or_refuse(radiograph, name)
+    inputs = predictor.assess(radiograph).inputs
     as_given = framed(radiograph)
-    if isinstance(found, Fault) or np.array_equal(found[0][0][0], as_given[0].pixels):
+    if inputs is None or np.array_equal(inputs[0][0], as_given[0].pixels):
         return radiograph, as_given
     inverted = highest_level(radiograph) - radiograph
     return inverted, framed(inverted)

@@ -24,7 +24,7 @@ from boneage.prediction.calibration import Calibration, mean_deviations, read_ca
 from boneage.prediction.engines import Outputs
 from boneage.prediction.intervals import IntervalModel, RunIntervals, mean_bounds, new_intervals
 from boneage.prediction.possible_ages import answer_faults
-from boneage.prediction.predictor import Inputs, Predictor, mean_answer
+from boneage.prediction.predictor import UNFAMILIAR, Assessed, Predictor, mean_answer
 from boneage.prediction.sd_score import compare_ages, load_reference
 from boneage.prediction.shipped import identify_model, open_run
 from boneage.prediction.test_time_views import BATCH_SIZE
@@ -165,25 +165,33 @@ class Estimator:
                 yield from self._answer_batch(batch)
 
     def _answer_batch(
-        self, batch: Sequence[tuple[Request, Answer, Inputs | None]]
+        self, batch: Sequence[tuple[Request, Answer, Assessed | None]]
     ) -> Iterator[Answer]:
         """Yield the answers of one batch of prepared radiographs."""
         framed = [
-            (inputs, sex)
-            for request, _, inputs in batch
-            if inputs is not None
+            (assessed, assessed.inputs, sex)
+            for request, _, assessed in batch
+            if assessed is not None and assessed.inputs is not None
             for sex in sexes_to_answer(request.sex)
         ]
-        gender = np.array([[float(sex == "M")] for _, sex in framed], np.float32)
-        outputs = self.predictor.estimate([inputs for inputs, _ in framed], gender.reshape(-1, 1))
+        gender = np.array([[float(sex == "M")] for *_, sex in framed], np.float32)
+        inputs = [inputs for _, inputs, _ in framed]
+        outputs = self.predictor.estimate(inputs, gender.reshape(-1, 1))
+        judged = self.predictor.judge(outputs, [assessed.confidence for assessed, *_ in framed])
         first = 0
-        for request, answer, inputs in batch:
-            if inputs is None:
+        for request, answer, assessed in batch:
+            if assessed is None:
                 yield answer
                 continue
             sexes = sexes_to_answer(request.sex)
             rows = slice(first, first + len(sexes))
+            finding = judged[first]
             first += len(sexes)
+            if finding is not None and finding.code == UNFAMILIAR and not self.anyway:
+                yield _refused(answer, finding)
+                continue
+            if finding is not None:
+                answer = replace(answer, findings=(finding, *answer.findings))
             yield self._complete(answer, sexes, [_rows(each, rows) for each in outputs])
 
     def _complete(self, answer: Answer, sexes: Sequence[str], outputs: Sequence[Outputs]) -> Answer:
@@ -237,7 +245,7 @@ class Estimator:
         compared = compare_ages(estimate.months, estimate.sex, age, self.reference, ends)
         return replace(estimate, comparison=compared)
 
-    def _prepare(self, request: Request) -> tuple[Request, Answer, Inputs | None]:
+    def _prepare(self, request: Request) -> tuple[Request, Answer, Assessed | None]:
         """Decode, check and frame one file. Without an image, the answer says why."""
         name = str(request.image)
         answer = Answer(
@@ -250,14 +258,16 @@ class Estimator:
             return request, replace(answer, status="failed", fault=request.fault), None
         try:
             image = read_radiograph(request.image)
-            found = self.predictor.frame_or_refuse(image, name)
-            if isinstance(found, Fault):
-                return request, replace(answer, status="refused", fault=found), None
-            framed, findings = found
+            found = self.predictor.assess(image)
+            if (refusal := found.refusal) is not None:
+                if found.inputs is None or not self.anyway:
+                    return request, _refused(answer, refusal), None
+                found = replace(found, findings=(refusal, *found.findings))
+            findings = found.findings
             header = find_dicom_header(Path(request.image))
             if header is not None:
                 request, doubts = _complete_request(request, header)
-                findings = [*doubts, *findings]
+                findings = (*doubts, *findings)
         except InputError as error:
             fault = replace(error.faults[0], where=name)
         except Exception as error:  # noqa: BLE001 - no file may cost the others their answers
@@ -265,9 +275,13 @@ class Estimator:
             fault = Fault(name, what, "Save it as a grey PNG.")
         else:
             age = request.chronological_age_months
-            answer = replace(answer, findings=tuple(findings), chronological_age_months=age)
-            return request, answer, framed
+            answer = replace(answer, findings=findings, chronological_age_months=age)
+            return request, answer, found
         return request, replace(answer, status="unreadable", fault=fault), None
+
+
+def _refused(answer: Answer, why: ImageFinding) -> Answer:
+    return replace(answer, status="refused", fault=Fault(answer.image, why.what, why.fix))
 
 
 def _complete_request(request: Request, header: DicomHeader) -> tuple[Request, list[ImageFinding]]:

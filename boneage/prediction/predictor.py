@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,8 @@ import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
 from boneage.prediction.engines import Engine, Outputs, load_engine
+from boneage.prediction.familiarity import CLEAR, Familiarity, read_familiarity
+from boneage.prediction.familiarity import NAME as FAMILIARITY_NAME
 from boneage.prediction.possible_ages import limit_answers
 from boneage.prediction.test_time_views import BATCH_SIZE, mean_of_views, test_time_views
 from boneage.radiographs.framing import CENTRE, PHASES, cut_region, frame, framing_findings
@@ -33,6 +36,30 @@ from boneage.run import Run
 Inputs: TypeAlias = Sequence[Sequence[npt.NDArray[np.uint8]]]
 """One radiograph, ready for the networks: for each group of runs, the framed image of each phase.
 uint8 (size, size)."""
+
+
+UNFAMILIAR = "unfamiliar"
+"""Code of the finding of an image that is not like the hands of the training."""
+_DRAWING = ImageFinding(
+    "drawing", "it seems to be a drawn hand, so the answer means little", "Use a radiograph."
+)
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """What the pixels of one radiograph show, before a network has seen it.
+
+    Attributes:
+        inputs: The framed images; None for a blank image.
+        findings: What a person should check.
+        refusal: Why it should get no answer; None for a usable image.
+        confidence: Confidence of the hand's orientation.
+    """
+
+    inputs: Inputs | None
+    findings: tuple[ImageFinding, ...]
+    refusal: ImageFinding | None = None
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,7 @@ class Predictor:
             key = (recipe.framing, chosen, _find_phases(run, recipe, phases))
             groups.setdefault(key, []).append(run)
         self.groups = [Group(*key, tuple(members)) for key, members in groups.items()]
+        self._lock = threading.Lock()
 
     @property
     def has_phases(self) -> bool:
@@ -116,43 +144,99 @@ class Predictor:
             findings |= {finding.code: finding for finding in framing_findings(framed[0])}
         return inputs, list(findings.values())
 
-    def frame_or_refuse(
-        self, radiograph: Radiograph, where: str
-    ) -> tuple[Inputs, list[ImageFinding]] | Fault:
-        """Frame a decoded radiograph as `frame` does, or return why it gets no answer.
+    def assess(self, radiograph: Radiograph) -> Assessed:
+        """Frame a decoded radiograph as `frame` does, and say what its pixels show.
 
         Where the radiograph seems inverted, or shows no hand, its levels are inverted. That image
-        is framed if it shows a hand and doesn't seem inverted.
+        is used if it shows a hand and doesn't seem inverted. Otherwise the radiograph is refused,
+        but for a clear orientation of a hand that only does not stand out.
 
         Args:
             radiograph: Array `(h, w)`, uint8 or uint16.
-            where: The name of the radiograph, for the fault.
-
-        Returns:
-            The framed images, and what a person should check; or why there are none.
         """
         blank = find_blank(radiograph)
         if blank is not None:
-            return Fault(where, blank.what, blank.fix)
-        inputs, findings = self._assess(radiograph)
-        found = {finding.code: finding for finding in findings}
+            return Assessed(None, (), blank)
+        seen = self._assess(radiograph)
+        found = {finding.code: finding for finding in seen.findings}
         doubt = found.get("inverted") or found.get("no-hand")
         if doubt is None:
-            return inputs, findings
-        inverted = highest_level(radiograph) - radiograph  # of the same dtype
-        inverted_inputs, inverted_findings = self._assess(inverted)
-        if not {"inverted", "no-hand"} & {finding.code for finding in inverted_findings}:
+            return seen
+        inverted = self._assess(highest_level(radiograph) - radiograph)  # of the same dtype
+        if not {"inverted", "no-hand"} & {finding.code for finding in inverted.findings}:
             why = "bone is dark" if doubt.code == "inverted" else "only there a hand stands out"
             what = f"the answer is for inverted grey levels, because {why}"
-            return inverted_inputs, [replace(doubt, what=what), *inverted_findings]
+            return replace(inverted, findings=(replace(doubt, what=what), *inverted.findings))
         if doubt.code == "inverted":
-            return Fault(where, f"{doubt.what}, and no hand stands out", doubt.fix)
-        return inputs, findings
+            refusal = replace(doubt, what=f"{doubt.what}, and no hand stands out")
+        elif seen.confidence > CLEAR:
+            return seen
+        else:
+            refusal = replace(doubt, what="no hand stands out from its background")
+        findings = tuple(each for each in seen.findings if each is not doubt)
+        return replace(seen, findings=findings, refusal=refusal)
 
-    def _assess(self, radiograph: Radiograph) -> tuple[Inputs, list[ImageFinding]]:
+    def _assess(self, radiograph: Radiograph) -> Assessed:
         """Frame a radiograph, and return all that a person should check."""
         inputs, doubts = self.frame(radiograph)
-        return inputs, [*quality_findings(assess_quality(radiograph)), *doubts]
+        quality = assess_quality(radiograph)
+        findings = {finding.code: finding for finding in (*quality_findings(quality), *doubts)}
+        if "rotated" in findings:  # put right
+            findings.pop("turned-hand", None)
+        refusal = None
+        if quality.has_two_hands:
+            two = findings.pop("two-hands")
+            if any(assess_quality(group[0]).has_two_hands for group in inputs):
+                refusal = replace(two, what="it shows two hands, and neither stands out alone")
+            else:
+                what = "it shows two hands, and the answer is for one of them"
+                findings[two.code] = replace(two, what=what)
+        return Assessed(inputs, tuple(findings.values()), refusal, quality.orientation.confidence)
+
+    def judge(
+        self, outputs: Sequence[Outputs], confidence: Sequence[float]
+    ) -> list[ImageFinding | None]:
+        """Return of some radiographs whether the networks know such images.
+
+        Args:
+            outputs: For each run, its outputs for the radiographs, as `estimate` returns them.
+            confidence: `Assessed.confidence` of each.
+
+        Returns:
+            For each radiograph None, or a finding: `UNFAMILIAR` for an image that is refused, or
+            `drawing`. Always None if no run has a `familiarity.npz`.
+
+        Raises:
+            InputError: A `familiarity.npz` is damaged, or that of another network.
+        """
+        ratios, drawn = [], []
+        for run, each in zip(self.runs, outputs, strict=True):
+            known = self._familiarity[run]
+            if known is None or each.pooled is None:
+                continue
+            if each.pooled.shape[1] != known.hands.shape[1]:
+                what = f"it is for {known.hands.shape[1]} features, not {each.pooled.shape[1]}"
+                fix = "Remove the file, or use a copy of the run."
+                raise InputError(Fault(str(run.folder / FAMILIARITY_NAME), what, fix))
+            ratios.append(known.distances(each.pooled, np.array(confidence)) / known.limit)
+            drawn.append(known.are_drawings(each.pooled, np.array(confidence)))
+        if not ratios:
+            return [None] * len(confidence)
+        far, drawing = np.mean(ratios, axis=0), np.all(drawn, axis=0)
+        return [
+            _DRAWING if drawing[row] else _unfamiliar(far[row]) if far[row] > 1 else None
+            for row in range(len(confidence))
+        ]
+
+    def refuse(self, radiograph: Radiograph) -> ImageFinding | None:
+        """Return why a decoded radiograph gets no answer, or None; safe to call in threads."""
+        seen = self.assess(radiograph)
+        if seen.refusal is not None or seen.inputs is None:
+            return seen.refusal
+        with self._lock:
+            outputs = self.estimate([seen.inputs], np.zeros((1, 1), np.float32))
+        (found,) = self.judge(outputs, [seen.confidence])
+        return found if found is not None and found.code == UNFAMILIAR else None
 
     def read(self, path: Path, region: Box | None = None) -> Inputs:
         """Decode and frame a file.
@@ -242,6 +326,10 @@ class Predictor:
             first += len(batch)
 
     @cached_property
+    def _familiarity(self) -> dict[Run, Familiarity | None]:
+        return {run: read_familiarity(run.folder) for run in self.runs}
+
+    @cached_property
     def engines(self) -> list[list[Engine]]:
         """The networks of the runs of each group."""
         return [[load_engine(run) for run in group.runs] for group in self.groups]
@@ -260,6 +348,11 @@ def mean_answer(outputs: Sequence[Outputs]) -> npt.NDArray[np.float64]:
         float64 (n,), months.
     """
     return limit_answers(np.mean([each.months for each in outputs], axis=0))
+
+
+def _unfamiliar(far: float) -> ImageFinding:
+    what = f"it is not like the hands that the model was trained on: {far:.1f} times the limit"
+    return ImageFinding(UNFAMILIAR, what, "Check the image. Is it a radiograph of one whole hand?")
 
 
 def different_phases(radiograph: Radiograph, group: Group) -> list[tuple[float, float]]:

@@ -29,6 +29,10 @@ REASONS = (HAND, WHOLE_RADIOGRAPH, WHOLE_RADIOGRAPH_ASKED)
 """Every value that `Crop.why` can have."""
 LOW_RESOLUTION = 0.5
 """Share of the framed size below which the longer side of a crop has a low resolution."""
+LOW_CONTRAST_LEVELS = 32
+"""Levels of 255 that a hand spans in its radiograph, below which its contrast is low."""
+CLIPPED_DARK, CLIPPED_BRIGHT = 0.5, 0.02
+"""Shares of `Framed.clipped` above which an exposure is cut off at its dark or its bright end."""
 SLANT = 15
 """Degrees from a quarter turn above which `upright = "fine"` turns a hand."""
 CENTRE = (0.5, 0.5)
@@ -67,12 +71,15 @@ class Framed:
         to_radiograph: Matrix `(2, 3)` from positions (x, y) on the framed image to those on the
             radiograph. The top left corner of either is (0, 0), so its first pixel is centred at
             (0.5, 0.5).
+        clipped: Share of the surroundings of the hand at the radiograph's lowest level, and share
+            of the hand at the highest; 0 where no hand was found.
     """
 
     pixels: npt.NDArray[np.uint8]
     crop: Crop
     gain: float
     to_radiograph: npt.NDArray[np.float64]
+    clipped: tuple[float, float] = (0.0, 0.0)
 
 
 def frame(
@@ -168,11 +175,12 @@ def _frame(
     """Frame all of a radiograph, which may be the shrunk copy of an original."""
     height, width = shape = radiograph.shape
     white = _white(radiograph)
-    hand, matrix, degrees = None, None, 0
+    hand, matrix, degrees, clipped = None, None, 0, (0.0, 0.0)
     why = WHOLE_RADIOGRAPH_ASKED
     box = (0, 0, width, height)
     if framing.crop == "hand":
         found = find_hand(radiograph, black_corners=framing.upright == "fine")
+        clipped = _clipped(found)
         if framing.upright == "fine":
             aspect = original.shape[0] * width / (height * original.shape[1])
             degrees = round(slant(found, aspect) or 0)
@@ -195,7 +203,7 @@ def _frame(
         to_radiograph = _before(matrix) @ _square(to_radiograph)
         crop = replace(crop, box=_box_before(box, matrix, shape))
     gain = _stretch(low, high) * white / 255
-    return Framed(_centred(inner, framing.size), crop, gain, to_radiograph)
+    return Framed(_centred(inner, framing.size), crop, gain, to_radiograph, clipped)
 
 
 def _from_framed(
@@ -272,7 +280,43 @@ def framing_findings(framed: Framed) -> list[ImageFinding]:
     if max(width, height) < LOW_RESOLUTION * size:
         what = f"the hand has only {width} x {height} pixels, enlarged to {size} x {size}"
         findings.append(ImageFinding("low-resolution", what, "Use the original image."))
+    if framed.crop.rotation:
+        clockwise = framed.crop.rotation > 180
+        degrees = 360 - framed.crop.rotation if clockwise else framed.crop.rotation
+        what = (
+            f"the hand was turned by {degrees} degrees {'' if clockwise else 'counter-'}clockwise"
+        )
+        findings.append(ImageFinding("rotated", f"{what}, to put it upright", "Check the image."))
+    return findings + _exposure_findings(framed)
+
+
+def _exposure_findings(framed: Framed) -> list[ImageFinding]:
+    """Return what is doubtful about the grey levels of the hand."""
+    findings = []
+    fix = "Check the image. Export it again with its full range."
+    if framed.crop.why == HAND and framed.gain > 255 / LOW_CONTRAST_LEVELS:
+        what = f"the hand spans only {255 / framed.gain:.0f} of 255 grey levels"
+        findings.append(ImageFinding("low-contrast", what, fix))
+    dark, bright = framed.clipped
+    if dark > CLIPPED_DARK:
+        what = "the edge of the hand may be lost: all around it is black"
+        findings.append(ImageFinding("too-dark", what, fix))
+    if bright > CLIPPED_BRIGHT:
+        what = f"{bright:.0%} of the hand is as bright as the image can be, so bone is lost there"
+        findings.append(ImageFinding("too-bright", what, fix))
     return findings
+
+
+def _clipped(hand: Hand) -> tuple[float, float]:
+    """Return the shares of `Framed.clipped`, as the small copy of the radiograph shows them."""
+    if not hand.is_found:
+        return 0.0, 0.0
+    inside = hand.mask > 0
+    around = (cv2.dilate(hand.mask, disk(2)) > 0) & ~inside
+    low, high = float(hand.copy.min()), float(hand.copy.max())
+    slack = (high - low) / 128  # averaging moves a level
+    dark = (hand.copy[around] <= low + slack / 2).mean() if around.any() else 0.0
+    return float(dark), float((hand.copy[inside] >= high - slack).mean())
 
 
 def framing_key(framing: Framing) -> str:

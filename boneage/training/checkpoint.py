@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +18,8 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
 from boneage.errors import Fault, InputError
-from boneage.runtime.arrays import ARRAY_ERRORS
-from boneage.runtime.files import LARGEST_FILE, open_regular, replacing
+from boneage.runtime.arrays import ARRAY_ERRORS, read_arrays
+from boneage.runtime.files import replacing
 from boneage.runtime.schemas import Count, FileSchema, Text, check_values
 
 # Names inside the file. Earlier versions wrote the same ones.
@@ -199,7 +198,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         InputError: The file is missing, damaged or from an incompatible version.
     """
     try:
-        arrays = _read_arrays(path)
+        arrays = read_arrays(path)
         record = json.loads(arrays.pop(_STATE).tobytes())
         kinds = {kind: _numbered(arrays, kind) for kind in (_VARIABLE, _METRIC)}
     except ARRAY_ERRORS as error:
@@ -210,27 +209,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     known = {item.name for item in dataclasses.fields(TrainingState)}
     state = TrainingState(**{k: v for k, v in values["place"].items() if k in known})
     return Checkpoint(path, state, record["recipe"], kinds[_VARIABLE], kinds[_METRIC])
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` file that are numbers and take no more room than the file."""
-    arrays = {}
-    with open_regular(path, LARGEST_FILE) as file, zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        if sum(member.file_size for member in members) > path.stat().st_size:
-            raise ValueError("its arrays are larger than the file")
-        for member in members:
-            with archive.open(member) as content:
-                if np.lib.format.read_magic(content) != (1, 0):
-                    raise ValueError(f"{member.filename} is no array of this version")
-                shape, _, dtype = np.lib.format.read_array_header_1_0(content)
-                size = math.prod(shape) * dtype.itemsize
-                if dtype.kind not in "fiub" or content.tell() + size != member.file_size:
-                    raise ValueError(f"{member.filename} has the shape {shape} and type {dtype}")
-            with archive.open(member) as content:
-                name = member.filename.removesuffix(".npy")
-                arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
-    return arrays
 
 
 def _numbered(arrays: dict[str, np.ndarray], kind: str) -> list[np.ndarray]:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom.cohort import phantom
-from boneage.errors import Fault
 from boneage.prediction.answers import Answer, Estimate, Interval
 from boneage.prediction.engines import Outputs
 from boneage.prediction.explanation import PATCHES, Explanation, explain, occlude
@@ -19,8 +18,9 @@ from boneage.prediction.explanation_picture import (
     picture_path,
     write_explanation,
 )
-from boneage.prediction.predictor import Predictor
+from boneage.prediction.predictor import Assessed, Predictor
 from boneage.radiographs.framing import frame
+from boneage.radiographs.image_quality import ImageFinding
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
@@ -115,7 +115,8 @@ def test_an_unknown_sex_takes_the_mean_and_a_refused_image_is_explained_as_it_is
     path = write(tmp_path / "hand.png", HAND)
     both, girl = explain(model, path, None), explain(model, path, "F")
     assert np.allclose(both.heat, girl.heat, atol=1e-4)  # this engine adds a constant for boys
-    monkeypatch.setattr(Predictor, "frame_or_refuse", lambda *_: Fault("x", "y", "z"))
+    blank = Assessed(None, (), ImageFinding("blank-image", "x", "y"))
+    monkeypatch.setattr(Predictor, "assess", lambda *_: blank)
     assert np.array_equal(explain(model, path, "F").heat, girl.heat)
 
 

@@ -13,6 +13,7 @@ from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 from boneage.prediction import predict
 from boneage.prediction.engines import Outputs
+from boneage.prediction.familiarity import Familiarity
 from boneage.prediction.predict import Estimator, Request
 from boneage.prediction.shipped import open_run
 from boneage.radiographs.framing import frame
@@ -52,10 +53,12 @@ class Brightness:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.pooled = None
 
     def predict(self, images, gender):
         self.batches.append(len(images))
-        return Outputs(images.mean(axis=(1, 2)) + 10.0 * gender[:, 0])
+        pooled = None if self.pooled is None else np.repeat(self.pooled, len(images), axis=0)
+        return Outputs(images.mean(axis=(1, 2)) + 10.0 * gender[:, 0], None, pooled)
 
 
 @pytest.fixture
@@ -125,7 +128,6 @@ def test_findings_of_data_check_are_warnings(unfinished, engine, tmp_path):
         "turned-hand": HAND[::-1],
         "two-hands": np.hstack([HAND, HAND[:, ::-1]]),
         "inverted": 255 - HAND,
-        "no-hand": np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8),
         "low-resolution": cv2.resize(HAND, (17, 17), interpolation=cv2.INTER_AREA),
     }
     paths = [write(tmp_path / f"{code}.png", image) for code, image in images.items()]
@@ -133,6 +135,28 @@ def test_findings_of_data_check_are_warnings(unfinished, engine, tmp_path):
         assert answer.status == "answered"
         codes = {finding.code for finding in answer.findings}
         assert code in codes if code != "good" else not codes
+
+
+def test_what_is_refused_is_answered_anyway_with_the_reason_as_a_finding(
+    unfinished, engine, tmp_path
+):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+    images = {"no-hand": noise, "unfamiliar": HAND, "blank-image": BLANK}
+    paths = [write(tmp_path / f"{code}.png", image) for code, image in images.items()]
+    engine.pooled = np.array([[0.0, 1.0]], np.float32)
+    unit = np.eye(2, dtype=np.float16)
+    Familiarity(unit[:1], unit[:0], 0.1, 1.0, 0.0).write(unfinished.folder)
+    requests = [Request(path, None) for path in paths]
+    for answer in Estimator(unfinished).predict_many(requests):
+        assert (answer.status, answer.estimates) == ("refused", ())
+        assert answer.fault.where == answer.image
+    *answers, blank = Estimator(unfinished, anyway=True).predict_many(requests)
+    assert blank.status == "refused"
+    for code, answer in zip(images, answers, strict=False):
+        assert (answer.status, len(answer.estimates)) == ("answered", 2)
+        assert code in {finding.code for finding in answer.findings}
+    engine.pooled = np.array([[1.0, 0.0]], np.float32)
+    assert Estimator(unfinished).predict(paths[1], "F").status == "answered"
 
 
 def test_answers_come_a_batch_at_a_time_and_the_model_only_when_it_is_needed(

@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 
 from boneage.datasets.phantom.cohort import phantom
-from boneage.errors import Fault, InputError
+from boneage.errors import InputError
 from boneage.prediction import predictor as module
 from boneage.prediction.engines import Outputs
+from boneage.prediction.familiarity import Familiarity
 from boneage.prediction.predict import Estimator
-from boneage.prediction.predictor import Predictor, mean_answer
+from boneage.prediction.predictor import UNFAMILIAR, Predictor, mean_answer
 from boneage.prediction.test_time_views import mean_of_views
 from boneage.radiographs.framing import PHASES, frame
+from boneage.radiographs.image_quality import ImageFinding
 from boneage.radiographs.reader import read_radiograph
 from boneage.recipe import Framing, Prediction, Recipe
 from boneage.run import Run
@@ -172,36 +174,93 @@ def test_an_inverted_radiograph_gets_the_images_of_the_original(make_run, number
     top = 2**bits - 1
     hand = hand if bits == 8 else (hand.astype(np.uint16) * 16 + 15)
     predictor = Predictor(make_run("a", framing))
-    inputs, findings = predictor.frame_or_refuse(hand, "hand.png")
-    assert inputs[0][0].tobytes() == frame(hand, framing).pixels.tobytes()
-    assert not findings
-    found, findings = predictor.frame_or_refuse((top - hand).astype(hand.dtype), "hand.png")
-    assert found[0][0].tobytes() == inputs[0][0].tobytes()
-    assert [finding.code for finding in findings] == ["inverted"]
-    assert findings[0].what == "the answer is for inverted grey levels, because bone is dark"
+    right = predictor.assess(hand)
+    assert right.inputs[0][0].tobytes() == frame(hand, framing).pixels.tobytes()
+    assert (right.findings, right.refusal) == ((), None)
+    found = predictor.assess((top - hand).astype(hand.dtype))
+    assert found.inputs[0][0].tobytes() == right.inputs[0][0].tobytes()
+    assert [finding.code for finding in found.findings] == ["inverted"]
+    assert found.findings[0].what == "the answer is for inverted grey levels, because bone is dark"
+    assert found.refusal is None
 
 
 def test_where_polarity_is_not_known_the_levels_that_show_a_hand_are_used(make_run):
-    predictor = Predictor(make_run("a"))
     both = np.hstack([LARGE, LARGE[:, ::-1]])
-    inputs, findings = predictor.frame_or_refuse(255 - both, "")
-    assert inputs[0][0].tobytes() == frame(both, AREA).pixels.tobytes()
-    assert [finding.code for finding in findings] == ["no-hand", "two-hands"]
-    assert "because only there a hand stands out" in findings[0].what
+    found = Predictor(make_run("a")).assess(255 - both)
+    assert found.inputs[0][0].tobytes() == frame(both, AREA).pixels.tobytes()
+    assert {finding.code for finding in found.findings} == {"no-hand", "two-hands"}
+    assert "because only there a hand stands out" in found.findings[0].what
+
+
+def test_of_two_hands_one_is_answered_for_if_the_framed_image_shows_one(make_run):
+    both = np.hstack([LARGE, LARGE[:, ::-1]])
+    found = Predictor(make_run("a", Framing(size=64))).assess(both)
+    assert found.refusal is None
+    assert "two hands, and the answer is for one" in found.findings[0].what
+    whole = Predictor(make_run("b", Framing(size=64, crop="none"))).assess(both)
+    assert whole.refusal.code == "two-hands"
+    assert whole.inputs is not None, "--anyway answers"
+    assert not whole.findings
+
+
+def test_an_image_without_a_hand_is_refused(make_run):
     ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))  # no hand either way
-    inputs, findings = predictor.frame_or_refuse(ramp, "")
-    assert inputs[0][0].tobytes() == frame(ramp, AREA).pixels.tobytes()
-    assert "no hand stands out from its background, so all of it is used" in {
-        finding.what for finding in findings
-    }
-
-
-def test_an_inverted_radiograph_without_a_hand_is_refused(make_run):
     palm = 255 - phantom(5, 5, 128).image[30:100, 40:90]
-    fault = Predictor(make_run("a")).frame_or_refuse(palm, "palm.png")
-    assert isinstance(fault, Fault)
-    assert "palm.png: it is probably inverted: bone is dark, and no hand stands out" in str(fault)
-    assert "or invert the file" in str(fault)
+    inverted = "it is probably inverted: bone is dark, and no hand stands out"
+    predictor = Predictor(make_run("a"))
+    for image, code, what in ((ramp, "no-hand", "no hand"), (palm, "inverted", inverted)):
+        found = predictor.assess(image)
+        assert found.refusal.code == code
+        assert what in found.refusal.what
+        assert found.inputs[0][0].tobytes() == frame(image, AREA).pixels.tobytes()
+        assert code not in {finding.code for finding in found.findings}
+
+
+def test_a_turned_hand_that_was_put_upright_is_said_once(make_run):
+    found = Predictor(make_run("a")).assess(np.rot90(phantom(5, 3, 128).image))
+    assert [finding.code for finding in found.findings] == ["rotated"]
+    assert "turned by 90 degrees clockwise" in found.findings[0].what
+
+
+def write_familiarity(run: Run, direction: int, limit: float = 1.0) -> None:
+    unit = np.eye(3, dtype=np.float16)
+    Familiarity(unit[[direction]], unit[[2]], 0.1, limit, 0.1).write(run.folder)
+
+
+def judge(predictor: Predictor, *pooled: list[float]) -> list[str | None]:
+    outputs = [Outputs(np.zeros(len(pooled)), None, np.array(pooled, np.float32))]
+    found = predictor.judge(outputs * len(predictor.runs), [9.0] * len(pooled))
+    return [None if each is None else each.code for each in found]
+
+
+def test_images_that_the_networks_do_not_know_are_found(make_run):
+    one, other, without = (make_run(name) for name in "abc")
+    hand, elsewhere, drawing = [5.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.1, 7.0]
+    images = (hand, elsewhere, drawing)
+    assert judge(Predictor(without), *images) == [None, None, None]
+    write_familiarity(one, 0)
+    assert judge(Predictor(one), *images) == [None, UNFAMILIAR, "drawing"]
+    assert judge(Predictor([one, without]), *images) == [None, UNFAMILIAR, "drawing"]
+    write_familiarity(other, 1)  # the mean of both distances counts
+    assert judge(Predictor([one, other]), hand, drawing) == [UNFAMILIAR, "drawing"]
+
+
+def test_what_would_be_refused_is_said_without_an_answer(make_run, engines, monkeypatch):
+    predictor = Predictor(make_run("a"))
+    assert predictor.refuse(np.zeros((64, 64), np.uint8)).code == "blank-image"
+    assert not engines, "no network is asked"
+    assert predictor.refuse(LARGE) is None
+    for code in ("drawing", UNFAMILIAR):
+        finding = ImageFinding(code, "it is odd", "Check it.")
+        monkeypatch.setattr(predictor, "judge", lambda *_, found=finding: [found])
+        assert predictor.refuse(LARGE) == (finding if code == UNFAMILIAR else None)
+
+
+def test_the_familiarity_of_another_network_is_an_error(make_run):
+    run = make_run("a")
+    write_familiarity(run, 0)
+    with pytest.raises(InputError, match="familiarity.npz: it is for 3 features, not 2"):
+        judge(Predictor(run), [1.0, 2.0])
 
 
 def test_runs_views_and_phases_that_make_no_sense_are_refused_before_a_model_is_read(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from boneage.datasets.audit.images import (
     ImageInspection,
+    Judge,
     duplicate_findings,
     image_parts,
     inspect_images,
@@ -42,6 +43,7 @@ _WARNINGS = frozenset(
         "empty-split",
         "inverted",
         "near-duplicate",
+        "no-hand",
         "other-body-part",
         "other-modality",
         "other-sex",
@@ -50,6 +52,7 @@ _WARNINGS = frozenset(
         "shared-image",
         "turned-hand",
         "two-hands",
+        "unfamiliar",
     }
 )
 _NOTES = frozenset({"digit-preference", "doubtful-age"})
@@ -158,7 +161,7 @@ class AuditReport:
             yield describe_split_digest(self.split_digest)
 
 
-def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
+def audit(manifest_path: Path, *, progress: bool = True, judge: Judge | None = None) -> AuditReport:
     """Check a manifest's table and decode all of its images.
 
     Nothing wrong with the table or the images raises an exception: it is in the report.
@@ -166,6 +169,7 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
     Args:
         manifest_path: The manifest; `read_manifest` may refuse it.
         progress: Show a progress bar on standard error.
+        judge: Says why a model would refuse an image.
     """
     path = Path(manifest_path)
     started = time.monotonic()
@@ -178,7 +182,7 @@ def audit(manifest_path: Path, *, progress: bool = True) -> AuditReport:
         return AuditReport(path, None, faults, 0, 0, {}, {}, {}, time.monotonic() - started)
     cells = validation.cells
     parts = image_parts(cells, path)
-    inspections = inspect_images(parts, progress=progress)
+    inspections = inspect_images(parts, progress=progress, judge=judge)
     found = [
         *validation.findings,
         *inspection_findings(cells, parts, inspections),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -23,12 +24,14 @@ from boneage.radiographs.image_quality import (
     quality_findings,
 )
 from boneage.radiographs.orientation import shrunk
-from boneage.radiographs.reader import SMALLEST_SIDE, read_radiograph
+from boneage.radiographs.reader import SMALLEST_SIDE, Radiograph, read_radiograph
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
 
 Part = tuple[Path, Region | None]
 """A radiograph, and the part of it that is used; None for all of it."""
+Judge = Callable[[Radiograph], ImageFinding | None]
+"""Says why a model would refuse an image. It is called from several threads at once."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -44,6 +47,7 @@ class ImageInspection:
         quality: What the image shows; None when it was not read or is blank.
         fingerprint: For finding the same image again; None likewise.
         header: Its header; None likewise, and for files that are no DICOM.
+        refusal: Why a model would refuse it; None if it would not, or without a model.
     """
 
     code: str = ""
@@ -54,6 +58,7 @@ class ImageInspection:
     quality: Quality | None = None
     fingerprint: Fingerprint | None = None
     header: DicomHeader | None = None
+    refusal: ImageFinding | None = None
 
 
 def image_parts(cells: Cells, manifest: Path) -> list[Part | None]:
@@ -69,19 +74,21 @@ def image_parts(cells: Cells, manifest: Path) -> list[Part | None]:
     ]
 
 
-def inspect_images(parts: Sequence[Part | None], *, progress: bool) -> dict[Part, ImageInspection]:
+def inspect_images(
+    parts: Sequence[Part | None], *, progress: bool, judge: Judge | None = None
+) -> dict[Part, ImageInspection]:
     """Decode and inspect every image once; an image that can't be read is no exception."""
     unique = list(dict.fromkeys(part for part in parts if part is not None))
     # Decoding releases the interpreter lock; more threads than cores hide a slow disk.
     with threads(min(16, 2 * usable_cores())) as pool:
-        inspections: Iterable[ImageInspection] = pool.map(_inspect, unique)
+        inspections: Iterable[ImageInspection] = pool.map(partial(_inspect, judge=judge), unique)
         if progress:
             console = Console(stderr=True)
             inspections = track(inspections, "Checking images", total=len(unique), console=console)
         return dict(zip(unique, inspections, strict=True))
 
 
-def _inspect(part: Part) -> ImageInspection:
+def _inspect(part: Part, judge: Judge | None) -> ImageInspection:
     path, region = part
     try:
         image = read_radiograph(path)
@@ -107,7 +114,8 @@ def _inspect(part: Part) -> ImageInspection:
         fault = Fault(str(path), blank.what, f"{blank.fix} {blank.row_fix}")
         return ImageInspection(blank.code, fault, height, width, bits)
     print_ = fingerprint(shrunk(image))
-    return ImageInspection("", None, height, width, bits, assess_quality(image), print_, header)
+    quality, refusal = assess_quality(image), None if judge is None else judge(image)
+    return ImageInspection("", None, height, width, bits, quality, print_, header, refusal)
 
 
 def inspection_findings(
@@ -135,7 +143,11 @@ def _suspicions(inspection: ImageInspection, sex: str) -> Iterator[ImageFinding]
     if inspection.header is not None and sex in SEXES:
         yield from header_findings(inspection.header, sex)
     if inspection.quality is not None:
-        yield from quality_findings(inspection.quality)
+        found = quality_findings(inspection.quality)
+        yield from found
+        refusal = inspection.refusal
+        if refusal is not None and refusal.code not in {finding.code for finding in found}:
+            yield refusal
 
 
 def duplicate_findings(

@@ -11,6 +11,7 @@ from boneage.datasets.audit.audit import AuditReport, audit
 from boneage.datasets.label_rules import COLUMNS
 from boneage.datasets.manifest import read_manifest
 from boneage.datasets.phantom.cohort import phantom
+from boneage.radiographs.image_quality import ImageFinding
 
 
 def png(path: Path, *, size: tuple[int, int] = (40, 32), dtype: type = np.uint8) -> Path:
@@ -141,6 +142,18 @@ def test_a_blank_image_is_an_error_as_it_is_for_predict_and_prepare(folder: Path
     assert "every pixel is 7. Check the image, and export it again. Or remove its row." in str(
         report.render()
     )
+
+
+def test_an_image_that_a_model_would_refuse_is_a_warning(folder: Path) -> None:
+    odd = ImageFinding("unfamiliar", "it is not like a hand", "Check the image.")
+    refused = {(48, 32): odd}
+    png(folder / "films" / "b.png", size=(48, 32))
+    report = audit(
+        manifest(folder, *GOOD), progress=False, judge=lambda image: refused.get(image.shape)
+    )
+    assert codes(report) == {"unfamiliar": ("b",)}
+    assert not report.has_errors
+    assert "it is not like a hand" in report.render()
 
 
 def hands(folder: Path, count: int) -> list[str]:
