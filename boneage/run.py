@@ -187,6 +187,12 @@ class Run:
         return self.folder / "intervals.json"
 
     @property
+    def network_path(self) -> Path:
+        """Return the path of the best model, or that for ONNX Runtime in a folder without it."""
+        is_exported = self.onnx_path.exists() and not self.best_path.exists()
+        return self.onnx_path if is_exported else self.best_path
+
+    @property
     def checkpoint_path(self) -> Path:
         """Return the path of the checkpoint."""
         return self.folder / "checkpoint.npz"

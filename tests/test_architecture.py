@@ -52,7 +52,7 @@ MAY_IMPORT = {
 EXCEPTIONS: set[tuple[str, str]] = set()
 
 KERAS_AT_ONCE = ("pipeline.generator", "pipeline.keras_adapter", "models", "training")
-KERAS_IN = (*KERAS_AT_ONCE, "prediction.engines", "evaluation.release")
+KERAS_IN = (*KERAS_AT_ONCE, "prediction.engines", "evaluation.release", "evaluation.export")
 # The light half answers without these, so neither it nor what it imports may import them.
 LIGHT = ("errors", "recipe", "runtime", "run", "radiographs", "prediction")
 HEAVY = {*EXTRA_OF} - {"gdcm", "highdicom"}
@@ -279,6 +279,9 @@ FAULTS = (  # arguments, and a part of the message
     ("report full", "full"),
     ("release full --out x", "this is not a finished run"),
     ("release rsna-best --out full", "full: it exists already"),
+    ("export full", "this is not a finished run"),
+    ("export rsna-best --out full", "full: it exists already"),
+    ("export rsna-best --format torch", "Choose one of onnx"),
     ("reproduce rsna-xceptoin --data absent", "Did you mean 'rsna-xception'?"),
     ("reproduce rsna-xception --data absent --set model.weights=none", "absent"),
     ("reproduce rsna-xception --data absent --out full", "full: the folder holds something else"),

@@ -16,6 +16,7 @@ from boneage.cli.calibrate import calibrate
 from boneage.cli.compare import compare
 from boneage.cli.data import data_app
 from boneage.cli.evaluate import evaluate, release, report
+from boneage.cli.export import export
 from boneage.cli.output import log, verb_group
 from boneage.cli.predict import predict
 from boneage.cli.series import cross_validate, sweep
@@ -38,6 +39,7 @@ VERBS = (
     "cross-validate",
     "sweep",
     "release",
+    "export",
 )
 REMOVED_VERBS = {
     "bench": "Run the benchmarks in a clone: python -m experiments.throughput.benchmark --help.",
@@ -67,6 +69,7 @@ app.command()(reproduce)
 app.command("cross-validate")(cross_validate)
 app.command()(sweep)
 app.command()(release)
+app.command()(export)
 
 
 def _print_version(wanted: bool) -> None:

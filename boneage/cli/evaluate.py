@@ -199,7 +199,9 @@ def release(
     ] = True,
     max_megabytes: Annotated[
         float,
-        typer.Option("--max-megabytes", min=0, max=1e5, help="Largest total size of the files."),
+        typer.Option(
+            "--max-megabytes", min=0, max=1e5, help="Largest size of best.keras and of model.onnx."
+        ),
     ] = 12.0,
     most_megabytes: Annotated[
         str | None, renamed_option("--most-megabytes", "--max-megabytes")

@@ -6,19 +6,19 @@ import datetime
 import io
 import zipfile
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from boneage.datasets.manifest import Manifest
 from boneage.errors import Fault, InputError
+from boneage.evaluation.export import Gender, Images, parity_images, write_network
 from boneage.evaluation.familiarity import fit_familiarity
 from boneage.evaluation.known_ids import find_known_ids, read_known_ids, write_known_ids
 from boneage.evaluation.model_card import LARGER, model_card
 from boneage.evaluation.records import read_metrics
-from boneage.evaluation.result import count_scorings, write_result
+from boneage.evaluation.result import count_scorings, describe_run, write_result
 from boneage.evaluation.scoring import (
     evaluate_run,
     fit_intervals,
@@ -26,33 +26,37 @@ from boneage.evaluation.scoring import (
     run_manifest,
 )
 from boneage.evaluation.stress import find_stress
+from boneage.models.export import FORMATS, Storage, as_float16, check_packages, with_named_answers
 from boneage.prediction.predictor import Predictor
 from boneage.prediction.shipped import CARD_NAME, RELEASE_NAME, SUMS_NAME, checksums
 from boneage.recipe import Views
 from boneage.run import MANIFEST_KEYS, TRAINED, Run
-from boneage.runtime.files import read_json, temporary_folder, write_bytes, write_json, write_text
+from boneage.runtime.files import (
+    check_new_folder,
+    new_folder,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from boneage.runtime.names import check_name
-from boneage.runtime.provenance import file_digest, provenance
-
-Storage = Literal["float16", "float32"]
+from boneage.runtime.provenance import file_digest, package_versions, provenance
 
 STRESS_NAME = "stress.json"
 
 MAX_BYTES = 12_000_000
-"""Largest total size of a release's files, by default."""
+"""Largest size of each file of the network, by default."""
 
 MAX_COST_MONTHS = 0.02
 """Largest increase of the validation MAE that smaller storage may cause."""
 
 _WEIGHTS = "model.weights.h5"  # in a .keras file, which is a zip
-_MAX_ERROR = 1e-3  # of a tensor, relative to its norm; rounding to float16 alone makes < 5e-4
 _NEEDED_INFO = (
     *("name", "seed", "started", "model.parameters", "stopped"),
     *("provenance.boneage", "provenance.versions"),
     *("provenance.device", "provenance.cores", "provenance.python"),
     *MANIFEST_KEYS,
 )
-_INFO = ("name", "seed", "started", "seconds", "provenance", "model", "best_epoch", "epochs")
 
 
 def release(
@@ -70,8 +74,9 @@ def release(
     """Make a released model of a finished run: a run folder without tables or machine paths.
 
     The network is built again to compute in float32 and saved without its optimizer, as a plain
-    `.keras` file. Keras reads its float16 weights as float32. The saved file is then evaluated:
-    `result.json` and the card hold its own scores, not those of the run.
+    `.keras` file. Keras reads its float16 weights as float32. The same network is saved for ONNX
+    Runtime, so that the release answers without Keras. That file is then evaluated: `result.json`
+    and the card hold its own scores, not those of the run.
 
     Args:
         run: A finished run with its manifest and radiographs.
@@ -83,7 +88,7 @@ def release(
         note: Text for the card about the training radiographs.
         known_ids: Whether to add the filters of the ids that the run knew, and the models that it
             started from; see `KnownIds`.
-        max_bytes: Largest total size of the files.
+        max_bytes: Largest size of each of `best.keras` and `model.onnx`.
         progress: Show progress.
 
     Returns:
@@ -91,27 +96,28 @@ def release(
 
     Raises:
         InputError: The run is unfinished, its manifest is gone or changed, the folder is in use,
-            the files are too large, or smaller storage costs too much accuracy.
+            a package is missing, the files are too large, or smaller storage costs too much
+            accuracy.
     """
     check_name(out.absolute().name, f"--out {out}")
     info = run.read_info(_NEEDED_INFO)
     _check_finished(run, info)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(Fault(str(out), "it exists already", "Move it, or name another folder."))
+    check_new_folder(out)
+    check_packages("onnx")
     manifest = run_manifest(run)
     predictor = Predictor(run, views=views, phases=phases)
     used = predictor.groups[0]
     import keras  # only now, because it takes seconds
 
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(out.absolute().parent, f".{out.name}.") as folder:
-        part = Run(folder / out.name)
+    with new_folder(out) as folder:
+        part = Run(folder)
         stored = _store_model(run, part, storage)
         recipe = run.read_recipe().model_dump(mode="json")
         recipe["prediction"] |= {"views": used.views, "phases": used.phases}
         write_json(part.recipe_path, recipe)
         info.pop("digests", None)  # those of the run's own files
         write_json(part.info_path, info)
+        onnx = _write_onnx(part, storage, parity_images(run))
         before = _validation_mae(predictor, manifest, progress)
         has = set(manifest.table["split"])
         splits = [split for split in ("val", "test") if split in has]
@@ -127,6 +133,7 @@ def release(
             "released": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "trained_model_digest": file_digest(run.best_path),
             "storage": {"weights": storage, **stored, "compute": "float32"},
+            "onnx": onnx,
             "val_mae_months": {"as_trained": before, "as_released": after},
             "note": note,
             **count_larger(manifest),
@@ -135,12 +142,8 @@ def release(
         if known_ids and (known := find_known_ids(run, manifest.table)) is not None:
             write_known_ids(part.folder, known)
         earlier = count_scorings(run, "test", manifest.digest)
-        _finish(part, manifest, info, summary, earlier)
-        _check_size(part.folder, max_bytes)
-        part.folder.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        part.folder.rename(out)
+        _finish(part, summary, earlier)
+        _check_size(part, max_bytes)
     return Run(out)
 
 
@@ -165,7 +168,7 @@ def store_small(archive: Path) -> dict[str, int]:
                 new.create_group(name).attrs.update(item.attrs)
                 return
             values = np.asarray(item)
-            small = _as_float16(values)
+            small = as_float16(values)
             kept = values if small is None else small
             new.create_dataset(name, data=kept).attrs.update(item.attrs)
             counts["other_values" if small is None else "float16_values"] += values.size
@@ -180,42 +183,33 @@ def store_small(archive: Path) -> dict[str, int]:
     return counts
 
 
-def _as_float16(values: npt.NDArray[Any]) -> npt.NDArray[np.float16] | None:
-    if values.dtype != np.float32 or values.ndim < 2:
-        return None
-    with np.errstate(over="ignore"):
-        small = values.astype(np.float16)
-    if not np.isfinite(small).all():
-        return None
-    lost = np.linalg.norm(values - small.astype(np.float32))
-    return small if lost <= _MAX_ERROR * np.linalg.norm(values) else None
-
-
 def _store_model(run: Run, part: Run, storage: Storage) -> dict[str, int]:
     """Write the best model, built for float32; return the number of values stored in each way."""
-    from boneage.models.backbones import require_backbone
-    from boneage.models.builder import build_model
-    from boneage.models.saved import load_model
+    from boneage.models.saved import load_float32
 
-    require_backbone(run)
-    recipe = run.read_recipe()
-    settings = {**recipe.model.model_dump(), "weights": "none"}
-    model = build_model(image_size=recipe.framing.size, precision="float32", **settings)
-    try:
-        model.set_weights(load_model(run).get_weights())
-    except ValueError as error:  # the run is older than today's network
-        raise InputError(
-            Fault(
-                str(run.best_path),
-                f"its weights don't fit the network of its recipe: {str(error).splitlines()[0]}",
-                "Train the recipe again with this version of boneage.",
-            )
-        ) from None
-    part.folder.mkdir()
+    model = load_float32(run)
     model.save(part.best_path)
     if storage == "float16":
         return store_small(part.best_path)
     return {"float16_values": 0, "other_values": model.count_params()}
+
+
+def _write_onnx(part: Run, storage: Storage, parity: tuple[Images, Gender, str]) -> dict[str, Any]:
+    """Write the released network for ONNX Runtime, which answers from now on.
+
+    Returns:
+        The key `onnx` of `release.json`.
+    """
+    from boneage.models.saved import load_model
+
+    images, gender, origin = parity
+    network = with_named_answers(load_model(part))
+    found = write_network(network, part.onnx_path, "onnx", storage, images, gender)
+    return {
+        "weights": storage,
+        "parity": {**found, "of": origin},
+        "versions": package_versions(FORMATS["onnx"].packages),
+    }
 
 
 def count_larger(manifest: Manifest) -> dict[str, Any]:
@@ -236,19 +230,12 @@ def _validation_mae(predictor: Predictor, manifest: Manifest, progress: bool) ->
     return float((table["predicted_age_months"] - table["age_months"]).abs().mean())
 
 
-def _finish(
-    part: Run, manifest: Manifest, info: dict[str, Any], summary: dict[str, Any], scorings: int
-) -> None:
+def _finish(part: Run, summary: dict[str, Any], scorings: int) -> None:
     """Remove tables and paths from the folder; add the result, card, release and checksums."""
     result = read_json(write_result(part, earlier_scorings=scorings))
     for table in (*part.folder.glob("predictions-*"), *part.folder.glob("metrics-*")):
         table.unlink()
-    kept = {key: info[key] for key in (*_INFO, "best_val_mae_months", "stopped") if key in info}
-    # The name without the folder: whoever has this very file can put it in the working folder.
-    kept["manifest"] = {"path": manifest.path.name, **result["manifest"]}
-    if "init" in result:
-        kept["init"] = result["init"]
-    write_json(part.info_path, kept)
+    write_json(part.info_path, describe_run(part))
     write_json(part.recipe_path, result["recipe"])
     write_json(part.folder / RELEASE_NAME, summary)
     write_card(part)
@@ -307,13 +294,16 @@ def _check_cost(run: Run, before: float, after: float, storage: Storage) -> None
     )
 
 
-def _check_size(folder: Path, max_bytes: int) -> None:
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    if size > max_bytes:
-        raise InputError(
-            Fault(
-                "the released model",
-                f"its files have {size:,} bytes, and {max_bytes:,} are allowed",
-                "Train a smaller network, or raise the limit with --max-megabytes.",
-            )
+def _check_size(part: Run, max_bytes: int) -> None:
+    sizes = {path.name: path.stat().st_size for path in (part.best_path, part.onnx_path)}
+    faults = [
+        Fault(
+            f"{name} of the released model",
+            f"the file has {size:,} bytes, and {max_bytes:,} are allowed",
+            "Train a smaller network, or raise the limit with --max-megabytes.",
         )
+        for name, size in sizes.items()
+        if size > max_bytes
+    ]
+    if faults:
+        raise InputError(faults)

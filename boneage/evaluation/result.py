@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -21,6 +21,10 @@ from boneage.runtime.provenance import file_digest
 _INFO = (
     *("name", "seed", "started", "seconds", "model", "best_epoch", "epochs", "stopped"),
     "members",
+)
+_HANDED_ON = (
+    *("name", "seed", "started", "seconds", "provenance", "model", "best_epoch", "epochs"),
+    *("best_val_mae_months", "stopped"),
 )
 NEEDED_INFO = ("provenance", *MANIFEST_KEYS, "manifest.counts")
 _MANIFEST = ("digest", "split_digest", "counts", "source")
@@ -102,7 +106,7 @@ def _describe_members(runs: Sequence[Run]) -> dict[str, Any]:
     members = [
         {
             "name": member_name(run),
-            "digest": file_digest(run.best_path),
+            "digest": file_digest(run.network_path),
             "seed": info.get("seed"),
             "changed": changed_settings(recipes[0], recipe),
             "manifest": info["manifest"]["digest"],
@@ -161,15 +165,7 @@ def write_result(run: Run, earlier_scorings: int = 0) -> Path:
         InputError: A file of the run is missing or broken.
     """
     info = run.read_info(NEEDED_INFO)
-    result: dict[str, Any] = {key: info[key] for key in _INFO if key in info}
-    result["provenance"] = info["provenance"]
-    manifest = {"source": "", **info["manifest"]}
-    result["manifest"] = {key: manifest[key] for key in _MANIFEST if key in manifest}
-    result["manifest"]["source"] = name_sources(manifest["source"])
-    if info.get("init"):  # the first run of a fine-tuned model may have seen these images
-        result["init"] = {key: info["init"].get(key) for key in _INIT}
-        if info["init"].get(_BY_CHANCE) is not None:
-            result["init"][_BY_CHANCE] = info["init"][_BY_CHANCE]
+    result: dict[str, Any] = {key: info[key] for key in _INFO if key in info} | _origin(info)
     run.read_recipe()  # raises if it is damaged
     result["recipe"] = without_folder(read_json(run.recipe_path))
     result["metrics"] = {
@@ -177,7 +173,7 @@ def write_result(run: Run, earlier_scorings: int = 0) -> Path:
         for split in _SPLITS
         if run.metrics_path(split).exists()
     }
-    if scorings := count_scorings(run, "test", manifest["digest"]):
+    if scorings := count_scorings(run, "test", info["manifest"]["digest"]):
         result["test_scorings"] = scorings + earlier_scorings
     write_text(run.result_path, result_text(result))
     return run.result_path
@@ -186,6 +182,32 @@ def write_result(run: Run, earlier_scorings: int = 0) -> Path:
 def result_text(result: dict[str, Any]) -> str:
     """Return the content of `result.json` as text, with one line for each score."""
     return _one_line_each(json_bytes(result).decode())
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """Return the `run.json` of a copy that is handed on: without the paths of this machine.
+
+    Raises:
+        InputError: The `run.json` of the run is damaged.
+    """
+    info = run.read_info(NEEDED_INFO)
+    kept = {key: info[key] for key in _HANDED_ON if key in info} | _origin(info)
+    # The name without the folder: whoever has this very file can put it in the working folder.
+    kept["manifest"] = {"path": file_name(info["manifest"]["path"]), **kept["manifest"]}
+    return kept
+
+
+def _origin(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a run was made, and from what, without the paths of this machine."""
+    manifest = {"source": "", **info["manifest"]}
+    kept = {key: manifest[key] for key in _MANIFEST if key in manifest}
+    kept["source"] = name_sources(manifest["source"])
+    origin: dict[str, Any] = {"provenance": info["provenance"], "manifest": kept}
+    if info.get("init"):  # the first run of a fine-tuned model may have seen these images
+        origin["init"] = {key: info["init"].get(key) for key in _INIT}
+        if info["init"].get(_BY_CHANCE) is not None:
+            origin["init"][_BY_CHANCE] = info["init"][_BY_CHANCE]
+    return origin
 
 
 def count_scorings(run: Run, split: str, digest: str) -> int:

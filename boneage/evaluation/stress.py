@@ -96,8 +96,8 @@ def _model_digests(run: Run, info: Mapping[str, Any]) -> list[str] | None:
     """
     if members := info.get("members"):
         return [member["digest"] for member in members]
-    if run.best_path.exists():
-        return [file_digest(run.best_path)]
+    if run.network_path.exists():
+        return [file_digest(run.network_path)]
     recorded = (info.get("digests") or {}).get(run.best_path.name)  # of a folder of --out
     return None if recorded is None else [recorded]
 
@@ -186,7 +186,7 @@ def stress_run(
             "digest": manifest.digest,
             "split_digest": manifest.split_digest,
         },
-        "model_digests": [file_digest(each.best_path) for each in predictor.runs],
+        "model_digests": [file_digest(each.network_path) for each in predictor.runs],
         "boneage": __version__,
         "stressed": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "file": path.name,

@@ -13,6 +13,7 @@ import numpy as np
 
 from boneage.errors import Fault, InputError
 from boneage.models.backbones import require_backbone
+from boneage.models.builder import build_model
 from boneage.run import Run
 from boneage.runtime.files import LARGEST_FILE, open_regular
 
@@ -44,8 +45,35 @@ def load_model(run: Run) -> keras.Model:
         raise
 
 
+def load_float32(run: Run) -> keras.Model:
+    """Return the best model of a run, built again to compute in float32 and without optimizer.
+
+    Raises:
+        InputError: As `load_model`, or the weights don't fit the network of today.
+    """
+    recipe = run.read_recipe()
+    trained = load_model(run)
+    settings = {**recipe.model.model_dump(), "weights": "none"}
+    model = build_model(image_size=recipe.framing.size, precision="float32", **settings)
+    try:
+        model.set_weights(trained.get_weights())
+    except ValueError as error:  # the run is older than today's network
+        raise InputError(
+            Fault(
+                str(run.best_path),
+                f"its weights don't fit the network of its recipe: {str(error).splitlines()[0]}",
+                "Train the recipe again with this version of boneage.",
+            )
+        ) from None
+    return model
+
+
 def _load_checked(run: Run) -> keras.Model:
     path, size = run.best_path, run.read_recipe().framing.size
+    if run.onnx_path.exists() and not path.exists():
+        what = f"{path.name} is missing, and {run.onnx_path.name} can't be trained or exported"
+        fix = "Name the run or the released model that this network was exported from."
+        raise InputError(Fault(str(run.folder), what, fix))
     info = run.read_info()
     run.check_files(info)
     recorded = (info.get("model") or {}).get("parameters")

@@ -23,7 +23,8 @@ RELEASE_NAME = "release.json"
 SUMS_NAME = "SHA256SUMS"
 CARD_NAME = "README.md"
 
-_NEEDED = ("recipe.json", "run.json", "best.keras")
+_NEEDED = ("recipe.json", "run.json")
+_NETWORKS = ("best.keras", "model.onnx")  # one of them is enough
 _NOT_SUMMED = (SUMS_NAME, CARD_NAME)  # correcting the card must not break the release
 
 
@@ -47,7 +48,7 @@ def find_run(run: Path) -> Path:
     if is_name:
         return shipped[str(run)]
     if run.is_file():
-        fix = f"Name the folder that holds {_NEEDED[2]}, or a shipped model."
+        fix = f"Name the folder that holds {_NEEDED[0]}, or a shipped model."
         raise InputError(Fault(str(run), "it is a file, and no run folder", fix))
     if not shipped or len(run.parts) > 1 or run.is_absolute():
         raise InputError(Fault(str(run), "there is no such folder", "Check the path."))
@@ -70,9 +71,11 @@ def open_run(run: Path) -> Run:
             damaged, or the files of a shipped model differ from its checksums.
     """
     opened = Run(find_run(run))
-    needed = (opened.best_path, opened.recipe_path, opened.info_path)
+    needed = (opened.network_path, opened.recipe_path, opened.info_path)
     missing = [path.name for path in needed if not path.exists()]
-    if missing and not is_release(opened.folder):
+    if is_release(opened.folder):
+        _refuse_other_formats(opened.folder)
+    elif missing:
         raise InputError(
             Fault(
                 str(opened.folder),
@@ -86,9 +89,24 @@ def open_run(run: Path) -> Run:
     return opened
 
 
+def _refuse_other_formats(folder: Path) -> None:
+    """Refuse a folder that `boneage export` wrote for other programs."""
+    exported = read_checked(folder / RELEASE_NAME, Release).get("export") or {}
+    if exported.get("format", "onnx") != "onnx":
+        what = f"boneage does not read the format of this network, {exported['format']}"
+        fix = "Name the run, or export it once more with --format onnx."
+        raise InputError(Fault(str(folder), what, fix))
+
+
 def is_release(folder: Path) -> bool:
-    """Return whether a folder holds a released model."""
+    """Return whether a folder holds a released or an exported model."""
     return (folder / RELEASE_NAME).exists()
+
+
+class RecordedExport(FileSchema):
+    """The key `export` of `release.json`."""
+
+    format: Text = "onnx"
 
 
 class Release(FileSchema):
@@ -96,6 +114,7 @@ class Release(FileSchema):
 
     name: Text
     released: Text = ""
+    export: RecordedExport | None = None
 
 
 def release_name(folder: Path) -> str:
@@ -140,16 +159,17 @@ def check_release(folder: Path) -> None:
     """
     if not is_release(folder):
         return
-    fix = "Install boneage again, or restore the file with git checkout."
+    fix = "Install boneage again, or use a copy from the authors of the model."
     try:
         lines = read_text(folder / SUMS_NAME).splitlines()
         expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (InputError, ValueError):
         expected = {}
     # Without its own line, a changed model would pass.
+    networks = [name for name in _NETWORKS if name in expected or (folder / name).exists()]
     faults = [
         Fault(str(folder / SUMS_NAME), f"the checksum of {name} is missing", fix)
-        for name in _NEEDED
+        for name in (*_NEEDED, *(networks or _NETWORKS[:1]))
         if name not in expected
     ]
     for name, digest in expected.items():
@@ -173,5 +193,6 @@ def check_release(folder: Path) -> None:
 
 def checksums(folder: Path) -> str:
     """Return the text of `SHA256SUMS` for a release: every file but the card."""
-    names = sorted(path.name for path in folder.iterdir() if path.name not in _NOT_SUMMED)
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(name for name in files if name not in _NOT_SUMMED)
     return "".join(f"{file_digest(folder / name)}  {name}\n" for name in names)

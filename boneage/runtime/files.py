@@ -147,6 +147,38 @@ def temporary_folder(parent: Path | None = None, prefix: str = "boneage-") -> It
             _unfinished.discard(Path(name))
 
 
+def check_new_folder(out: Path) -> None:
+    """Check that a folder can be made: nothing has its name, or an empty folder.
+
+    Raises:
+        InputError: The path is in use, or no file can be written next to it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(Fault(str(out), "it exists already", "Move it, or name another folder."))
+    check_folder_writable(out.parent)
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Provide a folder to fill, which becomes `out` in one step if all goes well.
+
+    It has the name of `out`. After an error nothing is left.
+
+    Raises:
+        InputError: As `check_new_folder`.
+    """
+    check_new_folder(out)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(out.absolute().parent, f".{out.name}.") as parent:
+        folder = parent / out.name
+        folder.mkdir()
+        yield folder
+        folder.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+
+
 def remove_unfinished() -> None:
     """Remove the temporary files and folders of this process, which is about to end."""
     for path in tuple(_unfinished):

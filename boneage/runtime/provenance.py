@@ -9,12 +9,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from boneage import __version__
-from boneage.runtime.files import LARGEST_FILE, open_regular
+from boneage.runtime.files import LARGEST_FILE, open_regular, read_text
 
 _PACKAGES = (
     "tensorflow",
@@ -60,8 +61,30 @@ def provenance() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": _processor(),
         "cores": usable_cores(),
-        "versions": _versions(),
+        "versions": package_versions(_PACKAGES),
     }
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of some packages that are installed."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def licence() -> str:
+    """Return the text of boneage's licence, which the package itself brings.
+
+    Raises:
+        InputError: The installed package has none.
+    """
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        found = metadata.distribution("boneage").read_text("licenses/LICENSE")
+        if found is not None:
+            return found
+    return read_text(Path(__file__).parents[2] / "LICENSE")  # of a checkout that is not installed
 
 
 def usable_cores() -> int:
@@ -90,16 +113,6 @@ def lacks_bfloat16() -> bool:
 def command_line() -> str:
     """Return the command of this process, with the name of the program without its folder."""
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _commit() -> tuple[str | None, bool | None]:

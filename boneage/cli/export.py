@@ -1,0 +1,74 @@
+"""`boneage export`: a network in the format of another program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from boneage.cli.output import JsonOption, RunArgument, echo, print_json, refuse
+
+
+def export(
+    run: RunArgument,
+    format_name: Annotated[
+        str, typer.Option("--format", help="Format: onnx, litert, openvino or saved-model.")
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make. Default: NAME-FORMAT in the working folder."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Manifest whose images are compared. Default: the run's own, or drawn hands."
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the stored weights: float16, which only onnx has, or float32. "
+            "Default: float16 for onnx."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a run's network for other programs, or for predictions without TensorFlow.
+
+    The network takes framed images and the sex, and answers months. The folder also holds the
+    recipe, the constants of intervals and of refusal, a card, the licence and checksums. The
+    answers for 200 images are compared with those of Keras, and must agree. Needs the packages of
+    boneage[export]. `boneage predict` reads a folder in the format onnx.
+    """
+    from boneage.models.export import FormatName, Storage, check_packages
+
+    if format_name not in get_args(FormatName):
+        known = ", ".join(get_args(FormatName))
+        refuse(f"--format {format_name}", "boneage does not know it", f"Choose one of {known}.")
+    if storage not in (None, *get_args(Storage)):
+        known = " or ".join(get_args(Storage))
+        refuse(f"--storage {storage}", "boneage does not know it", f"Choose {known}.")
+    check_packages(format_name)  # type: ignore[arg-type]
+    from boneage.evaluation.export import export_run
+    from boneage.prediction.shipped import open_run
+
+    opened = open_run(run)
+    folder = out or Path(f"{opened.folder.resolve().name}-{format_name}")
+    summary = export_run(opened, folder, format_name, storage=storage, data=data)  # type: ignore[arg-type]
+    if as_json:
+        print_json({"folder": str(folder), **summary})
+        return
+    exported = summary["export"]
+    parity = exported["parity"]
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    echo(
+        f"{folder}: {exported['file']} with weights in {exported['weights']}; "
+        f"all files {size / 1e6:.1f} MB"
+    )
+    echo(
+        f"parity on {parity['images']:,} images ({parity['of']}): at most {parity['months']:.4f} "
+        f"months from Keras; a batch and single images differ by {parity['batch_months']:.4f}"
+    )
+    if format_name == "onnx":
+        echo(f"to use it: boneage predict {folder} hand.png --sex F")
