@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from boneage.cli.output import log, refuse
-from boneage.prediction.answer_files import AnswerFile, AnswerWriter
+from boneage.prediction.answer_files import AnswerFile, AnswerWriter, read_lines
 from boneage.prediction.predict import Request
 from boneage.prediction.requests import other_kind
-from boneage.prediction.watch import watch_folder
+from boneage.prediction.watch import check_folders, watch_folder
 
 if TYPE_CHECKING:
     from boneage.prediction.answers import Answer
@@ -62,10 +63,14 @@ def answer_folder(
     """
     out = places[0]
     with contextlib.ExitStack() as stack:
-        files = watch_folder(folder, _find_ledger(*places), log=log)
-        file = None if out is None else stack.enter_context(AnswerFile(out, job))
+        ledger, answered, file = _find_ledger(*places), None, None
+        check_folders(folder, ledger)
+        if out is not None:
+            when = out.stat().st_mtime_ns if out.exists() else 0  # opening it changes its time
+            file = stack.enter_context(AnswerFile(out, job))
+            answered = next(((Path(row[1]), when) for row in deque(read_lines(out), 1)), None)
         log(f"{folder}: waiting for files. Ctrl-C ends this.")
-        for path in files:
+        for path in watch_folder(folder, ledger, answered=answered, log=log):
             if other_kind(str(path), path.name):
                 continue
             answer = estimator.predict(path, sex)

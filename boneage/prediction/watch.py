@@ -35,6 +35,7 @@ def watch_folder(
     folder: Path,
     ledger: Path,
     *,
+    answered: tuple[Path, int] | None = None,
     interval: float = INTERVAL_SECONDS,
     log: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Path]:
@@ -47,6 +48,8 @@ def watch_folder(
     Args:
         folder: The folder, which may become unreachable for a time.
         ledger: SQLite file with the answered files, made if it is missing. One process may use it.
+        answered: The last file whose answer was kept, and when, in nanoseconds. A process that was
+            killed may not have listed it.
         interval: Seconds between two scans. A folder that takes long to scan is scanned less often.
         log: Called with what a person should know.
 
@@ -57,12 +60,10 @@ def watch_folder(
     Raises:
         InputError: There is no such folder, or the ledger is damaged or in use.
     """
-    if not folder.is_dir():
-        raise InputError(Fault(str(folder), "there is no such folder to watch", "Check the path."))
-    if folder.resolve() in ledger.resolve().parents:
-        what = "the folder of the results lies in the folder that is watched"
-        raise InputError(Fault(str(ledger.parent), what, "Choose a folder outside."))
+    check_folders(folder, ledger)
     with closing(_open_ledger(ledger)) as database:
+        if answered is not None:
+            _add_last(database, folder, *answered)
         pending: dict[str, _Version] = {}
         is_reachable = True
         while True:
@@ -76,12 +77,22 @@ def watch_folder(
                 path = folder / name
                 if pending.get(name) == version == _version(path):
                     yield path
-                    with database:
-                        database.execute(
-                            "INSERT OR REPLACE INTO answered VALUES (?, ?, ?)", (name, *version)
-                        )
+                    _add(database, name, version)
             pending = waiting
             time.sleep(max(interval, seconds / _SHARE_OF_TIME))
+
+
+def check_folders(folder: Path, ledger: Path) -> None:
+    """Check that a folder can be watched, and that the results are not in it.
+
+    Raises:
+        InputError: There is no such folder, or the ledger would be in it.
+    """
+    if not folder.is_dir():
+        raise InputError(Fault(str(folder), "there is no such folder to watch", "Check the path."))
+    if folder.resolve() in ledger.resolve().parents:
+        what = "the folder of the results lies in the folder that is watched"
+        raise InputError(Fault(str(ledger.parent), what, "Choose a folder outside."))
 
 
 def _open_ledger(path: Path) -> sqlite3.Connection:
@@ -102,6 +113,18 @@ def _open_ledger(path: Path) -> sqlite3.Connection:
         fix = "Remove it to answer all files again."
         raise InputError(Fault(str(path), what, fix)) from None
     return database
+
+
+def _add(database: sqlite3.Connection, name: str, version: _Version) -> None:
+    with database:
+        database.execute("INSERT OR REPLACE INTO answered VALUES (?, ?, ?)", (name, *version))
+
+
+def _add_last(database: sqlite3.Connection, folder: Path, path: Path, when: int) -> None:
+    """Add a file that was answered, unless it has been written again since then."""
+    version = _version(path)
+    if version is not None and version.modified <= when and path.is_relative_to(folder):
+        _add(database, str(path.relative_to(folder)), version)
 
 
 def _unanswered(folder: Path, database: sqlite3.Connection) -> Iterator[tuple[str, _Version]]:

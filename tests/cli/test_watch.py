@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -134,6 +135,10 @@ def test_a_watched_folder_fills_a_file_of_answers(watch, folder, tmp_path):
     assert answered(watch("--out", "answers.jsonl")[0]) == ["girl.dcm"]
     late = lambda: write_png(folder / "late.png")  # noqa: E731
     watch("--out", "answers.jsonl", steps=[late, lambda: None])
+    with sqlite3.connect(tmp_path / "answers.jsonl.watch.sqlite") as ledger:
+        ledger.execute("DELETE FROM answered WHERE path = 'late.png'")  # as after a kill
+    ledger.close()
+    assert watch("--out", "answers.jsonl")[0] == ""
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [Path(row["image"]).name for row in rows] == ["girl.dcm", "late.png"]
     assert [row["sex"] for row in rows] == ["F", None]

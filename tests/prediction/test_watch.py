@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from itertools import islice
 
 import pytest
@@ -25,7 +26,7 @@ def scans(monkeypatch):
             raise EndError
         steps.pop(0)()
 
-    monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr("boneage.prediction.watch.time.sleep", sleep)
     return steps
 
 
@@ -94,6 +95,22 @@ def test_a_file_whose_answer_was_interrupted_is_answered_again(tmp_path, scans):
     again = watch_folder(tmp_path / "in", tmp_path / "ledger.sqlite")
     assert next(again) == second != first
     again.close()
+
+
+def test_an_answer_that_was_kept_before_a_kill_is_not_given_again(tmp_path, scans):
+    (tmp_path / "in").mkdir()
+    kept, other = tmp_path / "in" / "a", tmp_path / "in" / "b"
+    for path in (kept, other):
+        path.write_bytes(b"x")
+    answered = kept, kept.stat().st_mtime_ns
+    for number, expected in enumerate(([other], [kept, other])):
+        scans[:] = [lambda: None] * 3
+        files = watch_folder(tmp_path / "in", tmp_path / f"{number}.sqlite", answered=answered)
+        found = []
+        with pytest.raises(EndError):
+            found.extend(files)
+        assert sorted(found) == expected
+        os.utime(kept, (time.time() + 9,) * 2)  # it was written again
 
 
 def test_a_folder_that_is_gone_for_a_time_ends_nothing(names, tmp_path):
