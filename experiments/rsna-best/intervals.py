@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 
 from boneage.datasets.manifest import Manifest, read_manifest
 from boneage.evaluation.coverage import PERCENTS, bounds_by_percent, measure_random_splits
 from boneage.evaluation.metrics import score
 from boneage.evaluation.release import write_card
 from boneage.evaluation.result import aggregates, result_text, rounded
-from boneage.evaluation.scoring import PATIENT, estimate_split
+from boneage.evaluation.scoring import estimate_split, known_patients
 from boneage.prediction.engines import Outputs
 from boneage.prediction.intervals import IntervalModel, RunIntervals, new_intervals
 from boneage.prediction.predictor import Predictor, mean_answer
@@ -53,12 +54,12 @@ def measure(run: Run, manifest: Manifest, result: dict[str, Any]) -> None:
     members = [RunIntervals(*each) for each in predictor.run_views()]
     tables = [manifest.split(split).table for split in splits]
     labels = [table["age_months"].to_numpy(np.float64) for table in tables]
-    patients = [table[PATIENT].to_numpy(str) for table in tables]
+    patients = [known_patients(table) for table in [tables[1], pd.concat(tables)]]
     sexes = tables[1]["sex"].to_numpy(str)
     bounds = bounds_by_percent(members, outputs[1])
     answers = mean_answer(outputs[1])
     found = rounded(
-        aggregates(score(labels[1], answers, sexes, patients=patients[1], intervals=bounds))
+        aggregates(score(labels[1], answers, sexes, patients=patients[0], intervals=bounds))
     )
     test = result["metrics"]["test"]
     difference = abs(found["mae_months"]["value"] - test["mae_months"]["value"])
@@ -67,9 +68,9 @@ def measure(run: Run, manifest: Manifest, result: dict[str, Any]) -> None:
     add(test, found)
     test["interval_images"] = [member.n for member in members]
     together: Outputs = join_outputs([each[0] for each in outputs])
-    random = (np.concatenate(labels), together, np.concatenate(patients))
+    random = (np.concatenate(labels), together, patients[1])
     splits_found = measure_random_splits(new_intervals(run), *random)
-    result["metrics"]["val-test"]["interval_splits"] = rounded(splits_found)
+    result["metrics"].get("val-test", {})["interval_splits"] = rounded(splits_found)
 
 
 def add(scores: dict[str, Any], found: dict[str, Any]) -> None:
