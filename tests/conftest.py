@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,22 @@ def tiny_convnext(monkeypatch: pytest.MonkeyPatch) -> object:
     backbone = Backbone(build, range="imagenet", branch_end="_identity")
     monkeypatch.setitem(BACKBONES, "tiny_convnext", backbone)
     return backbone
+
+
+ONE_AFTER_ANOTHER = """
+import contextlib, io, json, sys
+from boneage.cli.main import main
+found = []
+for line in json.loads(sys.argv[1]):
+    sys.argv = ["boneage", *line]
+    with contextlib.redirect_stderr(io.StringIO()) as text, contextlib.redirect_stdout(text):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    found.append((code, text.getvalue(), sorted({"keras", "tensorflow"} & set(sys.modules))))
+print(json.dumps(found))
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -166,6 +184,23 @@ def boneage(
             main()
         captured = capsys.readouterr()
         return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_together() -> Callable[..., list[tuple[int, str, list[str]]]]:
+    """Run commands one after another in one process: exit code, output, and Keras if imported."""
+
+    def run(
+        lines: Sequence[Sequence[str]], folder: Path, *, before: str = "", **environment: str
+    ) -> list[tuple[int, str, list[str]]]:
+        done = subprocess.run(
+            [sys.executable, "-c", before + ONE_AFTER_ANOTHER, json.dumps(lines)],
+            cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return [tuple(each) for each in json.loads(done.stdout)]
 
     return run
 

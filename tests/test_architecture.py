@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -297,32 +296,17 @@ FAULTS = (  # arguments, and a part of the message
 )
 
 
-def test_what_can_be_checked_without_keras_is_checked_before_it(tmp_path: Path) -> None:
-    script = """
-import contextlib, io, json, sys
-from boneage.cli.main import main
-found = []
-for line in sys.argv[1:]:
-    sys.argv = ["boneage", *line.split()]
-    with contextlib.redirect_stderr(io.StringIO()) as text, contextlib.redirect_stdout(text):
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-    found.append((code, text.getvalue(), sorted({"keras", "tensorflow"} & set(sys.modules))))
-print(json.dumps(found))
-"""
+def test_what_can_be_checked_without_keras_is_checked_before_it(
+    tmp_path: Path, run_together: Callable[..., list[tuple[int, str, list[str]]]]
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     cv2.imwrite(str(tmp_path / "blank.png"), np.zeros((64, 64), np.uint8))
     rows = "image_id,image,age_months,sex,split\na,blank.png,30,F,test\nb,blank.png,99,M,test\n"
     (tmp_path / "manifest.csv").write_text(rows)
-    command = [sys.executable, "-c", script, *(line for line, _ in FAULTS)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_HOME": str(tmp_path)}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    for (line, message), (code, text, loaded) in zip(FAULTS, json.loads(done.stdout), strict=True):
+    lines = [line.split() for line, _ in FAULTS]
+    found = run_together(lines, tmp_path, PYTHONPATH=str(ROOT), KERAS_HOME=str(tmp_path))
+    for (line, message), (code, text, loaded) in zip(FAULTS, found, strict=True):
         assert code == (3 if "every pixel" in message else 2), line
         assert message in text, line
         assert "Traceback" not in text, line

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from boneage.runtime.extras import EXTRA_OF
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULE_OF = {"python-gdcm": "gdcm"}  # else a module has the name of its package
-# Each needs packages of [train]; the files need not exist.
+# Each needs packages of [train]. Only the files of `predict` exist.
 HEAVY_VERBS = (
     "train phantom",
     "train --resume run",
@@ -43,7 +43,18 @@ HEAVY_VERBS = (
     "data contact-sheet absent.csv --out x",
     "data import rsna absent",
     "data download rsna x",
+    "predict rsna-best --table t.xlsx",
+    "predict rsna-best --table t.csv --out answers.parquet",
 )
+
+WITHOUT_EXTRAS = f"""
+import sys
+class Absent:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {set(EXTRA_OF)}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent)
+"""
 
 
 def test_every_package_of_an_extra_has_its_extra_in_the_messages() -> None:
@@ -56,37 +67,18 @@ def test_every_package_of_an_extra_has_its_extra_in_the_messages() -> None:
     assert found == EXTRA_OF
 
 
-def test_without_the_extra_a_verb_says_what_to_install(tmp_path: Path) -> None:
-    script = """
-import contextlib, io, json, sys
-absent = set(sys.argv.pop(1).split())
-
-class Absent:
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in absent:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent)
-from boneage.cli.main import main
-found = []
-for line in sys.argv[1:]:
-    sys.argv = ["boneage", *line.split()]
-    with contextlib.redirect_stderr(io.StringIO()) as text, contextlib.redirect_stdout(text):
-        try:
-            main()
-        except SystemExit as ended:
-            found.append((ended.code, text.getvalue()))
-print(json.dumps(found))
-"""
-    command = [sys.executable, "-c", script, " ".join(EXTRA_OF), *HEAVY_VERBS]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    for line, (code, text) in zip(HEAVY_VERBS, json.loads(done.stdout), strict=True):
+def test_without_the_extra_a_verb_says_what_to_install(
+    tmp_path: Path, run_together: Callable[..., list[tuple[int, str, list[str]]]]
+) -> None:
+    (tmp_path / "t.csv").write_text("image,sex\nhand.png,F\n")
+    (tmp_path / "t.xlsx").write_bytes(b"PK\x03\x04")
+    lines = [line.split() for line in HEAVY_VERBS]
+    found = run_together(lines, tmp_path, before=WITHOUT_EXTRAS, PYTHONPATH=str(ROOT))
+    for line, (code, text, _) in zip(HEAVY_VERBS, found, strict=True):
         assert code == 2, line
         assert text.startswith("error: "), line
-        assert text.endswith('is not installed. To install it: pip install "boneage[train]"\n')
+        assert "is not installed. " in text, line
+        assert text.removesuffix(".\n").rstrip().endswith('pip install "boneage[train]"'), line
         assert text.count("\n") == 1, line
 
 
@@ -137,13 +129,17 @@ def test_the_wheel_predicts_where_nothing_but_the_core_is_installed(tmp_path: Pa
 
     hand = draw_hand(120, "F", rng=np.random.default_rng(0), size=256)
     cv2.imwrite(str(tmp_path / "hand.png"), hand)
-    done = run("boneage", "predict", "rsna-best", "hand.png", "--sex", "F")
+    (tmp_path / "t.csv").write_text("image,sex\nhand.png,F\nhand.png,M\n")
+    done = run("boneage", "predict", "rsna-best", "--table", "t.csv", "--out", "answers.jsonl")
     assert done.returncode == 0, done.stderr
-    assert "months" in done.stdout
+    first, second = (tmp_path / "answers.jsonl").read_text().splitlines()
+    assert json.loads(first)["status"] == json.loads(second)["status"] == "answered"
 
     done = run("boneage", "train", "phantom")
     assert (done.returncode, done.stdout) == (2, "")
     assert 'To install it: pip install "boneage[train]"' in done.stderr
-    done = run("python", "-c", "from boneage import DataGenerator")
+    code = "print(boneage.load('rsna-best').predict('hand.png', sex='F').months)"
+    done = run("python", "-c", f"import boneage; {code}; from boneage import DataGenerator")
+    assert 0 < float(done.stdout) < 240
     assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: boneage.DataGenerator: ")
     assert 'To install it: pip install "boneage[train]"' in done.stderr

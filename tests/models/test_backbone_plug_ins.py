@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,7 +144,7 @@ def test_two_packages_with_one_name_are_a_fault_that_names_both(install):
 
 @pytest.mark.slow
 def test_a_backbone_is_trained_saved_and_read_again_only_with_its_package(
-    boneage, install, cohort, tiny_recipe, tmp_path
+    boneage, install, run_together, cohort, tiny_recipe, tmp_path
 ):
     points = {GROUP: {"net": "boneage_net:net"}}
     site = install("boneage-net", points, {"boneage_net": NET}, version="2.1")
@@ -155,29 +155,20 @@ def test_a_backbone_is_trained_saved_and_read_again_only_with_its_package(
     assert recorded == {"name": "net", "package": "boneage-net", "version": "2.1"}
     image = next(cohort.parent.glob("images/*.png"))
 
-    def ended(*arguments: object, paths: list[str]) -> subprocess.CompletedProcess[str]:
-        paths = [*paths, *(path for path in sys.path if path != str(site))]
-        command = [sys.executable, "-c", "from boneage.cli.main import main; main()"]
-        return subprocess.run(
-            [*command, *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    done = ended("predict", "run", image, "--sex", "F", paths=[str(site)])
-    assert done.returncode == 0, done.stderr
-    months = float(done.stdout.split(": ")[1].split()[0])
+    paths = [path for path in sys.path if path != str(site)]
+    predict = ["predict", "run", str(image), "--sex", "F"]
+    ((code, said, _),) = run_together(
+        [predict], tmp_path, PYTHONPATH=os.pathsep.join([str(site), *paths])
+    )
+    assert code == 0, said
+    months = float(re.search(r": ([\d.]+) months", said)[1])
     table = np.genfromtxt(tmp_path / "run" / "predictions-test.csv", delimiter=",", names=True)
     assert 0 <= months <= 240
     assert len(table)
 
     missing = "its backbone 'net' comes from boneage-net 2.1, which is not installed"
-    for arguments in (
-        ("predict", "run", image, "--sex", "F"),
-        ("release", "run", "--out", "released"),
-        ("train", "--resume", "run"),
-    ):
-        done = ended(*arguments, paths=[])
-        assert (done.returncode, missing in done.stderr) == (2, True), done.stderr
-        assert "pip install boneage-net==2.1" in done.stderr
-        assert "Traceback" not in done.stderr
+    lines = [predict, ["release", "run", "--out", "released"], ["train", "--resume", "run"]]
+    for code, said, _ in run_together(lines, tmp_path, PYTHONPATH=os.pathsep.join(paths)):
+        assert (code, missing in said) == (2, True), said
+        assert "pip install boneage-net==2.1" in said
+        assert "Traceback" not in said
