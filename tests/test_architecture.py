@@ -21,7 +21,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from boneage.datasets.phantom.cohort import draw_hand
-from boneage.prediction.shipped import shipped_models
 from boneage.run import Run
 from boneage.runtime.extras import EXTRA_OF
 from boneage.runtime.files import write_json, write_text
@@ -216,9 +215,6 @@ def test_help_imports_nothing_slow(tmp_path: Path) -> None:
     assert not {*EXTRA_OF, "cv2", "numpy", "onnxruntime"} & loaded
 
 
-@pytest.mark.skipif(
-    not (shipped_models()["rsna-best"] / "model.onnx").exists(), reason="no ONNX yet"
-)
 def test_predict_imports_nothing_of_the_extras(tmp_path: Path) -> None:
     hand = draw_hand(120, "F", rng=np.random.default_rng(0), size=256)
     cv2.imwrite(str(tmp_path / "hand.png"), hand)

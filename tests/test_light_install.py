@@ -18,7 +18,6 @@ import pytest
 from packaging.requirements import Requirement
 
 from boneage.datasets.phantom.cohort import draw_hand
-from boneage.prediction.shipped import shipped_models
 from boneage.runtime.extras import EXTRA_OF
 
 ROOT = Path(__file__).parent.parent
@@ -94,9 +93,6 @@ def needed(name: str, seen: set[str]) -> Iterator[Distribution]:
             yield from needed(requirement.name, seen)
 
 
-@pytest.mark.skipif(
-    not (shipped_models()["rsna-best"] / "model.onnx").exists(), reason="no ONNX yet"
-)
 @pytest.mark.slow
 def test_the_wheel_predicts_where_nothing_but_the_core_is_installed(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
