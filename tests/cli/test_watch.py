@@ -210,7 +210,7 @@ def test_a_signal_ends_a_watch(run, folder, tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "Traceback" not in err
     assert "SIGTERM: stopped" in err

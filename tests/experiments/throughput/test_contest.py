@@ -71,7 +71,7 @@ def test_everyone_gets_every_turn_and_ends_with_its_children(contest, setting):
     ]
     assert len(started) == 3
     contest.close()
-    assert not psutil.wait_procs(started, timeout=10)[1]
+    assert not psutil.wait_procs(started, timeout=60)[1]
 
 
 def test_contenders_that_fail_or_hang_drop_out_with_the_reason(contest, setting):
@@ -106,7 +106,7 @@ time.sleep(60)
 
 def test_a_tree_is_measured_and_killed_as_one():
     child = subprocess.Popen([sys.executable, "-c", WORK])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while cpu_seconds(child.pid) < 0.3 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert cpu_seconds(child.pid) >= 0.3

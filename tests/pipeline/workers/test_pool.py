@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 COUNT, SIZE = 64, 24
-SECONDS = 10.0  # until an error must be raised, and until processes must have ended
+SECONDS = 60.0  # until an error must be raised, and until processes must have ended
 
 
 def make(**changes: Any) -> DataGenerator:
