@@ -69,6 +69,8 @@ class OnnxEngine:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cores()
+        # Threads that wait without a rest take twice the time where others use the processor too.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # its errors are raised
         fix = "Export the model again, or use a copy from its authors."
         try:

@@ -28,6 +28,8 @@ from experiments.throughput.benchmark.result import (
 if TYPE_CHECKING:
     import keras
 
+    from boneage.prediction.engines import Engine
+
 COLUMNS = {
     "images_per_second": "images/s",
     "low": "low",
@@ -42,11 +44,12 @@ DEFAULTS = (("mini_xception", 128), ("xception", 299))
 
 
 class Network(NamedTuple):
-    """A model to measure: its name in the table, and the side of its input in pixels."""
+    """A model to measure: its name in the table, the side of its input in pixels, its engine."""
 
     name: str
     model: keras.Model
     size: int
+    engine: Engine | None = None
 
 
 def bench_inference(
@@ -103,13 +106,14 @@ def _networks(run: Path | None, recipe: Path | None) -> list[Network]:
     """Return the model of a run, a recipe's with random weights, or the default models."""
     from boneage.models.builder import build_model
     from boneage.models.saved import load_model
+    from boneage.prediction.engines import load_engine
     from boneage.prediction.shipped import open_run
     from boneage.recipe import read_recipe
 
     if run is not None:
         opened = open_run(run)
         size = opened.read_recipe().framing.size
-        return [Network(str(run), load_model(opened), size)]
+        return [Network(str(run), load_model(opened), size, load_engine(opened))]
     if recipe is not None:
         settings = read_recipe(recipe)
         size, precision = settings.framing.size, settings.training.precision
@@ -125,8 +129,8 @@ def _ways(network: Network, batch: int) -> dict[str, tuple[Callable[[], Any], in
     from boneage.prediction.engines import KerasEngine
     from boneage.prediction.test_time_views import mean_of_views
 
-    name, model, size = network
-    engine = KerasEngine(model)
+    name, model, size, own = network
+    engine = own or KerasEngine(model)  # of a run, the one that `predict` uses
     rng = np.random.default_rng(0)
     found: dict[str, tuple[Callable[[], Any], int]] = {}
     for kind, count in ((f"{batch} images", 4 * batch), ("one image", 1)):
