@@ -160,7 +160,8 @@ class Estimator:
         """
         _ = self.models  # a damaged run is reported before a radiograph is read
         with threads(usable_cores()) as pool:
-            prepared = pool.map(self._prepare, requests)
+            # The next batch is prepared while the networks compute one.
+            prepared = pool.map(self._prepare, requests, ahead=BATCH_SIZE)
             while batch := list(islice(prepared, BATCH_SIZE)):
                 yield from self._answer_batch(batch)
 

@@ -184,14 +184,28 @@ def grey_bands(radiograph: Floats) -> Floats:
     size = (_BAND_CELLS, _BAND_CELLS)
     bands = []
     for fine, coarse in _BANDS:
-        band = cv2.GaussianBlur(square, (0, 0), fine) - cv2.GaussianBlur(square, (0, 0), coarse)
+        band = _blurred(square, fine) - _blurred(square, coarse)
         power = band * band
-        around = np.sqrt(cv2.GaussianBlur(power, (0, 0), 2 * coarse))
+        around = np.sqrt(_blurred(power, 2 * coarse))
         band = np.clip(band / (around + 0.2 * np.sqrt(power.mean()) + 1e-3), -3, 3)
         bands += [
-            cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (band, band**3 / 3)
+            cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+            for part in (band, band * band * band / 3)  # a power takes 60 times as long
         ]
     return np.stack(bands, 2).astype(np.float32)
+
+
+def _blurred(square: Floats, sigma: float) -> Floats:
+    """Return OpenCV's Gaussian blur of a square, in a fifth of its time for a wide kernel."""
+    matrix = _blur_matrix(len(square), sigma)
+    return np.asarray(matrix @ square @ matrix.T)
+
+
+@functools.cache
+def _blur_matrix(side: int, sigma: float) -> Floats:
+    kernel = cv2.getGaussianKernel(round(8 * sigma + 1) | 1, sigma, cv2.CV_32F)
+    one = np.ones((1, 1), np.float32)
+    return np.asarray(cv2.sepFilter2D(np.eye(side, dtype=np.float32), -1, one, kernel))
 
 
 def _levels(radiograph: Radiograph) -> tuple[float, float, float]:

@@ -14,21 +14,28 @@ R = TypeVar("R")
 
 
 class Threads:
-    """A pool of threads whose `map` submits at most two items per thread ahead."""
+    """A pool of threads whose `map` submits only a few items ahead."""
 
     def __init__(self, count: int) -> None:
         self._window = 2 * count
         self.executor = ThreadPoolExecutor(count)
 
-    def map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    def map(
+        self, work: Callable[[T], R], items: Iterable[T], ahead: int | None = None
+    ) -> Iterator[R]:
         """Yield the result of the work on every item, in the order of the items.
+
+        Args:
+            work: What is done with an item.
+            items: The items.
+            ahead: Number of items that are submitted ahead. Default: two per thread.
 
         Raises:
             BaseException: The work on an item raised it.
         """
         remaining = iter(items)
         pending = deque(
-            self.executor.submit(work, item) for item in islice(remaining, self._window)
+            self.executor.submit(work, item) for item in islice(remaining, ahead or self._window)
         )
         while pending:
             yield pending.popleft().result()
