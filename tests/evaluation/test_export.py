@@ -55,7 +55,7 @@ def test_an_exported_folder_is_opened_as_a_run_and_answers_as_the_run(
 ):
     image = next((cohort.parent / "images").iterdir())
     own, light = (
-        load(run.folder).predict(image, sex="F", level=0.5) for run in (finished_run, exported)
+        load(run.folder, level=0.5).predict(image, sex="F") for run in (finished_run, exported)
     )
     assert light.months == pytest.approx(own.months, abs=0.1)  # the run computes in bfloat16
     assert identify_model(open_run(exported.folder)).name == "tiny"

@@ -67,7 +67,9 @@ def test_a_released_model_answers_as_the_run_from_a_smaller_plain_keras_file(
     answers = [
         [
             answer.months
-            for answer in Estimator(run).predict_many(Request(path, "F") for path in paths)
+            for answer in Estimator(run, level=0.5).predict_many(
+                Request(path, "F") for path in paths
+            )
         ]
         for run in (finished_run, released)
     ]
