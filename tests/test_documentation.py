@@ -42,7 +42,7 @@ def boneage_commands() -> list[str]:
 
 def make_radiographs(folder: Path) -> None:
     """Make what a reader has: radiographs, a table of ages, the Kaggle set, the recipes."""
-    manifest = make_phantom_cohort(folder / "radiographs", count=60, size=64, progress=False)
+    manifest = make_phantom_cohort(folder / "radiographs", count=60, size=96, progress=False)
     shutil.copy(
         folder / "radiographs" / "images" / "000000.png", folder / "radiographs" / "hand.png"
     )
