@@ -103,7 +103,8 @@ MergeOption = Annotated[
     typer.Option(metavar="N", min=1, help="Write --out from the files of N finished parts."),
 ]
 LevelOption = Annotated[
-    float, typer.Option(help="Share of radiographs whose age the interval holds.")
+    float | None,
+    typer.Option(help="Share of radiographs whose age the interval holds. Default: 0.9."),
 ]
 AnywayOption = Annotated[
     bool, typer.Option("--anyway", help="Answer for images that would be refused, too.")
@@ -162,7 +163,7 @@ def predict(
     out: OutOption = None,
     shard: ShardOption = None,
     merge: MergeOption = None,
-    level: LevelOption = 0.9,
+    level: LevelOption = None,
     anyway: AnywayOption = False,
     others: OthersOption = None,
     views: ViewsOption = None,
@@ -267,7 +268,7 @@ def _check_options(
     out: Path | None,
     shard: str | None,
     merge: int | None,
-    level: float,
+    level: float | None,
     as_json: bool,
 ) -> None:
     if not paths and table is None:
@@ -279,7 +280,7 @@ def _check_options(
         if not 0 <= age <= 480:
             fix = "Is it in years or days? Give months."
             refuse(f"--chronological-age {age:g}", "months from 0 to 480 are possible", fix)
-    if not 0 < level < 1:
+    if level is not None and not 0 < level < 1:
         fix = "Write 0.9 for 90 %."
         refuse(f"--level {level:g}", "it is no share between 0 and 1", fix)
     if out is None and (shard or merge):

@@ -236,6 +236,10 @@ def read_intervals(run: Run) -> IntervalModel | None:
     return IntervalModel(content.model, content.spread, tuple(content.fits))
 
 
+LEVEL = 0.9
+"""Default share of radiographs whose label an interval holds."""
+
+
 class RunIntervals:
     """The prediction intervals of a run at one number of views and phases.
 
@@ -256,13 +260,22 @@ class RunIntervals:
         self.n = 0 if self._fit is None else self._fit.n
         self.note = "" if self._fit is not None else self._explain(run)
 
-    def check_level(self, level: float) -> None:
+    def use_level(self, level: float | None) -> None:
         """Check that intervals of a level can be made.
+
+        Args:
+            level: A level that somebody asked for; None for `LEVEL`. If there are too few
+                validation images for that, there is no interval, and `note` says why.
 
         Raises:
             InputError: The level is no share, or there are too few validation images for it.
         """
-        _rank(self.n or 2**53, level)
+        try:
+            _rank(self.n or 2**53, LEVEL if level is None else level)
+        except InputError as error:
+            if level is not None:
+                raise
+            self._model, self.note = None, f"no interval: {error.faults[0].what}."
 
     def bounds(
         self, months: Months, variance: Months | None, level: float

@@ -22,7 +22,13 @@ from boneage.prediction.answers import (
 )
 from boneage.prediction.calibration import Calibration, mean_deviations, read_calibration
 from boneage.prediction.engines import Outputs
-from boneage.prediction.intervals import IntervalModel, RunIntervals, mean_bounds, new_intervals
+from boneage.prediction.intervals import (
+    LEVEL,
+    IntervalModel,
+    RunIntervals,
+    mean_bounds,
+    new_intervals,
+)
 from boneage.prediction.possible_ages import answer_faults
 from boneage.prediction.predictor import UNFAMILIAR, Assessed, Predictor, mean_answer
 from boneage.prediction.sd_score import compare_ages, load_reference
@@ -76,7 +82,7 @@ class Estimator:
         *,
         views: int | None = None,
         phases: int | None = None,
-        level: float = 0.9,
+        level: float | None = None,
         anyway: bool = False,
         calibration: Path | None = None,
         reference: Path | None = None,
@@ -87,7 +93,8 @@ class Estimator:
             runs: Finished runs, at least one. Their answers are averaged.
             views: Test-time views averaged per framed image. Default: each recipe's value.
             phases: Phases averaged per radiograph. Default: each recipe's value.
-            level: Share of radiographs whose label the interval holds.
+            level: Share of radiographs whose label the interval holds. Default: 0.9, if there are
+                enough validation images for it.
             anyway: Answer for images that would be refused, with the reason as a finding.
             calibration: The file of a local calibration, which every answer then has.
             reference: Means and SDs of bone ages, as for `sd_score.load_reference`.
@@ -99,8 +106,8 @@ class Estimator:
         self.predictor = Predictor(runs, views=views, phases=phases)
         self.intervals = [RunIntervals(*each) for each in self.predictor.run_views()]
         for each in self.intervals:
-            each.check_level(level)
-        self.level = level
+            each.use_level(level)
+        self.level = LEVEL if level is None else level
         self.anyway = anyway
         self.reference = load_reference(reference)
         self.calibration = None if calibration is None else read_calibration(calibration)
@@ -108,7 +115,7 @@ class Estimator:
             group = self.predictor.groups[0]
             digests = [model.digest for model in self.models]
             self.calibration.check_models(str(calibration), digests, group.views, group.phases)
-            self.calibration.scores.quantile(level)  # refuses a wrong level
+            self.calibration.scores.quantile(self.level)  # refuses a wrong level
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -308,7 +315,7 @@ def load(
     *others: str | Path,
     views: int | None = None,
     phases: int | None = None,
-    level: float = 0.9,
+    level: float | None = None,
     anyway: bool = False,
     calibration: str | Path | None = None,
     reference: str | Path | None = None,
@@ -320,7 +327,8 @@ def load(
         others: Further runs whose answers are averaged with those of the run.
         views: Test-time views averaged per framed image. Default: each recipe's value.
         phases: Phases averaged per radiograph. Default: each recipe's value.
-        level: Share of radiographs whose label the interval holds.
+        level: Share of radiographs whose label the interval holds. Default: 0.9, if there are
+            enough validation images for it.
         anyway: Answer for images that would be refused, with the reason as a finding.
         calibration: The file of a local calibration, which every answer then has.
         reference: Means and SDs of bone ages, as for `sd_score.load_reference`.

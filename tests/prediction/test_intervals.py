@@ -213,6 +213,11 @@ def test_answers_have_the_mean_interval_of_their_runs(make_run, tmp_path, monkey
     assert [each.interval for each in both.estimates] == [Interval(0.8, 85.0, 115.0)] * 2
     with pytest.raises(InputError, match="39 validation images"):
         Estimator(runs, level=0.99)
+    few = make_run("few")
+    new_intervals(few).with_fit(months[:6], months[:6] + 1, np.full(6, 136.0), 1, 1).write(few)
+    estimator = Estimator(few)  # nobody asked for 90 %, so its answer stands
+    assert estimator.predict(hand, "F").interval is None
+    assert "can't be made from 6 validation images" in estimator.notes[0]
     without = Estimator(runs, views=2)
     assert without.predict(hand, "F").interval is None
     assert len(without.notes) == 2
