@@ -119,7 +119,10 @@ def export_run(
         parity = write_network(
             network, folder / FORMATS[format_name].file, format_name, chosen, images, gender
         )
-        export = _describe_network(network, format_name, chosen)
+        export = {
+            "of": file_digest(run.best_path),
+            **_describe_network(network, format_name, chosen),
+        }
         summary["export"] = {**export, "parity": {**parity, "of": origin}}
         _fill(folder, run, summary)
     return summary
@@ -333,7 +336,7 @@ def _fill(folder: Path, run: Run, summary: Mapping[str, Any]) -> None:
         export=summary["export"],
         framing=recipe.framing,
         views=recipe.prediction.views,
-        digest=summary["trained_model_digest"],
+        digest=summary["export"]["of"],
         model_card=MODEL_CARD_NAME if released else None,
         constants=[name for name in _CONSTANTS if (folder / name).exists()],
         packages=summary["export"]["versions"],

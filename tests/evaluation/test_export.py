@@ -15,6 +15,7 @@ from boneage.prediction.predict import load
 from boneage.prediction.shipped import identify_model, open_run
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
+from boneage.runtime.provenance import file_digest
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,8 @@ def test_an_export_holds_the_network_its_recipe_and_no_path_or_image(
         assert os.fsencode(finished_run.folder.parent) not in path.read_bytes()
     export = read_json(files["release.json"])["export"]
     assert export["inputs"]["image"] == {"dtype": "uint8", "shape": ["batch", 64, 64, 1]}
+    assert export["of"] == file_digest(finished_run.best_path)
+    assert export["of"] in files["README.md"].read_text()
     assert export["parity"]["images"] == 7
     assert export["parity"]["of"] == cohort.name
     assert export["parity"]["months"] < 0.001
