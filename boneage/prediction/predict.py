@@ -18,6 +18,7 @@ from boneage.prediction.answers import (
     Estimate,
     Interval,
     ModelIdentity,
+    age_in_words,
     sexes_to_answer,
 )
 from boneage.prediction.calibration import Calibration, mean_deviations, read_calibration
@@ -45,6 +46,10 @@ from boneage.radiographs.reader import read_radiograph
 from boneage.run import Run
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
+
+MATURE_MONTHS = {"F": 192.0, "M": 204.0}
+"""Bone ages near the end of the scale: the growth plates of the hand are closing or closed."""
+_CHILDREN = {"F": "girls", "M": "boys"}
 
 
 @dataclass(frozen=True)
@@ -215,7 +220,8 @@ class Estimator:
         age = answer.chronological_age_months
         if age is not None:
             estimates = [self._compare(estimate, age) for estimate in estimates]
-        return replace(answer, estimates=tuple(estimates))
+        findings = (*answer.findings, *_maturity_findings(estimates))
+        return replace(answer, estimates=tuple(estimates), findings=findings)
 
     def _intervals(self, outputs: Sequence[Outputs]) -> Sequence[Interval | None]:
         """Return the interval of each answer."""
@@ -290,6 +296,16 @@ class Estimator:
 
 def _refused(answer: Answer, why: ImageFinding) -> Answer:
     return replace(answer, status="refused", fault=Fault(answer.image, why.what, why.fix))
+
+
+def _maturity_findings(estimates: Sequence[Estimate]) -> list[ImageFinding]:
+    mature = [each.sex for each in estimates if each.months >= MATURE_MONTHS[each.sex]]
+    if not mature:
+        return []
+    ends = (f"{age_in_words(MATURE_MONTHS[sex])} for {_CHILDREN[sex]}" for sex in mature)
+    what = f"near or at skeletal maturity: the scale ends soon after {' and '.join(ends)}"
+    fix = "Hands of later ages look alike, so the child may be older than the answer."
+    return [ImageFinding("near-maturity", what, fix)]
 
 
 def _complete_request(request: Request, header: DicomHeader) -> tuple[Request, list[ImageFinding]]:

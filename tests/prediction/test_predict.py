@@ -12,7 +12,7 @@ from boneage.datasets.manifest import read_manifest
 from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 from boneage.prediction import predict
-from boneage.prediction.engines import Outputs
+from boneage.prediction.engines import ANSWER, OnnxEngine, Outputs
 from boneage.prediction.familiarity import Familiarity
 from boneage.prediction.predict import Estimator, Request
 from boneage.prediction.shipped import open_run
@@ -211,3 +211,42 @@ def test_without_a_sex_the_answer_has_an_estimate_for_each(unfinished, engine, t
     assert (both.months, both.chronological_age_months) == (None, 99.0)
     assert engine.batches == [4]
     assert [model.name for model in both.models] == ["small"]
+
+
+def test_an_answer_near_the_end_of_the_scale_says_so(unfinished, tmp_path, monkeypatch):
+    months = {"F": 192.0, "M": 203.9}
+
+    class Old:
+        def predict(self, images, gender):
+            return Outputs(np.where(gender[:, 0] == 1, months["M"], months["F"]))
+
+    monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: Old())
+    estimator, hand = Estimator(unfinished), write(tmp_path / "hand.png", HAND)
+
+    def found(sex):
+        return [each.what for each in estimator.predict(hand, sex).findings if "matur" in each.code]
+
+    girls = "near or at skeletal maturity: the scale ends soon after 16 years for girls"
+    assert (found("F"), found("M"), found(None)) == ([girls], [], [girls])
+    months["M"] = 204.0
+    assert found(None) == [f"{girls} and 17 years for boys"]
+
+
+def test_a_network_with_weights_outside_its_folder_is_refused(tmp_path):
+    onnx = pytest.importorskip("onnx", reason='needs the extra "export"')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "private.bin").write_bytes(bytes(16))
+    weight = onnx.TensorProto(name=ANSWER, data_type=onnx.TensorProto.FLOAT, dims=[4, 1])
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../private.bin")
+    of_type = onnx.helper.make_tensor_value_info
+    given = [of_type("image", onnx.TensorProto.UINT8, ["b", 8, 8, 1])]
+    given.append(of_type("gender", onnx.TensorProto.FLOAT, ["b", 1]))
+    answer = [of_type(ANSWER, onnx.TensorProto.FLOAT, [4, 1])]
+    graph = onnx.helper.make_graph([], "graph", given, answer, [weight])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    path = tmp_path / "run" / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="External data path"):
+        OnnxEngine(path)
