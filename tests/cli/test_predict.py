@@ -8,13 +8,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
+from boneage.datasets.manifest import read_manifest
 from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError, printable
+from boneage.evaluation.scoring import evaluate_run
 from boneage.pipeline.sources import image_source
 from boneage.prediction.engines import Outputs
+from boneage.prediction.predict import load
 from boneage.prediction.sd_score import ETHNICITY_NOTE
+from boneage.prediction.shipped import open_run
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
@@ -466,3 +471,19 @@ def test_wrong_options_are_refused(boneage, refused, run, tmp_path, options, mes
     (tmp_path / "t.csv").write_text("image,sex,age\na.png,F,9.5\na.png,F,16\n")
     refused(boneage("predict", "run", *options), message)
     assert (tmp_path / "notes.csv").read_text() == "mine\n"
+
+
+def test_evaluate_python_and_predict_give_the_answers_of_the_shipped_model(
+    boneage, cohort, tmp_path
+):
+    model = open_run(Path("rsna-best"))
+    metrics = evaluate_run(model, data=cohort, views=1, out=tmp_path / "out", progress=False)
+    scored = pd.read_csv(tmp_path / "out" / metrics["predictions"]["file"])
+    paths = read_manifest(cohort).split("test").image_paths()
+    estimator = load("rsna-best", views=1, anyway=True)
+    options = ["--views", "1", "--anyway", "--json"]
+    for path, row in zip(paths, scored.to_dict("records"), strict=True):
+        _, out, _ = boneage("predict", "rsna-best", path, "--sex", row["sex"], *options)
+        (printed,) = json.loads(out)["predictions"]
+        found = [estimator.predict(path, row["sex"]).months, printed["predicted_age_months"]]
+        assert found == pytest.approx([row["predicted_age_months"]] * 2, abs=0.01)
