@@ -102,7 +102,8 @@ class IntervalModel:
     An interval of level 0.9 is the answer ± q standard deviations. The factor q is the
     ⌈0.9 (n + 1)⌉-th of the `n` sorted scores of the validation images (Lei et al., J Am Stat Assoc
     2018;113:1094-1111). If new images are like those of validation, it holds the label of at least
-    90 % of them on average, whatever the distribution of the errors. The label is one reading.
+    90 % of them on average, whatever the distribution of the errors. The label is one reading. The
+    validation images also chose the epoch, so their errors may be a little too small.
 
     The standard deviation is that of the head's distribution, without the spread that the training
     gave every label, and at least 3 months. A head of one number has no distribution: its scores
