@@ -57,10 +57,10 @@ _CLAIM = (
     ("19-20", "splits and their level", "Training data; `data check` compares patients and images"),
     ("21", "sample size", "not planned; Accuracy: n and interval of each number"),
     ("22-24", "network, software, first weights", "first paragraph, `recipe.json`, Facts"),
-    ("25-27", "training, choice, ensemble", "Training data, Train it again, `recipe.json`"),
-    ("28-29", "metrics, uncertainty", "Accuracy"),
+    ("25-27", "training, choice, ensemble", "Training data, Notes, Train it again"),
+    ("28-29", "metrics, uncertainty", "Accuracy, Prediction intervals"),
     ("30", "robustness", "{stress}"),
-    ("31", "explanation", "not done"),
+    ("31", "explanation", "heat maps of `predict --explain`; see `experiments/README.md`"),
     ("32, 37-38", "internal test", "Accuracy: test alone; Answers by age"),
     ("33", "external test", "not done; `boneage evaluate` does it with your manifest"),
     ("34", "registration", "none; no clinical trial"),
@@ -81,6 +81,8 @@ def model_card(
     size: int,
     stress: Mapping[str, Any] | None = None,
     known_ids: KnownIds | None = None,
+    *,
+    refuses: bool = False,
 ) -> str:
     """Return the card of a released model.
 
@@ -91,6 +93,7 @@ def model_card(
         size: Bytes of the model file.
         stress: What changes of the radiographs cost, as `boneage stress` writes it.
         known_ids: The ids that `known_ids.json` holds.
+        refuses: Whether the release has a `familiarity.npz`.
 
     Returns:
         Markdown, the content of the release's README.md.
@@ -132,6 +135,7 @@ def model_card(
         stress=stress,
         split_words={**dict(_SPLITS), **dict([_TOGETHER]), "train": "training"},
         known_ids=known_ids,
+        refuses=refuses,
         claim=[(item, asked, text.format(stress=where)) for item, asked, text in _CLAIM],
         init=init,
         parent=parent,

@@ -27,6 +27,7 @@ from boneage.evaluation.scoring import (
 )
 from boneage.evaluation.stress import find_stress
 from boneage.models.export import FORMATS, Storage, as_float16, check_packages, with_named_answers
+from boneage.prediction.familiarity import NAME as FAMILIARITY_NAME
 from boneage.prediction.predictor import Predictor
 from boneage.prediction.shipped import CARD_NAME, RELEASE_NAME, SUMS_NAME, checksums
 from boneage.recipe import Views
@@ -262,6 +263,7 @@ def write_card(released: Run) -> Path:
         released.best_path.stat().st_size,
         read_json(stress) if stress.exists() else None,
         read_known_ids(folder),
+        refuses=(folder / FAMILIARITY_NAME).exists(),
     )
     write_text(folder / CARD_NAME, card)
     return folder / CARD_NAME

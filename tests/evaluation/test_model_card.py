@@ -189,7 +189,7 @@ def test_larger_radiographs_of_a_source_do_not_hide_which_source_it_is(result, l
     for each in (*words, "They are Kaggle's copy", "non-commercial"):
         assert each in text
     result["manifest"]["source"] = "own-large"  # larger than nothing
-    assert "with the source `own-large`. They" in card(result)
+    assert "with the source `own-large`. 30 other" in card(result)
 
 
 def test_a_shipped_parent_is_named_by_its_digest(result, tmp_path, monkeypatch):
