@@ -304,7 +304,7 @@ def _maturity_findings(estimates: Sequence[Estimate]) -> list[ImageFinding]:
         return []
     ends = (f"{age_in_words(MATURE_MONTHS[sex])} for {_CHILDREN[sex]}" for sex in mature)
     what = f"near or at skeletal maturity: the scale ends soon after {' and '.join(ends)}"
-    fix = "Hands of later ages look alike, so the child may be older than the answer."
+    fix = "Hands of later ages hardly differ, so the child may be older than the answer."
     return [ImageFinding("near-maturity", what, fix)]
 
 
