@@ -23,7 +23,6 @@ from boneage.prediction.possible_ages import MAX_AGE_MONTHS
 from boneage.runtime.provenance import file_digest
 from boneage.runtime.schemas import Count, FileSchema, Number, Text, read_checked
 
-CALIBRATION_NAME = "calibration.json"
 VERSION = 1
 
 Kind = Literal["none", "offset", "linear"]
@@ -137,21 +136,18 @@ class Calibration:
         Raises:
             InputError: It was fitted to the answers of other models, views or phases.
         """
-        fix = "Name the run that it was fitted to, or fit another: boneage calibrate RUN --data M."
-        faults = []
         if sorted(models) != sorted(self.models):
             names = ", ".join(f"{digest[:12]}…" for digest in models)
             expected = ", ".join(f"{digest[:12]}…" for digest in self.models)
             what = f"the calibration belongs to another model: the digest here is {names}"
-            faults.append(Fault(where, what, fix, expected))
-        elif (views, phases) != (self.views, self.phases):
+            fix = "Name its run, or fit another: boneage calibrate RUN --data M."
+            raise InputError(Fault(where, what, fix, expected))
+        if (views, phases) != (self.views, self.phases):
             what = f"the calibration is for {self.views} views and {self.phases} phases"
             fix = (
                 f"Leave out --views and --phases, or fit another. Here they are {views}, {phases}."
             )
-            faults.append(Fault(where, what, fix))
-        if faults:
-            raise InputError(faults)
+            raise InputError(Fault(where, what, fix))
 
 
 def mean_deviations(models: Sequence[IntervalModel], outputs: Sequence[Outputs]) -> Months:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from boneage.errors import Fault, InputError
-from boneage.prediction.answers import Interval
 from boneage.prediction.possible_ages import MAX_AGE_MONTHS
 from boneage.prediction.shipped import is_release
 from boneage.recipe import SPREAD_AT_BIRTH, Recipe
@@ -177,17 +176,8 @@ class IntervalModel:
         if fit is None:
             return None
         half = fit.quantile(level) * self.standard_deviations(months, variance)
-        ends = (np.clip(each, 0.0, MAX_AGE_MONTHS) for each in (months - half, months + half))
-        low, high = ends
+        low, high = np.clip([months - half, months + half], 0.0, MAX_AGE_MONTHS)
         return low, high
-
-    def interval(
-        self, months: float, variance: float | None, level: float, views: int, phases: int
-    ) -> Interval | None:
-        """Return the interval of one answer; see `bounds`."""
-        given = None if variance is None else np.array([variance])
-        found = self.bounds(np.array([months]), given, level, views, phases)
-        return None if found is None else Interval(level, *(float(end[0]) for end in found))
 
     def write(self, run: Run) -> None:
         """Write `intervals.json` of a run."""

@@ -294,23 +294,6 @@ class Predictor:
                 )
         return tuple(found[run] for run in self.runs)
 
-    def answer(
-        self, inputs: Sequence[Inputs], gender: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float64]:
-        """Return the bone age of some radiographs, averaged over runs, phases and views.
-
-        Args:
-            inputs: Radiographs as `frame` returns them.
-            gender: float32 (n, 1), 1.0 = male.
-
-        Returns:
-            float64 (n,), months; see `mean_answer`.
-
-        Raises:
-            InputError: A model can't be read.
-        """
-        return mean_answer(self.estimate(inputs, gender))
-
     def estimates(
         self, inputs: Iterable[Inputs], gender: npt.NDArray[np.float32]
     ) -> Iterator[tuple[Outputs, ...]]:

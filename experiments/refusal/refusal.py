@@ -83,7 +83,7 @@ def hands(paths: Iterable[Path], kind: str) -> Iterator[Item]:
 def answers(predictor: Predictor, images: list[Radiograph]) -> list[float]:
     """Return the answers for radiographs of girls, whatever is refused."""
     inputs = [each.inputs for each in map(predictor.assess, images) if each.inputs is not None]
-    return predictor.answer(inputs, np.zeros((len(inputs), 1), np.float32)).tolist()
+    return mean_answer(predictor.estimate(inputs, np.zeros((len(inputs), 1), np.float32))).tolist()
 
 
 def beside(left: Radiograph, right: Radiograph) -> Radiograph:

@@ -64,6 +64,10 @@ def make_run(tmp_path, engines):
     return make
 
 
+def answer_of(predictor: Predictor, inputs, gender):
+    return mean_answer(predictor.estimate(inputs, gender))
+
+
 def months(framing: Framing, image, factor: float = 100.0, **options) -> float:
     return factor * frame(image, framing, **options).pixels.mean() / 255
 
@@ -73,10 +77,10 @@ def test_the_answer_for_a_large_radiograph_is_the_mean_over_its_four_phases(make
     inputs, _ = predictor.frame(LARGE)
     assert len({image.tobytes() for image in inputs[0]}) == 4
     expected = np.mean([months(NEAREST, LARGE, phase=phase) for phase in PHASES])
-    assert predictor.answer([inputs], GIRL)[0] == pytest.approx(expected)
+    assert answer_of(predictor, [inputs], GIRL)[0] == pytest.approx(expected)
     assert engines["nearest"].batches == [4]
     one = Predictor(make_run("nearest", NEAREST, phases=4), phases=1)
-    assert one.answer([one.frame(LARGE)[0]], GIRL)[0] == pytest.approx(months(NEAREST, LARGE))
+    assert answer_of(one, [one.frame(LARGE)[0]], GIRL)[0] == pytest.approx(months(NEAREST, LARGE))
 
 
 def test_a_radiograph_that_is_not_larger_has_one_phase_and_the_same_answer_to_the_bit(
@@ -85,7 +89,8 @@ def test_a_radiograph_that_is_not_larger_has_one_phase_and_the_same_answer_to_th
     run = make_run("nearest", NEAREST, views=2, phases=4)
     four, one = Predictor(run), Predictor(run, phases=1)
     answers = [
-        each.answer([each.frame(SMALL)[0]] * 3, np.ones((3, 1), np.float32)) for each in (four, one)
+        answer_of(each, [each.frame(SMALL)[0]] * 3, np.ones((3, 1), np.float32))
+        for each in (four, one)
     ]
     assert answers[0].tobytes() == answers[1].tobytes()
     assert engines["nearest"].batches == [3, 3, 3, 3]  # two views, no phases
@@ -99,9 +104,9 @@ def test_radiographs_with_and_without_phases_are_answered_each_by_its_own(make_r
     gender = np.resize(np.array([0, 1, 1], np.float32), (80, 1))
     batches = [mean_answer(each) for each in predictor.estimates(iter(inputs), gender)]
     assert [len(batch) for batch in batches] == [64, 16]
-    alone = [predictor.answer([each], gender[[row]])[0] for row, each in enumerate(inputs)]
+    alone = [answer_of(predictor, [each], gender[[row]])[0] for row, each in enumerate(inputs)]
     np.testing.assert_allclose(np.concatenate(batches), alone, rtol=1e-6)
-    assert predictor.answer([], gender[:0]).shape == (0,)
+    assert answer_of(predictor, [], gender[:0]).shape == (0,)
 
 
 def test_the_answer_of_several_runs_is_the_mean_of_what_each_answers_alone(make_run):
@@ -115,9 +120,9 @@ def test_the_answer_of_several_runs_is_the_mean_of_what_each_answers_alone(make_
     assert [len(group.runs) for group in together.groups] == [2, 1, 1]  # a and d share images
     alone = [Predictor(run) for run in runs]
     for image in (SMALL, LARGE):
-        answers = [each.answer([each.frame(image)[0]], BOY)[0] for each in alone]
+        answers = [answer_of(each, [each.frame(image)[0]], BOY)[0] for each in alone]
         assert len(set(answers)) == 4
-        found = together.answer([together.frame(image)[0]], BOY)[0]
+        found = answer_of(together, [together.frame(image)[0]], BOY)[0]
         assert found == pytest.approx(np.mean(answers), rel=1e-9)
 
 
@@ -131,7 +136,7 @@ def test_the_answer_is_limited_after_the_runs_are_averaged(make_run, monkeypatch
 
     monkeypatch.setattr(module, "load_engine", Fixed)
     both = Predictor([make_run("a"), make_run("b")])
-    assert both.answer([both.frame(LARGE)[0]], GIRL).tolist() == [0.0]  # not 2
+    assert answer_of(both, [both.frame(LARGE)[0]], GIRL).tolist() == [0.0]  # not 2
 
 
 def test_several_runs_decode_a_radiograph_once(make_run, engines, monkeypatch, tmp_path):
@@ -282,6 +287,6 @@ def test_runs_views_and_phases_that_make_no_sense_are_refused_before_a_model_is_
 
 def test_a_prediction_is_that_of_one_network_on_one_framed_image(make_run, engines):
     predictor = Predictor(make_run("a"))
-    answer = predictor.answer([predictor.frame(LARGE)[0]], BOY)
+    answer = answer_of(predictor, [predictor.frame(LARGE)[0]], BOY)
     images = frame(LARGE, AREA).pixels[None]
     assert answer.tobytes() == mean_of_views(engines["a"], images, BOY).months.tobytes()
