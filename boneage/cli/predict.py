@@ -180,9 +180,9 @@ def predict(
 
     Research use only. Do not use the answer for diagnosis.
 
-    Blank images are refused. Inverted grey levels are put right, or the image is refused. Images
-    that are turned, inverted or otherwise doubtful get a warning. Below a folder, files that are no
-    radiographs are left out and counted. A table row that is wrong costs only its own answer.
+    Images without a hand are refused. Turned or inverted hands are put right, with a note. A
+    warning says what to check. Below a folder, files that are no radiographs are left out and
+    counted. A table row that is wrong costs only its own answer.
 
     With --out, a job that was interrupted continues where it was. --watch answers each file that
     comes into a folder once, also after a restart, when the file has stopped growing. Sex and age
@@ -205,6 +205,7 @@ def predict(
     columns |= {"birth": birth_date, "study": study_date}
     form = {"unit": chronological_unit, "female": female or (), "male": male or ()}
     children = None if table is None else _open_table(table, columns, form, image_root, letter)
+    from boneage.prediction.answers import RESEARCH_ONLY
     from boneage.prediction.predict import Estimator
     from boneage.prediction.shipped import open_run
 
@@ -220,6 +221,8 @@ def predict(
     )
     for note in estimator.notes:
         log(f"note: {note}")
+    if not as_json:
+        log(RESEARCH_ONLY)
     asked = _Asked(paths or (), children, letter, chronological_age)
     settings: dict[str, Any] = {"sex": letter, "chronological_age_months": chronological_age}
     settings |= {"paths": [utf8(path) for path in paths or ()]}
@@ -236,7 +239,7 @@ def predict(
         from boneage.cli.watch import answer_folder
 
         places = (out, dicom_out, fhir_out)
-        answer_folder(estimator, watch, places, letter, writers, _print, job)
+        answer_folder(estimator, watch, places, letter, writers, _Screen().print, job)
     if out is None:
         statuses = _print_answers(estimator, asked, writers, _head(run, others), as_json)
     else:
@@ -443,8 +446,9 @@ def _print_answers(
     if as_json:
         print_json_list(dict(head), "predictions", (answer.as_dict() for answer in finished()))
     else:
+        screen = _Screen()
         for answer in finished():
-            _print(answer)
+            screen.print(answer)
     if not statuses:
         _refuse_nothing(asked)
     asked.print_skipped()
@@ -598,25 +602,37 @@ def _exit_code(statuses: Mapping[str, int]) -> int:
     return 2 if 2 in codes else max(codes)
 
 
-def _print(answer: Answer) -> None:
-    from boneage.prediction.answers import age_in_words
+class _Screen:
+    """Prints answers. What holds for several of them is printed once."""
 
-    for finding in answer.findings:
-        log(f"warning: {answer.image}: {finding.what}. {finding.fix}")
-    girl_or_boy = {"F": "if a girl, ", "M": "if a boy, "} if len(answer.estimates) > 1 else {}
-    if girl_or_boy:
-        log(f"note: {answer.image}: the sex is not known, so there are two answers.")
-    for estimate in answer.estimates:
-        words, found = age_in_words(estimate.months), estimate.interval
-        interval = "" if found is None else f", {found}"
-        who = girl_or_boy.get(estimate.sex, "")
-        echo(f"{answer.image}: {who}{estimate.months:.1f} months ({words}){interval}")
-        if estimate.calibration is not None:
-            echo(f"  {estimate.calibration}")
-        if estimate.comparison is not None:
-            echo(f"  {estimate.comparison}")
-            if estimate.comparison.sd_score is not None:
-                echo(f"  {estimate.comparison.note}")
-    if answer.fault is not None:
-        kind = "refused" if answer.status == "refused" else "error"
-        log(f"{kind}: {answer.fault}")
+    def __init__(self) -> None:
+        self._printed: set[str] = set()
+
+    def print(self, answer: Answer) -> None:
+        """Print an answer on standard output, and what a person should know on standard error."""
+        from boneage.prediction.answers import age_in_words
+
+        if answer.fault is not None:
+            log(f"{'refused' if answer.status == 'refused' else 'error'}: {answer.fault}")
+            return
+        for finding in answer.findings:
+            text = f"{answer.image}: {finding.what}."
+            log(f"note: {text}" if finding.is_corrected else f"warning: {text} {finding.fix}")
+        if is_both := len(answer.estimates) > 1:
+            self._print_once("Where the sex is not known, there are two answers. Give it by --sex.")
+        for estimate in answer.estimates:
+            words, found = age_in_words(estimate.months), estimate.interval
+            interval = "" if found is None else f", {found}"
+            who = {"F": "if a girl, ", "M": "if a boy, "}[estimate.sex] if is_both else ""
+            echo(f"{answer.image}: {who}{estimate.months:.1f} months ({words}){interval}")
+            if estimate.calibration is not None:
+                echo(f"  {estimate.calibration}")
+            if estimate.comparison is not None:
+                echo(f"  {estimate.comparison}")
+                if estimate.comparison.sd_score is not None:
+                    self._print_once(estimate.comparison.note)
+
+    def _print_once(self, note: str) -> None:
+        if note not in self._printed:
+            self._printed.add(note)
+            log(f"note: {note}")

@@ -209,7 +209,7 @@ class RadiographTable:
         days = (taken - born).days
         months = round(days * MONTHS_IN["days"])
         if days < 0:
-            what = f"the birth date is {-days:,} days after the study date"
+            what = f"the birth date is {-days:,} day{'s' * (days < -1)} after the study date"
             raise InputError(Fault(where, what, "Correct one of them. Were they exchanged?"))
         if months > _OLDEST_MONTHS:
             what = f"by its dates, the child is {months // 12} years old"
@@ -225,10 +225,8 @@ class RadiographTable:
                 except ValueError:  # such as the 31st of June
                     break
         if text:
-            what = (
-                f"{self._names[key]} is no date that is beyond doubt"  # a birth date is not shown
-            )
-            raise InputError(Fault(where, what, "Write it like 2024-05-31, or leave it empty."))
+            what = f"{self._names[key]} is no date like 2024-05-31"  # a birth date is not shown
+            raise InputError(Fault(where, what, "Correct it, or leave it empty."))
         return None
 
     def _read_ages(self) -> NDArray[np.float64]:
@@ -286,6 +284,9 @@ def _find_columns(
             close = difflib.get_close_matches(names[0], header, n=1)
             fix = f"Did you mean {close[0]!r}?" if close else f"Name it with --{key}."
             faults.append(Fault(str(file), what, fix))
+    if not faults and (columns.birth or columns.study) and not {"birth", "study"} <= found.keys():
+        what = "an age needs the date of birth and the date of the radiograph"
+        faults.append(Fault(str(file), what, "Give both --birth-date and --study-date."))
     if faults:
         raise InputError(faults)
     return found, {key: header[index] for key, index in found.items()}

@@ -259,10 +259,10 @@ def check_job(path: Path, job: Mapping[str, Any], *, is_finished: bool = False) 
     Raises:
         InputError: Another job has made it, or it is not complete.
     """
-    fix = f"Choose another --out, or remove it and {job_path(path).name}."
+    other = f"hoose another --out, or remove it and {job_path(path).name}."
     if not job_path(path).exists():
         what = "the file exists, and nothing says which command has made it"
-        raise InputError(Fault(str(path), what, fix))
+        raise InputError(Fault(str(path), what, f"C{other}"))
     known = read_json(job_path(path))
     wanted = json.loads(json.dumps(job))
     changed = [key for key in (*wanted, *known) if known.get(key) != wanted.get(key)]
@@ -270,7 +270,8 @@ def check_job(path: Path, job: Mapping[str, Any], *, is_finished: bool = False) 
     if changed:
         parts = [f"{key} was {known.get(key)!r:.100}" for key in changed]
         what = f"another command has made this file: {', '.join(parts)}"
-        raise InputError(Fault(str(path), what, f"Repeat that command to continue it. Else: {fix}"))
+        fix = f"Repeat that command to continue it, or c{other}"
+        raise InputError(Fault(str(path), what, fix))
     if is_finished and not known.get("finished"):
         what = "the job of this file is not finished"
         raise InputError(Fault(str(path), what, "Repeat its command to continue it."))

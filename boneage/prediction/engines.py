@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
 from boneage.run import Run
+from boneage.runtime.extras import describe_missing
 from boneage.runtime.provenance import usable_cores
 
 if TYPE_CHECKING:
@@ -133,6 +134,11 @@ def load_engine(run: Run) -> Engine:
     """
     if run.onnx_path.exists():
         return OnnxEngine(run.onnx_path)
-    from boneage.models.saved import load_model
-
+    try:
+        from boneage.models.saved import load_model
+    except ModuleNotFoundError as error:
+        if (missing := describe_missing(error)) is None:
+            raise
+        what = f"it has no {run.onnx_path.name}, so Keras computes it"
+        raise InputError(Fault(run.folder.name, what, missing.rstrip(".") + ".")) from None
     return KerasEngine(load_model(run))

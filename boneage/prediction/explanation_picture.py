@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from boneage.prediction.answers import RESEARCH_ONLY, Answer, Estimate, age_in_words
+from boneage.prediction.answers import RESEARCH_ONLY, Answer
 from boneage.prediction.explanation import Explanation, Heat
+from boneage.prediction.picture import estimate_lines, resize_stretched
 from boneage.runtime.files import write_bytes
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
@@ -64,7 +66,9 @@ def draw_explanation(explanation: Explanation, answer: Answer) -> Picture:
     box = _framed_box(explanation)
     left, _ = _panel(explanation, (0, 0, *explanation.radiograph.shape[::-1]), None)
     right, scale = _panel(explanation, box, limit)
-    top, height = 3 * _LINE + _GAP, max(len(left), len(right))
+    shown = [replace(each, comparison=None) for each in answer.estimates]
+    lines = [line for each in shown for line in estimate_lines(each)]
+    top, height = (2 + len(lines)) * _LINE + _GAP, max(len(left), len(right))
     columns = [max(_COLUMN, panel.shape[1]) for panel in (left, right)]
     shape = top + height + 6 * _LINE, 3 * _GAP + sum(columns), 3
     picture = np.full(shape, _PAPER, np.uint8)
@@ -75,15 +79,16 @@ def draw_explanation(explanation: Explanation, answer: Answer) -> Picture:
     _draw_bar(picture[below : below + _BAR[1], starts[1] : starts[1] + _BAR[0]])
     sheet = Image.fromarray(picture)
     draw = ImageDraw.Draw(sheet)
-    lines = [_age(each) for each in answer.estimates]
-    _write(draw, (_GAP, _GAP), ";  ".join(lines), 26)
+    for row, text in enumerate(lines):
+        _write(draw, (_GAP, _GAP // 2 + row * _LINE), text, 22)
     names = ", ".join(model.name for model in answer.models)
-    _write(draw, (_GAP, _GAP + _LINE + 4), f"{Path(answer.image).name}   {names}", 18, _FAINT)
+    text = f"{Path(answer.image).name}   {names}"
+    _write(draw, (_GAP, _GAP // 2 + len(lines) * _LINE), text, 18, _FAINT)
     headings = "Radiograph, and the part that the model gets", "Which places move the answer"
     for start, heading in zip(starts, headings, strict=True):
         _write(draw, (start, top - _LINE), heading, 18)
     _write_legend(draw, (starts[1], below), limit, [each * scale for each in explanation.patches])
-    says = "It shows what moves the answer, and not whether the answer is right."
+    says = "The colours show what moves the answer, and not whether the answer is right."
     for row, text in enumerate((says, RESEARCH_ONLY)):
         _write(draw, (_GAP, below + row * _LINE), text, 18, _INK if row else _FAINT)
     return np.asarray(sheet)
@@ -111,18 +116,6 @@ def overlay(grey: npt.NDArray[Any], heat: Heat, limit: float) -> Picture:
     return np.asarray(np.rint(picture), np.uint8)
 
 
-def _age(estimate: Estimate) -> str:
-    child = {"F": "Girl", "M": "Boy"}[estimate.sex]
-    text = f"{child}: {age_in_words(estimate.months)}"
-    text += f" ({estimate.months:.1f} months"
-    if estimate.interval is not None:
-        low, high = estimate.interval.low, estimate.interval.high
-        text += f"; {100 * estimate.interval.level:g} % interval {low:.0f} to {high:.0f}"
-    if estimate.calibration is not None:
-        text += f"; calibrated {estimate.calibration.offset_months:+.1f}"
-    return text + ")"
-
-
 def _framed_box(explanation: Explanation) -> tuple[int, int, int, int]:
     """Return the box around the framed part, with a margin."""
     start, end = explanation.outline.min(0), explanation.outline.max(0)
@@ -144,13 +137,9 @@ def _panel(
     """
     left, top, right, bottom = box
     scale = PANEL / max(right - left, bottom - top)
-    size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
-    grey = explanation.radiograph[top:bottom, left:right]
     low, high = np.percentile(explanation.radiograph[_slices(_framed_box(explanation))], [1, 99.5])
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    grey = cv2.resize(grey, size, interpolation=how).astype(np.float32)
-    levels = np.clip((grey - low) * (255 / max(1.0, high - low)), 0, 255)
-    heat = cv2.resize(explanation.heat[top:bottom, left:right], size)
+    levels = resize_stretched(explanation.radiograph[top:bottom, left:right], scale, low, high)
+    heat = cv2.resize(explanation.heat[top:bottom, left:right], levels.shape[::-1])
     panel = overlay(levels, heat * (limit is not None), limit or 1.0)
     outline = np.rint((explanation.outline - (left, top)) * scale).astype(np.int32)
     cv2.polylines(panel, [outline], True, _OUTLINE, 2, cv2.LINE_AA)
@@ -176,7 +165,9 @@ def _write_legend(
     for place, text in ((0.0, f"-{limit:g}"), (0.5, "0"), (1.0, f"+{limit:g} months")):
         _write(draw, (x + place * width, y + height + 4), text, 18, anchor="ma" if place else "la")
     _write(draw, (x, y + 2 * _LINE), "Orange places make the answer older, blue ones younger:", 18)
-    _write(draw, (x, y + 3 * _LINE - 4), "so much it moves if a patch is blurred there.", 18)
+    _write(
+        draw, (x, y + 3 * _LINE - 4), "the change of the answer if a patch there is blurred.", 18
+    )
     middle = x + _COLUMN - 90, y + 75
     for radius in (patch / 2 for patch in patches):
         corners = [middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius]

@@ -282,7 +282,8 @@ class RunIntervals:
         if self._phases > 1:
             averaged += f" and {self._phases} phases"
             options += f" --phases {self._phases}"
-        what = f"no interval: {run.folder} has none for {averaged}"
+        where = run.folder.name if is_release(run.folder) else run.folder
+        what = f"no interval: {where} has none for {averaged}"
         if not is_release(run.folder):
             command = f"boneage evaluate {run.folder} --split val {options}"
             return f"{what}. This command makes them: {command}"

@@ -71,7 +71,7 @@ def _lines(answer: Answer) -> Iterator[tuple[str, bool]]:
         yield first, True
         yield from ((text, False) for text in details)
     for finding in answer.findings[:_MOST_FINDINGS]:
-        yield f"Check: {finding.what}.", False
+        yield f"{'Note' if finding.is_corrected else 'Check'}: {finding.what}.", False
     if len(answer.findings) > _MOST_FINDINGS:
         yield f"Check: {len(answer.findings) - _MOST_FINDINGS} more findings.", False
     yield _NOTICE, True
@@ -93,12 +93,8 @@ def estimate_lines(estimate: Estimate) -> list[str]:
     if estimate.calibration is not None:
         lines.append(f"The answer is {estimate.calibration}.")
     if comparison is not None:
-        score, note = "no SD score", ""
-        if comparison.sd_score is not None:
-            ends = comparison.sd_interval
-            inside = "" if ends is None else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]"
-            score = f"{comparison.sd_score:+.1f} SD{inside}, {comparison.assessment}"
-            note = f" ({comparison.reference}). {comparison.note.partition('. ')[0]}."
+        score = comparison.score_in_words or "no SD score"
+        note = f". {comparison.note.partition('. ')[0]}." if comparison.score_in_words else ""
         age = age_in_words(comparison.chronological_age_months)
         lines.append(f"Chronological age {age}: {score}{note}")
     return lines
@@ -109,12 +105,18 @@ def _scaled(radiograph: Radiograph) -> npt.NDArray[np.uint8]:
     longest = max(radiograph.shape)
     step = max(1, longest // _SAMPLED_SIDE)
     low, high = np.percentile(radiograph[::step, ::step], _LEVELS)
-    scale = np.clip(longest, *LONG_SIDE) / longest
+    levels = resize_stretched(radiograph, np.clip(longest, *LONG_SIDE) / longest, low, high)
+    return np.asarray(np.rint(levels), np.uint8)
+
+
+def resize_stretched(
+    radiograph: Radiograph, scale: float, low: float, high: float
+) -> npt.NDArray[np.float32]:
+    """Return a radiograph at another size, with its levels from `low` to `high` as 0 to 255."""
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     width, height = (max(1, round(side * scale)) for side in radiograph.shape[::-1])
     resized = cv2.resize(radiograph, (width, height), interpolation=how).astype(np.float32)
-    stretched = (resized - low) * (255 / max(1.0, high - low))
-    return np.asarray(np.clip(np.rint(stretched), 0, 255), np.uint8)
+    return np.asarray(np.clip((resized - low) * (255 / max(1.0, high - low)), 0, 255), np.float32)
 
 
 def _font(size: float) -> ImageFont.FreeTypeFont:

@@ -36,6 +36,7 @@ from boneage.prediction.sd_score import compare_ages, load_reference
 from boneage.prediction.shipped import identify_model, open_run
 from boneage.prediction.test_time_views import BATCH_SIZE
 from boneage.radiographs.dicom_headers import (
+    OLDEST_MONTHS,
     DicomHeader,
     age_findings,
     find_dicom_header,
@@ -69,6 +70,20 @@ class Request:
     sex: str | None
     chronological_age_months: float | None = None
     fault: Fault | None = None
+
+    def __post_init__(self) -> None:
+        """Check what is said of the child.
+
+        Raises:
+            InputError: The sex is another word, or the age is impossible.
+        """
+        if self.sex not in (None, *SEXES):
+            what = f"the sex is {self.sex!r:.60}"
+            raise InputError(Fault(str(self.image), what, "Give 'F', 'M', or None if unknown."))
+        age = self.chronological_age_months
+        if age is not None and not 0 <= age <= OLDEST_MONTHS:  # also NaN
+            what = f"a chronological age of {age:g} months is impossible"
+            raise InputError(Fault(str(self.image), what, "Give months, from 0 to 480."))
 
 
 class Estimator:
@@ -153,7 +168,8 @@ class Estimator:
             chronological_age_months: The age of the child on the day of the radiograph, if known.
 
         Raises:
-            InputError: A model can't be read. What is wrong with the file is in the answer.
+            InputError: A model can't be read, or the sex or the age is none. What is wrong with
+                the file is in the answer.
         """
         (answer,) = self.predict_many([Request(radiograph, sex, chronological_age_months)])
         return answer
@@ -201,7 +217,8 @@ class Estimator:
             finding = judged[first]
             first += len(sexes)
             if finding is not None and finding.code == UNFAMILIAR and not self.anyway:
-                yield _refused(answer, finding)
+                two = (each for each in answer.findings if each.code == "two-hands")
+                yield _refused(answer, next(two, finding))  # the plainer reason
                 continue
             if finding is not None:
                 answer = replace(answer, findings=(finding, *answer.findings))

@@ -164,9 +164,10 @@ class Predictor:
             return seen
         inverted = self._assess(highest_level(radiograph) - radiograph)  # of the same dtype
         if not {"inverted", "no-hand"} & {finding.code for finding in inverted.findings}:
-            why = "bone is dark" if doubt.code == "inverted" else "only there a hand stands out"
-            what = f"the answer is for inverted grey levels, because {why}"
-            return replace(inverted, findings=(replace(doubt, what=what), *inverted.findings))
+            why = "bone was dark" if doubt.code == "inverted" else "only so a hand stands out"
+            what = f"the grey levels were inverted, because {why}"
+            put_right = replace(doubt, what=what, is_corrected=True)
+            return replace(inverted, findings=(put_right, *inverted.findings))
         if doubt.code == "inverted":
             refusal = replace(doubt, what=f"{doubt.what}, and no hand stands out")
         elif seen.confidence > CLEAR:
@@ -189,7 +190,7 @@ class Predictor:
             if any(assess_quality(group[0]).has_two_hands for group in inputs):
                 refusal = replace(two, what="it shows two hands, and neither stands out alone")
             else:
-                what = "it shows two hands, and the answer is for one of them"
+                what = "it shows two hands, and only one of them was used"
                 findings[two.code] = replace(two, what=what)
         return Assessed(inputs, tuple(findings.values()), refusal, quality.orientation.confidence)
 
@@ -334,7 +335,8 @@ def mean_answer(outputs: Sequence[Outputs]) -> npt.NDArray[np.float64]:
 
 
 def _unfamiliar(far: float) -> ImageFinding:
-    what = f"it is not like the hands that the model was trained on: {far:.1f} times the limit"
+    what = "it is not like the hands that the model was trained on"
+    what += f" ({far:.1f} times the allowed distance)"
     return ImageFinding(UNFAMILIAR, what, "Check the image. Is it a radiograph of one whole hand?")
 
 

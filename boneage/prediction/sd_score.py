@@ -44,7 +44,7 @@ _MOST_MONTHS = 300.0
 _MOST_BYTES = 2**20
 _YEARS_SUSPECTED_BELOW = 25.0  # months; the largest age of a table in months is above that
 _MOST_AS_YEARS = 20.0  # a chronological age up to this may be in years
-_MONTHS_AHEAD, _MONTHS_APART = 24.0, 48.0  # the bone age then is ahead, but not of the years
+_MONTHS_AHEAD = 24.0  # the bone age then is ahead, and nearer to so many years
 _SEX_WORDS = {"F": "girls", "M": "boys"}
 
 
@@ -121,15 +121,20 @@ class AgeComparison:
         return {**vars(self), "sd_interval": interval, "reason": self.reason or None}
 
     def __str__(self) -> str:
-        """Return one line for people, such as `-1.40 SD [-2.61, -0.19], indeterminate`."""
-        ahead = f"{self.difference_months:+.1f} months from the chronological age"
+        """Return one line for people: the difference, and `score_in_words` or why there is none."""
+        side = "below" if self.difference_months < 0 else "above"
+        apart = f"{abs(self.difference_months):.1f} months {side} the chronological age"
+        return f"{apart}: {self.score_in_words or self.reason}"
+
+    @property
+    def score_in_words(self) -> str:
+        """The score, such as `-1.40 SD [-2.61, -0.19], normal, by …`; "" if there is none."""
         if self.sd_score is None:
-            return f"{ahead}; {self.reason.rstrip('.')}"
+            return ""
         ends = self.sd_interval
         interval = "" if ends is None else f" [{ends[0]:+.2f}, {ends[1]:+.2f}]"
-        centred = f"{self.sd_score_from_mean:+.2f} SD from the reference's mean"
-        score = f"{self.sd_score:+.2f} SD{interval}, {self.assessment}"
-        return f"{ahead}: {score}; {centred} ({self.reference})"
+        why = " (the interval crosses 2 SD)" if self.assessment == "indeterminate" else ""
+        return f"{self.sd_score:+.2f} SD{interval}, {self.assessment}{why}, by {self.reference}"
 
 
 def compare_ages(
@@ -182,7 +187,7 @@ def _assess(score: float) -> Assessment:
 def _refuse_years(months: float, age: float) -> None:
     """Raise an error if the chronological age seems to be in years."""
     is_small = age <= _MOST_AS_YEARS and months - age > _MONTHS_AHEAD
-    if is_small and abs(months - 12 * age) < min(months - age, _MONTHS_APART):
+    if is_small and abs(months - 12 * age) < months - age:
         what = f"the chronological age of {age:g} months seems to be in years"
         raise InputError(Fault("chronological age", what, "Multiply it by 12, or correct it."))
 

@@ -66,7 +66,8 @@ class AgeAtExamination:
     Attributes:
         months: Whole months; None when the header does not give an age.
         is_in_years: The header gives completed years only, so up to 11 months may be missing.
-        is_contradictory: The dates and the stated age differ by more than 13 months.
+        is_contradictory: The dates and the stated age differ by more than 13 months, or the birth
+            is after the examination.
     """
 
     months: int | None = None
@@ -168,7 +169,7 @@ def age_findings(age: AgeAtExamination, given: float | None) -> list[ImageFindin
         what = f"the chronological age in its header is {age.months} months, not {given:g}"
         return [ImageFinding("other-age", what, "Check the age. Is it the right child?")]
     if age.is_contradictory:
-        what = "the dates and the age in its header contradict each other, so no age is used"
+        what = "its header has a birth after the radiograph, or an age that contradicts the dates"
         return [ImageFinding("contradictory-age", what, fix)]
     if age.is_in_years:
         what = "the age in its header is in whole years, so that up to 11 months may be missing"
@@ -249,7 +250,9 @@ def _age(born: date | None, examined: date | None, stated: str) -> AgeAtExaminat
     is rounded, because with the day of the radiograph an exact age gives the birthday away.
     """
     dated = None if born is None or examined is None else (examined - born).days / _DAYS_IN_MONTH
-    if dated is not None and not 0 <= dated <= OLDEST_MONTHS:
+    if dated is not None and dated < 0:
+        return AgeAtExamination(is_contradictory=True)
+    if dated is not None and dated > OLDEST_MONTHS:
         dated = None
     match = _STATED_AGE.fullmatch(stated.upper())
     months = None if match is None else int(match[1]) * _MONTHS_IN[match[2]]

@@ -286,7 +286,8 @@ def framing_findings(framed: Framed) -> list[ImageFinding]:
         what = (
             f"the hand was turned by {degrees} degrees {'' if clockwise else 'counter-'}clockwise"
         )
-        findings.append(ImageFinding("rotated", f"{what}, to put it upright", "Check the image."))
+        what, fix = f"{what}, to put it upright", "Check the image."
+        findings.append(ImageFinding("rotated", what, fix, is_corrected=True))
     return findings + _exposure_findings(framed)
 
 
@@ -302,7 +303,8 @@ def _exposure_findings(framed: Framed) -> list[ImageFinding]:
         what = "the edge of the hand may be lost: all around it is black"
         findings.append(ImageFinding("too-dark", what, fix))
     if bright > CLIPPED_BRIGHT:
-        what = f"{bright:.0%} of the hand is as bright as the image can be, so bone is lost there"
+        share = f"{100 * bright:.0f} % of the hand"
+        what = f"{share} is as bright as the image can be, so bone is lost there"
         findings.append(ImageFinding("too-bright", what, fix))
     return findings
 

@@ -86,12 +86,14 @@ class ImageFinding:
         what: What is wrong, with its value: a clause without a full stop.
         fix: What to do about the file: whole sentences.
         row_fix: What to do instead about its row of a manifest.
+        is_corrected: It was put right for the answer, so nothing needs to be done.
     """
 
     code: str
     what: str
     fix: str
     row_fix: str = "Or remove its row."
+    is_corrected: bool = False
 
 
 def find_blank(radiograph: Radiograph) -> ImageFinding | None:

@@ -38,7 +38,8 @@ def read_png(file: BinaryIO, *, pixels: bool) -> tuple[bytes, bytes]:
             body = content[start : start + length]
             checksum = content[start + length : start + length + 4]
             if checksum != struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))):
-                raise RefusedPixelsError(f"the file is truncated or damaged (checksum of {kind!r})")
+                part = kind.decode("latin-1")
+                raise RefusedPixelsError(f"the file is truncated or damaged (checksum of {part})")
         elif kind not in _READ_ALWAYS:
             continue
         else:

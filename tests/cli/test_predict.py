@@ -11,15 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from boneage.cli.predict import _Screen
 from boneage.datasets.manifest import read_manifest
 from boneage.datasets.phantom.cohort import phantom
-from boneage.errors import InputError, printable
+from boneage.errors import Fault, InputError, printable
 from boneage.evaluation.scoring import evaluate_run
 from boneage.pipeline.sources import image_source
+from boneage.prediction.answers import RESEARCH_ONLY, Answer, Estimate
 from boneage.prediction.engines import Outputs
 from boneage.prediction.predict import load
 from boneage.prediction.sd_score import ETHNICITY_NOTE
 from boneage.prediction.shipped import open_run
+from boneage.radiographs.image_quality import ImageFinding
 from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
@@ -86,6 +89,7 @@ def test_the_exit_code_says_what_became_of_the_images(boneage, run, tmp_path, fi
     assert found == code
     records = json.loads(out)["predictions"]
     assert [record["image"] for record in records] == files
+    assert err.count(RESEARCH_ONLY) == 1
     for record in records:
         answered = record["image"] in ("hand.png", "upside.png")
         assert (record["predicted_age_months"] == 100.0) == answered
@@ -263,14 +267,14 @@ def test_a_chronological_age_gives_an_sd_score_and_the_sentence_about_ethnicity(
 ):
     hand = write(tmp_path / "hand.png")
     command = ("predict", run.folder, hand, "--sex", "M", "--chronological-age")
-    _, out, _ = boneage(*command, 120)
+    _, out, err = boneage(*command, 120)
     assert out.splitlines()[1:] == [
-        "  -20.0 months from the chronological age: -2.04 SD, delayed; "
-        "-2.62 SD from the reference's mean (Brush Foundation (Greulich and Pyle 1959))",
-        f"  {ETHNICITY_NOTE}",
+        "  20.0 months below the chronological age: -2.04 SD, delayed, "
+        "by Brush Foundation (Greulich and Pyle 1959)",
     ]
-    found, out, _ = boneage(*command, 240)
-    assert (found, out.count("Asian")) == (0, 0)
+    assert f"note: {ETHNICITY_NOTE}" in err
+    found, out, err = boneage(*command, 240)
+    assert (found, err.count("Asian")) == (0, 0)
     assert "expected 3 to 204 months for boys. Use another reference" in out
     (answer,) = json.loads(boneage(*command, 240, "--json")[1])["predictions"]
     assert (answer["predicted_age_months"], answer["comparison"]["sd_score"]) == (100.0, None)
@@ -379,12 +383,31 @@ def test_parquet_has_the_rows_of_the_other_files(boneage, run, many, tmp_path):
     assert not list(tmp_path.glob("out.parquet.*"))
 
 
+def test_what_holds_for_several_answers_is_printed_once_and_what_was_put_right_is_a_note(capfd):
+    screen = _Screen()
+    turned = ImageFinding("rotated", "it was turned", "Check the image.", is_corrected=True)
+    dark = ImageFinding("too-dark", "it is dark", "Export it again.")
+    both = (Estimate("F", 100.0), Estimate("M", 110.0))
+    screen.print(Answer("a.png", "answered", both, findings=(turned, dark)))
+    screen.print(Answer("b.png", "answered", both))
+    why = Fault("c.png", "no hand stands out", "Check the image.")
+    screen.print(Answer("c.png", "refused", fault=why, findings=(dark,)))
+    out, err = capfd.readouterr()
+    assert out.count("if a girl") == 2
+    assert err.splitlines() == [
+        "note: a.png: it was turned.",
+        "warning: a.png: it is dark. Export it again.",
+        "note: Where the sex is not known, there are two answers. Give it by --sex.",
+        "refused: c.png: no hand stands out. Check the image.",
+    ]
+
+
 def test_an_unknown_sex_has_two_answers(boneage, run, tmp_path, monkeypatch):
     monkeypatch.setattr("boneage.prediction.predictor.load_engine", lambda run: ByShape())
     write(tmp_path / "hand.png")
     code, out, err = boneage("predict", "run", "hand.png")
     assert code == 0
-    assert "note: hand.png: the sex is not known" in err
+    assert "note: Where the sex is not known, there are two answers." in err
     assert [line.partition(", ")[0] for line in out.splitlines()] == [
         "hand.png: if a girl", "hand.png: if a boy",
     ]  # fmt: skip

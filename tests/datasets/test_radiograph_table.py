@@ -44,10 +44,10 @@ def test_usual_columns_are_found_by_their_names(read, tmp_path):
         ("a.png,F,-3,,", "age is '-3'"),
         ("a.png,F,3650,,", "age is '3650'"),
         ("a.png,F", "it has 2 fields"),
-        ("a.png,F,,2010-05-01,2010-04-30", "the birth date is 1 days after the study date"),
+        ("a.png,F,,2010-05-01,2010-04-30", "the birth date is 1 day after the study date"),
         ("a.png,F,,1900-01-01,2010-04-30", "by its dates, the child is 110 years old"),
-        ("a.png,F,,03/04/2001,2010-04-30", "birth_date is no date that is beyond doubt"),
-        ("a.png,F,,2001-02-30,2010-04-30", "birth_date is no date that is beyond doubt"),
+        ("a.png,F,,03/04/2001,2010-04-30", "birth_date is no date like 2024-05-31"),
+        ("a.png,F,,2001-02-30,2010-04-30", "birth_date is no date like 2024-05-31"),
         ("a.png,F,12,2001-02-03,2010-04-30", "age and the dates differ by 99 months"),
     ],
 )
@@ -148,3 +148,8 @@ def test_excel_without_pandas_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "boneage.datasets.tables", None)
     with pytest.raises(InputError, match=r'pip install "boneage\[train\]"'):
         RadiographTable(tmp_path / "t.xlsx", RadiographColumns())
+
+
+def test_a_date_of_birth_without_a_date_of_the_radiograph_is_refused(read):
+    with pytest.raises(InputError, match="Give both --birth-date and --study-date"):
+        read("image,birth\na.png,2010-01-01\n", RadiographColumns(birth="birth"))

@@ -261,8 +261,8 @@ def test_the_text_of_the_image():
     assert lines[:4] == [
         "Bone age 9 years 11 months (boy, 118.8 months)",
         "90 % interval: 8 years 10 months to 11 years 1 month",
-        "Chronological age 9 years 2 months: +1.0 SD [-0.5, +2.5], indeterminate "
-        "(Brush Foundation (Greulich and Pyle 1959)). "
+        "Chronological age 9 years 2 months: +0.97 SD [-0.48, +2.51], indeterminate "
+        "(the interval crosses 2 SD), by Brush Foundation (Greulich and Pyle 1959). "
         "The standard of Greulich and Pyle does not fit every ethnic group.",
         "Check: the hand is probably upside down.",
     ]

@@ -12,7 +12,7 @@ from boneage.datasets.manifest import read_manifest
 from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 from boneage.prediction import predict
-from boneage.prediction.engines import ANSWER, OnnxEngine, Outputs
+from boneage.prediction.engines import ANSWER, OnnxEngine, Outputs, load_engine
 from boneage.prediction.familiarity import Familiarity
 from boneage.prediction.predict import Estimator, Request
 from boneage.prediction.shipped import open_run
@@ -250,3 +250,18 @@ def test_a_network_with_weights_outside_its_folder_is_refused(tmp_path):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="External data path"):
         OnnxEngine(path)
+
+
+@pytest.mark.parametrize(("sex", "age"), [("male", None), ("girl", None), ("M", -1), ("F", 481)])
+def test_a_sex_or_an_age_that_is_none_is_refused_and_not_taken_for_a_girl(sex, age):
+    with pytest.raises(InputError, match=r"the sex is '|a chronological age of"):
+        Request("hand.png", sex, age)
+
+
+def test_without_keras_a_run_without_onnx_says_why_it_needs_it(tmp_path, monkeypatch):
+    def missing(name, *rest):
+        raise ModuleNotFoundError("No module named 'keras'", name="keras")
+
+    monkeypatch.setattr("builtins.__import__", missing)
+    with pytest.raises(InputError, match=r"has no model.onnx, so Keras computes it"):
+        load_engine(Run(tmp_path / "old"))

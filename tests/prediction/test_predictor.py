@@ -185,7 +185,8 @@ def test_an_inverted_radiograph_gets_the_images_of_the_original(make_run, number
     found = predictor.assess((top - hand).astype(hand.dtype))
     assert found.inputs[0][0].tobytes() == right.inputs[0][0].tobytes()
     assert [finding.code for finding in found.findings] == ["inverted"]
-    assert found.findings[0].what == "the answer is for inverted grey levels, because bone is dark"
+    assert found.findings[0].what == "the grey levels were inverted, because bone was dark"
+    assert found.findings[0].is_corrected
     assert found.refusal is None
 
 
@@ -194,14 +195,14 @@ def test_where_polarity_is_not_known_the_levels_that_show_a_hand_are_used(make_r
     found = Predictor(make_run("a")).assess(255 - both)
     assert found.inputs[0][0].tobytes() == frame(both, AREA).pixels.tobytes()
     assert {finding.code for finding in found.findings} == {"no-hand", "two-hands"}
-    assert "because only there a hand stands out" in found.findings[0].what
+    assert "because only so a hand stands out" in found.findings[0].what
 
 
 def test_of_two_hands_one_is_answered_for_if_the_framed_image_shows_one(make_run):
     both = np.hstack([LARGE, LARGE[:, ::-1]])
     found = Predictor(make_run("a", Framing(size=64))).assess(both)
     assert found.refusal is None
-    assert "two hands, and the answer is for one" in found.findings[0].what
+    assert "two hands, and only one of them was used" in found.findings[0].what
     whole = Predictor(make_run("b", Framing(size=64, crop="none"))).assess(both)
     assert whole.refusal.code == "two-hands"
     assert whole.inputs is not None, "--anyway answers"

@@ -32,8 +32,8 @@ def test_a_worked_example(brush: Reference) -> None:
     assert found.sd_score_from_mean == pytest.approx((98 - 119.79) / 9.395)
     assert found.assessment == "indeterminate"
     assert str(found) == (
-        "-16.0 months from the chronological age: -1.70 SD [-3.19, -0.21], indeterminate; "
-        "-2.32 SD from the reference's mean (Brush Foundation (Greulich and Pyle 1959))"
+        "16.0 months below the chronological age: -1.70 SD [-3.19, -0.21], indeterminate "
+        "(the interval crosses 2 SD), by Brush Foundation (Greulich and Pyle 1959)"
     )
     assert "Asian boys" in found.note
     assert found.method == METHOD
@@ -75,7 +75,8 @@ def test_a_row_of_the_table_is_hit_exactly_and_no_age_outside_it_has_a_score(bru
         "M": [3, 204],
     }
     for sex, age in (("F", 193), ("M", 205), ("M", 2.9), ("F", -1), ("F", float("nan"))):
-        found = compare_ages(180, sex, age, brush, (160, 200))
+        months = 180 if age > 3 else 20
+        found = compare_ages(months, sex, age, brush, (months - 20, months + 20))
         assert (found.sd_score, found.assessment, found.sd_interval) == (None, None, None)
         assert "there is no SD score at a chronological age of" in str(found)
         assert "expected 3 to" in found.reason
@@ -85,6 +86,7 @@ def test_a_row_of_the_table_is_hit_exactly_and_no_age_outside_it_has_a_score(bru
 def test_an_age_in_years_gets_a_reason_and_a_girl_far_ahead_gets_a_score(brush) -> None:
     found = compare_ages(118, "F", 10, brush)
     assert "10 months seems to be in years. Multiply it by 12" in found.reason
+    assert "seems to be in years" in compare_ages(185, "F", 9, brush).reason  # not +129 SD
     assert compare_ages(40, "F", 20, brush).assessment == "advanced"
 
 

@@ -50,6 +50,9 @@ def test_the_chronological_age(write_dicom, tmp_path: Path, values, months: int 
 def test_an_age_that_contradicts_the_dates_is_not_used(write_dicom, tmp_path: Path) -> None:
     age = read_dicom_header(write_dicom(tmp_path / "IM1", **DATES, PatientAge="003Y")).age
     assert (age.months, age.is_contradictory) == (None, True)
+    born = {**DATES, "PatientBirthDate": "20301231", "PatientAge": "011Y"}
+    age = read_dicom_header(write_dicom(tmp_path / "IM2", **born)).age
+    assert (age.months, age.is_contradictory) == (None, True)
 
 
 def test_codes_of_the_standard_are_kept_and_others_are_not(write_dicom, tmp_path: Path) -> None:
