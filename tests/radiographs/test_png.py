@@ -50,7 +50,7 @@ def test_exif_is_returned_and_limited() -> None:
         (encode(IMAGE)[:-12], "truncated"),
         (encode(IMAGE)[:33] + chunk(b"teSt", b"") * 40_001, "more than 40,000 chunks"),
         (encode(IMAGE)[:33] + chunk(b"TEST", b"") + encode(IMAGE)[33:], "b'TEST' is not supported"),
-        (encode(IMAGE)[:33] + b"\0\0\0\0teSt1234" + encode(IMAGE)[33:], "checksum of b'teSt'"),
+        (encode(IMAGE)[:33] + b"\0\0\0\0teSt1234" + encode(IMAGE)[33:], "checksum of teSt"),
         (SIGNATURE + chunk(b"acTL", struct.pack(">II", 2, 0)), "several images"),
     ],
 )
