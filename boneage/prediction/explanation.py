@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from boneage.prediction.answers import sexes_to_answer
 from boneage.prediction.engines import Engine
-from boneage.prediction.predictor import Predictor, different_phases
+from boneage.prediction.predictor import Predictor, different_phases, halves
 from boneage.radiographs.framing import Framed, frame
 from boneage.radiographs.image_quality import highest_level
 from boneage.radiographs.reader import Radiograph, read_radiograph
@@ -132,7 +132,7 @@ def _blurred(
 def _framed_as_answered(
     predictor: Predictor, radiograph: Radiograph
 ) -> tuple[Radiograph, list[Framed]]:
-    """Return a radiograph with the grey levels that are answered, framed for each group of runs."""
+    """Return the part that is answered, in its grey levels, framed for each group of runs."""
 
     def framed(levels: Radiograph) -> list[Framed]:
         return [
@@ -141,11 +141,12 @@ def _framed_as_answered(
         ]
 
     inputs = predictor.assess(radiograph).inputs
-    as_given = framed(radiograph)
-    if inputs is None or np.array_equal(inputs[0][0], as_given[0].pixels):
-        return radiograph, as_given
-    inverted = highest_level(radiograph) - radiograph
-    return inverted, framed(inverted)
+    for part in (radiograph, *halves(radiograph).values()):
+        for levels in (part, highest_level(part) - part):
+            found = framed(levels)
+            if inputs is None or np.array_equal(inputs[0][0], found[0].pixels):
+                return levels, found
+    raise AssertionError("the answered image is the radiograph or half of it, perhaps inverted")
 
 
 def _on_radiograph(heat: Heat, framed: Framed, shape: tuple[int, ...]) -> Heat:

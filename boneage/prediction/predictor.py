@@ -158,6 +158,10 @@ class Predictor:
         if blank is not None:
             return Assessed(None, (), blank)
         seen = self._assess(radiograph)
+        if seen.refusal is not None:
+            half = self._assess_half(radiograph, seen.refusal)
+            if half is not None:
+                return half
         found = {finding.code: finding for finding in seen.findings}
         doubt = found.get("inverted") or found.get("no-hand")
         if doubt is None:
@@ -177,6 +181,16 @@ class Predictor:
         findings = tuple(each for each in seen.findings if each is not doubt)
         return replace(seen, findings=findings, refusal=refusal)
 
+    def _assess_half(self, radiograph: Radiograph, two: ImageFinding) -> Assessed | None:
+        """Assess the first half of a radiograph of two hands that shows one of them alone."""
+        for name, half in halves(radiograph).items():
+            if find_blank(half) is None and not assess_quality(half).has_two_hands:
+                seen = self.assess(half)
+                if seen.refusal is None:
+                    what = f"it shows two hands, and the answer is for the {name} half of the image"
+                    return replace(seen, findings=(replace(two, what=what), *seen.findings))
+        return None
+
     def _assess(self, radiograph: Radiograph) -> Assessed:
         """Frame a radiograph, and return all that a person should check."""
         inputs, doubts = self.frame(radiograph)
@@ -184,14 +198,9 @@ class Predictor:
         findings = {finding.code: finding for finding in (*quality_findings(quality), *doubts)}
         if "rotated" in findings:  # put right
             findings.pop("turned-hand", None)
-        refusal = None
-        if quality.has_two_hands:
-            two = findings.pop("two-hands")
-            if any(assess_quality(group[0]).has_two_hands for group in inputs):
-                refusal = replace(two, what="it shows two hands, and neither stands out alone")
-            else:
-                what = "it shows two hands, and only one of them was used"
-                findings[two.code] = replace(two, what=what)
+        refusal = findings.pop("two-hands", None)
+        if refusal is not None:
+            refusal = replace(refusal, what="it shows two hands, and neither half shows one alone")
         return Assessed(inputs, tuple(findings.values()), refusal, quality.orientation.confidence)
 
     def judge(
@@ -332,6 +341,13 @@ def mean_answer(outputs: Sequence[Outputs]) -> npt.NDArray[np.float64]:
         float64 (n,), months.
     """
     return limit_answers(np.mean([each.months for each in outputs], axis=0))
+
+
+def halves(radiograph: Radiograph) -> dict[str, Radiograph]:
+    """Return the two halves of a radiograph across its longer side, by name."""
+    axis = 1 if radiograph.shape[1] >= radiograph.shape[0] else 0
+    names = ("left", "right") if axis else ("upper", "lower")
+    return dict(zip(names, np.array_split(radiograph, 2, axis), strict=True))
 
 
 def _unfamiliar(far: float) -> ImageFinding:

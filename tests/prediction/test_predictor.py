@@ -190,23 +190,19 @@ def test_an_inverted_radiograph_gets_the_images_of_the_original(make_run, number
     assert found.refusal is None
 
 
-def test_where_polarity_is_not_known_the_levels_that_show_a_hand_are_used(make_run):
+def test_of_two_hands_the_first_half_that_shows_one_is_answered_for(make_run):
     both = np.hstack([LARGE, LARGE[:, ::-1]])
-    found = Predictor(make_run("a")).assess(255 - both)
-    assert found.inputs[0][0].tobytes() == frame(both, AREA).pixels.tobytes()
-    assert {finding.code for finding in found.findings} == {"no-hand", "two-hands"}
-    assert "because only so a hand stands out" in found.findings[0].what
-
-
-def test_of_two_hands_one_is_answered_for_if_the_framed_image_shows_one(make_run):
-    both = np.hstack([LARGE, LARGE[:, ::-1]])
-    found = Predictor(make_run("a", Framing(size=64))).assess(both)
-    assert found.refusal is None
-    assert "two hands, and only one of them was used" in found.findings[0].what
-    whole = Predictor(make_run("b", Framing(size=64, crop="none"))).assess(both)
-    assert whole.refusal.code == "two-hands"
-    assert whole.inputs is not None, "--anyway answers"
-    assert not whole.findings
+    predictor = Predictor(make_run("a"))
+    for image, code in ((both, "two-hands"), (255 - both, "inverted")):
+        found = predictor.assess(image)
+        assert found.refusal is None
+        assert found.inputs[0][0].tobytes() == frame(LARGE, AREA).pixels.tobytes()
+        assert code in {finding.code for finding in found.findings}
+        assert "the answer is for the left half" in found.findings[0].what
+    empty = np.hstack([np.zeros_like(LARGE), LARGE])
+    right = predictor._assess_half(empty, found.findings[0])
+    assert right is not None
+    assert "right half" in right.findings[0].what
 
 
 def test_an_image_without_a_hand_is_refused(make_run):
