@@ -345,9 +345,10 @@ def mean_answer(outputs: Sequence[Outputs]) -> npt.NDArray[np.float64]:
 
 def halves(radiograph: Radiograph) -> dict[str, Radiograph]:
     """Return the two halves of a radiograph across its longer side, by name."""
-    axis = 1 if radiograph.shape[1] >= radiograph.shape[0] else 0
-    names = ("left", "right") if axis else ("upper", "lower")
-    return dict(zip(names, np.array_split(radiograph, 2, axis), strict=True))
+    height, width = radiograph.shape
+    if width >= height:
+        return {"left": radiograph[:, : width // 2], "right": radiograph[:, width // 2 :]}
+    return {"upper": radiograph[: height // 2], "lower": radiograph[height // 2 :]}
 
 
 def _unfamiliar(far: float) -> ImageFinding:
