@@ -192,7 +192,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     """
     info = run.read_info(NEEDED_INFO)
     kept = {key: info[key] for key in _HANDED_ON if key in info} | _origin(info)
-    # The name without the folder: whoever has this very file can put it in the working folder.
+    # The name without the folder: a reader with the same file can put it in the working folder.
     kept["manifest"] = {"path": file_name(info["manifest"]["path"]), **kept["manifest"]}
     return kept
 
