@@ -78,7 +78,7 @@ format: install ## let ruff fix what it can
 UV ?= uv
 COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-  --extra dev --extra dicom --extra export \
+  --extra dev --extra dicom --extra export --extra serve \
   --constraints <(echo "backports-strenum<1.3") $(UVARGS)
 WITH_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'
 WITHOUT_CPU_WHEEL := (sys_platform != 'linux' or platform_machine != 'x86_64') and python_version < '3.14'

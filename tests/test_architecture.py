@@ -42,7 +42,8 @@ MAY_IMPORT = {
     "evaluation": "prediction pipeline datasets models radiographs run recipe runtime errors",
     "training": "evaluation prediction pipeline datasets models radiographs "
     "run recipe runtime errors",
-    "cli": "training evaluation prediction pipeline datasets models radiographs "
+    "serving": "prediction radiographs run recipe runtime errors",
+    "cli": "serving training evaluation prediction pipeline datasets models radiographs "
     "run recipe runtime errors",
     "__main__": "cli",
 }
