@@ -45,7 +45,7 @@ class DicomWriter:
             InputError: The folder can't be written to.
         """
         try:
-            documents = dicom_documents(Path(request.image), answer)
+            documents = dicom_documents(Path(str(request.image)), answer)
         except InputError as error:
             self.missing += 1
             for fault in error.faults:
@@ -72,4 +72,4 @@ class FhirWriter:
         Raises:
             InputError: The folder can't be written to.
         """
-        write_fhir_answer(Path(request.image), answer, self._folder)
+        write_fhir_answer(Path(str(request.image)), answer, self._folder)

@@ -121,6 +121,7 @@ class Answer:
         estimates: The bone age. If the sex is not known, one for girls and one for boys. Empty
             unless answered.
         fault: Why it is not answered, and what to do; None if answered.
+        reason_code: The code of the finding that it is refused for; "" if it is not refused.
         findings: What a person should check. `data check` has the same findings.
         chronological_age_months: The age of the child on the day of the radiograph, if known.
         models: The models whose answers are averaged.
@@ -130,6 +131,7 @@ class Answer:
     status: Status
     estimates: tuple[Estimate, ...] = ()
     fault: Fault | None = None
+    reason_code: str = ""
     findings: tuple[ImageFinding, ...] = ()
     chronological_age_months: float | None = None
     models: tuple[ModelIdentity, ...] = field(default=(), repr=False)
@@ -177,6 +179,7 @@ class Answer:
             "sex": self.sex,
             **(keys if one is None else one.as_dict()),
             "reason": None if self.fault is None else f"{self.fault.what}. {self.fault.fix}",
+            "reason_code": self.reason_code or None,
             "findings": [
                 {"code": finding.code, "message": f"{finding.what}. {finding.fix}"}
                 for finding in self.findings

@@ -21,6 +21,7 @@ from boneage.prediction.picture import draw_answer, estimate_lines
 from boneage.prediction.shipped import is_trained_on_greulich_pyle
 from boneage.radiographs.dicom import dicom_fault, open_dicom, quiet_pydicom
 from boneage.radiographs.dicom_transformations import PARSING_ERRORS
+from boneage.radiographs.file_limits import Upload
 from boneage.radiographs.reader import read_radiograph
 from boneage.runtime.extras import describe_missing
 from boneage.runtime.files import replacing
@@ -84,11 +85,11 @@ def write_documents(documents: Mapping[str, Dataset], folder: Path) -> list[Path
     return paths
 
 
-def dicom_documents(radiograph: Path, answer: Answer) -> dict[str, Dataset]:
+def dicom_documents(radiograph: Path | Upload, answer: Answer) -> dict[str, Dataset]:
     """Return an answer as a Structured Report and a Secondary Capture.
 
     Args:
-        radiograph: The DICOM file that was answered.
+        radiograph: The DICOM file that was answered, or one in memory.
         answer: The answer.
 
     Returns:
@@ -125,7 +126,7 @@ def check_can_write_dicom() -> None:
         raise InputError(Fault("DICOM output", "a package is missing", fix)) from None
 
 
-def _read_source(radiograph: Path) -> Dataset:
+def _read_source(radiograph: Path | Upload) -> Dataset:
     """Return what is copied from a header, and the identifiers of the instance.
 
     Every element of the patient and of the study is there, if need be empty.
@@ -147,7 +148,7 @@ def _read_source(radiograph: Path) -> Dataset:
                     source.add(dataset[keyword])
             missing = [name for name in _NEEDED if not UID(str(source.get(name, ""))).is_valid]
     except PARSING_ERRORS:
-        raise InputError(dicom_fault(radiograph, "its header can't be read")) from None
+        raise InputError(dicom_fault(Path(str(radiograph)), "its header can't be read")) from None
     if missing:
         what = f"its header has no valid {', '.join(missing)}, so no report can refer to it"
         raise InputError(Fault(str(radiograph), what, "Export it again with its identifiers."))
@@ -197,7 +198,7 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "replace").decode()
 
 
-def _secondary_capture(source: Dataset, answer: Answer, radiograph: Path) -> Dataset:
+def _secondary_capture(source: Dataset, answer: Answer, radiograph: Path | Upload) -> Dataset:
     from highdicom.sc import SCImage
     from pydicom import Dataset
 

@@ -16,7 +16,9 @@ import numpy.typing as npt
 from boneage.prediction.answers import sexes_to_answer
 from boneage.prediction.engines import Engine
 from boneage.prediction.predictor import Predictor, different_phases, halves
+from boneage.radiographs.file_limits import Upload
 from boneage.radiographs.framing import Framed, frame
+from boneage.radiographs.hand_detection import Box
 from boneage.radiographs.image_quality import highest_level
 from boneage.radiographs.reader import Radiograph, read_radiograph
 
@@ -48,8 +50,43 @@ class Explanation:
     outline: npt.NDArray[np.float64]
     patches: tuple[float, ...]
 
+    def framed_heat(self, size: int) -> Heat:
+        """Return the heat map as one of the framed image, float32 `(size, size)`."""
+        start, right, _, down = self.outline
+        matrix = np.column_stack([(right - start) / size, (down - start) / size, start])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        found = cv2.warpAffine(self.heat, _from_centres(matrix), (size, size), flags=flags)
+        return np.asarray(found, np.float32)
 
-def explain(predictor: Predictor, path: str | Path, sex: str | None) -> Explanation:
+
+@dataclass(frozen=True, eq=False)
+class AnsweredPart:
+    """The part of a radiograph that is answered.
+
+    Attributes:
+        radiograph: Array `(h, w)`, uint8 or uint16: all of the radiograph, or a half of it. Its
+            levels are inverted if the answer needs that.
+        box: Left, top, right, bottom of that part in the radiograph.
+        is_inverted: Whether its levels are inverted.
+        framed: The framed image of each group of runs, at its first phase.
+        is_blank: Whether it shows too little to be answered.
+    """
+
+    radiograph: Radiograph
+    box: Box
+    is_inverted: bool
+    framed: list[Framed]
+    is_blank: bool = False
+
+    @property
+    def outline(self) -> npt.NDArray[np.float64]:
+        """Corners (x, y) of the first framed image on the part, `(4, 2)`."""
+        size = len(self.framed[0].pixels)
+        corners = np.array([(0, 0, 1), (size, 0, 1), (size, size, 1), (0, size, 1)])
+        return np.asarray(corners @ self.framed[0].to_radiograph.T)
+
+
+def explain(predictor: Predictor, path: str | Path | Upload, sex: str | None) -> Explanation:
     """Measure which places of a radiograph move the answer of one run or several.
 
     Each run computes its first view with up to 152 patches blurred, which takes a few seconds.
@@ -62,21 +99,19 @@ def explain(predictor: Predictor, path: str | Path, sex: str | None) -> Explanat
     Raises:
         InputError: The file or a model can't be read.
     """
-    radiograph, framed = _framed_as_answered(predictor, read_radiograph(path))
-    heat = np.zeros(radiograph.shape, np.float32)
+    part = find_answered_part(predictor, read_radiograph(path))
+    heat = np.zeros(part.radiograph.shape, np.float32)
     genders = [float(each == "M") for each in sexes_to_answer(sex)]
-    for part, engines in zip(framed, predictor.engines, strict=True):
+    for framed, engines in zip(part.framed, predictor.engines, strict=True):
         for engine in engines:
             for gender in genders:
-                heat += _on_radiograph(occlude(engine, part.pixels, gender), part, heat.shape)
-    first = framed[0]
-    size = len(first.pixels)
-    corners = np.array([(0, 0, 1), (size, 0, 1), (size, size, 1), (0, size, 1)])
-    side = np.sqrt(abs(np.linalg.det(first.to_radiograph[:, :2]))) * size
+                heat += _on_radiograph(occlude(engine, framed.pixels, gender), framed, heat.shape)
+    first = part.framed[0]
+    side = np.sqrt(abs(np.linalg.det(first.to_radiograph[:, :2]))) * len(first.pixels)
     return Explanation(
-        radiograph,
+        part.radiograph,
         heat / np.float32(len(predictor.runs) * len(genders)),
-        corners @ first.to_radiograph.T,
+        part.outline,
         tuple(diameter * side for diameter, _, _ in PATCHES),
     )
 
@@ -129,10 +164,14 @@ def _blurred(
                 yield float(np.abs(change).sum()), (row, column), blurred
 
 
-def _framed_as_answered(
-    predictor: Predictor, radiograph: Radiograph
-) -> tuple[Radiograph, list[Framed]]:
-    """Return the part that is answered, in its grey levels, framed for each group of runs."""
+def find_answered_part(predictor: Predictor, radiograph: Radiograph) -> AnsweredPart:
+    """Return the part of a radiograph that is answered, in its grey levels, with its framed images.
+
+    Args:
+        predictor: The runs.
+        radiograph: Array `(h, w)`, uint8 or uint16. It may be one that is refused.
+    """
+    height, width = radiograph.shape
 
     def framed(levels: Radiograph) -> list[Framed]:
         return [
@@ -141,16 +180,26 @@ def _framed_as_answered(
         ]
 
     inputs = predictor.assess(radiograph).inputs
-    for part in (radiograph, *halves(radiograph).values()):
-        for levels in (part, highest_level(part) - part):
+    starts = {"right": (width // 2, 0), "lower": (0, height // 2)}
+    for name, part in {"": radiograph, **halves(radiograph)}.items():
+        for is_inverted in (False, True):
+            levels = highest_level(part) - part if is_inverted else part
             found = framed(levels)
             if inputs is None or np.array_equal(inputs[0][0], found[0].pixels):
-                return levels, found
+                left, top = starts.get(name, (0, 0))
+                box = (left, top, left + part.shape[1], top + part.shape[0])
+                return AnsweredPart(levels, box, is_inverted, found, inputs is None)
     raise AssertionError("the answered image is the radiograph or half of it, perhaps inverted")
 
 
 def _on_radiograph(heat: Heat, framed: Framed, shape: tuple[int, ...]) -> Heat:
     """Return a heat map of the framed image as one of the radiograph, 0 outside."""
-    matrix = framed.to_radiograph.copy()
-    matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV counts from centres of pixels
+    matrix = _from_centres(framed.to_radiograph)
     return np.asarray(cv2.warpAffine(heat, matrix, shape[::-1]), np.float32)
+
+
+def _from_centres(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return a matrix of positions as one that counts from the centres of pixels, as OpenCV."""
+    shifted = matrix.copy()
+    shifted[:, 2] += shifted[:, :2] @ (0.5, 0.5) - 0.5
+    return shifted

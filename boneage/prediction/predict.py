@@ -42,6 +42,7 @@ from boneage.radiographs.dicom_headers import (
     find_dicom_header,
     header_findings,
 )
+from boneage.radiographs.file_limits import Upload
 from boneage.radiographs.image_quality import ImageFinding
 from boneage.radiographs.reader import read_radiograph
 from boneage.run import Run
@@ -58,7 +59,7 @@ class Request:
     """A radiograph to answer.
 
     Attributes:
-        image: The file.
+        image: The file, or one in memory.
         sex: `F` or `M`; None if it is not known. Then it is that of a DICOM header. Without one,
             the answer has an estimate for each.
         chronological_age_months: The age of the child on the day of the radiograph, if known.
@@ -66,7 +67,7 @@ class Request:
         fault: Why there is nothing to answer, if what is known of the child is wrong.
     """
 
-    image: str | Path
+    image: str | Path | Upload
     sex: str | None
     chronological_age_months: float | None = None
     fault: Fault | None = None
@@ -156,7 +157,7 @@ class Estimator:
 
     def predict(
         self,
-        radiograph: str | Path,
+        radiograph: str | Path | Upload,
         sex: str | None,
         chronological_age_months: float | None = None,
     ) -> Answer:
@@ -288,14 +289,14 @@ class Estimator:
         if request.fault is not None:
             return request, replace(answer, status="failed", fault=request.fault), None
         try:
-            image = read_radiograph(request.image)
-            found = self.predictor.assess(image)
+            found = self.predictor.assess(read_radiograph(request.image))
             if (refusal := found.refusal) is not None:
                 if found.inputs is None or not self.anyway:
                     return request, _refused(answer, refusal), None
                 found = replace(found, findings=(refusal, *found.findings))
             findings = found.findings
-            header = find_dicom_header(Path(request.image))
+            image = request.image
+            header = find_dicom_header(image if isinstance(image, Upload) else Path(image))
             if header is not None:
                 request, doubts = _complete_request(request, header)
                 findings = (*doubts, *findings)
@@ -312,7 +313,8 @@ class Estimator:
 
 
 def _refused(answer: Answer, why: ImageFinding) -> Answer:
-    return replace(answer, status="refused", fault=Fault(answer.image, why.what, why.fix))
+    fault = Fault(answer.image, why.what, why.fix)
+    return replace(answer, status="refused", fault=fault, reason_code=why.code)
 
 
 def _maturity_findings(estimates: Sequence[Estimate]) -> list[ImageFinding]:

@@ -36,6 +36,7 @@ from boneage.radiographs.file_limits import (
     LARGEST_FILE,
     CountedReads,
     RefusedPixelsError,
+    Upload,
     check_dimensions,
     open_radiograph,
     quiet,
@@ -116,11 +117,11 @@ def is_dicom(start: bytes, path: Path) -> bool:
     return has_name and _BARE_START.match(start) is not None
 
 
-def open_dicom(path: str | Path, *, pixels: bool = True) -> Dataset:
+def open_dicom(path: str | Path | Upload, *, pixels: bool = True) -> Dataset:
     """Read a DICOM file that holds pixels.
 
     Args:
-        path: The file.
+        path: The file, or one in memory.
         pixels: Whether to read the pixels, too. Without them, only the header is read. Either way,
             a truncated file is refused as far as the header allows.
 
@@ -131,8 +132,8 @@ def open_dicom(path: str | Path, *, pixels: bool = True) -> Dataset:
         InputError: The file is missing, not readable, not DICOM, truncated, or holds no pixels (for
             example a report or a DICOMDIR).
     """
-    path = Path(path)
-    with open_radiograph(path) as file:
+    with open_radiograph(path if isinstance(path, Upload) else Path(path)) as file:
+        path = Path(str(path))
         if not is_dicom(file.read(_PREAMBLE + 4), path):
             raise InputError(dicom_fault(path, "the file is not DICOM"))
         file.seek(0)

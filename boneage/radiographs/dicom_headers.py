@@ -21,7 +21,7 @@ from boneage.radiographs.dicom import (
     quiet_pydicom,
 )
 from boneage.radiographs.dicom_transformations import PARSING_ERRORS
-from boneage.radiographs.file_limits import open_radiograph
+from boneage.radiographs.file_limits import Upload, open_radiograph
 from boneage.radiographs.image_quality import ImageFinding
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class DicomHeader:
     has_burned_in_text: bool
 
 
-def read_dicom_header(path: Path) -> DicomHeader:
+def read_dicom_header(path: Path | Upload) -> DicomHeader:
     """Read the header of a DICOM radiograph; the pixels are not decoded.
 
     Raises:
@@ -118,12 +118,12 @@ def read_dicom_header(path: Path) -> DicomHeader:
     dataset = open_dicom(path, pixels=False)
     try:
         with quiet_pydicom():
-            return _header(dataset, path)
+            return _header(dataset, Path(str(path)))
     except PARSING_ERRORS:  # includes every UnicodeError
-        raise InputError(dicom_fault(path, "its header can't be read")) from None
+        raise InputError(dicom_fault(Path(str(path)), "its header can't be read")) from None
 
 
-def find_dicom_header(path: Path) -> DicomHeader | None:
+def find_dicom_header(path: Path | Upload) -> DicomHeader | None:
     """Read the header of a radiograph if it is a DICOM file; return None for other files.
 
     Raises:
@@ -131,7 +131,7 @@ def find_dicom_header(path: Path) -> DicomHeader | None:
     """
     with open_radiograph(path) as file:
         start = file.read(SNIFFED_BYTES)
-    return read_dicom_header(path) if is_dicom(start, path) else None
+    return read_dicom_header(path) if is_dicom(start, Path(str(path))) else None
 
 
 def header_findings(header: DicomHeader, sex: str | None) -> list[ImageFinding]:

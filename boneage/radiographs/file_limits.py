@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from boneage.errors import Fault, InputError
-from boneage.runtime.files import RegularFile, open_regular, read_bytes
+from boneage.runtime.files import open_regular, read_bytes
 
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 20_000
@@ -27,6 +29,23 @@ SAVE_AS_PNG = "Save it as a grey PNG of 8 or 16 bits, with one image in the file
 _MAX_READS = 200_000
 _FETCH_AGAIN = "Download or export the file again."
 _LIBRARY_LOCK = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A radiograph file that is held in memory. No copy of it is ever written to a disk.
+
+    Attributes:
+        name: The name of the file.
+        content: Its bytes.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        """Return the name, for messages."""
+        return self.name
 
 
 class RefusedPixelsError(Exception):
@@ -50,12 +69,14 @@ class CountedReads:
         return self._stream.read(size)
 
 
-def open_radiograph(path: Path) -> RegularFile:
-    """Open a regular file of at most `LARGEST_FILE` bytes for reading.
+def open_radiograph(path: Path | Upload) -> BinaryIO:
+    """Open a regular file or an upload of at most `LARGEST_FILE` bytes for reading.
 
     Raises:
         InputError: It is missing, empty, a folder, a pipe, a device, too large or not readable.
     """
+    if isinstance(path, Upload):
+        return io.BytesIO(read_radiograph_bytes(path))
     file = open_regular(path, LARGEST_FILE)
     if not os.fstat(file.fileno()).st_size:
         file.close()
@@ -63,19 +84,19 @@ def open_radiograph(path: Path) -> RegularFile:
     return file
 
 
-def read_radiograph_bytes(path: Path) -> bytes:
-    """Return the content of a radiograph file, which is never empty.
+def read_radiograph_bytes(path: Path | Upload) -> bytes:
+    """Return the content of a radiograph file or an upload, which is never empty.
 
     Raises:
         InputError: As `open_radiograph`, or the disk fails.
     """
-    content = read_bytes(path, LARGEST_FILE)
+    content = path.content if isinstance(path, Upload) else read_bytes(path, LARGEST_FILE)
     if not content:
         raise InputError(image_fault(path, "the file is empty (0 bytes)"))
     return content
 
 
-def image_fault(path: Path, what: str, fix: str = _FETCH_AGAIN) -> Fault:
+def image_fault(path: Path | Upload, what: str, fix: str = _FETCH_AGAIN) -> Fault:
     """Return the fault of a file that holds no radiograph that can be decoded."""
     return Fault(str(path), what, fix, expected="one whole PNG, JPEG, TIFF, BMP or DICOM image")
 

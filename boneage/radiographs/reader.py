@@ -22,6 +22,7 @@ from boneage.radiographs.file_limits import (
     SAVE_AS_PNG,
     SMALLEST_SIDE,
     RefusedPixelsError,
+    Upload,
     check_dimensions,
     image_fault,
     open_radiograph,
@@ -68,7 +69,7 @@ for _order, _photometric, _bits in product((b"II", b"MM"), (0, 1), (12, 16)):
     )
 
 
-def read_radiograph(path: str | Path) -> Radiograph:
+def read_radiograph(path: str | Path | Upload) -> Radiograph:
     """Decode a PNG, JPEG, TIFF, BMP or DICOM file to an upright grey image.
 
     The kind of file follows from its content, never from its name alone. The dimensions in the
@@ -77,7 +78,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
     checksum: a flipped bit in them may go unseen.
 
     Args:
-        path: The file. Colour is converted to grey, transparency is ignored.
+        path: The file, or one in memory. Colour is converted to grey, transparency is ignored.
 
     Returns:
         Array `(h, w)`, uint8 or, for radiographs of more than 8 bits, uint16. In DICOM files,
@@ -87,9 +88,10 @@ def read_radiograph(path: str | Path) -> Radiograph:
         InputError: The file is missing, empty, truncated or damaged; it holds no image or several;
             its depth or its dimensions are not supported; or it needs a decoder that is missing.
     """
-    path = Path(path)
+    data = read_radiograph_bytes(path if isinstance(path, Upload) else Path(path))
+    path = Path(str(path))
     try:
-        return _read(path)
+        return _decode_file(data, path)
     except InputError:
         raise
     except Exception as error:  # a decoder's bug must not end the job of the other files
@@ -97,8 +99,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
         raise InputError(image_fault(path, what)) from error
 
 
-def _read(path: Path) -> Radiograph:
-    data = read_radiograph_bytes(path)
+def _decode_file(data: bytes, path: Path) -> Radiograph:
     if is_dicom(data[:SNIFFED_BYTES], path):
         return decode_dicom(data, path)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 _TRAIN = (
     *("albumentations", "cloudpickle", "defusedxml", "filelock", "h5py", "jinja2", "keras"),
@@ -36,3 +37,8 @@ def describe_missing(error: ModuleNotFoundError) -> str | None:
         name = _WITHOUT_WHEELS[package]
         return f"{name} has no wheel for this Python. Use Python 3.11, 3.12 or 3.13."
     return f"{package} is not installed. To install it: {install_command(package)}"
+
+
+def has_package(package: str) -> bool:
+    """Return whether a package of `EXTRA_OF` is installed. It is not imported."""
+    return find_spec(package) is not None

@@ -19,7 +19,7 @@ class Asked:
         name: The name of the uploaded file, without folders.
         sex: `F` or `M`; None if it is not known.
         chronological_age_months: The age of the child on the day of the radiograph, if known.
-        has_pictures: Whether an answer comes with what a page shows; see `boneage.serving.pictures`.
+        has_pictures: Whether an answer comes with what the page shows.
     """
 
     kind: Kind
