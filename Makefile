@@ -57,7 +57,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 test: install ## run all tests (make test ARGS="-k store")
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-fast: install ## run the tests that neither train nor start processes with Keras (minutes)
+test-fast: install ## run the tests that neither train nor start Keras or a browser (minutes)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 lint: install ## ruff: rules and formatting

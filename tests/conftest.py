@@ -6,9 +6,14 @@ import csv
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -203,6 +208,48 @@ def run_together() -> Callable[..., list[tuple[int, str, list[str]]]]:
         return [tuple(each) for each in json.loads(done.stdout)]
 
     return run
+
+
+READY_SECONDS = 60.0  # an idle machine needs 3, one that tests on all cores more
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., AbstractContextManager[str]]:
+    """Run `boneage serve` on a free port, with its output in a file: its address once ready."""
+    pytest.importorskip("fastapi", reason='needs the extra "serve"')
+
+    @contextmanager
+    def serve(log: Path, *options: str) -> Iterator[str]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "boneage", "serve", "--port", str(port), *options]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        with log.open("wb") as lines:
+            process = subprocess.Popen(
+                command, env=environment, cwd=log.parent, stdout=lines, stderr=lines
+            )
+        address = f"http://127.0.0.1:{port}"
+        try:
+            _wait_until_ready(address, process, log)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+    return serve
+
+
+def _wait_until_ready(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + READY_SECONDS
+    while time.monotonic() < end:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{address}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.05)
+    pytest.fail(f"not ready after {READY_SECONDS:.0f} s: {log.read_text()}")
 
 
 @pytest.fixture
