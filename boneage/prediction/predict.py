@@ -35,8 +35,8 @@ from boneage.prediction.predictor import UNFAMILIAR, Assessed, Predictor, mean_a
 from boneage.prediction.sd_score import compare_ages, load_reference
 from boneage.prediction.shipped import identify_model, open_run
 from boneage.prediction.test_time_views import BATCH_SIZE
+from boneage.radiographs.chronological_age import OLDEST_MONTHS
 from boneage.radiographs.dicom_headers import (
-    OLDEST_MONTHS,
     DicomHeader,
     age_findings,
     find_dicom_header,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boneage.errors import InputError
+from boneage.radiographs.chronological_age import DAYS_IN_MONTH, OLDEST_MONTHS, months_between
 from boneage.radiographs.dicom import (
     SNIFFED_BYTES,
     dicom_fault,
@@ -35,8 +36,6 @@ OTHER_MODALITIES = (
     *("CT", "MR", "US", "NM", "PT", "BMD", "ECG", "ES", "GM", "IVUS", "OCT", "OP", "SM"),
 )
 """Modalities that are certainly no radiographs."""
-OLDEST_MONTHS = 40 * 12
-"""A greater age is a placeholder, such as a birth date in 1900."""
 
 _MODALITIES = re.compile(
     "|".join((*RADIOGRAPH_MODALITIES, *OTHER_MODALITIES, "OT|SC|XA|MG|IO|PX|XC|HC"))
@@ -53,8 +52,7 @@ _STATED_AGE = re.compile(r"([0-9]{1,3})([DWMY])")
 _PLACEHOLDER_ID = re.compile(
     "0*|x*|anon|anonym|anonymous|anonymi[sz]ed|deidentified|na|none|null|removed|test|unknown"
 )
-_DAYS_IN_MONTH = 365.2425 / 12
-_MONTHS_IN = {"D": 1 / _DAYS_IN_MONTH, "W": 7 / _DAYS_IN_MONTH, "M": 1, "Y": 12}
+_MONTHS_IN = {"D": 1 / DAYS_IN_MONTH, "W": 7 / DAYS_IN_MONTH, "M": 1, "Y": 12}
 _CONTRADICTION_MONTHS = 13  # a stated age is in completed years; one more month is slack
 _EXAMINATION_DATES = ("StudyDate", "AcquisitionDate", "AcquisitionDateTime", "SeriesDate")
 
@@ -249,7 +247,7 @@ def _age(born: date | None, examined: date | None, stated: str) -> AgeAtExaminat
     A stated `012Y` can be anything up to 12 years and 11 months. An age from dates is exact. It
     is rounded, because with the day of the radiograph an exact age gives the birthday away.
     """
-    dated = None if born is None or examined is None else (examined - born).days / _DAYS_IN_MONTH
+    dated = None if born is None or examined is None else months_between(born, examined)
     if dated is not None and dated < 0:
         return AgeAtExamination(is_contradictory=True)
     if dated is not None and dated > OLDEST_MONTHS:

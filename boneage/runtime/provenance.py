@@ -35,6 +35,8 @@ _CORE_LIMITS = (
     (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
 )
 
+_most_cores: int | None = None
+
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a regular file, in hexadecimal.
@@ -87,6 +89,12 @@ def licence() -> str:
     return read_text(Path(__file__).parents[2] / "LICENSE")  # of a checkout that is not installed
 
 
+def limit_cores(cores: int) -> None:
+    """Let this process use that many cores at most, because others of ours use the rest."""
+    global _most_cores
+    _most_cores = cores
+
+
 def usable_cores() -> int:
     """Return the number of processor cores that this process or container may use."""
     cores = os.cpu_count() or 1
@@ -97,7 +105,7 @@ def usable_cores() -> int:
             quota, period = " ".join(path.read_text() for path in paths).split()
             if int(quota) > 0:  # -1 is no limit
                 cores = min(cores, math.ceil(int(quota) / int(period)))
-    return cores
+    return cores if _most_cores is None else min(cores, _most_cores)
 
 
 def lacks_bfloat16() -> bool:
