@@ -20,6 +20,7 @@ from boneage.cli.export import export
 from boneage.cli.output import log, verb_group
 from boneage.cli.predict import predict
 from boneage.cli.series import cross_validate, sweep
+from boneage.cli.serve import serve
 from boneage.cli.stress import stress
 from boneage.cli.train import reproduce, train
 from boneage.errors import InputError
@@ -30,6 +31,7 @@ VERBS = (
     "train",
     "evaluate",
     "predict",
+    "serve",
     "report",
     "data",
     "compare",
@@ -60,6 +62,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(serve)
 app.command()(report)
 app.command()(compare)
 app.command()(stress)

@@ -13,7 +13,8 @@ EXTRA_OF = {
     **dict.fromkeys(_TRAIN, "train"),
     **dict.fromkeys(("gdcm", "highdicom"), "dicom"),
     **dict.fromkeys(("ai_edge_litert", "onnx", "openvino", "tf2onnx"), "export"),
-    **dict.fromkeys(("fastapi", "multipart", "prometheus_client", "starlette", "uvicorn"), "serve"),
+    **dict.fromkeys(("fastapi", "multipart", "prometheus_client", "python_multipart"), "serve"),
+    **dict.fromkeys(("starlette", "uvicorn"), "serve"),
     "jax": "jax",
     "tensorboard": "tensorboard",
 }

@@ -28,7 +28,10 @@ class Metrics:
             registry=self._registry,
         )
         self._answers = Counter(
-            "boneage_answers", "Replies of the workers.", ("kind", "outcome"), registry=self._registry
+            "boneage_answers",
+            "Replies of the workers.",
+            ("kind", "outcome"),
+            registry=self._registry,
         )
         self._seconds = Histogram(
             "boneage_request_seconds",

@@ -22,6 +22,7 @@ FIELDS = ("sex", "chronological_age_months", "birth_date", "study_date", "pictur
 _LONGEST_NAME = 200
 _LONGEST_VALUE = 256  # bytes of a field
 _FORM_BYTES = 16 * 2**10  # what the form may have besides the file
+_DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _SEXES = {"": None, "F": "F", "M": "M"}
 
 
@@ -101,18 +102,17 @@ async def read_upload(
         form = await parser.parse()
     except MultiPartException as error:
         raise ProblemError(400, f"The form can't be read. {error.message}") from None
-    async with form:
-        fields: dict[str, str] = {}
-        content, name = b"", ""
-        for key, value in form.multi_items():
-            if isinstance(value, UploadFile) and key == "image":
-                content, name = await value.read(), safe_name(value.filename or "")
-            elif isinstance(value, str) and key in FIELDS and key not in fields:
-                fields[key] = value.strip()
-            elif key != "image" or value:
-                allowed = ", ".join(FIELDS)
-                detail = f"A field is unknown, or there twice. Send image, and of {allowed} one."
-                raise ProblemError(422, detail)
+    fields: dict[str, str] = {}
+    content, name = b"", ""
+    for key, value in form.multi_items():
+        if isinstance(value, UploadFile) and key == "image":
+            content, name = await value.read(), safe_name(value.filename or "")
+        elif isinstance(value, str) and key in FIELDS and key not in fields:
+            fields[key] = value.strip()
+        elif key != "image" or value:
+            known = ", ".join(("image", *FIELDS))
+            raise ProblemError(422, f"A field is unknown, or there twice. Known are {known}.")
+    await form.close()
     if not content:
         raise ProblemError(422, "There is no radiograph. Send a file in the field `image`.")
     return _asked(kind, name, fields), content
@@ -130,7 +130,9 @@ def _asked(kind: Kind, name: str, fields: Mapping[str, str]) -> Asked:
 
 def _age(fields: Mapping[str, str]) -> float | None:
     """Return the chronological age in months, from the age itself or from dates."""
-    words = [fields.get(key, "") for key in ("chronological_age_months", "birth_date", "study_date")]
+    words = [
+        fields.get(key, "") for key in ("chronological_age_months", "birth_date", "study_date")
+    ]
     age, born, examined = words
     if not any(words):
         return None
@@ -158,10 +160,8 @@ def _months(born: str, examined: str) -> float:
         raise ProblemError(422, "One date is missing. Give both birth_date and study_date.")
     days = []
     for text in (born, examined):
-        try:
-            if not re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-                raise ValueError
-            days.append(date.fromisoformat(text))
+        try:  # Python knows more forms of a date than this one
+            days.append(date.fromisoformat(text if _DATE.fullmatch(text) else ""))
         except ValueError:
             raise ProblemError(422, "A date is wrong. Write it as 2014-08-26.") from None
     months = months_between(*days)
