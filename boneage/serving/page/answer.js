@@ -1,0 +1,167 @@
+// An answer as elements, and as a sentence for dictation.
+
+import {findingText, isPutRight, noScoreText, refusalText} from "./findings.js";
+import {drawScale} from "./scale.js";
+import {age, hasText, months, number, t} from "./texts.js";
+
+/** Return an element with a class and content: text, or further elements. */
+export function element(name, className = "", ...content) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.append(...content.filter((each) => each !== null && each !== ""));
+  return made;
+}
+
+/** Return the estimates of an answer as pairs of a sex and its estimate. */
+export function estimatesOf(answer) {
+  if (answer.status !== "answered") return [];
+  return answer.by_sex ? Object.entries(answer.by_sex) : [[answer.sex, answer]];
+}
+
+/** Return one estimate as an element. */
+export function estimateCard(sex, estimate, answer) {
+  const value = estimate.predicted_age_months;
+  const atlas = answer.page?.atlas_ages?.[sex];
+  const card = element("article", "estimate",
+    element("h3", "", t("answer.for", {sex: t(`sex.${sex}`)})),
+    element("p", "age", age(value)),
+    element("p", "months", months(value)),
+    element("p", "interval", intervalText(estimate.interval)),
+    drawScale({months: value, interval: estimate.interval,
+      chronological: answer.chronological_age_months}),
+    legend(estimate.interval, answer.chronological_age_months));
+  if (estimate.comparison) card.append(comparisonList(estimate.comparison));
+  if (atlas?.length) card.append(element("p", "atlas", atlasText(atlas)));
+  if (estimate.calibration) {
+    const {n, date, offset_months: offset} = estimate.calibration;
+    const values = {n: number(n), date, offset: number(offset, 1, true)};
+    card.append(element("p", "calibration", t("answer.calibrated", values)));
+  }
+  return card;
+}
+
+/** Return why there is no answer, as an element. */
+export function refusalCard(answer) {
+  return element("article", "refusal",
+    element("h3", "", t("refusal.title")),
+    element("p", "", refusalText(answer)),
+    element("p", "hint", t("refusal.hint")));
+}
+
+/** Return the findings as list items: warnings first, then what was put right. */
+export function findingItems(answer) {
+  const found = [...(answer.findings ?? [])].sort((a, b) => isPutRight(a) - isPutRight(b));
+  return found.map((finding) => {
+    const kind = isPutRight(finding) ? "note" : "warning";
+    const item = element("li", kind,
+      element("strong", "", t(`findings.${kind}`)), " ", findingText(finding));
+    item.dataset.code = finding.code;
+    return item;
+  });
+}
+
+/** Return the answer as text for a report, a sentence or a few for each sex. */
+export function dictation(answer) {
+  const model = answer.models.map((each) => [each.name, each.version].join(" ").trim()).join(" + ");
+  const two = Boolean(answer.by_sex);
+  const sentences = [t("dictation.method", {model})];
+  for (const [sex, estimate] of estimatesOf(answer)) {
+    const values = {
+      age: age(estimate.predicted_age_months),
+      months: months(estimate.predicted_age_months),
+      sex: t(`sex.${sex}`),
+    };
+    sentences.push(t(two ? "dictation.age.for" : "dictation.age", values));
+    if (estimate.interval) sentences.push(`${intervalText(estimate.interval)}.`);
+    const compared = estimate.comparison;
+    if (!compared) continue;
+    sentences.push(t("dictation.chronological", {
+      age: age(compared.chronological_age_months), difference: differenceText(compared),
+    }));
+    if (compared.sd_score !== null) {
+      sentences.push(t("dictation.score", {
+        score: scoreText(compared), word: t(`assessment.${compared.assessment}`),
+        reference: referenceText(compared),
+      }));
+    }
+  }
+  return [...sentences, t("dictation.notice")].join(" ");
+}
+
+/** Return models as text: name, version and the start of the digest. */
+export function modelText(found) {
+  return found.map(({name, version, digest}) =>
+    [name, version, `(SHA-256 ${digest.slice(0, 12)})`].filter(Boolean).join(" ")).join(" + ");
+}
+
+function intervalText(interval) {
+  if (!interval) return t("answer.no-interval");
+  return t("answer.interval", {
+    level: number(100 * interval.level), low: age(interval.low_months), high: age(interval.high_months),
+  });
+}
+
+function legend(interval, chronological) {
+  const list = element("ul", "legend", key("estimate", t("legend.estimate")));
+  list.setAttribute("aria-hidden", "true"); // the scale has a description
+  if (interval) list.append(key("band", t("legend.interval", {level: number(100 * interval.level)})));
+  if (chronological !== null) list.append(key("chronological", t("legend.chronological")));
+  return list;
+}
+
+function key(name, text) {
+  return element("li", "", element("span", `key ${name}`), text);
+}
+
+function comparisonList(compared) {
+  const list = element("dl", "comparison");
+  const add = (name, ...content) => {
+    list.append(element("div", "", element("dt", "", t(name)), element("dd", "", ...content)));
+  };
+  add("comparison.chronological", age(compared.chronological_age_months));
+  add("comparison.difference", differenceText(compared));
+  if (compared.sd_score === null) {
+    add("comparison.score", noScoreText(compared.reason ?? ""));
+    return list;
+  }
+  add("comparison.score", scoreText(compared));
+  const word = element("strong", `assessment ${compared.assessment}`,
+    t(`assessment.${compared.assessment}`));
+  add("comparison.assessment", word);
+  const small = [
+    t(`assessment.${compared.assessment}.why`),
+    t("comparison.reference", {reference: referenceText(compared)}),
+    t("comparison.from-mean", {score: number(compared.sd_score_from_mean, 1, true)}),
+    t("comparison.groups"),
+  ];
+  const why = element("p", "why", small[0]);
+  const more = element("details", "why", element("summary", "", small[1]),
+    ...small.slice(2).map((text) => element("p", "", text)));
+  return element("div", "compared", list, why, more);
+}
+
+function differenceText(compared) {
+  const off = compared.difference_months;
+  const key = Math.abs(off) < 0.05 ? "difference.none" : off < 0 ? "difference.below" : "difference.above";
+  return t(key, {months: months(Math.abs(off))});
+}
+
+function scoreText(compared) {
+  const score = number(compared.sd_score, 1, true);
+  const ends = compared.sd_interval;
+  if (!ends) return t("score", {score});
+  return t("score.interval", {
+    score, low: number(ends.low, 1, true), high: number(ends.high, 1, true),
+  });
+}
+
+function referenceText(compared) {
+  const key = `reference.${compared.reference}`;
+  return hasText(key) ? t(key) : compared.reference;
+}
+
+function atlasText([low, high]) {
+  return low === high || high === undefined
+    ? t("atlas.one", {age: age(low)})
+    : t("atlas.two", {low: age(low), high: age(high)});
+}
