@@ -176,6 +176,8 @@ def test_slow_packages_stay_where_they_are_needed(name: str) -> None:
         assert not HEAVY & packages(deferred=False)
     if name != "boneage.pipeline.keras_adapter":
         assert "tensorflow" not in packages(deferred=True)
+    if name != "boneage.runtime.onnx":  # which switches its telemetry off
+        assert "onnxruntime" not in packages(deferred=True)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from boneage.errors import Fault, InputError
 from boneage.runtime.extras import install_command
+from boneage.runtime.onnx import import_onnxruntime
 from boneage.runtime.provenance import usable_cores
 
 if TYPE_CHECKING:
@@ -187,8 +188,7 @@ def _without_scale(
 
 
 def _load_onnx(path: Path) -> Network:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 

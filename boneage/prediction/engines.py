@@ -13,6 +13,7 @@ import numpy.typing as npt
 from boneage.errors import Fault, InputError
 from boneage.run import Run
 from boneage.runtime.extras import describe_missing
+from boneage.runtime.onnx import import_onnxruntime
 from boneage.runtime.provenance import usable_cores
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class OnnxEngine:
         Raises:
             InputError: The file can't be read, or holds another network.
         """
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cores()
         # Threads that wait without a rest take twice the time where others use the processor too.
