@@ -303,7 +303,9 @@ def smuggled(uploads: Sequence[Upload], rng: Rng) -> Attack:
 
 def chunked(uploads: Sequence[Upload], rng: Rng) -> Attack:
     """Chunks that are wrong, or a good body in tiny chunks."""
-    start = head([("Host", "x"), ("Content-Type", MEDIA_TYPE), ("Transfer-Encoding", "chunked")])
+    start = head(
+        [("Host", "127.0.0.1"), ("Content-Type", MEDIA_TYPE), ("Transfer-Encoding", "chunked")]
+    )
     upload = some(uploads, rng)
     body = upload.body()
     tiny = b"".join(
@@ -323,7 +325,7 @@ def chunked(uploads: Sequence[Upload], rng: Rng) -> Attack:
 def endless(uploads: Sequence[Upload], rng: Rng) -> Attack:
     """A body in chunks that never ends, or more bytes than any radiograph has."""
     large = b"100000\r\n" + bytes(2**20) + b"\r\n"
-    usual = [("Host", "x"), ("Content-Type", MEDIA_TYPE)]
+    usual = [("Host", "127.0.0.1"), ("Content-Type", MEDIA_TYPE)]
     if rng.random() < 0.5:
         start = [*usual, ("Transfer-Encoding", "chunked")]
         pieces = itertools.chain([head(start)], itertools.repeat(large, 4096))
@@ -337,7 +339,7 @@ def not_http(uploads: Sequence[Upload], rng: Rng) -> Attack:
     """Another protocol, or an old form of this one."""
     body = some(uploads, rng).body()
     old = f"POST /v1/predict HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    upgrade = [("Host", "x"), ("Connection", "Upgrade")]
+    upgrade = [("Host", "127.0.0.1"), ("Connection", "Upgrade")]
     sends = (
         rng.bytes(5000),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.bytes(512),
@@ -361,7 +363,7 @@ def pipelined(uploads: Sequence[Upload], rng: Rng) -> Attack:
     """Many requests at once on one connection."""
     count = int(rng.integers(2, 40))
     upload = some(uploads, rng)
-    health = head([("Host", "x")], "GET /healthz HTTP/1.1")
+    health = head([("Host", "127.0.0.1")], "GET /healthz HTTP/1.1")
     sent = health * count + message(upload.body())
     return Attack("pipelining", [sent], frozenset({200}), replies=count + 1, upload=upload)
 
@@ -408,7 +410,7 @@ def slow_body(uploads: Sequence[Upload], rng: Rng) -> Attack:
 
 def slow_header(uploads: Sequence[Upload], rng: Rng) -> Attack:
     """A header that never ends, a byte now and then."""
-    start = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nX-Slow: "
+    start = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
     pieces = itertools.chain([start], _trickle(b""))
     return Attack("slow header", pieces, frozenset({CLOSED, 400, 408, 431}), pause=_PAUSE)
 
