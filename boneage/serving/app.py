@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,7 +13,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from boneage import __version__
-from boneage.prediction.answers import RESEARCH_ONLY
 from boneage.serving.api_page import describe_api
 from boneage.serving.asking import Asked, Kind, Reply
 from boneage.serving.guard import Guard, Settings, is_protected, problem_response
@@ -32,8 +32,8 @@ from boneage.serving.workers import Workers
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _DESCRIPTION = (
-    f"Estimate the bone age of a hand radiograph. {RESEARCH_ONLY} Nothing that is uploaded is "
-    "stored. Errors are problem details (RFC 9457)."
+    "Estimate the bone age of a hand radiograph. Research use only. This is not a medical device. "
+    "Nothing that is uploaded is stored. Errors are problem details (RFC 9457)."
 )
 _PROBLEMS = {
     400: "The form can't be read.",
@@ -130,7 +130,7 @@ def _add_answers(app: FastAPI, workers: Workers, settings: Settings, metrics: Me
                 asked, content = await read_upload(request, kind, budget, held)
                 reply = await _ask(workers, asked, content, request)
             if reply is None:
-                return Response(status_code=400)  # nobody hears it
+                return Response(status_code=499)  # nobody hears it
             metrics.count_answer(kind, reply.outcome)
             headers = {}
             if reply.media_type == "application/dicom":
@@ -196,8 +196,6 @@ def _add_state(app: FastAPI, workers: Workers, metrics: Metrics) -> None:
         responses={200: _responses("The models.", ModelsObject)[200]},
     )
     async def models() -> Response:
-        import json
-
         if not workers.description:
             raise is_busy("No worker is ready. Try again in some seconds.")
         return Response(json.dumps(workers.description), media_type="application/json")
@@ -252,14 +250,14 @@ def _add_description(app: FastAPI, settings: Settings) -> None:
 def _add_page(app: FastAPI) -> None:
     files = PageFiles()
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def index(request: Request) -> Response:
         return files.respond("index.html", request)
 
-    @app.get("/page/{name:path}", include_in_schema=False)
+    @app.api_route("/page/{name:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(name: str, request: Request) -> Response:
         return files.respond(name, request)
 
-    @app.get("/samples/{name}", include_in_schema=False)
+    @app.api_route("/samples/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     async def sample(name: str, request: Request) -> Response:
         return files.respond(f"samples/{name}", request)

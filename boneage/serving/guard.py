@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boneage.serving.metrics import Metrics
-from boneage.serving.problems import MEDIA_TYPE, ProblemError, problem_body
+from boneage.serving.problems import MEDIA_TYPE, ProblemError, is_busy, problem_body
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -27,6 +27,9 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+MOST_HEAD_BYTES = 32 * 2**10
+"""Bytes of the head of a request."""
+_MOST_REQUESTS = 256
 _SEND_SECONDS = 60.0  # for a client to take a part of a response
 _DRAIN_SECONDS = 2.0  # for the rest of a body, so that the client reads why it is refused
 
@@ -71,6 +74,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; see ASGI."""
@@ -78,6 +82,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         start, exchange = time.perf_counter(), _Exchange(scope, receive, send)
+        self._open += 1
         try:
             try:
                 self._check(scope)
@@ -85,21 +90,25 @@ class Guard:
             except ProblemError as error:
                 await problem_response(error)(scope, exchange.receive, exchange.send)
             except Exception as error:
-                if isinstance(error, TimeoutError | OSError) or exchange.status:
+                if exchange.status:  # too late for another response
                     raise
                 self._settings.log(f"error: {type(error).__name__}")
                 problem = ProblemError(500, "The server has failed at this request.")
                 await problem_response(problem)(scope, exchange.receive, exchange.send)
         finally:
+            self._open -= 1
             self._record(scope, exchange.status, time.perf_counter() - start)
 
     def _check(self, scope: Scope) -> None:
         """Refuse who may not ask.
 
         Raises:
-            ProblemError: The token, the name of the server or the origin is wrong.
+            ProblemError: The token, the name of the server or the origin is wrong, or the headers
+                are too long.
         """
         headers = Headers(scope=scope)
+        if sum(len(name) + len(value) for name, value in headers.raw) > MOST_HEAD_BYTES:
+            raise ProblemError(431, "The headers are too long.")
         hosts = self._settings.hosts
         if hosts is not None and _host_name(headers.get("host", "")) not in hosts:
             raise ProblemError(421, "This server does not have that name.")
@@ -107,6 +116,8 @@ class Guard:
             return
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise ProblemError(403, "Pages of other sites may not ask.")
+        if self._open > _MOST_REQUESTS:
+            raise is_busy("Too many requests are open. Try again in some seconds.")
         token = self._settings.token
         if token is None:
             return
@@ -144,7 +155,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._add_headers(message)
-        elif not self._is_read and not message.get("more_body"):
+        elif not (self._is_read or self.status == 408 or message.get("more_body")):
             await self._send({**message, "more_body": True})
             await self._drain()
             message = {"type": "http.response.body", "body": b""}

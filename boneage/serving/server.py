@@ -14,13 +14,13 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from boneage.serving.guard import MOST_HEAD_BYTES
 from boneage.serving.problems import MEDIA_TYPE, problem_body
 
 _DRAIN_SECONDS = 30
 _HEAD_SECONDS = 20.0  # for the head of the first request
 _NEXT_SECONDS = 60.0  # for the rest of a response, and the head of the next request
-_HEAD_BYTES = 32 * 2**10
-_MOST_CONNECTIONS = 512
+_MOST_CONNECTIONS = 900  # below the usual limit of open files
 
 
 class BoundedProtocol(H11Protocol):
@@ -91,7 +91,8 @@ async def serve(app: ASGIApp, listener: socket.socket, when_ready: Callable[[], 
         listener: Where to listen.
         when_ready: Called when the server listens.
     """
-    logging.getLogger("uvicorn.error").disabled = True  # its tracebacks may quote a request
+    for name in ("uvicorn.error", "python_multipart"):  # what they say may quote a request
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -104,7 +105,7 @@ async def serve(app: ASGIApp, listener: socket.socket, when_ready: Callable[[], 
         proxy_headers=False,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
-        h11_max_incomplete_event_size=_HEAD_BYTES,
+        h11_max_incomplete_event_size=MOST_HEAD_BYTES,
     )
     server = _Server(config)
     listening = asyncio.create_task(server.serve(sockets=[listener]))

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import date
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
@@ -102,6 +102,17 @@ async def read_upload(
         form = await parser.parse()
     except MultiPartException as error:
         raise ProblemError(400, f"The form can't be read. {error.message}") from None
+    try:
+        content, name, fields = await _read_form(form)
+    finally:
+        await form.close()
+    if not content:
+        raise ProblemError(422, "There is no radiograph. Send a file in the field `image`.")
+    return _asked(kind, name, fields), content
+
+
+async def _read_form(form: FormData) -> tuple[bytes, str, dict[str, str]]:
+    """Return the content of the file, its name, and the fields."""
     fields: dict[str, str] = {}
     content, name = b"", ""
     for key, value in form.multi_items():
@@ -109,13 +120,10 @@ async def read_upload(
             content, name = await value.read(), safe_name(value.filename or "")
         elif isinstance(value, str) and key in FIELDS and key not in fields:
             fields[key] = value.strip()
-        elif key != "image" or value:
+        elif key != "image" or value:  # a browser sends an empty image if no file is chosen
             known = ", ".join(("image", *FIELDS))
             raise ProblemError(422, f"A field is unknown, or there twice. Known are {known}.")
-    await form.close()
-    if not content:
-        raise ProblemError(422, "There is no radiograph. Send a file in the field `image`.")
-    return _asked(kind, name, fields), content
+    return content, name, fields
 
 
 def _asked(kind: Kind, name: str, fields: Mapping[str, str]) -> Asked:
@@ -191,7 +199,7 @@ async def _chunks(request: Request, budget: BodyBudget, held: Held) -> AsyncIter
         except TimeoutError:
             raise ProblemError(408, "The file came too slowly. Send it once more.") from None
         except ClientDisconnect:
-            raise ProblemError(400, "The connection ended before the form did.") from None
+            raise ProblemError(499, "The connection ended before the form did.") from None
         held.take(len(chunk))
         yield chunk
 

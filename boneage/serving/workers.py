@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _START_SECONDS = 60.0
 _LONGEST_PAUSE = 30.0  # seconds between two starts of a worker that does not start
+_CHECK_SECONDS = 5.0  # after which an idle worker is found to have ended
 _LARGEST_REPLY = 64 * 2**20
 _OUTCOMES = ("answered", "refused", "unreadable", "failed")
 _MEDIA_TYPES = ("application/json", "application/dicom", MEDIA_TYPE)
@@ -164,7 +165,7 @@ class Workers:
     @property
     def is_ready(self) -> bool:
         """Whether a worker is ready."""
-        return any(each is not None and each.is_ready for each in self._processes)
+        return any(each is not None and each.is_ready and each.is_alive for each in self._processes)
 
     @property
     def process_ids(self) -> list[int]:
@@ -220,6 +221,8 @@ class Workers:
                     job = await self._next_job()
                 if not worker.is_alive:  # it ended while it waited; the next one takes the request
                     break
+                if job is None:
+                    continue
                 is_well = await self._ask(worker, job)
                 job = None
                 if not is_well:
@@ -256,13 +259,13 @@ class Workers:
                 self._has_started.set()
                 return worker
 
-    async def _next_job(self) -> _Job:
+    async def _next_job(self) -> _Job | None:
+        """Return the request that waits the longest, or None after some seconds without one."""
         self._idle += 1
         try:
-            while True:
-                job = await self._jobs.get()
-                if not job.reply.done():
-                    return job
+            return await asyncio.wait_for(self._jobs.get(), _CHECK_SECONDS)
+        except TimeoutError:
+            return None
         finally:
             self._idle -= 1
 
