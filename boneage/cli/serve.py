@@ -149,18 +149,18 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         InputError: There is no such address, or another program has it.
     """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        if os.name != "nt":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        what = f"the server can't listen there ({error.strerror or error})"
-        refuse(f"--host {host} --port {port}", what, "Choose another --port or --host.")
-    with listener:
+    with contextlib.ExitStack() as stack:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = stack.enter_context(socket.socket(family, kind, protocol))
+            if os.name != "nt":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError as error:
+            what = f"the server can't listen there ({error.strerror or error})"
+            refuse(f"--host {host} --port {port}", what, "Choose another --port or --host.")
         yield listener
 
 
