@@ -21,23 +21,24 @@ export function estimatesOf(answer) {
 /** Return one estimate as an element. */
 export function estimateCard(sex, estimate, answer) {
   const value = estimate.predicted_age_months;
+  const chronological = answer.chronological_age_months;
   const atlas = answer.page?.atlas_ages?.[sex];
-  const card = element("article", "estimate",
-    element("h3", "", t("answer.for", {sex: t(`sex.${sex}`)})),
-    element("p", "age", age(value)),
-    element("p", "months", months(value)),
-    element("p", "interval", intervalText(estimate.interval)),
-    drawScale({months: value, interval: estimate.interval,
-      chronological: answer.chronological_age_months}),
-    legend(estimate.interval, answer.chronological_age_months));
-  if (estimate.comparison) card.append(comparisonList(estimate.comparison));
-  if (atlas?.length) card.append(element("p", "atlas", atlasText(atlas)));
+  const numbers = element("div", "numbers",
+    element("h3", "", t("answer.for", {sex: t(`word.${sex}`)})),
+    element("p", "age", age(value), " ", element("span", "months", months(value))),
+    element("p", "interval", intervalText(estimate.interval)));
+  if (atlas?.length) numbers.append(element("p", "atlas", atlasText(atlas)));
   if (estimate.calibration) {
     const {n, date, offset_months: offset} = estimate.calibration;
     const values = {n: number(n), date, offset: number(offset, 1, true)};
-    card.append(element("p", "calibration", t("answer.calibrated", values)));
+    numbers.append(element("p", "calibration", t("answer.calibrated", values)));
   }
-  return card;
+  const scale = element("div", "on-scale",
+    drawScale({months: value, interval: estimate.interval, chronological}),
+    legend(estimate.interval, chronological));
+  const parts = [numbers, scale];
+  if (estimate.comparison) parts.push(comparisonBox(estimate.comparison));
+  return element("article", "estimate", element("div", "parts", ...parts));
 }
 
 /** Return why there is no answer, as an element. */
@@ -51,13 +52,18 @@ export function refusalCard(answer) {
 /** Return the findings as list items: warnings first, then what was put right. */
 export function findingItems(answer) {
   const found = [...(answer.findings ?? [])].sort((a, b) => isPutRight(a) - isPutRight(b));
-  return found.map((finding) => {
-    const kind = isPutRight(finding) ? "note" : "warning";
-    const item = element("li", kind,
-      element("strong", "", t(`findings.${kind}`)), " ", findingText(finding));
-    item.dataset.code = finding.code;
-    return item;
-  });
+  const listed = found.map((finding) =>
+    findingItem(isPutRight(finding) ? "note" : "warning", finding.code, findingText(finding)));
+  if (answer.page?.header.laterality === "R") {
+    listed.unshift(findingItem("warning", "right-hand", t("right-hand")));
+  }
+  return listed;
+}
+
+function findingItem(kind, code, text) {
+  const item = element("li", kind, element("strong", "", t(`findings.${kind}`)), " ", text);
+  item.dataset.code = code;
+  return item;
 }
 
 /** Return the answer as text for a report, a sentence or a few for each sex. */
@@ -69,7 +75,7 @@ export function dictation(answer) {
     const values = {
       age: age(estimate.predicted_age_months),
       months: months(estimate.predicted_age_months),
-      sex: t(`sex.${sex}`),
+      sex: t(`word.${sex}`),
     };
     sentences.push(t(two ? "dictation.age.for" : "dictation.age", values));
     if (estimate.interval) sentences.push(`${intervalText(estimate.interval)}.`);
@@ -113,31 +119,26 @@ function key(name, text) {
   return element("li", "", element("span", `key ${name}`), text);
 }
 
-function comparisonList(compared) {
+function comparisonBox(compared) {
   const list = element("dl", "comparison");
+  const box = element("div", "compared", list);
   const add = (name, ...content) => {
     list.append(element("div", "", element("dt", "", t(name)), element("dd", "", ...content)));
   };
+  const word = compared.assessment;
+  if (word) add("comparison.assessment", element("strong", `assessment ${word}`, t(`assessment.${word}`)));
+  add("comparison.score", word ? scoreText(compared) : noScoreText(compared.reason ?? ""));
   add("comparison.chronological", age(compared.chronological_age_months));
-  add("comparison.difference", differenceText(compared));
-  if (compared.sd_score === null) {
-    add("comparison.score", noScoreText(compared.reason ?? ""));
-    return list;
-  }
-  add("comparison.score", scoreText(compared));
-  const word = element("strong", `assessment ${compared.assessment}`,
-    t(`assessment.${compared.assessment}`));
-  add("comparison.assessment", word);
-  const small = [
-    t(`assessment.${compared.assessment}.why`),
-    t("comparison.reference", {reference: referenceText(compared)}),
-    t("comparison.from-mean", {score: number(compared.sd_score_from_mean, 1, true)}),
-    t("comparison.groups"),
-  ];
-  const why = element("p", "why", small[0]);
-  const more = element("details", "why", element("summary", "", small[1]),
-    ...small.slice(2).map((text) => element("p", "", text)));
-  return element("div", "compared", list, why, more);
+  const difference = number(compared.difference_months, 1, true);
+  add("comparison.difference", t("months.other", {n: difference}));
+  if (!word) return box;
+  box.append(
+    element("p", "why", t(`assessment.${word}.why`)),
+    element("details", "why",
+      element("summary", "", t("comparison.reference", {reference: referenceText(compared)})),
+      element("p", "", t("comparison.from-mean", {score: number(compared.sd_score_from_mean, 1, true)})),
+      element("p", "", t("comparison.groups"))));
+  return box;
 }
 
 function differenceText(compared) {

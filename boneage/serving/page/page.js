@@ -316,6 +316,7 @@ function showList() {
     return element("li", "", button);
   }));
   $("list-actions").hidden = !items.length;
+  $("clear").hidden = items.length < 2;
 }
 
 function stateText(item) {
@@ -347,6 +348,8 @@ function showPictures(item) {
   if (!pictures) return;
   viewers.whole.show(pictures.radiograph.png, {outline: pictures.outline, stretch: true});
   $("framed").hidden = !pictures.framed;
+  $("whole-caption").dataset.text = pictures.framed ? "whole" : "whole.alone";
+  $("whole-caption").textContent = t($("whole-caption").dataset.text);
   if (!pictures.framed) return;
   viewers.framed.show(pictures.framed).then(() => {
     if (item === current && item.heat) paintHeat();
@@ -357,7 +360,7 @@ function showProblem(problem) {
   const {status = 500, detail = ""} = problem;
   const key = hasText(`problem.${status}`) ? `problem.${status}` : "problem.500";
   $("problem-text").textContent = t(key);
-  $("problem-detail").textContent = detail;
+  $("problem-detail").textContent = detail.charAt(0).toUpperCase() + detail.slice(1);
   $("retry").hidden = ![0, 408, 429, 500, 502, 503, 504].includes(status);
 }
 
@@ -511,10 +514,12 @@ function listen() {
 function listenDrop() {
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
-    $("drop").classList.add("over");
+    for (const id of ["drop", "empty"]) $(id).classList.add("over");
   });
   for (const name of ["dragleave", "drop"]) {
-    document.addEventListener(name, () => $("drop").classList.remove("over"));
+    document.addEventListener(name, () => {
+      for (const id of ["drop", "empty"]) $(id).classList.remove("over");
+    });
   }
   document.addEventListener("drop", (event) => {
     event.preventDefault();

@@ -4,11 +4,11 @@ import {age, t} from "./texts.js";
 
 const YEARS = 19;
 const SVG = "http://www.w3.org/2000/svg";
-const [TOP, TRACK, BOTTOM] = [20, 18, 62]; // pixels
+const [TOP, TRACK, HEIGHT] = [16, 18, 62]; // pixels
 
 /** Return an SVG as wide as its box. */
 export function drawScale({months, interval, chronological}) {
-  const svg = node("svg", {class: "scale", height: BOTTOM + 16, role: "img"});
+  const svg = node("svg", {class: "scale", height: HEIGHT, role: "img"});
   svg.setAttribute("aria-label", describe({months, interval, chronological}));
   const middle = TOP + TRACK / 2;
   svg.append(node("rect", {class: "track", x: 0, y: TOP, width: "100%", height: TRACK, rx: 3}));
@@ -29,7 +29,7 @@ export function drawScale({months, interval, chronological}) {
     svg.append(node("rect", {class: "band", x: low, y: TOP, width, height: TRACK, rx: 3}));
   }
   if (chronological !== null) {
-    svg.append(marker("chronological", chronological, TOP + TRACK, "M0 0 L7 13 L-7 13 Z"));
+    svg.append(marker("chronological", chronological, TOP, "M0 0 L7 -13 L-7 -13 Z"));
     svg.append(node("line", {class: "chronological", x1: share(chronological),
       x2: share(chronological), y1: TOP, y2: TOP + TRACK}));
   }
