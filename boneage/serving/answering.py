@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from boneage import __version__
 from boneage.errors import InputError
 from boneage.prediction.answers import RESEARCH_ONLY, SEXES, Answer
 from boneage.prediction.atlas_ages import nearest_standards
@@ -72,6 +73,7 @@ def describe_models(estimator: Estimator) -> dict[str, Any]:
         "has_intervals": not estimator.notes,
         "notes": list(estimator.notes),
         "can_write_dicom": has_package("highdicom"),
+        "software": f"boneage {__version__}",
         "notice": RESEARCH_ONLY,
     }
 

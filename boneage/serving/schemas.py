@@ -131,6 +131,7 @@ class ModelsObject(BaseModel):
     has_intervals: bool = Field(description="Whether answers have an interval.")
     notes: list[str] = Field(description="Why they have none.")
     can_write_dicom: bool = Field(description="Whether DICOM documents can be made.")
+    software: str = Field(description="The program and its version.")
     notice: str = Field(description="Research use only.")
 
 
