@@ -129,7 +129,7 @@ class Workers:
         log: Callable[[str], None],
         target: Callable[..., None] = run_worker,
     ) -> None:
-        """Start the processes, which load their models meanwhile.
+        """Start the first process; the others start when it has loaded its models.
 
         Args:
             options: As for `boneage.serving.worker.run_worker`.
@@ -141,10 +141,10 @@ class Workers:
         """
         self._arguments = (target, options, max(1, usable_cores() // count), round(seconds))
         self._seconds, self._log, self._queue_length = seconds, log, queue
-        self._processes: list[_Worker | None] = [self._new() for _ in range(count)]
+        self._processes: list[_Worker | None] = [self._new(), *[None] * (count - 1)]
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._tasks: list[asyncio.Task[None]] = []
-        self._failures: dict[int, InputError] = {}
+        self._failure: InputError | None = None
         self._has_started = asyncio.Event()
         self._idle = 0
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
@@ -155,17 +155,18 @@ class Workers:
         """Wait until a worker is ready.
 
         Raises:
-            InputError: None can load its models.
+            InputError: It can't load its models.
         """
         self._tasks = [asyncio.create_task(self._work(n)) for n in range(len(self._processes))]
         await self._has_started.wait()
-        if not self.description:
-            raise next(iter(self._failures.values()))
+        if self._failure is not None:
+            raise self._failure
 
     @property
-    def is_ready(self) -> bool:
-        """Whether a worker is ready."""
-        return any(each is not None and each.is_ready and each.is_alive for each in self._processes)
+    def ready(self) -> int:
+        """The number of workers that can answer or are answering."""
+        found = (each for each in self._processes if each is not None)
+        return sum(each.is_ready and each.is_alive for each in found)
 
     @property
     def process_ids(self) -> list[int]:
@@ -214,8 +215,12 @@ class Workers:
     async def _work(self, slot: int) -> None:
         """Answer requests with one process after another."""
         job: _Job | None = None
-        while True:
+        if slot:
+            await self._has_started.wait()
+        while self._failure is None:
             worker = await self._ready_worker(slot)
+            if worker is None:
+                return
             while True:
                 if job is None:
                     job = await self._next_job()
@@ -230,8 +235,11 @@ class Workers:
             self.restarts += 1
             await self._end_worker(slot)
 
-    async def _ready_worker(self, slot: int) -> _Worker:
-        """Return the process of a slot when it is ready, however often it has to be started."""
+    async def _ready_worker(self, slot: int) -> _Worker | None:
+        """Return the process of a slot when it is ready, however often it has to be started.
+
+        If the very first start fails, the server does not start: then it is None.
+        """
         pause = 0.5
         while True:
             try:
@@ -247,15 +255,14 @@ class Workers:
                     what = f"a worker process did not start ({error})"
                     error = InputError(Fault("boneage serve", what, fix))
                 await self._end_worker(slot)
-                self._failures[slot] = error
-                if len(self._failures) == len(self._processes):
+                if not self._has_started.is_set():
+                    self._failure = error  # which ends the command
                     self._has_started.set()
-                if self.description:  # else the command ends with the error
-                    self._log(f"error: {error}")
+                    return None
+                self._log(f"error: {error}")
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
-                self._failures.pop(slot, None)
                 self._has_started.set()
                 return worker
 
