@@ -124,7 +124,7 @@ def _add_answers(app: FastAPI, workers: Workers, settings: Settings, metrics: Me
 
     def endpoint(kind: Kind) -> Endpoint:
         async def answer(request: Request) -> Response:
-            if not workers.ready:
+            if not workers.is_ready:
                 raise is_busy("No worker is ready. Try again in some seconds.")
             with Held(budget) as held:
                 asked, content = await read_upload(request, kind, budget, held)
@@ -206,7 +206,7 @@ def _add_state(app: FastAPI, workers: Workers, metrics: Metrics) -> None:
 
     @app.get("/readyz", description="Say whether a worker is ready.", response_class=Response)
     async def readyz() -> Response:
-        if not workers.ready:
+        if not workers.is_ready:
             raise is_busy("No worker is ready. Try again in some seconds.")
         return Response("ready\n", media_type="text/plain")
 

@@ -67,7 +67,6 @@ class _State(Collector):
         for name, text, value in (
             ("boneage_requests_waiting", "Requests that wait for a worker.", workers.waiting),
             ("boneage_requests_in_progress", "Requests being answered.", workers.in_progress),
-            ("boneage_workers_ready", "Workers that can answer.", workers.ready),
         ):
             yield GaugeMetricFamily(name, text, value)
         yield CounterMetricFamily(

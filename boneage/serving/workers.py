@@ -129,7 +129,7 @@ class Workers:
         log: Callable[[str], None],
         target: Callable[..., None] = run_worker,
     ) -> None:
-        """Start the first process; the others start when it has loaded its models.
+        """Start the processes, which load their models meanwhile.
 
         Args:
             options: As for `boneage.serving.worker.run_worker`.
@@ -141,10 +141,10 @@ class Workers:
         """
         self._arguments = (target, options, max(1, usable_cores() // count), round(seconds))
         self._seconds, self._log, self._queue_length = seconds, log, queue
-        self._processes: list[_Worker | None] = [self._new(), *[None] * (count - 1)]
+        self._processes: list[_Worker | None] = [self._new() for _ in range(count)]
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._tasks: list[asyncio.Task[None]] = []
-        self._failure: InputError | None = None
+        self._failures: dict[int, InputError] = {}
         self._has_started = asyncio.Event()
         self._idle = 0
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
@@ -155,18 +155,17 @@ class Workers:
         """Wait until a worker is ready.
 
         Raises:
-            InputError: It can't load its models.
+            InputError: None can load its models.
         """
         self._tasks = [asyncio.create_task(self._work(n)) for n in range(len(self._processes))]
         await self._has_started.wait()
-        if self._failure is not None:
-            raise self._failure
+        if not self.description:
+            raise next(iter(self._failures.values()))
 
     @property
-    def ready(self) -> int:
-        """The number of workers that can answer or are answering."""
-        found = (each for each in self._processes if each is not None)
-        return sum(each.is_ready and each.is_alive for each in found)
+    def is_ready(self) -> bool:
+        """Whether a worker is ready."""
+        return any(each is not None and each.is_ready and each.is_alive for each in self._processes)
 
     @property
     def process_ids(self) -> list[int]:
@@ -215,12 +214,8 @@ class Workers:
     async def _work(self, slot: int) -> None:
         """Answer requests with one process after another."""
         job: _Job | None = None
-        if slot:
-            await self._has_started.wait()
-        while self._failure is None:
+        while True:
             worker = await self._ready_worker(slot)
-            if worker is None:
-                return
             while True:
                 if job is None:
                     job = await self._next_job()
@@ -235,11 +230,8 @@ class Workers:
             self.restarts += 1
             await self._end_worker(slot)
 
-    async def _ready_worker(self, slot: int) -> _Worker | None:
-        """Return the process of a slot when it is ready, however often it has to be started.
-
-        If the very first start fails, the server does not start: then it is None.
-        """
+    async def _ready_worker(self, slot: int) -> _Worker:
+        """Return the process of a slot when it is ready, however often it has to be started."""
         pause = 0.5
         while True:
             try:
@@ -255,14 +247,15 @@ class Workers:
                     what = f"a worker process did not start ({error})"
                     error = InputError(Fault("boneage serve", what, fix))
                 await self._end_worker(slot)
-                if not self._has_started.is_set():
-                    self._failure = error  # which ends the command
+                self._failures[slot] = error
+                if len(self._failures) == len(self._processes):
                     self._has_started.set()
-                    return None
-                self._log(f"error: {error}")
+                if self.description:  # else the command ends with the error
+                    self._log(f"error: {error}")
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
+                self._failures.pop(slot, None)
                 self._has_started.set()
                 return worker
 

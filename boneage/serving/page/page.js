@@ -91,7 +91,9 @@ function choose(item) {
   clearTimeout(typing);
   fillForm();
   show();
+  $("status").textContent = ""; // it was said of another radiograph
   if (item?.state === "waiting") ask(item);
+  else announce();
 }
 
 function remove(item) {
