@@ -30,6 +30,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MOST_HEAD_BYTES = 32 * 2**10
 """Bytes of the head of a request."""
 _MOST_REQUESTS = 256
+_OTHER_SITES = ("cross-site", "same-site")
 _SEND_SECONDS = 60.0  # for a client to take a part of a response
 _DRAIN_SECONDS = 2.0  # for the rest of a body, so that the client reads why it is refused
 
@@ -114,7 +115,7 @@ class Guard:
             raise ProblemError(421, "This server does not have that name.")
         if not is_protected(scope["path"]):
             return
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        if scope["method"] == "POST" and headers.get("sec-fetch-site") in _OTHER_SITES:
             raise ProblemError(403, "Pages of other sites may not ask.")
         if self._open > _MOST_REQUESTS:
             raise is_busy("Too many requests are open. Try again in some seconds.")

@@ -87,14 +87,14 @@ class Running:
         with urllib.request.urlopen(self.address + path, timeout=20) as response:
             return response.read()
 
-    def post(self, path: str) -> dict:
+    def post(self, path: str, content: bytes = HAND) -> bytes:
         parts = [b'--x\r\nContent-Disposition: form-data; name="sex"\r\n\r\nF\r\n']
         parts += [b'--x\r\nContent-Disposition: form-data; name="image"; filename="hand.png"\r\n']
-        parts += [b"\r\n", HAND, b"\r\n--x--\r\n"]
+        parts += [b"\r\n", content, b"\r\n--x--\r\n"]
         kind = {"Content-Type": "multipart/form-data; boundary=x"}
         request = urllib.request.Request(self.address + path, b"".join(parts), kind)
         with urllib.request.urlopen(request, timeout=60) as response:
-            return json.loads(response.read())
+            return response.read()
 
     def children(self) -> list[int]:
         """The processes that the server has started."""
@@ -128,7 +128,7 @@ def wait_until_gone(processes: list[int]) -> None:
 def test_the_answer_is_that_of_predict_and_sigterm_waits_for_it(server, tmp_path, boneage):
     assert server.get("readyz") == b"ready\n"
     (tmp_path / "hand.png").write_bytes(HAND)
-    found = server.post("v1/predict")
+    found = json.loads(server.post("v1/predict"))
     line = ("predict", "rsna-best", tmp_path / "hand.png", "--sex", "F", "--views", "1", "--json")
     (expected,) = json.loads(boneage(*line)[1])["predictions"]
     assert {**found, "image": ""} == {**expected, "image": ""}
@@ -137,7 +137,7 @@ def test_the_answer_is_that_of_predict_and_sigterm_waits_for_it(server, tmp_path
     for number in processes:
         os.kill(number, signal.SIGSTOP)  # for as long as the request takes
     answers = []
-    asking = threading.Thread(target=lambda: answers.append(server.post("v1/predict")))
+    asking = threading.Thread(target=lambda: answers.append(json.loads(server.post("v1/predict"))))
     asking.start()
     while b"in_progress 1.0" not in server.get("metrics"):
         time.sleep(0.02)
@@ -152,6 +152,16 @@ def test_the_answer_is_that_of_predict_and_sigterm_waits_for_it(server, tmp_path
     wait_until_gone(processes)
     lines = server.process.stderr.read().splitlines()
     assert not [line for line in lines if not re.fullmatch(r"(GET|POST) /\S+ 200 \d+ ms", line)]
+
+
+def test_dicom_is_answered_in_dicom_within_the_limits_of_a_worker(server, tmp_path, write_dicom):
+    pytest.importorskip("highdicom", reason='needs the extra "dicom"')
+    numbers = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+    uids = {key: f"1.2.826.0.1.3680043.10.999.{n}" for n, key in enumerate(numbers, start=1)}
+    radiograph = write_dicom(tmp_path / "a.dcm", BodyPartExamined="HAND", Laterality="L", **uids)
+    for kind in ("report", "image"):
+        document = server.post(f"v1/dicom/{kind}", radiograph.read_bytes())
+        assert document[128:132] == b"DICM"
 
 
 @HAS_PROC
