@@ -123,6 +123,7 @@ async function ask(item) {
   item.controller?.abort();
   item.heatController?.abort();
   const controller = new AbortController();
+  if (item === current) $("result").style.minHeight = `${$("result").offsetHeight}px`;
   Object.assign(item, {controller, state: "asking", answer: null, problem: null, heat: null});
   item.heatController = null;
   show();
@@ -132,6 +133,7 @@ async function ask(item) {
       () => client.predict(formOf(item), controller.signal), controller.signal, wait);
     if (item.controller !== controller) return;
     receive(item, answer);
+    if (!described) describeModels();
   } catch (problem) {
     if (item.controller !== controller || problem.name === "AbortError") return;
     item.state = "problem";
@@ -185,21 +187,28 @@ function pause(milliseconds, signal) {
 
 let tokenAsked = null;
 
+/** Ask for the token. All calls that need it wait for the same dialog; Escape ends them. */
 function askToken(isWrong) {
+  if (tokenAsked) return tokenAsked;
+  const dialog = $("token-dialog");
   $("token-wrong").textContent = isWrong ? t("token.wrong") : "";
-  tokenAsked ??= new Promise((resolve) => {
-    $("token").value = "";
-    $("token-dialog").showModal();
-    $("token-form").onsubmit = (event) => {
-      event.preventDefault();
-      client.useToken($("token").value);
-      $("token").value = "";
-      $("token-dialog").close();
+  $("token").value = dialog.returnValue = "";
+  dialog.showModal();
+  tokenAsked = new Promise((resolve, reject) => {
+    dialog.onclose = () => {
       tokenAsked = null;
-      resolve();
+      if (dialog.returnValue === "given") resolve();
+      else reject(new client.Problem(401));
     };
   });
   return tokenAsked;
+}
+
+function giveToken(event) {
+  event.preventDefault();
+  client.useToken($("token").value);
+  $("token").value = "";
+  $("token-dialog").close("given");
 }
 
 // ------------------------------------------------------------------ what is known of the child
@@ -282,6 +291,7 @@ function show() {
   $("waiting").hidden = item?.state !== "asking" && item?.state !== "waiting";
   $("waiting").textContent = item ? t("asking") : "";
   $("result").ariaBusy = String(item?.state === "asking");
+  if (item?.state !== "asking") $("result").style.minHeight = ""; // else nothing jumps meanwhile
   $("problem").hidden = !item?.problem;
   $("estimates").replaceChildren();
   $("findings").replaceChildren();
@@ -363,7 +373,7 @@ function showProblem(problem) {
   const key = hasText(`problem.${status}`) ? `problem.${status}` : "problem.500";
   $("problem-text").textContent = t(key);
   $("problem-detail").textContent = detail.charAt(0).toUpperCase() + detail.slice(1);
-  $("retry").hidden = ![0, 408, 429, 500, 502, 503, 504].includes(status);
+  $("retry").hidden = ![0, 401, 408, 429, 500, 502, 503, 504].includes(status);
 }
 
 function showActions() {
@@ -431,7 +441,7 @@ async function askHeat() {
   }
   $("status").textContent = t("heat.done");
   await paintHeat();
-  $("heat-opacity").focus();
+  $("heat-opacity").focus({preventScroll: true});
 }
 
 function paintHeat() {
@@ -500,6 +510,7 @@ function listen() {
   $("remove").addEventListener("click", () => remove(current));
   $("clear").addEventListener("click", clear);
   $("retry").addEventListener("click", () => ask(current));
+  $("token-form").addEventListener("submit", giveToken);
   listenDrop();
   listenChild();
   $("heat-ask").addEventListener("click", askHeat);
