@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
+from boneage.serving.problems import MEDIA_TYPE
+
 _CURL = "curl -F image=@hand.png -F sex=F -F chronological_age_months=118 {token}{address}{path}"
+_CURL_DICOM = "curl -F image=@hand.dcm -o answer.dcm {token}{address}{path}"
 
 
 def describe_api(openapi: Mapping[str, Any], address: str, *, has_token: bool) -> str:
@@ -21,39 +24,49 @@ def describe_api(openapi: Mapping[str, Any], address: str, *, has_token: bool) -
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
-        f'<title>{title}</title><link rel="stylesheet" href="/page/page.css"></head><body><main>',
+        f'<title>{title}</title><link rel="icon" href="/page/icon.svg">',
+        '<link rel="stylesheet" href="/page/docs.css"></head><body><main>',
         f"<h1>{title} {escape(openapi['info']['version'])}</h1>",
         f"<p>{escape(openapi['info'].get('description', ''))}</p>",
         '<p>For programs: <a href="/openapi.json">openapi.json</a>.</p>',
     ]
-    schemas = openapi.get("components", {}).get("schemas", {})
+    problems: dict[str, str] = {}
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
             parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2>")
-            parts.append(f"<p>{escape(operation.get('description', ''))}</p>")
-            parts += _operation(operation, schemas)
+            parts.append(f"<p>{escape(operation.get('description', ''))}</p><ul>")
+            parts += [f"<li>{line}</li>" for line in _operation(operation, problems)]
+            parts.append("</ul>")
             if method == "post":
                 token = '-H "Authorization: Bearer $BONEAGE_TOKEN" ' if has_token else ""
-                command = _CURL.format(token=token, address=address, path=path)
+                example = _CURL_DICOM if "/dicom/" in path else _CURL
+                command = example.format(token=token, address=address, path=path)
                 parts.append(f"<pre><code>{escape(command)}</code></pre>")
-    for name, schema in schemas.items():
+    parts.append("<h2>Problems</h2><table><tr><th>Status<th>Meaning</tr>")
+    parts += [f"<tr><td>{status}<td>{text}</tr>" for status, text in sorted(problems.items())]
+    parts.append("</table>")
+    for name, schema in openapi.get("components", {}).get("schemas", {}).items():
         parts.append(f'<h2 id="{escape(name)}">{escape(name)}</h2>')
         parts.append(f"<p>{escape(schema.get('description', ''))}</p>")
         parts += _fields(schema)
     return "\n".join([*parts, "</main></body></html>"])
 
 
-def _operation(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> Iterator[str]:
-    for content in operation.get("requestBody", {}).get("content", {}).values():
-        yield "<h3>Form fields</h3>"
-        yield from _fields(_resolve(content["schema"], schemas))
-    yield "<h3>Responses</h3><table><tr><th>Status<th>Media type<th>Content</tr>"
+def _operation(operation: Mapping[str, Any], problems: dict[str, str]) -> Iterator[str]:
+    """Yield what an operation takes and returns, and collect its problems."""
+    for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+        yield f"Takes {_kind(content['schema'])} ({escape(kind)})."
+    own = []
     for status, response in operation["responses"].items():
-        for kind, content in response.get("content", {"": {}}).items():
-            what = _kind(content.get("schema", {}))
-            text = escape(response["description"])
-            yield f"<tr><td>{status}<td>{escape(kind)}<td>{text} {what}</tr>"
-    yield "</table>"
+        text = escape(response["description"])
+        for kind, content in response.get("content", {"text/plain": {}}).items():
+            if kind == MEDIA_TYPE:
+                problems[status] = text
+                own.append(status)
+            else:
+                yield f"Returns {status}: {text} {_kind(content.get('schema', {}))} ({kind})."
+    if own:
+        yield f'Or a <a href="#ProblemObject">problem</a>: {", ".join(own)}.'
 
 
 def _fields(schema: Mapping[str, Any]) -> Iterator[str]:
@@ -63,11 +76,6 @@ def _fields(schema: Mapping[str, Any]) -> Iterator[str]:
         text = escape(field.get("description", ""))
         yield f"<tr><td><code>{escape(name)}</code>{needed}<td>{_kind(field)}<td>{text}</tr>"
     yield "</table>"
-
-
-def _resolve(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Mapping[str, Any]:
-    name = schema.get("$ref", "").rpartition("/")[2]
-    return schemas[name] if name else schema
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
