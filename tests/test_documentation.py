@@ -1,8 +1,10 @@
 """Run every command and every line of Python of README.md, on small data."""
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,7 +39,8 @@ SMALLER = {
 
 
 def boneage_commands() -> list[str]:
-    return [line for line in COMMANDS if line.startswith("boneage ")]
+    """Every command that ends by itself."""
+    return [line for line in COMMANDS if re.match("boneage (?!serve)", line)]
 
 
 def make_radiographs(folder: Path) -> None:
@@ -87,6 +90,23 @@ def test_the_readme_s_commands_run_in_their_order(tmp_path, monkeypatch, capsys)
         failed_gates = line.startswith("boneage stress") and ended.value.code == 1
         assert failed_gates or not ended.value.code, f"{line}\n{captured.out}\n{captured.err}"
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_readme_s_server_answers_the_readme_s_request(tmp_path, serve):
+    (start,) = (line for line in COMMANDS if line.startswith("boneage serve"))
+    (ask,) = (line for line in COMMANDS if line.startswith("curl "))
+    make_radiographs(tmp_path)
+    with serve(tmp_path / "log.txt", *shlex.split(start)[2:]) as address:
+        ask = ask.replace("http://127.0.0.1:8000", address)
+        done = subprocess.run(
+            [*shlex.split(ask), "--silent"], cwd=tmp_path, stdout=subprocess.PIPE, check=True
+        )
+    answer = json.loads(done.stdout)
+    assert answer["status"] == "answered"
+    assert answer["sex"] == "F"
+    assert 0 < answer["predicted_age_months"] < 240
 
 
 @pytest.mark.slow
