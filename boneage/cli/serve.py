@@ -90,9 +90,12 @@ def serve(
     Exit code 0: ended by SIGTERM or Ctrl-C. 2: an option is wrong, or a model can't be read.
     """
     _check_options(host, token, level, insecure=insecure)
+    from boneage.runtime.machine import check_workers
     from boneage.runtime.provenance import usable_cores
     from boneage.serving.workers import Workers
 
+    if workers is not None:
+        check_workers(workers, f"--workers {workers}")
     with _bound(host, port) as listener:
         started = Workers(
             _model_options(runs, level, anyway, views, phases, reference, calibration),

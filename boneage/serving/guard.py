@@ -56,7 +56,7 @@ class Settings:
     largest_upload: int = 64 * 2**20
     body_bytes: int = 512 * 2**20
     body_pause: float = 30.0
-    body_seconds: float = 120.0
+    body_seconds: float = 90.0
 
 
 def is_protected(path: str) -> bool:

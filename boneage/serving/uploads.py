@@ -33,7 +33,7 @@ class BodyBudget:
         left: Bytes that can be taken.
     """
 
-    def __init__(self, total: int, *, largest: int, pause: float = 30.0, whole: float = 120.0):
+    def __init__(self, total: int, *, largest: int, pause: float = 30.0, whole: float = 90.0):
         """Set the limits.
 
         Args:

@@ -46,6 +46,7 @@ def test_what_is_wrong_is_said_before_it_listens():
     assert "Did you mean 'rsna-best'" in refusal("rsna-bst", "--port", "0", "--workers", "1")
     assert "Choose one of 1, 2, 6" in refusal("--views", "3", "--port", "0", "--workers", "1")
     assert "Write 0.9 for 90 %" in refusal("--level", "90")
+    assert "--workers 9999" in refusal("--workers", "9999")
 
 
 def test_a_port_in_use_is_named():
