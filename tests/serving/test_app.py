@@ -474,6 +474,20 @@ def test_a_client_that_sends_more_than_is_allowed_reads_why(listen, workers):
     assert not workers.asked
 
 
+def test_a_client_that_does_not_read_is_given_up(listen, workers, monkeypatch):
+    monkeypatch.setattr(server_module, "_NEXT_SECONDS", 0.5)
+    port = listen()
+    workers.description = {"notes": ["x" * 30_000_000]}
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(1.5)
+        size = 0
+        with contextlib.suppress(ConnectionError):
+            while part := client.recv(2**20):
+                size += len(part)
+    assert 0 < size < 30_000_000
+
+
 def test_a_client_that_goes_cancels_its_request(listen, workers):
     workers.seconds = 30.0
     port = listen()
