@@ -103,14 +103,18 @@ export function modelText(found) {
 function intervalText(interval) {
   if (!interval) return t("answer.no-interval");
   return t("answer.interval", {
-    level: number(100 * interval.level), low: age(interval.low_months), high: age(interval.high_months),
+    level: number(100 * interval.level),
+    low: age(interval.low_months),
+    high: age(interval.high_months),
   });
 }
 
 function legend(interval, chronological) {
   const list = element("ul", "legend", key("estimate", t("legend.estimate")));
   list.setAttribute("aria-hidden", "true"); // the scale has a description
-  if (interval) list.append(key("band", t("legend.interval", {level: number(100 * interval.level)})));
+  if (interval) {
+    list.append(key("band", t("legend.interval", {level: number(100 * interval.level)})));
+  }
   if (chronological !== null) list.append(key("chronological", t("legend.chronological")));
   return list;
 }
@@ -126,25 +130,29 @@ function comparisonBox(compared) {
     list.append(element("div", "", element("dt", "", t(name)), element("dd", "", ...content)));
   };
   const word = compared.assessment;
-  if (word) add("comparison.assessment", element("strong", `assessment ${word}`, t(`assessment.${word}`)));
+  if (word) {
+    const text = t(`assessment.${word}`);
+    add("comparison.assessment", element("strong", `assessment ${word}`, text));
+  }
   add("comparison.score", word ? scoreText(compared) : noScoreText(compared.reason ?? ""));
   add("comparison.chronological", age(compared.chronological_age_months));
   const difference = number(compared.difference_months, 1, true);
   add("comparison.difference", t("months.other", {n: difference}));
   if (!word) return box;
+  const score = number(compared.sd_score_from_mean, 1, true);
   box.append(
     element("p", "why", t(`assessment.${word}.why`)),
     element("details", "why",
       element("summary", "", t("comparison.reference", {reference: referenceText(compared)})),
-      element("p", "", t("comparison.from-mean", {score: number(compared.sd_score_from_mean, 1, true)})),
+      element("p", "", t("comparison.from-mean", {score})),
       element("p", "", t("comparison.groups"))));
   return box;
 }
 
 function differenceText(compared) {
   const off = compared.difference_months;
-  const key = Math.abs(off) < 0.05 ? "difference.none" : off < 0 ? "difference.below" : "difference.above";
-  return t(key, {months: months(Math.abs(off))});
+  if (Math.abs(off) < 0.05) return t("difference.none");
+  return t(off < 0 ? "difference.below" : "difference.above", {months: months(Math.abs(off))});
 }
 
 function scoreText(compared) {

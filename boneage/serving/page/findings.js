@@ -49,8 +49,8 @@ export function refusalText(answer) {
 
 /** Return why there is no SD score, in words. */
 export function noScoreText(reason) {
-  const outside = /at a chronological age of ([\d.]+) months; expected ([\d.]+) to ([\d.]+)/.exec(reason);
-  if (outside) return t("score.outside", {low: outside[2], high: outside[3]});
+  const outside = /no SD score at .* expected (?<low>[\d.]+) to (?<high>[\d.]+)/.exec(reason);
+  if (outside) return t("score.outside", outside.groups);
   if (/seems to be in years/.test(reason)) return t("score.years");
   return sentence(reason);
 }

@@ -3,10 +3,12 @@
 // Everything of a radiograph is in its own item. Only the chosen item is shown, and a reply is kept
 // only by the item that still waits for it. So no radiograph shows anything of another.
 
+import {fillAge, readAge, readDates} from "./age_fields.js";
 import {dictation, element, estimateCard, estimatesOf, findingItems, modelText, refusalCard}
   from "./answer.js";
 import * as client from "./client.js";
 import {refusalText} from "./findings.js";
+import {giveToken, patiently} from "./patience.js";
 import {LANGUAGES, age, hasText, number, preferredLanguage, t, today, useLanguage}
   from "./texts.js";
 import {Viewer} from "./viewer.js";
@@ -17,9 +19,7 @@ const SAMPLES = [
   {name: "girl-13-years", sex: "F", months: 158},
   {name: "boy-15-years", sex: "M", months: 184},
 ];
-const MOST_MONTHS = 480;
-const DAYS_IN_MONTH = 365.2425 / 12;
-const [MOST_TRIES, TYPING_MS] = [5, 700];
+const TYPING_MS = 700;
 
 const $ = (id) => document.getElementById(id);
 const items = [];
@@ -156,61 +156,6 @@ function receive(item, answer) {
   if (item === current) fillFromHeader();
 }
 
-/** Repeat a call while the server is busy, and ask for the token where one is needed. */
-async function patiently(call, signal = undefined, onWait = () => {}) {
-  for (let tries = 1; ; tries += 1) {
-    try {
-      return await call();
-    } catch (problem) {
-      if (problem.status === 401) {
-        await askToken(tries > 1);
-      } else if (problem.status === 503 && tries < MOST_TRIES) {
-        const seconds = Math.min(30, problem.retryAfter || 2);
-        onWait(seconds);
-        await pause(1000 * seconds, signal);
-      } else {
-        throw problem;
-      }
-    }
-  }
-}
-
-function pause(milliseconds, signal) {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal?.addEventListener("abort", () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    });
-  });
-}
-
-let tokenAsked = null;
-
-/** Ask for the token. All calls that need it wait for the same dialog; Escape ends them. */
-function askToken(isWrong) {
-  if (tokenAsked) return tokenAsked;
-  const dialog = $("token-dialog");
-  $("token-wrong").textContent = isWrong ? t("token.wrong") : "";
-  $("token").value = dialog.returnValue = "";
-  dialog.showModal();
-  tokenAsked = new Promise((resolve, reject) => {
-    dialog.onclose = () => {
-      tokenAsked = null;
-      if (dialog.returnValue === "given") resolve();
-      else reject(new client.Problem(401));
-    };
-  });
-  return tokenAsked;
-}
-
-function giveToken(event) {
-  event.preventDefault();
-  client.useToken($("token").value);
-  $("token").value = "";
-  $("token-dialog").close("given");
-}
-
 // ------------------------------------------------------------------ what is known of the child
 
 function sexOf(item) {
@@ -245,28 +190,11 @@ function fillFromHeader() {
   $("age-from-header").hidden = !usesAge;
 }
 
-function fillAge(value) {
-  const rounded = value === null ? null : Math.round(10 * value) / 10;
-  $("age-years").value = rounded === null ? "" : Math.floor(rounded / 12);
-  const rest = rounded === null ? 0 : rounded % 12;
-  $("age-months").value = rounded === null ? "" : number(rest, Number.isInteger(Math.round(10 * rest) / 10) ? 0 : 1);
-}
-
-/** Return the months of the age fields: null if they are empty, NaN if they are no age. */
-function readAge() {
-  const [years, rest] = ["age-years", "age-months"].map((id) => $(id).value.trim().replace(",", "."));
-  if (!years && !rest) return null;
-  const isNumber = /^\d*$/.test(years) && /^\d*\.?\d*$/.test(rest);
-  const total = isNumber ? 12 * Number(years) + Number(rest) : NaN;
-  return total <= MOST_MONTHS ? total : NaN;
-}
-
-function readDates() {
-  const [birth, study] = ["birth-date", "study-date"].map((id) => $(id).valueAsNumber);
-  if (Number.isNaN(birth) || Number.isNaN(study)) return;
-  const total = (study - birth) / 86_400_000 / DAYS_IN_MONTH;
-  if (total >= 0 && total <= MOST_MONTHS) fillAge(total);
-  changeAge(total >= 0 ? readAge() : NaN);
+function useDates() {
+  const total = readDates();
+  if (total === null) return;
+  if (!Number.isNaN(total)) fillAge(total);
+  changeAge(Number.isNaN(total) ? NaN : readAge());
 }
 
 function changeAge(value) {
@@ -391,9 +319,14 @@ function say(item, text) {
 /** Say the outcome of the chosen item to a screen reader. */
 function announce() {
   if (!current || current.state === "asking") return;
-  if (current.problem) $("status").textContent = $("problem-text").textContent;
-  else if (current.state === "refused") $("status").textContent = `${t("refusal.title")}: ${refusalText(current.answer)}`;
-  else if (current.answer) $("status").textContent = `${t("title")}: ${stateText(current)}. ${t("announce.findings", {n: number(current.answer.findings.length)})}`;
+  if (current.problem) {
+    $("status").textContent = $("problem-text").textContent;
+  } else if (current.state === "refused") {
+    $("status").textContent = `${t("refusal.title")}: ${refusalText(current.answer)}`;
+  } else if (current.answer) {
+    const findings = t("announce.findings", {n: number(current.answer.findings.length)});
+    $("status").textContent = `${t("title")}: ${stateText(current)}. ${findings}`;
+  }
 }
 
 // ------------------------------------------------------------------ heat map
@@ -568,7 +501,7 @@ function listenChild() {
     changeAge(null);
     $("age-years").focus();
   });
-  for (const id of ["birth-date", "study-date"]) $(id).addEventListener("change", readDates);
+  for (const id of ["birth-date", "study-date"]) $(id).addEventListener("change", useDates);
   $("label").addEventListener("input", () => {
     current.label = $("label").value;
     $("report-label").textContent = current.label;

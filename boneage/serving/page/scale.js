@@ -19,7 +19,8 @@ export function drawScale({months, interval, chronological}) {
       y2: TOP + TRACK + (isLong ? 8 : 4)}));
     const anchor = year === 0 ? "start" : year === YEARS ? "end" : "middle";
     const kind = isLong && year !== 18 ? "long" : "short"; // short: where there is room
-    const label = node("text", {class: `year ${kind}`, x, y: TOP + TRACK + 22, "text-anchor": anchor});
+    const place = {x, y: TOP + TRACK + 22, "text-anchor": anchor};
+    const label = node("text", {class: `year ${kind}`, ...place});
     label.textContent = year;
     svg.append(label);
   }

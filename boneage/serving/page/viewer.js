@@ -9,7 +9,9 @@ export class Viewer {
   constructor(name) {
     const figure = document.getElementById(name);
     figure.append(document.getElementById("viewer-template").content.cloneNode(true));
-    for (const node of figure.querySelectorAll("[data-part]")) node.id = `${name}-${node.dataset.part}`;
+    for (const node of figure.querySelectorAll("[data-part]")) {
+      node.id = `${name}-${node.dataset.part}`;
+    }
     for (const node of figure.querySelectorAll("label")) {
       node.htmlFor = `${name}-${node.dataset.for}`;
     }
