@@ -22,14 +22,14 @@ FROM python AS locked-gpu
 COPY requirements-gpu.lock ./
 RUN pip install --require-hashes --only-binary=:all: -r requirements-gpu.lock \
     && pip uninstall --yes crepes execnet hypothesis joblib mypy pandas-stubs \
-       pytest pytest-xdist ruff scikit-learn \
+       pytest pytest-xdist ruff scikit-learn axe-core-python httpx2 selenium \
     && rm -rf /opt/boneage/lib/python3*/site-packages/tensorflow/include
 
 FROM python AS locked-cpu
 COPY requirements.lock ./
 RUN pip install --require-hashes --only-binary=:all: -r requirements.lock \
     && pip uninstall --yes crepes execnet hypothesis jax jaxlib joblib mypy pandas-stubs \
-       pytest pytest-xdist ruff scikit-learn \
+       pytest pytest-xdist ruff scikit-learn axe-core-python httpx2 selenium \
     && rm -rf /opt/boneage/lib/python3*/site-packages/tensorflow/include
 
 FROM locked-cpu AS wheel

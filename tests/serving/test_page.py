@@ -46,6 +46,15 @@ window.fetch = async (address, options) => {
   return new Response(JSON.stringify({heat, limit_months: 6}));
 };
 """
+# The first upload gets a problem, the next ones what the server says.
+REPLY_ONCE = """
+const [status, send] = [arguments[0], window.fetch.bind(window)];
+window.fetch = (address, options) => {
+  if (options?.method !== "POST" || window.isBusy) return send(address, options);
+  window.isBusy = true;
+  return Promise.resolve(new Response("{}", {status, headers: {"Retry-After": "1"}}));
+};
+"""
 OUTSIDE = """
 return [...document.querySelectorAll("button, input, select, textarea, summary, canvas, a")]
   .filter((node) => node.checkVisibility({visibilityProperty: true}) && !node.matches(".skip"))
@@ -317,6 +326,33 @@ def test_the_pictures_zoom_and_have_a_window(page, hands):
     assert page.state()["pictures"] == plain
 
 
+def test_several_radiographs_are_answered_one_after_the_other(page, hands, no_hand):
+    page.element("files").send_keys("\n".join(map(str, (*hands, no_hand))))
+    page.settle()
+    page.wait_for(lambda: not page.all("#list .state-waiting, #list .state-asking"))
+    assert len(page.all("#list .state-answered")) == 2
+    assert len(page.all("#list .state-refused")) == 1
+    assert page.all("#list button")[0].get_attribute("aria-current") == "true"
+
+
+def test_a_busy_server_is_asked_again(page, hands):
+    page.script(REPLY_ONCE, 503)
+    page.element("files").send_keys(str(hands[0]))
+    page.wait_for(lambda: page.script("return window.isBusy"))
+    assert page.is_shown("waiting")
+    page.settle()
+    assert page.all("article.estimate")
+
+
+def test_a_server_that_failed_is_asked_again_by_a_person(page, hands):
+    page.script(REPLY_ONCE, 500)
+    page.give(hands[0])
+    assert page.is_shown("problem")
+    page.click("retry")
+    page.settle()
+    assert page.all("article.estimate")
+
+
 # --- A radiograph shows nothing of another.
 
 
@@ -370,7 +406,9 @@ def test_the_heat_map_has_a_slider_and_stays_with_its_radiograph(page, hands):
     page.choose_sex("F")
     page.wait_for(lambda: drawn(page))
     plain = page.state()["pictures"]
+    can_heat(page)
     page.click("heat-ask")
+    release(page)
     page.wait_for(lambda: page.is_shown("heat-opacity"))
     page.wait_for(lambda: page.state()["pictures"] != plain)
     heated = page.state()["pictures"]
