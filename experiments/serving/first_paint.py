@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import tempfile
 import time
@@ -45,7 +46,9 @@ def visit(address: str, language: str) -> dict[str, Any]:
         options.add_argument(f"--user-data-dir={profile}")
         options.add_argument(f"--lang={language}")
         options.add_experimental_option("prefs", {"intl.accept_languages": language})
-        browser = webdriver.Chrome(options=options)
+        options.binary_location = shutil.which("chromium") or ""
+        driver = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+        browser = webdriver.Chrome(options=options, service=driver)
         try:
             browser.set_script_timeout(30)
             browser.get(address)

@@ -35,7 +35,7 @@ from typing import Any
 import psutil
 
 from boneage.runtime.files import write_json
-from experiments.serving.hostile_requests import CLOSED, Attack, attack
+from experiments.serving.hostile_requests import CLOSED, ROUTES, Attack, attack
 from experiments.serving.load import percentile
 from experiments.serving.server import HOST, ROOT, Server, machine, request, serving
 from experiments.serving.uploads import (
@@ -340,6 +340,21 @@ def run_all(server: Server, count: int, seed: int, uploads: list[Upload]) -> Cou
     return counts
 
 
+def warm_up(server: Server, uploads: list[Upload]) -> None:
+    """Let every worker do everything once: what it then keeps is no growth."""
+    bodies = [(route, upload.body(pictures="true")) for route in ROUTES for upload in uploads]
+
+    def work() -> None:
+        for route, body in bodies:
+            request(server.port, "POST", route, body, MEDIA_TYPE)
+
+    threads = [threading.Thread(target=work) for _ in range(_FAST_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def measure(count: int, seed: int, arguments: list[str]) -> dict[str, Any]:
     """Attack a server; see the module."""
     uploads = with_answers([*phantom_files(), *png_phantoms(1, size=2000)])
@@ -348,10 +363,7 @@ def measure(count: int, seed: int, arguments: list[str]) -> dict[str, Any]:
         places = [*server.folders, ROOT / "boneage"]
         files = listing(places)
         watch = Watch(server)
-        warm = Counts()
-        for _ in range(5):
-            for upload in uploads:
-                ask_well(server.port, upload, warm)
+        warm_up(server, uploads)
         time.sleep(_SETTLE)
         before, open_files = server.memory_mb(), count_open(server)
         watch.start()

@@ -21,7 +21,8 @@ CLOSED = 0
 _FILES = frozenset({200, 422, 503, 504})
 _MALFORMED = frozenset({CLOSED, 400, 404, 405, 408, 411, 413, 414, 415, 417, 421, 422, 431, 505})
 _READ_OR_REFUSED = _FILES | _MALFORMED
-_ROUTES = ("/v1/predict",) * 7 + ("/v1/dicom/report", "/v1/dicom/image", "/v1/explain")
+ROUTES = ("/v1/predict", "/v1/dicom/report", "/v1/dicom/image", "/v1/explain")
+_ROUTES = ("/v1/predict",) * 6 + ROUTES
 _PAUSE = 0.5
 
 
