@@ -1,4 +1,4 @@
-"""Make training on a CPU faster: keep freed memory in the process."""
+"""What glibc does with freed memory: keep it for a training, or give it back to the system."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+def give_back_freed_memory() -> None:
+    """Make glibc give freed memory back to the system. Elsewhere this does nothing.
+
+    It costs a fraction of a millisecond. Without it, one large image makes a process larger for
+    good.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from boneage.errors import InputError
+from boneage.runtime.cpu_settings import give_back_freed_memory
 from boneage.runtime.provenance import limit_cores
 from boneage.serving.asking import Asked, Reply
 from boneage.serving.problems import MEDIA_TYPE, in_words, problem_body
@@ -86,6 +87,7 @@ def answer_requests(
             say(connection, {**header, "outcome": reply.outcome, "error": error})
             connection.send_bytes(reply.body)
             del reply
+            give_back_freed_memory()
 
 
 def say(connection: Connection, values: Mapping[str, Any]) -> None:

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from boneage.runtime.files import write_json
-from experiments.serving.server import HOST, ROOT, machine, serving
+from experiments.serving.server import HOST, ROOT, machine, record, serving
 
 RESULT = ROOT / "experiments/serving/results/first-paint.json"
 _PAINT = """
@@ -119,8 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     facts = machine()
     result = measure(options.visits)
-    write_json(options.out, {"machine": facts, **result})
-    print(json.dumps(result, indent=2))
+    record(options.out, facts, result)
 
 
 if __name__ == "__main__":

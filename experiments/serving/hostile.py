@@ -34,10 +34,9 @@ from typing import Any
 
 import psutil
 
-from boneage.runtime.files import write_json
 from experiments.serving.hostile_requests import CLOSED, ROUTES, Attack, attack
 from experiments.serving.load import percentile
-from experiments.serving.server import HOST, ROOT, Server, machine, request, serving
+from experiments.serving.server import HOST, ROOT, Server, machine, record, request, serving
 from experiments.serving.uploads import (
     IDENTITY,
     MEDIA_TYPE,
@@ -429,8 +428,7 @@ def main() -> None:
     options = parser.parse_args()
     facts = machine()
     result = measure(options.count, options.seed, options.arguments)
-    write_json(options.out, {"machine": facts, **result})
-    print(json.dumps(result, indent=2))
+    record(options.out, facts, result)
 
 
 if __name__ == "__main__":

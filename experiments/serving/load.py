@@ -24,8 +24,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from boneage.runtime.files import write_json
-from experiments.serving.server import HOST, ROOT, Server, machine, serving
+from experiments.serving.server import HOST, ROOT, Server, machine, record, serving
 from experiments.serving.uploads import MEDIA_TYPE, Upload, png_phantoms, with_answers
 
 RESULT = ROOT / "experiments/serving/results/load.json"
@@ -146,8 +145,7 @@ def main() -> None:
     facts = machine()
     with serving("--views", "1") as server:
         result = measure(server, options.clients, options.seconds, options.single)
-    write_json(options.out, {"machine": facts, **result})
-    print(json.dumps(result, indent=2))
+    record(options.out, facts, result)
 
 
 if __name__ == "__main__":

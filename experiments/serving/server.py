@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from boneage.runtime.files import write_json
 from boneage.runtime.provenance import package_versions, provenance
 
 ROOT = Path(__file__).parents[2]
@@ -150,3 +152,10 @@ def machine() -> dict[str, Any]:
     values["versions"] |= package_versions(_PACKAGES)
     values["load_average_before"] = round(os.getloadavg()[0], 2)
     return values
+
+
+def record(path: Path, facts: dict[str, Any], result: dict[str, Any]) -> None:
+    """Write a result with what `machine` said, and print it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"machine": facts, **result})
+    print(json.dumps(result, indent=2))

@@ -15,15 +15,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
-import json
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-from boneage.runtime.files import write_json
 from experiments.serving.load import percentile
-from experiments.serving.server import HOST, ROOT, Server, machine, serving
+from experiments.serving.server import HOST, ROOT, Server, machine, record, serving
 from experiments.serving.uploads import MEDIA_TYPE, Upload, draw, encode, png_phantoms
 
 RESULT = ROOT / "experiments/serving/results/single.json"
@@ -97,8 +95,7 @@ def main() -> None:
     options = parser.parse_args()
     facts = machine()
     result = measure(options.count, options.starts)
-    write_json(options.out, {"machine": facts, **result})
-    print(json.dumps(result, indent=2))
+    record(options.out, facts, result)
 
 
 if __name__ == "__main__":
