@@ -63,7 +63,7 @@ class Page:
         self.driver.get(f"{self.address}/?lang={language}")
         self.wait_for(lambda: self.text("choose"))
 
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
         from selenium.webdriver.support.ui import WebDriverWait
 
         return WebDriverWait(self.driver, seconds, 0.05).until(lambda _: condition())
