@@ -134,11 +134,14 @@ function comparisonBox(compared) {
     const text = t(`assessment.${word}`);
     add("comparison.assessment", element("strong", `assessment ${word}`, text));
   }
-  add("comparison.score", word ? scoreText(compared) : noScoreText(compared.reason ?? ""));
+  if (word) add("comparison.score", scoreText(compared));
   add("comparison.chronological", age(compared.chronological_age_months));
   const difference = number(compared.difference_months, 1, true);
   add("comparison.difference", t("months.other", {n: difference}));
-  if (!word) return box;
+  if (!word) {
+    box.append(element("p", "why", noScoreText(compared.reason ?? "")));
+    return box;
+  }
   const score = number(compared.sd_score_from_mean, 1, true);
   box.append(
     element("p", "why", t(`assessment.${word}.why`)),

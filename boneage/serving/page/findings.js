@@ -3,7 +3,7 @@
 // A text is found by its code. The numbers in it come from the English message. A message that
 // doesn't match, or a code without a text, is shown as it is.
 
-import {hasText, t} from "./texts.js";
+import {age, hasText, t} from "./texts.js";
 
 const NUMBERS = {
   "age-in-years": /whole years/,
@@ -50,7 +50,10 @@ export function refusalText(answer) {
 /** Return why there is no SD score, in words. */
 export function noScoreText(reason) {
   const outside = /no SD score at .* expected (?<low>[\d.]+) to (?<high>[\d.]+)/.exec(reason);
-  if (outside) return t("score.outside", outside.groups);
+  if (outside) {
+    const {low, high} = outside.groups;
+    return t("score.outside", {low: age(Number(low)), high: age(Number(high))});
+  }
   if (/seems to be in years/.test(reason)) return t("score.years");
   return sentence(reason);
 }

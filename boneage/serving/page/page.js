@@ -127,6 +127,7 @@ async function ask(item) {
   Object.assign(item, {controller, state: "asking", answer: null, problem: null, heat: null});
   item.heatController = null;
   show();
+  if (item === current) $("status").textContent = t("asking");
   try {
     const wait = (seconds) => say(item, t("busy", {seconds: number(seconds)}));
     const answer = await patiently(
@@ -312,6 +313,7 @@ function showActions() {
 
 function say(item, text) {
   if (item !== current) return;
+  $("status").textContent = text;
   $("waiting").textContent = text;
   $("waiting").hidden = false;
 }
@@ -469,7 +471,9 @@ function listenDrop() {
   }
   document.addEventListener("drop", (event) => {
     event.preventDefault();
-    add(event.dataTransfer.files);
+    const entries = [...event.dataTransfer.items].map((each) => each.webkitGetAsEntry?.());
+    const files = [...event.dataTransfer.files];
+    add(files.filter((_, at) => !entries[at]?.isDirectory)); // a folder can't be sent
   });
   document.addEventListener("paste", (event) => add(event.clipboardData.files));
 }
