@@ -268,6 +268,17 @@ def test_a_picture_without_a_hand_is_refused_in_words(page, no_hand):
     assert not page.is_shown("save-report")
 
 
+@pytest.mark.parametrize("kind", ["black", "noise"])
+def test_a_picture_of_nothing_is_refused_in_words(page, tmp_path, kind):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 160), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "picture.png"), noise * (kind == "noise"))
+    page.give(tmp_path / "picture.png")
+    (refusal,) = page.texts("#estimates .refusal")
+    assert len(refusal) > 40
+    assert page.is_shown("whole-canvas")
+    assert not page.all("article.estimate")
+
+
 def test_a_file_that_is_no_image_is_a_problem_in_words(page, no_image, hands):
     page.give(no_image)
     assert page.is_shown("problem")
@@ -516,11 +527,17 @@ def test_dark_where_the_system_is_dark(page, hands):
     assert text > 0.7
 
 
-def test_nothing_moves_where_the_system_asks_for_less_motion(page, hands):
-    page.emulate(prefers_reduced_motion="reduce")
-    page.give(hands[0])
-    moving = "return document.getAnimations().filter((each) => each.playState === 'running').length"
-    assert page.script(moving) == 0
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_nothing_moves_where_the_system_asks_for_less_motion(page, hands, motion):
+    page.emulate(prefers_reduced_motion=motion)
+    page.script(HOLD_FIRST)
+    page.element("files").send_keys(str(hands[0]))
+    page.wait_for(lambda: page.script("return window.release !== undefined"))
+    assert page.is_shown("waiting")
+    moving = page.script("return document.getAnimations().length")
+    assert (moving == 0) == (motion == "reduce")
+    release(page)
+    page.settle()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
