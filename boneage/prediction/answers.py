@@ -181,7 +181,11 @@ class Answer:
             "reason": None if self.fault is None else f"{self.fault.what}. {self.fault.fix}",
             "reason_code": self.reason_code or None,
             "findings": [
-                {"code": finding.code, "message": f"{finding.what}. {finding.fix}"}
+                {
+                    "code": finding.code,
+                    "message": f"{finding.what}. {finding.fix}",
+                    "is_corrected": finding.is_corrected,
+                }
                 for finding in self.findings
             ],
             "chronological_age_months": self.chronological_age_months,

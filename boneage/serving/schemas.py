@@ -73,6 +73,7 @@ class FindingObject(BaseModel):
 
     code: str = Field(description="A word for programs.")
     message: str = Field(description="Sentences for people.")
+    is_corrected: bool = Field(description="It was put right for the answer.")
 
 
 class ModelObject(BaseModel):

@@ -38,6 +38,7 @@ def test_an_answer_has_one_form_in_json():
         {
             "code": "two-hands",
             "message": "it probably shows two hands. Cut out the left hand.",
+            "is_corrected": False,
         }
     ]
     assert "not a medical device" in values["notice"]

@@ -1,6 +1,6 @@
 // An answer as elements, and as a sentence for dictation.
 
-import {findingText, isPutRight, noScoreText, refusalText} from "./findings.js";
+import {findingText, noScoreText, refusalText} from "./findings.js";
 import {drawScale} from "./scale.js";
 import {age, hasText, months, number, t} from "./texts.js";
 
@@ -51,9 +51,9 @@ export function refusalCard(answer) {
 
 /** Return the findings as list items: warnings first, then what was put right. */
 export function findingItems(answer) {
-  const found = [...(answer.findings ?? [])].sort((a, b) => isPutRight(a) - isPutRight(b));
+  const found = [...(answer.findings ?? [])].sort((a, b) => a.is_corrected - b.is_corrected);
   const listed = found.map((finding) =>
-    findingItem(isPutRight(finding) ? "note" : "warning", finding.code, findingText(finding)));
+    findingItem(finding.is_corrected ? "note" : "warning", finding.code, findingText(finding)));
   if (answer.page?.header.laterality === "R") {
     listed.unshift(findingItem("warning", "right-hand", t("right-hand")));
   }

@@ -29,15 +29,9 @@ const NUMBERS = {
 
 const WORDS = ["F", "M", "left", "right", "upper", "lower"];
 
-/** Return whether a finding says what was put right, and not what a person should check. */
-export function isPutRight(finding) {
-  if (typeof finding.is_corrected === "boolean") return finding.is_corrected;
-  return finding.code === "rotated" || finding.message.startsWith("the grey levels were inverted");
-}
-
 /** Return a finding in words. */
 export function findingText(finding) {
-  return worded("finding", finding.code, finding.message, isPutRight(finding));
+  return worded("finding", finding.code, finding.message, finding.is_corrected);
 }
 
 /** Return why an answer was refused, in words. */
