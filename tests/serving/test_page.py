@@ -477,8 +477,10 @@ def test_a_name_of_a_file_is_no_markup(page, hands, tmp_path):
     assert page.driver.title != "caught"
 
 
-def test_the_token_is_asked_for_and_kept_in_memory_only(guarded_page, token, hands):
+def test_the_token_is_asked_for_and_kept_in_memory_only(guarded_page, token, hands, axe):
     page, (secret, _) = guarded_page, token
+    page.wait_for(lambda: page.is_shown("token-dialog"))
+    assert serious(page, axe) == []
     for attempt in ("wrong", secret):
         page.wait_for(lambda: page.is_shown("token-dialog"))
         page.element("token").send_keys(attempt)
