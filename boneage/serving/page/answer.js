@@ -50,14 +50,23 @@ export function refusalCard(answer) {
 }
 
 /** Return the findings as list items: warnings first, then what was put right. */
-export function findingItems(answer) {
-  const found = [...(answer.findings ?? [])].sort((a, b) => a.is_corrected - b.is_corrected);
-  const listed = found.map((finding) =>
-    findingItem(finding.is_corrected ? "note" : "warning", finding.code, findingText(finding)));
-  if (answer.page?.header.laterality === "R") {
-    listed.unshift(findingItem("warning", "right-hand", t("right-hand")));
+export function findingItems(answer, isDrawn) {
+  const notes = (answer.findings ?? []).filter((finding) => finding.is_corrected);
+  return [
+    ...warningsOf(answer, isDrawn).map(([code, text]) => findingItem("warning", code, text)),
+    ...notes.map((finding) => findingItem("note", finding.code, findingText(finding))),
+  ];
+}
+
+/** Return what a person should check, as pairs of a code and a text. */
+function warningsOf(answer, isDrawn) {
+  const found = (answer.findings ?? []).filter((finding) => !finding.is_corrected)
+    .map((finding) => [finding.code, findingText(finding)]);
+  if (answer.page?.header.laterality === "R") found.unshift(["right-hand", t("right-hand")]);
+  if (isDrawn && !found.some(([code]) => code === "drawing")) {
+    found.unshift(["drawing", t("finding.drawing")]);
   }
-  return listed;
+  return found;
 }
 
 function findingItem(kind, code, text) {
@@ -67,7 +76,7 @@ function findingItem(kind, code, text) {
 }
 
 /** Return the answer as text for a report, a sentence or a few for each sex. */
-export function dictation(answer) {
+export function dictation(answer, isDrawn) {
   const model = answer.models.map((each) => [each.name, each.version].join(" ").trim()).join(" + ");
   const two = Boolean(answer.by_sex);
   const sentences = [t("dictation.method", {model})];
@@ -90,6 +99,9 @@ export function dictation(answer) {
         reference: referenceText(compared),
       }));
     }
+  }
+  for (const [, text] of warningsOf(answer, isDrawn)) {
+    sentences.push(`${t("findings.warning")} ${text}`);
   }
   return [...sentences, t("dictation.notice")].join(" ");
 }

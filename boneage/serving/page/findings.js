@@ -17,6 +17,7 @@ const NUMBERS = {
   "other-body-part": /is (?<part>\w+)/,
   "other-modality": /is (?<modality>\w+)/,
   "other-sex": /is (?<header>[FM]), not (?<given>[FM])/,
+  "rotated.half": /by 180 degrees/,
   "rotated.clockwise": /by (?<degrees>\d+) degrees clockwise/,
   "rotated.counter-clockwise": /by (?<degrees>\d+) degrees counter-clockwise/,
   "saturated-image": /(?<share>\d+) % of it/,

@@ -237,8 +237,9 @@ function show() {
   $("estimates").append(...(cards.length ? cards : [refusalCard(item.answer)]));
   $("estimates").classList.toggle("two", cards.length > 1);
   if (cards.length > 1) $("estimates").prepend(element("p", "both", t("answer.both")));
-  $("findings").append(...findingItems(item.answer));
-  $("sentence").value = cards.length ? dictation(item.answer) : refusalText(item.answer);
+  const isDrawn = Boolean(item.title); // a sample
+  $("findings").append(...findingItems(item.answer, isDrawn));
+  $("sentence").value = cards.length ? dictation(item.answer, isDrawn) : refusal(item);
   showActions();
 }
 
@@ -307,8 +308,13 @@ function showProblem(problem) {
 
 function showActions() {
   const isAnswered = current.answer?.status === "answered";
-  const canDicom = isAnswered && current.header?.is_dicom && described?.can_write_dicom;
-  $("save-report").hidden = $("save-image").hidden = !canDicom;
+  const isDicom = isAnswered && Boolean(current.header?.is_dicom);
+  $("save-report").hidden = $("save-image").hidden = !isDicom || !described?.can_write_dicom;
+  $("no-dicom").hidden = !isDicom || described?.can_write_dicom !== false;
+}
+
+function refusal(item) {
+  return `${t("refusal.title")}: ${refusalText(item.answer)}`;
 }
 
 function say(item, text) {
@@ -324,9 +330,9 @@ function announce() {
   if (current.problem) {
     $("status").textContent = $("problem-text").textContent;
   } else if (current.state === "refused") {
-    $("status").textContent = `${t("refusal.title")}: ${refusalText(current.answer)}`;
+    $("status").textContent = refusal(current);
   } else if (current.answer) {
-    const findings = t("announce.findings", {n: number(current.answer.findings.length)});
+    const findings = t("announce.findings", {n: number($("findings").childElementCount)});
     $("status").textContent = `${t("title")}: ${stateText(current)}. ${findings}`;
   }
 }
