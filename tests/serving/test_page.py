@@ -264,6 +264,7 @@ def test_a_picture_without_a_hand_is_refused_in_words(page, no_hand):
     (refusal,) = page.texts("#estimates .refusal")
     assert len(refusal) > 40
     assert not page.all("article.estimate")
+    assert "No bone age" in page.element("sentence").get_attribute("value")
     assert not page.is_shown("heat-ask")
     assert not page.is_shown("save-report")
 
@@ -304,6 +305,7 @@ def test_a_dicom_header_says_the_sex_which_a_person_confirms(page, dicom, tmp_pa
     assert not re.search("Doe|4711", page.script("return document.body.innerText"))
     if find_spec("highdicom") is None:
         assert not page.is_shown("save-report")
+        assert "boneage[dicom]" in page.text("no-dicom")
         return
     page.download_to(tmp_path)
     for name, modality in (("report", "SR"), ("image", "OT")):
@@ -320,6 +322,10 @@ def test_a_sample_is_answered(page):
     page.settle()
     assert len(page.all("article.estimate")) == 1
     assert page.all(".assessment")
+    sentence = page.element("sentence").get_attribute("value")
+    assert "boy" in sentence
+    assert "drawn hand" in sentence
+    assert all(warning in sentence for warning in page.texts("#findings .warning"))
 
 
 def test_the_pictures_zoom_and_have_a_window(page, hands):
