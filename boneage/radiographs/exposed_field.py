@@ -168,7 +168,8 @@ def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], 
     """
     height, width = grey.shape
     terms = _terms(height, width)
-    values = grey.astype(np.float32)
+    # In 32 bits, the order of additions, which differs between processors, would move some crops.
+    values = grey.astype(np.float64)
     ring = field & (1 - erode(field, 6))
     low, high = percentiles(grey, field, (5, 90))
     tolerance = max(1, round(_TOLERANCE * (high - low)))
@@ -191,7 +192,7 @@ def above_background(grey: Grey, field: Mask) -> tuple[npt.NDArray[np.float32], 
             )
         except np.linalg.LinAlgError:  # all samples are on a line
             break
-        above = values - (terms @ weights.astype(np.float32)).reshape(height, width)
+        above = values - (terms @ weights).reshape(height, width)
         residual = above.ravel()[chosen]
         spread = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
         noise = min(max(_NOISE_AT_LEAST, spread), most_noise)
@@ -228,13 +229,13 @@ def _histogram(grey: Grey, mask: Mask) -> npt.NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=16)
-def _terms(height: int, width: int) -> npt.NDArray[np.float32]:
-    """Return the terms of a quadratic surface: float32 (height * width, 6)."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+def _terms(height: int, width: int) -> npt.NDArray[np.float64]:
+    """Return the terms of a quadratic surface: float64 (height * width, 6)."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     x, y = (x / width - 0.5).ravel(), (y / height - 0.5).ravel()
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
     terms.flags.writeable = False
-    return np.asarray(terms, np.float32)
+    return np.asarray(terms)
 
 
 def _is_field(mask: Mask) -> bool:

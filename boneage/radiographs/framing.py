@@ -21,7 +21,7 @@ from boneage.recipe import Framing
 
 # Raise it whenever decoding and `frame` give other pixels for the same settings: stores are then
 # rebuilt.
-VERSION = 5
+VERSION = 6
 
 HAND = "hand"
 WHOLE_RADIOGRAPH_ASKED = "whole radiograph: framing.crop is none"
