@@ -21,6 +21,7 @@ from boneage.cli.output import log, verb_group
 from boneage.cli.predict import predict
 from boneage.cli.series import cross_validate, sweep
 from boneage.cli.serve import serve
+from boneage.cli.site import site
 from boneage.cli.stress import stress
 from boneage.cli.train import reproduce, train
 from boneage.errors import InputError
@@ -34,6 +35,7 @@ VERBS = (
     "serve",
     "report",
     "data",
+    "site",
     "compare",
     "stress",
     "calibrate",
@@ -63,6 +65,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(serve)
+app.command()(site)
 app.command()(report)
 app.command()(compare)
 app.command()(stress)

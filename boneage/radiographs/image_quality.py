@@ -269,7 +269,7 @@ def _polarity_score(radiograph: Floats, orientation: Orientation) -> float:
         int(top * height) : max(int(bottom * height), 1),
         int(left * width) : max(int(right * width), 1),
     ]
-    weights = _polarity_weights()
+    weights = read_polarity_weights()
     scores = []
     for part in (radiograph, window if min(window.shape) > 1 else radiograph):
         upright = np.ascontiguousarray(np.rot90(part, orientation.turn // 90))
@@ -278,7 +278,8 @@ def _polarity_score(radiograph: Floats, orientation: Orientation) -> float:
 
 
 @functools.cache
-def _polarity_weights() -> Floats:
+def read_polarity_weights() -> Floats:
+    """Return the weights of `grey_bands` by which dense is bright."""
     file = importlib.resources.files("boneage.radiographs") / "orientation.npz"
     with file.open("rb") as stream, np.load(stream) as stored:
         return np.asarray(stored["polarity"], np.float32)

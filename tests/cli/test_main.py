@@ -18,7 +18,7 @@ def test_help_lists_the_verbs_the_most_used_first() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     listed = re.findall(r"^  ([a-z-]+)  +[A-Z]", done.stdout.partition("Commands:")[2], re.M)
     assert listed == list(VERBS)
-    assert listed[:5] == ["train", "evaluate", "predict", "report", "data"]
+    assert listed[:5] == ["train", "evaluate", "predict", "serve", "report"]
     assert len(listed) <= 16
 
 
