@@ -10,10 +10,9 @@ import io
 import os
 import re
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -488,18 +487,23 @@ def _refusing_what_is_printed() -> Iterator[None]:
     """Refuse pixels of which GDCM's libjpeg prints a warning, which is the only way to hear it.
 
     Hold it within `quiet_pydicom()`, so that threads take turns. What other threads print meanwhile
-    comes a moment later.
+    comes a moment later. A pipe holds it, because a server's worker can write no file. What does
+    not fit into the pipe, 64 KiB on Linux, is lost.
     """
-    with tempfile.TemporaryFile() as printed:
+    read_end, write_end = os.pipe()
+    with suppress(AttributeError):  # Windows before Python 3.12
+        os.set_blocking(read_end, False)
+        os.set_blocking(write_end, False)
+    with os.fdopen(read_end, "rb", buffering=0) as printed:
         kept = os.dup(2)
-        os.dup2(printed.fileno(), 2)
+        os.dup2(write_end, 2)
+        os.close(write_end)
         try:
             yield
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            printed.seek(0)
-            lines = printed.read().splitlines(keepends=True)
+            lines = (printed.readall() or b"").splitlines(keepends=True)
             warned = [line for line in lines if b"JPEG" in line]
             os.write(2, b"".join(line for line in lines if line not in warned))
     if warned:

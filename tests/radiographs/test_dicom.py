@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -425,6 +427,27 @@ def test_what_pacs_send_is_read_exactly(
     if name != "JPEG-LS near lossless":
         signed = (stored.astype(np.int32) - 2 ** (bits - 1)).astype(f"i{stored.itemsize}")
         assert np.array_equal(read(signed, bits, syntax=LOSSLESS[name]), read(stored, bits))
+
+
+WITHOUT_FILES = """
+import resource, sys
+from boneage.radiographs.reader import read_radiograph
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+print(*read_radiograph(sys.argv[1]).shape)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_it_is_read_where_no_file_can_be_written(
+    make_dicom: MakeDicom, hand: npt.NDArray[np.uint8], tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "radiograph.dcm"
+    path.write_bytes(make_dicom(hand, 8, syntax=LOSSLESS[name]))
+    command = [sys.executable, "-B", "-c", WITHOUT_FILES, str(path)]
+    shape = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shape.split() == [str(size) for size in hand.shape]
 
 
 def test_baseline_jpeg_is_read_and_twelve_bit_jpeg_refused(
