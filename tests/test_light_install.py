@@ -59,11 +59,12 @@ sys.meta_path.insert(0, Absent)
 def test_every_package_of_an_extra_has_its_extra_in_the_messages() -> None:
     extras = PROJECT["optional-dependencies"]
     found = {}
-    for extra in ("train", "dicom", "export", "jax", "tensorboard"):
+    for extra in ("train", "dicom", "export", "serve", "jax", "tensorboard"):
         for name in (Requirement(line).name for line in extras[extra]):
             if name != "boneage":
                 found[MODULE_OF.get(name, name.replace("-", "_"))] = extra
-    assert found == EXTRA_OF
+    come_with_others = dict.fromkeys(("multipart", "starlette"), "serve")
+    assert found | come_with_others == EXTRA_OF
 
 
 def test_without_the_extra_a_verb_says_what_to_install(
