@@ -317,6 +317,15 @@ def test_a_dicom_header_says_the_sex_which_a_person_confirms(page, dicom, tmp_pa
         assert document.StudyInstanceUID == "1.2.826.0.1.3680043.10.999.2"
 
 
+def test_another_sex_or_age_than_in_the_header_is_a_warning(page, dicom):
+    page.give(dicom)
+    page.choose_sex("M")
+    page.set_age(2, 1)
+    sex, age = page.texts("#findings [data-code^=other]")
+    assert "girl, you gave boy" in sex
+    assert re.search(r"says 10 years( \d+ months?)?, not 2 years 1 month\.", age)
+
+
 def test_a_sample_is_answered(page):
     page.all("#samples button")[1].click()
     page.settle()

@@ -60,7 +60,8 @@ function worded(as, code, message, isCorrected) {
     const key = `${as}.${each}`;
     if (found && hasText(key)) {
       const values = Object.entries(found.groups ?? {});
-      return t(key, Object.fromEntries(values.map(([name, value]) => [name, word(value)])));
+      const inWords = code === "other-age" ? (value) => age(Number(value)) : word;
+      return t(key, Object.fromEntries(values.map(([name, value]) => [name, inWords(value)])));
     }
   }
   return sentence(message);
