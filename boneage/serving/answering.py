@@ -25,6 +25,7 @@ from boneage.radiographs.image_quality import highest_level
 from boneage.radiographs.reader import Radiograph, read_radiograph
 from boneage.runtime.extras import has_package
 from boneage.serving.asking import Asked, Reply
+from boneage.serving.problems import in_words, problem_reply
 
 LONG_SIDE = 1024
 """Longest side of the radiograph that a page gets, in pixels."""
@@ -47,16 +48,16 @@ def answer_upload(estimator: Estimator, asked: Asked, content: bytes) -> Reply:
     """
     upload = Upload(asked.name, content)
     answer = estimator.predict(upload, asked.sex, asked.chronological_age_months)
-    if answer.fault is not None and answer.status != "refused":
-        return problem(422, "The radiograph can't be read", _in_words(answer), answer.status)
+    words = "" if answer.fault is None else in_words([answer.fault])
+    if words and answer.status != "refused":
+        return problem_reply(422, words, answer.status)
     if asked.kind == "predict":
         values = answer.as_dict()
         if asked.has_pictures:
             values["page"] = _page(estimator, upload, answer)
         return _json_reply(values, answer.status)
     if not answer.estimates:
-        title = "The radiograph is refused, so there is nothing to explain or to report"
-        return problem(422, title, _in_words(answer), answer.status)
+        return problem_reply(422, f"The radiograph is refused: {words}", answer.status)
     if asked.kind == "explain":
         return _json_reply(_heat(estimator, upload, answer), answer.status)
     return _document(asked, upload, answer)
@@ -76,20 +77,6 @@ def describe_models(estimator: Estimator) -> dict[str, Any]:
         "software": f"boneage {__version__}",
         "notice": RESEARCH_ONLY,
     }
-
-
-def problem(status: int, title: str, detail: str, outcome: str = "failed") -> Reply:
-    """Return a reply that says what is wrong (RFC 9457)."""
-    values = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return Reply(status, "application/problem+json", json.dumps(values).encode(), outcome)
-
-
-def _in_words(answer: Answer) -> str:
-    fault = answer.fault
-    if fault is None:
-        return ""
-    expected = f", but {fault.expected} is expected" if fault.expected else ""
-    return f"{fault.what}{expected}. {fault.fix}"
 
 
 def _json_reply(values: dict[str, Any], outcome: str) -> Reply:
@@ -156,12 +143,11 @@ def _document(asked: Asked, upload: Upload, answer: Answer) -> Reply:
 
     if find_dicom_header(upload) is None:
         detail = "Only a radiograph in DICOM has the identifiers of a study. Upload a DICOM file."
-        return problem(422, "The radiograph is not DICOM", detail)
+        return problem_reply(422, detail)
     try:
         document = dicom_documents(upload, replace(answer, image="radiograph"))[asked.kind]
     except InputError as error:
-        fault = error.faults[0]
-        return problem(422, "The document can't be made", f"{fault.what}. {fault.fix}")
+        return problem_reply(422, f"The document can't be made: {in_words(error.faults)}")
     buffer = io.BytesIO()
     with quiet_pydicom():
         document.save_as(buffer, enforce_file_format=True)

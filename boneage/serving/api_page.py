@@ -24,11 +24,11 @@ def describe_api(openapi: Mapping[str, Any], address: str, *, has_token: bool) -
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
-        f'<title>{title}</title><link rel="icon" href="/page/icon.svg">',
-        '<link rel="stylesheet" href="/page/docs.css"></head><body><main>',
+        f'<title>{title}</title><link rel="icon" href="page/icon.svg">',
+        '<link rel="stylesheet" href="page/docs.css"></head><body><main>',
         f"<h1>{title} {escape(openapi['info']['version'])}</h1>",
         f"<p>{escape(openapi['info'].get('description', ''))}</p>",
-        '<p>For programs: <a href="/openapi.json">openapi.json</a>.</p>',
+        '<p>For programs: <a href="openapi.json">openapi.json</a>.</p>',
     ]
     problems: dict[str, str] = {}
     for path, methods in openapi["paths"].items():

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -95,7 +94,7 @@ def create_app(workers: Workers, settings: Settings) -> FastAPI:
     )
     metrics = Metrics(workers)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
-    for kind in (ProblemError, HTTPException, RequestValidationError):
+    for kind in (ProblemError, HTTPException):
         app.add_exception_handler(kind, _as_problem)
     _add_answers(app, workers, settings, metrics)
     _add_state(app, workers, metrics)
@@ -107,11 +106,10 @@ def create_app(workers: Workers, settings: Settings) -> FastAPI:
 async def _as_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, ProblemError):
         return problem_response(error)
-    if isinstance(error, HTTPException):
-        details = {404: "There is nothing at this address.", 405: "Use another method."}
-        detail = details.get(error.status_code, str(error.detail))
-        return problem_response(ProblemError(error.status_code, detail, error.headers))
-    return problem_response(ProblemError(422, "A part of the request is wrong."))
+    assert isinstance(error, HTTPException)
+    details = {404: "There is nothing at this address.", 405: "Use another method."}
+    detail = details.get(error.status_code, str(error.detail))
+    return problem_response(ProblemError(error.status_code, detail, error.headers))
 
 
 def _add_answers(app: FastAPI, workers: Workers, settings: Settings, metrics: Metrics) -> None:

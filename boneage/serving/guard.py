@@ -31,7 +31,6 @@ MOST_HEAD_BYTES = 32 * 2**10
 """Bytes of the head of a request."""
 _MOST_REQUESTS = 256
 _OTHER_SITES = ("cross-site", "same-site")
-_SEND_SECONDS = 60.0  # for a client to take a part of a response
 _DRAIN_SECONDS = 2.0  # for the rest of a body, so that the client reads why it is refused
 
 
@@ -160,7 +159,7 @@ class _Exchange:
             await self._send({**message, "more_body": True})
             await self._drain()
             message = {"type": "http.response.body", "body": b""}
-        await asyncio.wait_for(self._send(message), _SEND_SECONDS)
+        await self._send(message)
 
     def _add_headers(self, message: MutableMapping[str, Any]) -> None:
         message.setdefault("headers", [])

@@ -20,9 +20,6 @@ _MEDIA_TYPES = {
     "json": "application/json",
     "png": "image/png",
     "svg": "image/svg+xml",
-    "ico": "image/x-icon",
-    "webmanifest": "application/manifest+json",
-    "woff2": "font/woff2",
 }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from http import HTTPStatus
+from collections.abc import Iterable, Mapping
+from http.client import responses
 
-from boneage.errors import InputError
+from boneage.errors import Fault
+from boneage.serving.asking import Reply
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = "2"
@@ -33,24 +34,22 @@ def is_busy(detail: str) -> ProblemError:
     return ProblemError(503, detail, {"Retry-After": RETRY_SECONDS})
 
 
-def title_of(status: int) -> str:
-    """Return the words of an HTTP status."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
-
-
 def problem_body(status: int, detail: str) -> bytes:
     """Return a problem as JSON."""
-    title = title_of(status)
+    title = responses.get(status, "Error")
     values = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return json.dumps(values).encode()
 
 
-def in_words(error: InputError) -> str:
+def problem_reply(status: int, detail: str, outcome: str = "failed") -> Reply:
+    """Return the reply of a worker for a problem."""
+    return Reply(status, MEDIA_TYPE, problem_body(status, detail), outcome)
+
+
+def in_words(faults: Iterable[Fault]) -> str:
     """Return what is wrong with a user's input, without the name of a file."""
     return " ".join(
-        f"{fault.what}{f'; expected {fault.expected}' if fault.expected else ''}. {fault.fix}"
-        for fault in error.faults
+        f"{fault.what}{f', but {fault.expected} is expected' if fault.expected else ''}. "
+        f"{fault.fix}"
+        for fault in faults
     )

@@ -39,10 +39,14 @@ class BoundedProtocol(H11Protocol):
         self._disarm()
 
     def handle_events(self) -> None:
-        """Stop waiting once a request has come."""
+        """Stop waiting once a request has come, and the client has read the response before."""
         super().handle_events()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._disarm()
+        self._disarm_if_busy()
+
+    def resume_writing(self) -> None:
+        """Stop waiting for a client that reads again."""
+        super().resume_writing()
+        self._disarm_if_busy()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
@@ -55,18 +59,21 @@ class BoundedProtocol(H11Protocol):
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         body = problem_body(status, "The head of the request is too large or is no HTTP/1.1.")
         headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body)))]
-        for event in (
-            h11.Response(status_code=status, headers=[*headers, ("connection", "close")]),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
+        response = h11.Response(status_code=status, headers=[*headers, ("connection", "close")])
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else a response has begun
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
     def _arm(self, seconds: float) -> None:
         self._disarm()
         if self.transport is not None:
             self._timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _disarm_if_busy(self) -> None:
+        is_busy = self.cycle is not None and not self.cycle.response_complete
+        if is_busy and not self.flow.write_paused:
+            self._disarm()
 
     def _disarm(self) -> None:
         if self._timer is not None:

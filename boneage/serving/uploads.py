@@ -20,7 +20,7 @@ from boneage.serving.problems import ProblemError, is_busy
 
 FIELDS = ("sex", "chronological_age_months", "birth_date", "study_date", "pictures")
 _LONGEST_NAME = 200
-_LONGEST_VALUE = 256  # bytes of a field
+_LONGEST_VALUE = 2**10  # bytes of a field
 _FORM_BYTES = 16 * 2**10  # what the form may have besides the file
 _DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _SEXES = {"": None, "F": "F", "M": "M"}
@@ -102,6 +102,8 @@ async def read_upload(
         form = await parser.parse()
     except MultiPartException as error:
         raise ProblemError(400, f"The form can't be read. {error.message}") from None
+    except UnicodeError:  # some charsets of Python fail with it
+        raise ProblemError(400, "The form can't be read. Send it in UTF-8.") from None
     try:
         content, name, fields = await _read_form(form)
     finally:

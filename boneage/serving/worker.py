@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from math import ceil
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +20,7 @@ from boneage.errors import InputError
 from boneage.runtime.cpu_settings import give_back_freed_memory
 from boneage.runtime.provenance import limit_cores
 from boneage.serving.asking import Asked, Reply
-from boneage.serving.problems import MEDIA_TYPE, in_words, problem_body
+from boneage.serving.problems import in_words, problem_reply
 
 SPARE_MEMORY = 3 * 2**30
 """Bytes that a worker may take for a request, above what it has after loading the model."""
@@ -79,7 +78,7 @@ def answer_requests(
         while True:
             asked = Asked(**json.loads(connection.recv_bytes()))
             content = connection.recv_bytes()
-            alarm(ceil(limit) + _GRACE_SECONDS)
+            alarm(limit + _GRACE_SECONDS)
             reply, error = _answer(answer, asked, content)
             alarm(0)
             del asked, content  # nothing of a request outlives it
@@ -100,15 +99,11 @@ def _answer(answer: AnswerFunction, asked: Asked, content: bytes) -> tuple[Reply
     try:
         return answer(asked, content), ""
     except InputError as error:
-        return _problem(422, in_words(error), "unreadable"), ""
+        return problem_reply(422, in_words(error.faults), "unreadable"), ""
     except MemoryError:
-        return _problem(422, NOT_WITHIN_LIMITS, "unreadable"), "MemoryError"
+        return problem_reply(422, NOT_WITHIN_LIMITS, "unreadable"), "MemoryError"
     except Exception as error:  # noqa: BLE001 - one file may not end the others' answers
-        return _problem(500, "The server has failed at this file.", "failed"), type(error).__name__
-
-
-def _problem(status: int, detail: str, outcome: str) -> Reply:
-    return Reply(status, MEDIA_TYPE, problem_body(status, detail), outcome)
+        return problem_reply(500, "The server has failed at this file."), type(error).__name__
 
 
 def _load(options: Mapping[str, Any], cores: int) -> tuple[AnswerFunction, dict[str, Any]]:

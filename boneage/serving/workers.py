@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from boneage.errors import Fault, InputError
 from boneage.runtime.provenance import usable_cores
 from boneage.serving.asking import Asked, Reply
-from boneage.serving.problems import MEDIA_TYPE, is_busy, problem_body
+from boneage.serving.problems import MEDIA_TYPE, is_busy, problem_reply
 from boneage.serving.worker import NOT_WITHIN_LIMITS, run_worker
 
 T = TypeVar("T")
@@ -105,7 +105,9 @@ class _Worker:
 def _ending() -> Iterator[None]:
     try:
         yield
-    except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
+    except (InputError, _EndedError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a file may make a worker say anything
         raise _EndedError(type(error).__name__) from None
 
 
@@ -182,7 +184,6 @@ class Workers:
         if self.waiting >= self._queue_length + self._idle:
             raise is_busy("Too many requests wait for an answer. Try again in some seconds.")
         job = _Job(asked, content, asyncio.get_running_loop().create_future())
-        del content
         self.waiting += 1
         self._jobs.put_nowait(job)
         try:
@@ -282,7 +283,7 @@ class Workers:
                 asked = self._in_thread(worker.ask, job.asked, job.content)
                 reply, error = await asked
         except _EndedError:
-            reply = _problem(504, "The answer took too long.") if is_late else _NOT_DECODED
+            reply = problem_reply(504, "The answer took too long.") if is_late else _NOT_DECODED
             error = "it took too long" if is_late else "it ended"
         finally:
             self.in_progress -= 1
@@ -320,8 +321,4 @@ def _kill_after(worker: _Worker, seconds: float) -> Iterator[list[bool]]:
         timer.cancel()
 
 
-def _problem(status: int, detail: str, outcome: str = "failed") -> Reply:
-    return Reply(status, MEDIA_TYPE, problem_body(status, detail), outcome)
-
-
-_NOT_DECODED = _problem(422, NOT_WITHIN_LIMITS, "unreadable")
+_NOT_DECODED = problem_reply(422, NOT_WITHIN_LIMITS, "unreadable")

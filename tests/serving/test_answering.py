@@ -139,7 +139,8 @@ def test_dicom_gives_its_header_and_documents(estimator, tmp_path, write_dicom):
         assert reply.media_type == "application/dicom"
         assert pydicom.dcmread(io.BytesIO(reply.body)).Modality == modality
     reply, values = ask(estimator, png(HAND), "report", sex="F")
-    assert (reply.status, values["title"]) == (422, "The radiograph is not DICOM")
+    assert reply.status == 422
+    assert "Upload a DICOM file" in values["detail"]
 
 
 def test_an_upload_shows_its_name_and_not_its_content():
@@ -147,6 +148,23 @@ def test_an_upload_shows_its_name_and_not_its_content():
     assert str(upload) == "hand.png"
     assert "PNG" not in repr(upload)
     assert np.array_equal(read_radiograph(upload), HAND)
+
+
+def test_replies_are_as_they_are_described(estimator):
+    schemas = pytest.importorskip("boneage.serving.schemas", reason='needs the extra "serve"')
+    blank = png(np.zeros((300, 300), np.uint8))
+    known = {"sex": "F", "chronological_age_months": 90.0, "has_pictures": True}
+    for schema, values in (
+        (schemas.PredictionObject, ask(estimator, png(HAND), **known)[1]),
+        (schemas.PredictionObject, ask(estimator, png(HAND))[1]),
+        (schemas.PredictionObject, ask(estimator, blank, **known)[1]),
+        (schemas.HeatObject, ask(estimator, png(HAND), "explain", sex="F")[1]),
+        (schemas.ProblemObject, ask(estimator, blank, "explain")[1]),
+        (schemas.ProblemObject, ask(estimator, b"hello")[1]),
+        (schemas.ModelsObject, json.loads(json.dumps(describe_models(estimator)))),
+    ):
+        schema.model_validate(values, strict=True, extra="forbid")
+        assert "title" not in values or values["title"] == "Unprocessable Entity"
 
 
 def test_the_models_are_described(estimator):

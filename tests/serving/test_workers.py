@@ -51,6 +51,8 @@ def work(connection, options, cores, limit):
                 file.write(b"a secret")
         elif word == "lie":
             connection.send_bytes(pickle.dumps(Trap(os.path.join(options["folder"], "trapped"))))
+        elif word == "deep":
+            connection.send_bytes(b"[" * 60_000)
         elif word == "bug":
             raise ZeroDivisionError("a secret")
         elif word == "strange":
@@ -176,7 +178,14 @@ def test_a_worker_that_takes_too_long_is_replaced_and_the_others_go_on(run):
 
 @pytest.mark.parametrize(
     ("content", "status"),
-    [(b"die", 422), (b"swell", 422), (b"lie", 422), (b"strange", 422), (b"bug", 500)],
+    [
+        (b"die", 422),
+        (b"swell", 422),
+        (b"lie", 422),
+        (b"deep", 422),
+        (b"strange", 422),
+        (b"bug", 500),
+    ],
 )
 def test_a_worker_that_fails_is_replaced_and_nothing_of_it_is_unpickled(
     run, tmp_path, content, status
