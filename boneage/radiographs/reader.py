@@ -169,7 +169,8 @@ def _open(file: BinaryIO, path: Path, *, pixels: bool) -> tuple[ImageFile.ImageF
             file.seek(0)
             image = Image.open(file, formats=("PNG", "TIFF", "BMP"))
         except UnidentifiedImageError:
-            what = f"the file is truncated, or not a supported image (it begins with {start!r})"
+            begin = repr(start).removeprefix("b")
+            what = f"the file is truncated, or not a supported image (it begins with {begin})"
             fix = "Save an image of another kind as PNG. Download or export a damaged file again."
             raise RefusedPixelsError(what, fix) from None
     check_dimensions(path, *image.size)

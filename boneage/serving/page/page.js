@@ -271,7 +271,7 @@ function childText(item) {
   const [sex, months] = [sexOf(item), monthsOf(item)];
   const isOwn = item.sex || item.isConfirmed;
   const parts = [`${t("sex")}: ${t(sex ? `sex.${sex}` : "sex.unknown")}`];
-  if (sex && !isOwn) parts[0] += ` (${t("from-header")})`;
+  if (sex && !isOwn) parts[0] += ` (${t("unconfirmed")})`;
   if (months !== null) parts.push(`${t("chronological")}: ${age(months)}`);
   return parts.join(" · ");
 }
