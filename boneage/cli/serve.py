@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from boneage.cli.output import PhasesOption, ViewsOption, echo, log, refuse
 from boneage.cli.predict import AnywayOption, CalibrationOption, LevelOption, ReferenceOption
 
 if TYPE_CHECKING:
+    from boneage.serving.guard import Settings
     from boneage.serving.workers import Workers
 
 DEFAULT_RUN = "rsna-best"
@@ -89,14 +91,22 @@ def serve(
 
     Exit code 0: ended by SIGTERM or Ctrl-C. 2: an option is wrong, or a model can't be read.
     """
-    _check_options(host, token, level, insecure=insecure)
+    _check_options(token, level)
     from boneage.runtime.machine import check_workers
     from boneage.runtime.provenance import usable_cores
+    from boneage.serving.guard import Settings
     from boneage.serving.workers import Workers
 
     if workers is not None:
         check_workers(workers, f"--workers {workers}")
-    with _bound(host, port) as listener:
+    is_open = bool(token) or insecure
+    settings = Settings(
+        log=log,
+        token=token,
+        hosts=None if is_open else frozenset((*_LOOPBACK, host.lower())),
+        largest_upload=max_upload_mb * 2**20,
+    )
+    with _bound(host, port, is_open=is_open) as listener:
         started = Workers(
             _model_options(runs, level, anyway, views, phases, reference, calibration),
             count=workers or min(_MOST_WORKERS, usable_cores()),
@@ -106,15 +116,12 @@ def serve(
         )
         try:
             with _own_signals():
-                asyncio.run(_serve(started, listener, host, token, max_upload_mb, insecure))
+                asyncio.run(_serve(started, listener, host, settings))
         finally:
             started.end()
 
 
-def _check_options(host: str, token: str | None, level: float | None, *, insecure: bool) -> None:
-    if not (host in _LOOPBACK or host.startswith("127.") or token or insecure):
-        fix = "Give a --token, or --insecure if everybody who reaches it may ask."
-        refuse(f"--host {host}", "other computers could ask this server", fix)
+def _check_options(token: str | None, level: float | None) -> None:
     if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
         refuse("--token", "it is empty, or not in ASCII", "Choose letters and digits.")
     if level is not None and not 0 < level < 1:
@@ -146,17 +153,21 @@ def _model_options(
 
 
 @contextlib.contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def _bound(host: str, port: int, *, is_open: bool) -> Iterator[socket.socket]:
     """Give a socket at an address, which does not listen yet.
 
     Raises:
-        InputError: There is no such address, or another program has it.
+        InputError: There is no such address, another program has it, or other computers could
+            ask although the server is not open to them.
     """
     with contextlib.ExitStack() as stack:
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
+            if not (is_open or ip_address(address[0]).is_loopback):
+                fix = "Give a --token, or --insecure if everybody who reaches it may ask."
+                refuse(f"--host {host}", "other computers could ask this server", fix)
             listener = stack.enter_context(socket.socket(family, kind, protocol))
             if os.name != "nt":
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -177,26 +188,11 @@ def _own_signals() -> Iterator[None]:
         signal.set_wakeup_fd(before)
 
 
-async def _serve(
-    workers: Workers,
-    listener: socket.socket,
-    host: str,
-    token: str | None,
-    max_upload_mb: int,
-    insecure: bool,
-) -> None:
+async def _serve(workers: Workers, listener: socket.socket, host: str, settings: Settings) -> None:
     """Wait for a worker, then answer until a signal comes."""
     from boneage.serving.app import create_app
-    from boneage.serving.guard import Settings
     from boneage.serving.server import serve as listen
 
-    is_local = host in _LOOPBACK or host.startswith("127.")
-    settings = Settings(
-        log=log,
-        token=token,
-        hosts=frozenset((*_LOOPBACK, host)) if is_local and not (token or insecure) else None,
-        largest_upload=max_upload_mb * 2**20,
-    )
     app = create_app(workers, settings)
     try:
         await workers.start()

@@ -113,17 +113,12 @@ async def _as_problem(request: Request, error: Exception) -> Response:
 
 
 def _add_answers(app: FastAPI, workers: Workers, settings: Settings, metrics: Metrics) -> None:
-    budget = BodyBudget(
-        settings.body_bytes,
-        largest=settings.largest_upload,
-        pause=settings.body_pause,
-        whole=settings.body_seconds,
-    )
+    budget = BodyBudget(settings)
 
     def endpoint(kind: Kind) -> Endpoint:
         async def answer(request: Request) -> Response:
             if not workers.is_ready:
-                raise is_busy("No worker is ready. Try again in some seconds.")
+                raise is_busy("No worker is ready.")
             with Held(budget) as held:
                 asked, content = await read_upload(request, kind, budget, held)
                 reply = await _ask(workers, asked, content, request)
@@ -195,7 +190,7 @@ def _add_state(app: FastAPI, workers: Workers, metrics: Metrics) -> None:
     )
     async def models() -> Response:
         if not workers.description:
-            raise is_busy("No worker is ready. Try again in some seconds.")
+            raise is_busy("No worker is ready.")
         return Response(json.dumps(workers.description), media_type="application/json")
 
     @app.get("/healthz", description="Say that the server lives.", response_class=Response)
@@ -205,7 +200,7 @@ def _add_state(app: FastAPI, workers: Workers, metrics: Metrics) -> None:
     @app.get("/readyz", description="Say whether a worker is ready.", response_class=Response)
     async def readyz() -> Response:
         if not workers.is_ready:
-            raise is_busy("No worker is ready. Try again in some seconds.")
+            raise is_busy("No worker is ready.")
         return Response("ready\n", media_type="text/plain")
 
     @app.get("/metrics", description="Return counters for Prometheus.", response_class=Response)

@@ -117,7 +117,7 @@ class Guard:
         if scope["method"] == "POST" and headers.get("sec-fetch-site") in _OTHER_SITES:
             raise ProblemError(403, "Pages of other sites may not ask.")
         if self._open > _MOST_REQUESTS:
-            raise is_busy("Too many requests are open. Try again in some seconds.")
+            raise is_busy("Too many requests are open.")
         token = self._settings.token
         if token is None:
             return

@@ -10,7 +10,6 @@ from boneage.errors import Fault
 from boneage.serving.asking import Reply
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_SECONDS = "2"
 
 
 class ProblemError(Exception):
@@ -29,9 +28,9 @@ class ProblemError(Exception):
         self.headers = dict(headers or {})
 
 
-def is_busy(detail: str) -> ProblemError:
+def is_busy(reason: str) -> ProblemError:
     """Return the problem of a server that can take no more for a moment."""
-    return ProblemError(503, detail, {"Retry-After": RETRY_SECONDS})
+    return ProblemError(503, f"{reason} Try again in some seconds.", {"Retry-After": "2"})
 
 
 def problem_body(status: int, detail: str) -> bytes:

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from boneage.radiographs.chronological_age import OLDEST_MONTHS, months_between
 from boneage.serving.asking import Asked, Kind
+from boneage.serving.guard import Settings
 from boneage.serving.problems import ProblemError, is_busy
 
 FIELDS = ("sex", "chronological_age_months", "birth_date", "study_date", "pictures")
@@ -27,24 +28,11 @@ _SEXES = {"": None, "F": "F", "M": "M"}
 
 
 class BodyBudget:
-    """Counts the bytes of the bodies that are held in memory, and the seconds they may take.
+    """Counts the bytes of the bodies that are held in memory."""
 
-    Attributes:
-        left: Bytes that can be taken.
-    """
-
-    def __init__(self, total: int, *, largest: int, pause: float = 30.0, whole: float = 90.0):
-        """Set the limits.
-
-        Args:
-            total: Bytes of all bodies.
-            largest: Bytes of a file.
-            pause: Seconds until the next bytes.
-            whole: Seconds until the end of a body.
-        """
-        self.left = total
-        self.largest = largest
-        self.pause, self.whole = pause, whole
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.left = settings.body_bytes
 
 
 class Held:
@@ -65,10 +53,10 @@ class Held:
         Raises:
             ProblemError: The body is too large, or all of them are.
         """
-        if self._size + size > self._budget.largest + _FORM_BYTES:
-            raise _too_large(self._budget.largest)
+        if self._size + size > self._budget.settings.largest_upload + _FORM_BYTES:
+            raise _too_large(self._budget.settings.largest_upload)
         if size > self._budget.left:
-            raise is_busy("Too many files are being uploaded. Try again in some seconds.")
+            raise is_busy("Too many files are being uploaded.")
         self._budget.left -= size
         self._size += size
 
@@ -89,8 +77,8 @@ async def read_upload(
     if media_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise ProblemError(415, "Send a form as multipart/form-data, with the file in `image`.")
     length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > budget.largest + _FORM_BYTES:
-        raise _too_large(budget.largest)
+    if length.isdecimal() and int(length) > budget.settings.largest_upload + _FORM_BYTES:
+        raise _too_large(budget.settings.largest_upload)
     parser = _MemoryParser(
         request.headers,
         _chunks(request, budget, held),  # type: ignore[arg-type]  # any iterator is enough
@@ -191,9 +179,9 @@ async def _chunks(request: Request, budget: BodyBudget, held: Held) -> AsyncIter
     """Yield the body, which must not come too slowly."""
     stream = request.stream()
     loop = asyncio.get_running_loop()
-    end = loop.time() + budget.whole
+    end = loop.time() + budget.settings.body_seconds
     while True:
-        seconds = min(budget.pause, end - loop.time())
+        seconds = min(budget.settings.body_pause, end - loop.time())
         try:
             chunk = await asyncio.wait_for(anext(stream), max(0.0, seconds))
         except StopAsyncIteration:

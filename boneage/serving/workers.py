@@ -182,14 +182,14 @@ class Workers:
             ProblemError: Too many requests wait, or none is ready for too long.
         """
         if self.waiting >= self._queue_length + self._idle:
-            raise is_busy("Too many requests wait for an answer. Try again in some seconds.")
+            raise is_busy("Too many requests wait for an answer.")
         job = _Job(asked, content, asyncio.get_running_loop().create_future())
         self.waiting += 1
         self._jobs.put_nowait(job)
         try:
             done, _ = await asyncio.wait([job.reply], timeout=self._seconds)
             if not done and not job.is_taken:
-                raise is_busy("No worker was free for too long. Try again in some seconds.")
+                raise is_busy("No worker was free for too long.")
             return await job.reply
         finally:
             if not job.is_taken:

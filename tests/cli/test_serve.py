@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -42,6 +43,13 @@ def test_another_address_needs_a_token(monkeypatch):
     assert "--token" in refusal("--token", " ")
 
 
+def test_a_name_of_another_address_needs_a_token_whatever_it_is(monkeypatch):
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    for host in ("127.example", "localhost"):
+        assert "Give a --token, or --insecure" in refusal("--host", host)
+
+
 def test_what_is_wrong_is_said_before_it_listens():
     assert "Did you mean 'rsna-best'" in refusal("rsna-bst", "--port", "0", "--workers", "1")
     assert "Choose one of 1, 2, 6" in refusal("--views", "3", "--port", "0", "--workers", "1")
@@ -50,8 +58,6 @@ def test_what_is_wrong_is_said_before_it_listens():
 
 
 def test_a_port_in_use_is_named():
-    import socket
-
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
