@@ -6,6 +6,7 @@ It hears and says bytes only, over a pipe, and ends when the other end of the pi
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -50,6 +51,7 @@ def run_worker(connection: Connection, options: Mapping[str, Any], cores: int, l
     except Exception as error:  # noqa: BLE001 - the server says it, and ends
         say(connection, {"error": f"{type(error).__name__}: {error}"})
     else:
+        gc.freeze()  # what is loaded stays, so garbage is found sooner
         limit_resources()
         answer_requests(connection, description, answer, limit)
 
@@ -85,6 +87,8 @@ def answer_requests(
             header = {"status": reply.status, "media_type": reply.media_type}
             say(connection, {**header, "outcome": reply.outcome, "error": error})
             connection.send_bytes(reply.body)
+            if reply.status != 200:  # the error and its images may hold one another
+                gc.collect()
             del reply
             give_back_freed_memory()
 

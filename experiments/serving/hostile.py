@@ -341,12 +341,15 @@ def run_all(server: Server, count: int, seed: int, uploads: list[Upload]) -> Cou
 
 def warm_up(server: Server, uploads: list[Upload]) -> None:
     """Let every worker do everything once: what it then keeps is no growth."""
-    bodies = [(route, upload.body(pictures="true")) for route in ROUTES for upload in uploads]
+    few = (uploads[3], uploads[-1])  # DICOM, and the large one
+    bodies = [(route, upload.body(pictures="true")) for route in ROUTES for upload in few]
+    bodies += [(ROUTES[0], upload.body()) for upload in uploads]
 
     def work() -> None:
         for route, body in bodies:
             request(server.port, "POST", route, body, MEDIA_TYPE)
 
+    time.sleep(_SETTLE)  # the other workers start after the first one is ready
     threads = [threading.Thread(target=work) for _ in range(_FAST_THREADS)]
     for thread in threads:
         thread.start()

@@ -88,7 +88,7 @@ def measure(server: Server, clients: int, seconds: float, repeats: int) -> dict[
     """Measure the single request, then many clients; see the module."""
     uploads = with_answers(png_phantoms())
     work = [(upload, upload.body()) for upload in uploads]
-    run_clients(server, 1, 1.0, work)
+    run_clients(server, 1, 5.0, work)  # meanwhile the other workers start
     single = run_clients_once(server, work, repeats)
     run_clients(server, clients, _WARM_UP_SECONDS, work)
     time.sleep(1)

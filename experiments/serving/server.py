@@ -139,7 +139,7 @@ def request(
     port: int, method: str, path: str, body: bytes | None = None, media_type: str = ""
 ) -> tuple[int, bytes]:
     """Send one request over a connection of its own; return the status and the body."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=60)
+    connection = http.client.HTTPConnection(HOST, port, timeout=180)
     with contextlib.closing(connection):
         connection.request(method, path, body, {"Content-Type": media_type} if body else {})
         response = connection.getresponse()
