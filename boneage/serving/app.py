@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -37,13 +37,18 @@ _DESCRIPTION = (
 _PROBLEMS = {
     400: "The form can't be read.",
     401: "The token is missing or wrong.",
+    403: "Pages of other sites may not ask.",
     408: "The file came too slowly.",
     413: "The file is too large.",
     415: "The body is no multipart form.",
+    421: "Without a token, the server answers only to the names of its computer.",
     422: "The file can't be read, or a field is wrong.",
+    431: "The headers are too long.",
+    500: "The server has failed at this request.",
     503: "Too many requests wait. Try again after Retry-After seconds.",
     504: "The answer took too long.",
 }
+_PROBLEMS_OF_GET = (401, 421, 431, 500, 503)
 _POSTS: tuple[tuple[str, Kind, str, str, Any], ...] = (
     (
         "/v1/predict",
@@ -161,11 +166,13 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _responses(returned: str, schema: Any) -> dict[int | str, dict[str, Any]]:
+def _responses(
+    returned: str, schema: Any, problems: Iterable[int] = _PROBLEMS
+) -> dict[int | str, dict[str, Any]]:
     problem = {"schema": {"$ref": "#/components/schemas/ProblemObject"}}
     found: dict[int | str, dict[str, Any]] = {
-        status: {"description": text, "content": {MEDIA_TYPE: problem}}
-        for status, text in _PROBLEMS.items()
+        status: {"description": _PROBLEMS[status], "content": {MEDIA_TYPE: problem}}
+        for status in problems
     }
     kind, content = "application/dicom", {"type": "string", "format": "binary"}
     if schema is not None:
@@ -186,7 +193,7 @@ def _add_state(app: FastAPI, workers: Workers, metrics: Metrics) -> None:
         description="Return which models answer, and how.",
         summary="Return which models answer",
         response_class=Response,
-        responses={200: _responses("The models.", ModelsObject)[200]},
+        responses=_responses("The models.", ModelsObject, _PROBLEMS_OF_GET),
     )
     async def models() -> Response:
         if not workers.description:

@@ -344,6 +344,8 @@ def test_the_api_is_described_with_its_fields(client):
         assert all(field["description"] for field in fields.values())
         assert {"200", "413", "422", "503", "504"} <= set(post["responses"])
         assert "application/problem+json" in post["responses"]["422"]["content"]
+        assert {"401", "403", "421", "431", "500"} <= set(post["responses"])
+    assert {"401", "503"} <= set(described["paths"]["/v1/models"]["get"]["responses"])
     references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(described)))
     assert references <= set(schemas)
     page = client.get("/docs").text
