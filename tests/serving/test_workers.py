@@ -169,9 +169,9 @@ def test_a_worker_that_takes_too_long_is_replaced_and_the_others_go_on(run):
         late = await slow
         return others, quick, late, workers.restarts
 
-    others, quick, late, restarts = run(act, count=2, seconds=1.0)
+    others, quick, late, restarts = run(act, count=2, seconds=5.0)
     assert others == ["a"] * 3
-    assert quick < 0.9
+    assert quick < 4.5
     assert (late.status, late.outcome, restarts) == (504, "failed", 1)
     assert json.loads(late.body)["status"] == 504
 
