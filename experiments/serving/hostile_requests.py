@@ -299,7 +299,8 @@ def smuggled(uploads: Sequence[Upload], rng: Rng) -> Attack:
     headers, rest = sends[rng.integers(len(sends))]
     media = [("Host", "127.0.0.1")] if not any(name == "Host" for name, _ in headers) else []
     sent = head([*media, ("Content-Type", MEDIA_TYPE), *headers]) + rest
-    return Attack("request smuggling", [sent], _READ_OR_REFUSED)
+    # 501: h11 has no other transfer coding than chunked.
+    return Attack("request smuggling", [sent], _READ_OR_REFUSED | {501})
 
 
 def chunked(uploads: Sequence[Upload], rng: Rng) -> Attack:

@@ -17,8 +17,13 @@ _HEAD = "| question | target | result | file |\n|---|---|---|---|\n"
 
 def _load_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     clients = f"{result['clients']} clients for {result['seconds']:.0f} s"
+    ratios = result["p99_to_single_median_of_each_round"]
+    rounds = (
+        f"{result['p99_to_single_median_of_the_median_round']:g} in the median of "
+        f"{result['rounds']} rounds ({min(ratios):g} to {max(ratios):g})"
+    )
     p99 = (
-        f"{result['p99_to_single_median']:g} ({result['p99_ms']:,.0f} against "
+        f"{rounds}; over all {result['p99_to_single_median']:g} ({result['p99_ms']:,.0f} against "
         f"{result['single_median_ms']:,.0f} ms)"
     )
     growth = (
