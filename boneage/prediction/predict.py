@@ -172,7 +172,7 @@ class Estimator:
             InputError: A model can't be read, or the sex or the age is none. What is wrong with
                 the file is in the answer.
         """
-        # Without a thread: a new one begins with no memory of its own, which costs 10 ms.
+        # Without a thread: a new one begins with no memory of its own, which costs time.
         prepared = self._prepare(Request(radiograph, sex, chronological_age_months))
         (answer,) = self._answer_batch([prepared])
         return answer

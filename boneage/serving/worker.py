@@ -30,7 +30,7 @@ from boneage.serving.problems import in_words, problem_reply
 SPARE_MEMORY = 3 * 2**30
 """Bytes that a worker may take for a request, above what it has after loading the model."""
 SLACK = 24 * 2**20
-"""Bytes of freed memory that a worker keeps: to give them back after each answer adds 20 ms."""
+"""Bytes of freed memory that a worker keeps: the system takes long to clear it for each answer."""
 NOT_WITHIN_LIMITS = "The file can't be decoded within the limits of memory and time. " + (
     "Save it as a grey PNG."
 )
@@ -49,7 +49,7 @@ def run_worker(connection: Connection, options: Mapping[str, Any], cores: int, l
         limit: Seconds that an answer may take.
     """
     ignore_stop_signals()
-    keep_freed_memory()  # two workers that clear pages slow each other down by a third
+    keep_freed_memory()  # two workers that clear pages slow each other down
     limit_cores(cores)
     try:
         answer, description = _load(options, cores)
