@@ -135,6 +135,10 @@ class Page:
         command = {"behavior": "allow", "downloadPath": str(folder)}
         self.driver.execute_cdp_cmd("Browser.setDownloadBehavior", command)
 
+    def wait_for_download(self, path: Path) -> None:
+        """Wait for the whole file: Chromium holds its place with an empty one."""
+        self.wait_for(lambda: path.exists() and path.stat().st_size)
+
     def requests(self) -> list[str]:
         """The addresses that the page asked for since the last call."""
         entries = self.driver.get_log("performance")

@@ -220,7 +220,7 @@ def test_the_page_shows_what_the_api_answers(page, hands, tmp_path):
     page.download_to(tmp_path)
     page.click("save-json")
     path = tmp_path / "bone-age.json"
-    page.wait_for(path.exists)
+    page.wait_for_download(path)
     answer = json.loads(path.read_text())
     assert answer["sex"] == "M"
     assert "page" not in answer
@@ -311,7 +311,7 @@ def test_a_dicom_header_says_the_sex_which_a_person_confirms(page, dicom, tmp_pa
     for name, modality in (("report", "SR"), ("image", "OT")):
         page.click(f"save-{name}")
         path = tmp_path / f"bone-age-{name}.dcm"
-        page.wait_for(path.exists)
+        page.wait_for_download(path)
         document = pydicom.dcmread(path)
         assert document.Modality == modality
         assert document.StudyInstanceUID == "1.2.826.0.1.3680043.10.999.2"
@@ -397,7 +397,7 @@ def test_the_second_radiograph_shows_nothing_of_the_first(page, hands, tmp_path)
     page.download_to(tmp_path)
     page.click("save-json")
     path = tmp_path / "bone-age.json"
-    page.wait_for(path.exists)
+    page.wait_for_download(path)
     assert json.loads(path.read_text())["chronological_age_months"] is None
 
 
