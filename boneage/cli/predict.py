@@ -390,8 +390,10 @@ class _Explainer:
             return
         from boneage.prediction.explanation import explain
         from boneage.prediction.explanation_picture import picture_path, write_explanation
+        from boneage.radiographs.reader import read_radiograph
 
-        explanation = explain(self._estimator.predictor, answer.image, answer.sex)
+        radiograph, predictor = read_radiograph(answer.image), self._estimator.predictor
+        explanation = explain(predictor, radiograph, predictor.assess(radiograph), answer.sex)
         write_explanation(explanation, answer, picture_path(self._folder, answer.image))
 
 

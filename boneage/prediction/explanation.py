@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,12 +14,9 @@ import numpy.typing as npt
 
 from boneage.prediction.answers import sexes_to_answer
 from boneage.prediction.engines import Engine
-from boneage.prediction.predictor import Predictor, different_phases, halves
-from boneage.radiographs.file_limits import Upload
-from boneage.radiographs.framing import Framed, frame
-from boneage.radiographs.hand_detection import Box
-from boneage.radiographs.image_quality import highest_level
-from boneage.radiographs.reader import Radiograph, read_radiograph
+from boneage.prediction.predictor import Assessed, Predictor
+from boneage.radiographs.framing import Framed
+from boneage.radiographs.reader import Radiograph
 
 Heat = npt.NDArray[np.float32]
 
@@ -38,7 +34,7 @@ class Explanation:
     """Which places of a radiograph move the answer.
 
     Attributes:
-        radiograph: Array `(h, w)`, uint8 or uint16, with bright bone.
+        radiograph: Array `(h, w)`, uint8 or uint16, with bright bone: the part that is answered.
         heat: float32 `(h, w)`, months: how much older each place makes the answer. Where it is
             negative, the place makes the answer younger. It is 0 outside the framed part.
         outline: Corners (x, y) of the framed part, `(4, 2)`.
@@ -59,59 +55,36 @@ class Explanation:
         return np.asarray(found, np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class AnsweredPart:
-    """The part of a radiograph that is answered.
-
-    Attributes:
-        radiograph: Array `(h, w)`, uint8 or uint16: all of the radiograph, or a half of it. Its
-            levels are inverted if the answer needs that.
-        box: Left, top, right, bottom of that part in the radiograph.
-        is_inverted: Whether its levels are inverted.
-        framed: The framed image of each group of runs, at its first phase.
-        is_blank: Whether it shows too little to be answered.
-    """
-
-    radiograph: Radiograph
-    box: Box
-    is_inverted: bool
-    framed: list[Framed]
-    is_blank: bool = False
-
-    @property
-    def outline(self) -> npt.NDArray[np.float64]:
-        """Corners (x, y) of the first framed image on the part, `(4, 2)`."""
-        size = len(self.framed[0].pixels)
-        corners = np.array([(0, 0, 1), (size, 0, 1), (size, size, 1), (0, size, 1)])
-        return np.asarray(corners @ self.framed[0].to_radiograph.T)
-
-
-def explain(predictor: Predictor, path: str | Path | Upload, sex: str | None) -> Explanation:
+def explain(
+    predictor: Predictor, radiograph: Radiograph, assessed: Assessed, sex: str | None
+) -> Explanation:
     """Measure which places of a radiograph move the answer of one run or several.
 
     Each run computes its first view with up to 152 patches blurred, which takes a few seconds.
 
     Args:
         predictor: The runs.
-        path: The radiograph's file.
+        radiograph: Array `(h, w)`, uint8 or uint16.
+        assessed: What `Predictor.assess` finds in it. It must have a framed image.
         sex: `F` or `M`. If it is None, the mean for both.
 
     Raises:
-        InputError: The file or a model can't be read.
+        InputError: A model can't be read.
     """
-    part = find_answered_part(predictor, read_radiograph(path))
-    heat = np.zeros(part.radiograph.shape, np.float32)
+    levels = assessed.levels(radiograph)
+    heat = np.zeros(levels.shape, np.float32)
+    first_phases = [framed[0] for framed in assessed.framed]
     genders = [float(each == "M") for each in sexes_to_answer(sex)]
-    for framed, engines in zip(part.framed, predictor.engines, strict=True):
+    for framed, engines in zip(first_phases, predictor.engines, strict=True):
         for engine in engines:
             for gender in genders:
                 heat += _on_radiograph(occlude(engine, framed.pixels, gender), framed, heat.shape)
-    first = part.framed[0]
+    first = first_phases[0]
     side = np.sqrt(abs(np.linalg.det(first.to_radiograph[:, :2]))) * len(first.pixels)
     return Explanation(
-        part.radiograph,
+        levels,
         heat / np.float32(len(predictor.runs) * len(genders)),
-        part.outline,
+        assessed.outline,
         tuple(diameter * side for diameter, _, _ in PATCHES),
     )
 
@@ -162,34 +135,6 @@ def _blurred(
             blurred = np.rint(image + change).astype(np.uint8)
             if (blurred != image).any():
                 yield float(np.abs(change).sum()), (row, column), blurred
-
-
-def find_answered_part(predictor: Predictor, radiograph: Radiograph) -> AnsweredPart:
-    """Return the part of a radiograph that is answered, in its grey levels, with its framed images.
-
-    Args:
-        predictor: The runs.
-        radiograph: Array `(h, w)`, uint8 or uint16. It may be one that is refused.
-    """
-    height, width = radiograph.shape
-
-    def framed(levels: Radiograph) -> list[Framed]:
-        return [
-            frame(levels, group.framing, phase=different_phases(levels, group)[0])
-            for group in predictor.groups
-        ]
-
-    inputs = predictor.assess(radiograph).inputs
-    starts = {"right": (width // 2, 0), "lower": (0, height // 2)}
-    for name, part in {"": radiograph, **halves(radiograph)}.items():
-        for is_inverted in (False, True):
-            levels = highest_level(part) - part if is_inverted else part
-            found = framed(levels)
-            if inputs is None or np.array_equal(inputs[0][0], found[0].pixels):
-                left, top = starts.get(name, (0, 0))
-                box = (left, top, left + part.shape[1], top + part.shape[0])
-                return AnsweredPart(levels, box, is_inverted, found, inputs is None)
-    raise AssertionError("the answered image is the radiograph or half of it, perhaps inverted")
 
 
 def _on_radiograph(heat: Heat, framed: Framed, shape: tuple[int, ...]) -> Heat:

@@ -44,7 +44,7 @@ from boneage.radiographs.dicom_headers import (
 )
 from boneage.radiographs.file_limits import Upload
 from boneage.radiographs.image_quality import ImageFinding
-from boneage.radiographs.reader import read_radiograph
+from boneage.radiographs.reader import Radiograph, read_radiograph
 from boneage.run import Run
 from boneage.runtime.provenance import usable_cores
 from boneage.runtime.threads import threads
@@ -85,6 +85,25 @@ class Request:
         if age is not None and not 0 <= age <= OLDEST_MONTHS:  # also NaN
             what = f"a chronological age of {age:g} months is impossible"
             raise InputError(Fault(str(self.image), what, "Give months, from 0 to 480."))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A radiograph that was read, before the networks have seen it.
+
+    Attributes:
+        request: The request, completed by the header of a DICOM file.
+        answer: The answer so far. Its status is `answered` if the networks are to be asked.
+        radiograph: The pixels, `(h, w)`, uint8 or uint16; None if the file can't be read.
+        assessed: What they show.
+        header: The header of a DICOM file.
+    """
+
+    request: Request
+    answer: Answer
+    radiograph: Radiograph | None = None
+    assessed: Assessed | None = None
+    header: DicomHeader | None = None
 
 
 class Estimator:
@@ -173,7 +192,14 @@ class Estimator:
                 the file is in the answer.
         """
         # Without a thread: a new one begins with no memory of its own, which costs time.
-        prepared = self._prepare(Request(radiograph, sex, chronological_age_months))
+        return self.answer(self.prepare(Request(radiograph, sex, chronological_age_months)))
+
+    def answer(self, prepared: Prepared) -> Answer:
+        """Answer for one radiograph that `prepare` has read.
+
+        Raises:
+            InputError: A model can't be read.
+        """
         (answer,) = self._answer_batch([prepared])
         return answer
 
@@ -192,30 +218,33 @@ class Estimator:
         _ = self.models  # a damaged run is reported before a radiograph is read
         with threads(usable_cores()) as pool:
             # The next batch is prepared while the networks compute one.
-            prepared = pool.map(self._prepare, requests, ahead=BATCH_SIZE)
+            prepared = pool.map(self._prepare_small, requests, ahead=BATCH_SIZE)
             while batch := list(islice(prepared, BATCH_SIZE)):
                 yield from self._answer_batch(batch)
 
-    def _answer_batch(
-        self, batch: Sequence[tuple[Request, Answer, Assessed | None]]
-    ) -> Iterator[Answer]:
+    def _prepare_small(self, request: Request) -> Prepared:
+        """Prepare a radiograph, and don't keep its pixels."""
+        return replace(self.prepare(request), radiograph=None)
+
+    def _answer_batch(self, batch: Sequence[Prepared]) -> Iterator[Answer]:
         """Yield the answers of one batch of prepared radiographs."""
         framed = [
-            (assessed, assessed.inputs, sex)
-            for request, _, assessed in batch
-            if assessed is not None and assessed.inputs is not None
-            for sex in sexes_to_answer(request.sex)
+            (each.assessed, each.assessed.inputs, sex)
+            for each in batch
+            if each.answer.status == "answered" and each.assessed is not None
+            for sex in sexes_to_answer(each.request.sex)
         ]
         gender = np.array([[float(sex == "M")] for *_, sex in framed], np.float32)
-        inputs = [inputs for _, inputs, _ in framed]
+        inputs = [inputs for _, inputs, _ in framed if inputs is not None]
         outputs = self.predictor.estimate(inputs, gender.reshape(-1, 1))
         judged = self.predictor.judge(outputs, [assessed.confidence for assessed, *_ in framed])
         first = 0
-        for request, answer, assessed in batch:
-            if assessed is None:
+        for prepared in batch:
+            answer = prepared.answer
+            if answer.status != "answered":
                 yield answer
                 continue
-            sexes = sexes_to_answer(request.sex)
+            sexes = sexes_to_answer(prepared.request.sex)
             rows = slice(first, first + len(sexes))
             finding = judged[first]
             first += len(sexes)
@@ -279,8 +308,8 @@ class Estimator:
         compared = compare_ages(estimate.months, estimate.sex, age, self.reference, ends)
         return replace(estimate, comparison=compared)
 
-    def _prepare(self, request: Request) -> tuple[Request, Answer, Assessed | None]:
-        """Decode, check and frame one file. Without an image, the answer says why."""
+    def prepare(self, request: Request) -> Prepared:
+        """Decode, check and frame one file. If the networks are not to be asked, say why."""
         name = str(request.image)
         answer = Answer(
             name,
@@ -289,16 +318,18 @@ class Estimator:
             models=self.models,
         )
         if request.fault is not None:
-            return request, replace(answer, status="failed", fault=request.fault), None
+            return Prepared(request, replace(answer, status="failed", fault=request.fault))
         try:
-            found = self.predictor.assess(read_radiograph(request.image))
-            if (refusal := found.refusal) is not None:
-                if found.inputs is None or not self.anyway:
-                    return request, _refused(answer, refusal), None
-                found = replace(found, findings=(refusal, *found.findings))
-            findings = found.findings
+            radiograph = read_radiograph(request.image)
+            found = self.predictor.assess(radiograph)
             image = request.image
             header = find_dicom_header(image if isinstance(image, Upload) else Path(image))
+            findings = found.findings
+            if found.refusal is not None:
+                if not found.framed or not self.anyway:
+                    refused = _refused(answer, found.refusal)
+                    return Prepared(request, refused, radiograph, found, header)
+                findings = (found.refusal, *findings)
             if header is not None:
                 request, doubts = _complete_request(request, header)
                 findings = (*doubts, *findings)
@@ -310,8 +341,8 @@ class Estimator:
         else:
             age = request.chronological_age_months
             answer = replace(answer, findings=findings, chronological_age_months=age)
-            return request, answer, found
-        return request, replace(answer, status="unreadable", fault=fault), None
+            return Prepared(request, answer, radiograph, found, header)
+        return Prepared(request, replace(answer, status="unreadable", fault=fault))
 
 
 def _refused(answer: Answer, why: ImageFinding) -> Answer:

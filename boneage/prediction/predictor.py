@@ -19,13 +19,20 @@ from boneage.prediction.familiarity import CLEAR, Familiarity, read_familiarity
 from boneage.prediction.familiarity import NAME as FAMILIARITY_NAME
 from boneage.prediction.possible_ages import limit_answers
 from boneage.prediction.test_time_views import BATCH_SIZE, mean_of_views, test_time_views
-from boneage.radiographs.framing import CENTRE, PHASES, cut_region, frame, framing_findings
+from boneage.radiographs.framing import (
+    CENTRE,
+    PHASES,
+    Framed,
+    cut_region,
+    frame,
+    framing_findings,
+)
 from boneage.radiographs.hand_detection import Box
 from boneage.radiographs.image_quality import (
     ImageFinding,
     assess_quality,
     find_blank,
-    highest_level,
+    invert_levels,
     quality_findings,
     refuse_blank,
 )
@@ -45,21 +52,48 @@ _DRAWING = ImageFinding(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Assessed:
     """What the pixels of one radiograph show, before a network has seen it.
 
     Attributes:
-        inputs: The framed images; None for a blank image.
+        framed: For each group of runs, the framed image of each phase; empty for a blank image.
         findings: What a person should check.
         refusal: Why it should get no answer; None for a usable image.
         confidence: Confidence of the hand's orientation.
+        box: The part of the radiograph that is framed: all of it, or a half.
+        is_inverted: Whether its grey levels are inverted first.
     """
 
-    inputs: Inputs | None
+    framed: Sequence[Sequence[Framed]]
     findings: tuple[ImageFinding, ...]
     refusal: ImageFinding | None = None
     confidence: float = 0.0
+    box: Box = (0, 0, 0, 0)
+    is_inverted: bool = False
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """The framed images, ready for the networks; None for a blank image."""
+        return [[each.pixels for each in group] for group in self.framed] or None
+
+    @property
+    def outline(self) -> npt.NDArray[np.float64]:
+        """Corners (x, y) of the first framed image on `levels`, `(4, 2)`."""
+        first = self.framed[0][0]
+        size = len(first.pixels)
+        corners = np.array([(0, 0, 1), (size, 0, 1), (size, size, 1), (0, size, 1)])
+        return np.asarray(corners @ first.to_radiograph.T)
+
+    def levels(self, radiograph: Radiograph) -> Radiograph:
+        """Return the part of the radiograph that is framed, with bright bone.
+
+        Args:
+            radiograph: The array `(h, w)` that was assessed.
+        """
+        left, top, right, bottom = self.box
+        part = radiograph[top:bottom, left:right]
+        return invert_levels(part) if self.is_inverted else part
 
 
 @dataclass(frozen=True)
@@ -135,14 +169,18 @@ class Predictor:
         Returns:
             The framed images, and what is doubtful about the part that they show.
         """
-        inputs: list[list[npt.NDArray[np.uint8]]] = []
+        framed, findings = self._frame(radiograph)
+        return [[each.pixels for each in group] for group in framed], findings
+
+    def _frame(self, radiograph: Radiograph) -> tuple[list[list[Framed]], list[ImageFinding]]:
+        """Frame a decoded radiograph; see `frame`."""
+        found: list[list[Framed]] = []
         findings: dict[str, ImageFinding] = {}
         for group in self.groups:
-            phases = different_phases(radiograph, group)
-            framed = [frame(radiograph, group.framing, phase=phase) for phase in phases]
-            inputs.append([each.pixels for each in framed])
-            findings |= {finding.code: finding for finding in framing_findings(framed[0])}
-        return inputs, list(findings.values())
+            phases = _different_phases(radiograph, group)
+            found.append([frame(radiograph, group.framing, phase=phase) for phase in phases])
+            findings |= {finding.code: finding for finding in framing_findings(found[-1][0])}
+        return found, list(findings.values())
 
     def assess(self, radiograph: Radiograph) -> Assessed:
         """Frame a decoded radiograph as `frame` does, and say what its pixels show.
@@ -156,7 +194,7 @@ class Predictor:
         """
         blank = find_blank(radiograph)
         if blank is not None:
-            return Assessed(None, (), blank)
+            return Assessed((), (), blank, box=_whole(radiograph))
         seen = self._assess(radiograph)
         if seen.refusal is not None:
             half = self._assess_half(radiograph, seen.refusal)
@@ -166,12 +204,13 @@ class Predictor:
         doubt = found.get("inverted") or found.get("no-hand")
         if doubt is None:
             return seen
-        inverted = self._assess(highest_level(radiograph) - radiograph)  # of the same dtype
-        if not {"inverted", "no-hand"} & {finding.code for finding in inverted.findings}:
+        other = self._assess(invert_levels(radiograph))
+        if not {"inverted", "no-hand"} & {finding.code for finding in other.findings}:
             why = "bone was dark" if doubt.code == "inverted" else "only so a hand stands out"
             what = f"the grey levels were inverted, because {why}"
             put_right = replace(doubt, what=what, is_corrected=True)
-            return replace(inverted, findings=(put_right, *inverted.findings))
+            findings = (put_right, *other.findings)
+            return replace(other, findings=findings, is_inverted=True)
         if doubt.code == "inverted":
             refusal = replace(doubt, what=f"{doubt.what}, and no hand stands out")
         elif seen.confidence > CLEAR:
@@ -183,17 +222,19 @@ class Predictor:
 
     def _assess_half(self, radiograph: Radiograph, two: ImageFinding) -> Assessed | None:
         """Assess the first half of a radiograph of two hands that shows one of them alone."""
-        for name, half in halves(radiograph).items():
+        for name, (left, top, right, bottom) in _halves(radiograph).items():
+            half = radiograph[top:bottom, left:right]
             if find_blank(half) is None and not assess_quality(half).has_two_hands:
                 seen = self.assess(half)
                 if seen.refusal is None:
                     what = f"it shows two hands, and the answer is for the {name} half of the image"
-                    return replace(seen, findings=(replace(two, what=what), *seen.findings))
+                    findings = (replace(two, what=what), *seen.findings)
+                    return replace(seen, findings=findings, box=(left, top, right, bottom))
         return None
 
     def _assess(self, radiograph: Radiograph) -> Assessed:
         """Frame a radiograph, and return all that a person should check."""
-        inputs, doubts = self.frame(radiograph)
+        framed, doubts = self._frame(radiograph)
         quality = assess_quality(radiograph)
         findings = {finding.code: finding for finding in (*quality_findings(quality), *doubts)}
         if "rotated" in findings:  # put right
@@ -201,7 +242,8 @@ class Predictor:
         refusal = findings.pop("two-hands", None)
         if refusal is not None:
             refusal = replace(refusal, what="it shows two hands, and neither half shows one alone")
-        return Assessed(inputs, tuple(findings.values()), refusal, quality.orientation.confidence)
+        confidence, whole = quality.orientation.confidence, _whole(radiograph)
+        return Assessed(framed, tuple(findings.values()), refusal, confidence, whole)
 
     def judge(
         self, outputs: Sequence[Outputs], confidence: Sequence[float]
@@ -343,12 +385,17 @@ def mean_answer(outputs: Sequence[Outputs]) -> npt.NDArray[np.float64]:
     return limit_answers(np.mean([each.months for each in outputs], axis=0))
 
 
-def halves(radiograph: Radiograph) -> dict[str, Radiograph]:
+def _whole(radiograph: Radiograph) -> Box:
+    height, width = radiograph.shape
+    return 0, 0, width, height
+
+
+def _halves(radiograph: Radiograph) -> dict[str, Box]:
     """Return the two halves of a radiograph across its longer side, by name."""
     height, width = radiograph.shape
     if width >= height:
-        return {"left": radiograph[:, : width // 2], "right": radiograph[:, width // 2 :]}
-    return {"upper": radiograph[: height // 2], "lower": radiograph[height // 2 :]}
+        return {"left": (0, 0, width // 2, height), "right": (width // 2, 0, width, height)}
+    return {"upper": (0, 0, width, height // 2), "lower": (0, height // 2, width, height)}
 
 
 def _unfamiliar(far: float) -> ImageFinding:
@@ -357,7 +404,7 @@ def _unfamiliar(far: float) -> ImageFinding:
     return ImageFinding(UNFAMILIAR, what, "Check the image. Is it a radiograph of one whole hand?")
 
 
-def different_phases(radiograph: Radiograph, group: Group) -> list[tuple[float, float]]:
+def _different_phases(radiograph: Radiograph, group: Group) -> list[tuple[float, float]]:
     """Return the phases at which the framed images of a radiograph differ.
 
     A side that is not larger than `source_pixels` keeps all of its pixels, so it has one phase.

@@ -171,6 +171,11 @@ def highest_level(radiograph: Radiograph) -> int:
     return int(2 ** max(8, int(radiograph.max()).bit_length()) - 1)
 
 
+def invert_levels(radiograph: Radiograph) -> Radiograph:
+    """Return a radiograph with dark for bright, in the same dtype."""
+    return highest_level(radiograph) - radiograph
+
+
 def grey_bands(radiograph: Floats) -> Floats:
     """Return how much lighter the image is than its surroundings, at three scales.
 

@@ -16,13 +16,13 @@ from boneage import __version__
 from boneage.errors import InputError
 from boneage.prediction.answers import RESEARCH_ONLY, SEXES, Answer
 from boneage.prediction.atlas_ages import nearest_standards
-from boneage.prediction.explanation import explain, find_answered_part
+from boneage.prediction.explanation import explain
 from boneage.prediction.explanation_picture import colour_limit
-from boneage.prediction.predict import Estimator
-from boneage.radiographs.dicom_headers import find_dicom_header
+from boneage.prediction.predict import Estimator, Prepared, Request
+from boneage.radiographs.dicom_headers import DicomHeader
 from boneage.radiographs.file_limits import Upload
-from boneage.radiographs.image_quality import highest_level
-from boneage.radiographs.reader import Radiograph, read_radiograph
+from boneage.radiographs.image_quality import invert_levels
+from boneage.radiographs.reader import Radiograph
 from boneage.runtime.extras import has_package
 from boneage.serving.asking import Asked, Reply
 from boneage.serving.problems import in_words, problem_reply
@@ -47,20 +47,21 @@ def answer_upload(estimator: Estimator, asked: Asked, content: bytes) -> Reply:
         InputError: A model can't be read.
     """
     upload = Upload(asked.name, content)
-    answer = estimator.predict(upload, asked.sex, asked.chronological_age_months)
+    prepared = estimator.prepare(Request(upload, asked.sex, asked.chronological_age_months))
+    answer = estimator.answer(prepared)
     words = "" if answer.fault is None else in_words([answer.fault])
     if words and answer.status != "refused":
         return problem_reply(422, words, answer.status)
     if asked.kind == "predict":
         values = answer.as_dict()
         if asked.has_pictures:
-            values["page"] = _page(estimator, upload, answer)
+            values["page"] = _page(prepared, answer)
         return _json_reply(values, answer.status)
     if not answer.estimates:
         return problem_reply(422, f"The radiograph is refused: {words}", answer.status)
     if asked.kind == "explain":
-        return _json_reply(_heat(estimator, upload, answer), answer.status)
-    return _document(asked, upload, answer)
+        return _json_reply(_heat(estimator, prepared, answer), answer.status)
+    return _document(asked, upload, prepared.header, answer)
 
 
 def describe_models(estimator: Estimator) -> dict[str, Any]:
@@ -83,15 +84,17 @@ def _json_reply(values: dict[str, Any], outcome: str) -> Reply:
     return Reply(200, "application/json", json.dumps(values).encode(), outcome)
 
 
-def _page(estimator: Estimator, upload: Upload, answer: Answer) -> dict[str, Any]:
+def _page(prepared: Prepared, answer: Answer) -> dict[str, Any]:
     """Return what the page shows besides the answer, as JSON values."""
-    radiograph = read_radiograph(upload)
+    radiograph, assessed, header = prepared.radiograph, prepared.assessed, prepared.header
+    assert radiograph is not None
+    assert assessed is not None
     height, width = radiograph.shape
-    part = find_answered_part(estimator.predictor, radiograph)
-    outline = (part.outline + part.box[:2]) / (width, height)
-    header = find_dicom_header(upload)
-    levels = highest_level(radiograph) - radiograph if part.is_inverted else radiograph
-    picture = _eight_bits(levels)
+    picture = _eight_bits(invert_levels(radiograph) if assessed.is_inverted else radiograph)
+    framed = outline = None
+    if assessed.framed:
+        framed = _png(assessed.framed[0][0].pixels)
+        outline = ((assessed.outline + assessed.box[:2]) / (width, height)).tolist()
     return {
         "header": {
             "is_dicom": header is not None,
@@ -100,8 +103,8 @@ def _page(estimator: Estimator, upload: Upload, answer: Answer) -> dict[str, Any
             "laterality": "" if header is None else header.laterality,
         },
         "radiograph": {"png": _png(picture), "width": width, "height": height},
-        "framed": _png(part.framed[0].pixels) if not part.is_blank else None,
-        "outline": outline.tolist() if not part.is_blank else None,
+        "framed": framed,
+        "outline": outline,
         "atlas_ages": {
             each.sex: nearest_standards(each.months, each.sex) for each in answer.estimates
         },
@@ -123,9 +126,12 @@ def _eight_bits(radiograph: Radiograph) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(levels, 0, 255)), np.uint8)
 
 
-def _heat(estimator: Estimator, upload: Upload, answer: Answer) -> dict[str, Any]:
+def _heat(estimator: Estimator, prepared: Prepared, answer: Answer) -> dict[str, Any]:
     """Return the heat map of an answer as JSON values."""
-    explanation = explain(estimator.predictor, upload, answer.sex)
+    assert prepared.radiograph is not None
+    assert prepared.assessed is not None
+    found = prepared.radiograph, prepared.assessed
+    explanation = explain(estimator.predictor, *found, answer.sex)
     heat = explanation.framed_heat(estimator.predictor.groups[0].framing.size)
     limit = colour_limit(heat)
     levels = np.rint(128 + np.clip(heat / limit, -1, 1) * 127)
@@ -136,12 +142,12 @@ def _heat(estimator: Estimator, upload: Upload, answer: Answer) -> dict[str, Any
     }
 
 
-def _document(asked: Asked, upload: Upload, answer: Answer) -> Reply:
+def _document(asked: Asked, upload: Upload, header: DicomHeader | None, answer: Answer) -> Reply:
     """Return an answer as a DICOM file."""
     from boneage.prediction.dicom_output import dicom_documents
     from boneage.radiographs.dicom import quiet_pydicom
 
-    if find_dicom_header(upload) is None:
+    if header is None:
         detail = "Only a radiograph in DICOM has the identifiers of a study. Upload a DICOM file."
         return problem_reply(422, detail)
     try:

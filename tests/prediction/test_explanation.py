@@ -18,7 +18,7 @@ from boneage.prediction.explanation_picture import (
     picture_path,
     write_explanation,
 )
-from boneage.prediction.predictor import Assessed, Predictor
+from boneage.prediction.predictor import Predictor
 from boneage.radiographs.framing import frame
 from boneage.radiographs.image_quality import ImageFinding
 from boneage.recipe import Framing, Recipe
@@ -56,11 +56,6 @@ def predictor(tmp_path, monkeypatch):
     return make
 
 
-def write(path, image):
-    cv2.imwrite(str(path), np.ascontiguousarray(image))
-    return path
-
-
 def rough_place(framing: Framing) -> tuple[int, int]:
     """Return a square of the framed hand that blurring changes much."""
     pixels = frame(HAND, framing).pixels.astype(np.float32)
@@ -90,17 +85,15 @@ def test_without_any_detail_nothing_moves_the_answer():
 
 @pytest.mark.parametrize("quarter", range(4))
 @pytest.mark.parametrize("inverted", [False, True])
-def test_the_map_lies_on_the_radiograph_however_it_was_turned(
-    predictor, tmp_path, quarter, inverted
-):
+def test_the_map_lies_on_the_radiograph_however_it_was_turned(predictor, quarter, inverted):
     row, column = rough_place(Framing(size=SIZE))
     place = frame(HAND, Framing(size=SIZE)).to_radiograph @ (column + 6, row + 6, 1)
     drawn = np.rot90(255 - HAND if inverted else HAND, -quarter)
     marked = np.zeros(HAND.shape, np.uint8)
     marked[int(place[1]), int(place[0])] = 1
     y, x = np.argwhere(np.rot90(marked, -quarter))[0]
-    path = write(tmp_path / "hand.png", drawn)
-    found = explain(predictor(Corner(row, column)), path, "F")
+    model, drawn = predictor(Corner(row, column)), np.ascontiguousarray(drawn)
+    found = explain(model, drawn, model.assess(drawn), "F")
     assert np.array_equal(found.radiograph, np.rot90(HAND, -quarter))
     assert found.heat.shape == drawn.shape
     peak = np.unravel_index(found.heat.argmax(), found.heat.shape)
@@ -108,16 +101,13 @@ def test_the_map_lies_on_the_radiograph_however_it_was_turned(
     assert cv2.pointPolygonTest(found.outline.astype(np.float32), (float(x), float(y)), False) > 0
 
 
-def test_an_unknown_sex_takes_the_mean_and_a_refused_image_is_explained_as_it_is(
-    predictor, tmp_path, monkeypatch
-):
+def test_an_unknown_sex_takes_the_mean_and_a_refused_image_is_explained_as_it_is(predictor):
     model = predictor(Corner(*rough_place(Framing(size=SIZE))))
-    path = write(tmp_path / "hand.png", HAND)
-    both, girl = explain(model, path, None), explain(model, path, "F")
+    seen = model.assess(HAND)
+    both, girl = explain(model, HAND, seen, None), explain(model, HAND, seen, "F")
     assert np.allclose(both.heat, girl.heat, atol=1e-4)  # this engine adds a constant for boys
-    blank = Assessed(None, (), ImageFinding("blank-image", "x", "y"))
-    monkeypatch.setattr(Predictor, "assess", lambda *_: blank)
-    assert np.array_equal(explain(model, path, "F").heat, girl.heat)
+    refused = replace(seen, refusal=ImageFinding("no-hand", "x", "y"))
+    assert np.array_equal(explain(model, HAND, refused, "F").heat, girl.heat)
 
 
 # --- The picture.

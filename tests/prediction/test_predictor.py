@@ -188,6 +188,8 @@ def test_an_inverted_radiograph_gets_the_images_of_the_original(make_run, number
     assert found.findings[0].what == "the grey levels were inverted, because bone was dark"
     assert found.findings[0].is_corrected
     assert found.refusal is None
+    assert (right.is_inverted, found.is_inverted) == (False, True)
+    assert np.array_equal(found.levels((top - hand).astype(hand.dtype)), hand)
 
 
 def test_of_two_hands_the_first_half_that_shows_one_is_answered_for(make_run):
@@ -199,10 +201,13 @@ def test_of_two_hands_the_first_half_that_shows_one_is_answered_for(make_run):
         assert found.inputs[0][0].tobytes() == frame(LARGE, AREA).pixels.tobytes()
         assert code in {finding.code for finding in found.findings}
         assert "the answer is for the left half" in found.findings[0].what
+        assert found.box == (0, 0, LARGE.shape[1], LARGE.shape[0])
+        assert np.array_equal(found.levels(image), LARGE)
     empty = np.hstack([np.zeros_like(LARGE), LARGE])
     right = predictor._assess_half(empty, found.findings[0])
     assert right is not None
     assert "right half" in right.findings[0].what
+    assert right.box == (LARGE.shape[1], 0, 2 * LARGE.shape[1], LARGE.shape[0])
 
 
 def test_an_image_without_a_hand_is_refused(make_run):

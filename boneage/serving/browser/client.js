@@ -1,16 +1,11 @@
 // Where answers come from on a page without a server: from a worker in the browser itself.
 //
-// It has the functions of the page's own client.js. The radiograph never leaves the computer.
+// It has the functions of the page's own client.js, and takes its place in the folder `page`. The
+// radiograph never leaves the computer.
 
-/** Why there is no answer: `status` is that of HTTP. */
-export class Problem extends Error {
-  constructor(status, detail = "", retryAfter = 0) {
-    super(detail);
-    this.status = status;
-    this.detail = detail;
-    this.retryAfter = retryAfter;
-  }
-}
+import {Problem} from "./problem.js";
+
+export {Problem};
 
 /** What this page can't do, so that it hides it. */
 document.documentElement.classList.add("no-server");

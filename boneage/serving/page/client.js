@@ -3,17 +3,11 @@
 // A form is {file, sex: "F" | "M" | "", months: number | null}. Each function takes an AbortSignal,
 // and throws a Problem, or an AbortError.
 
-let token = "";
+import {Problem} from "./problem.js";
 
-/** Why there is no answer: `status` is that of HTTP, or 0 if nothing answers. */
-export class Problem extends Error {
-  constructor(status, detail = "", retryAfter = 0) {
-    super(detail);
-    this.status = status;
-    this.detail = detail;
-    this.retryAfter = retryAfter;
-  }
-}
+export {Problem};
+
+let token = "";
 
 /** Use an access token from now on. It is in memory only. */
 export function useToken(value) {
