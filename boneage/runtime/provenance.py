@@ -90,9 +90,14 @@ def licence() -> str:
 
 
 def limit_cores(cores: int) -> None:
-    """Let this process use that many cores at most, because others of ours use the rest."""
+    """Let this process use that many cores at most, because others of ours use the rest.
+
+    Call it before numpy is imported. Its threads wait for each other in a busy loop, which takes
+    the cores from the other processes.
+    """
     global _most_cores
     _most_cores = cores
+    os.environ.update({"OMP_NUM_THREADS": str(cores), "OPENBLAS_NUM_THREADS": str(cores)})
 
 
 def usable_cores() -> int:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,14 @@ def test_the_cores_of_a_container_are_those_of_its_limit(monkeypatch, files, cor
     monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(8), raising=False)
     assert usable_cores() == cores
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_numpy_starts_no_more_threads_than_the_limit_of_cores():
+    code = (
+        "import os; from boneage.runtime.provenance import limit_cores; limit_cores(1); "
+        "import numpy as np; np.ones((500, 500)) @ np.ones((500, 500)); "
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(found.stdout) == 1
