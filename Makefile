@@ -10,8 +10,10 @@ INSTALLED := $(notdir $(wildcard .venv/.installed-*))
 LOCK ?= $(or $(wildcard $(patsubst .installed-%,%,$(firstword $(INSTALLED)))),requirements.lock)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(notdir $(LOCK))
+# Where Python may not keep what it compiled, every start of Keras takes 15 s in place of 5.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install train test test-fast lint types format lock image clean
+.PHONY: help install train test test-fast test-slow lint types format lock image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -59,6 +61,9 @@ test: install ## run all tests (make test ARGS="-k store")
 
 test-fast: install ## run the tests that neither train nor start Keras or a browser (minutes)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+
+test-slow: install ## run the others: what trains, or starts Keras or a browser
+	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
