@@ -23,7 +23,7 @@ import numpy as np
 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.generator import DataGenerator, last_batch_counts, shard_for_devices
-from boneage.training.hosts import Hosts
+from boneage.training.hosts import Hosts, connected_hosts
 from boneage.training.stop_signals import Stop, Terminated
 
 _CONNECT_SECONDS = 600  # for the last host, which may have to pull its image first
@@ -176,13 +176,10 @@ def joined(hosts: Hosts | None, run: Path) -> Iterator[DeviceGroup]:
             raise InputError(_not_on_jax(hosts))
         yield DeviceGroup()
         return
-    import jax
-
-    is_connected = jax.distributed.is_initialized()
-    if hosts is not None and not is_connected:
+    connected = connected_hosts()
+    if hosts is not None and connected is None:
         _connect(hosts)
-    elif jax.process_count() > 1:
-        hosts = Hosts("", jax.process_count(), jax.process_index())
+    hosts = connected or hosts
     try:
         with _all_devices() as devices:
             yield DeviceGroup(hosts, *devices)
@@ -191,11 +188,11 @@ def joined(hosts: Hosts | None, run: Path) -> Iterator[DeviceGroup]:
             raise
         raise InputError(_lost(hosts, error, run)) from error
     except Terminated:  # all processes stop after the same batch, so all of them come here
-        _disconnect(hosts, is_ours=not is_connected)
+        _disconnect(hosts, is_ours=connected is None)
         raise
     # After another error JAX disconnects when Python ends, once the message is printed. If the
     # other processes do not disconnect too, it aborts this one after _SHUTDOWN_SECONDS.
-    _disconnect(hosts, is_ours=not is_connected)
+    _disconnect(hosts, is_ours=connected is None)
 
 
 def _connect(hosts: Hosts) -> None:
@@ -261,5 +258,5 @@ def _not_on_jax(hosts: Hosts) -> Fault:
     return Fault(
         f"{hosts.count} hosts",
         f"Keras runs on {keras.backend.backend()}, which trains on one device only",
-        "Start the command with KERAS_BACKEND=jax (pip install 'jax<0.11').",
+        "Start the command with KERAS_BACKEND=jax (pip install 'boneage[jax]').",
     )

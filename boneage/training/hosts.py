@@ -1,12 +1,13 @@
 """Find out which processes train together, and which of them this one is.
 
 `--hosts` and `--rank` say so, or the variables of the launcher: those of JAX (Kubeflow Trainer
-sets them), of Slurm's `srun`, or of torchrun.
+sets them), of Keras, of Slurm's `srun`, or of torchrun. Or JAX has connected them already.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ PORT = 29500  # where a launcher names a host without a port
 ALONE = "none"  # value of --hosts that ignores the launcher's variables
 _LAUNCHERS = (  # variables for the first process' address, the number of processes, the rank
     ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", ("JAX_PROCESS_ID",)),
+    (
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES",
+        "KERAS_DISTRIBUTION_NUM_PROCESSES",
+        ("KERAS_DISTRIBUTION_PROCESS_ID",),
+    ),
     ("MASTER_ADDR", "WORLD_SIZE", ("RANK", "JOB_COMPLETION_INDEX")),
 )
 _RANKS = ("JAX_PROCESS_ID", "SLURM_PROCID", "JOB_COMPLETION_INDEX", "RANK")
@@ -27,7 +33,8 @@ class Hosts:
     """The processes that train together, one on each host.
 
     Attributes:
-        coordinator: Address `host:port` of process 0, to which all processes connect.
+        coordinator: Address `host:port` of process 0, to which all processes connect; "" if they
+            are connected.
         count: Number of processes.
         rank: Number of this process, from 0. Process 0 writes the run folder.
     """
@@ -49,7 +56,8 @@ def find_hosts(
 
     Args:
         addresses: The value of `--hosts`: `host:port` of each process, separated by commas, or
-            `"none"`. By default the variables of JAX, Slurm or torchrun decide.
+            `"none"`. By default the connection decides that JAX has already, or the variables of
+            Slurm, JAX, Keras or torchrun.
         rank: The value of `--rank`. By default the launcher's variable decides.
         environment: The environment variables of this process.
 
@@ -64,7 +72,7 @@ def find_hosts(
     if addresses is None:
         if rank is not None:
             raise InputError(Fault(f"--rank {rank}", "--hosts is missing", "Add --hosts."))
-        return _from_slurm(environment) or _from_launcher(environment)
+        return connected_hosts() or _from_slurm(environment) or _from_launcher(environment)
     names = [name.strip() for name in addresses.split(",")]
     faults = _address_faults(names)
     source = "--rank"
@@ -80,6 +88,14 @@ def find_hosts(
     if faults or rank is None:
         raise InputError(faults)
     return Hosts(names[0], len(names), rank) if len(names) > 1 else None
+
+
+def connected_hosts() -> Hosts | None:
+    """Return the processes that JAX has connected already, as Ray's JaxTrainer does, or None."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return None
+    return Hosts("", jax.process_count(), jax.process_index())
 
 
 def _address_faults(names: Sequence[str]) -> list[Fault]:
@@ -118,7 +134,7 @@ def _from_launcher(environment: Mapping[str, str]) -> Hosts | None:
         if count < 2:
             return None
         rank_name = next((name for name in rank_names if name in environment), rank_names[0])
-        address = environment[address_name]
+        address = environment[address_name].split(",")[0]  # Keras has one for each process
         if not re.search(r":\d+$", address):
             address = f"{address}:{environment.get('MASTER_PORT', PORT)}"
         return _checked(Hosts(address, count, _number(environment, rank_name)), rank_name)

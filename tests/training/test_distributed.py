@@ -75,6 +75,7 @@ training.ema = 0.8
 training.ema_statistics = true
 training.workers = 1
 """
+CONNECT = "import jax; jax.distributed.initialize"  # as Ray's JaxTrainer does
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # On a busy machine, a batch and its checkpoint may take longer than the eight seconds after which a
 # process ends alone. The other one is then aborted. `test_stop_signals` tests that limit.
@@ -119,26 +120,35 @@ class Workplace:
             "PYTHONPATH": f"{folder / 'without'}:{os.environ.get('PYTHONPATH', '')}",
         }
 
-    def start(self, run: str, *options: str, **variables: str) -> subprocess.Popen[str]:
+    def start(
+        self, run: str, *options: str, code: str | None = None, **variables: str
+    ) -> subprocess.Popen[str]:
         """Start one process that begins a run, or with `--resume` continues it."""
         folder = self.folder / run
         recipe = [str(self.folder / "recipe.toml"), "--data", str(self.manifest.path)]
         what = ["--resume", str(folder)] if "--resume" in options else [*recipe, "--out", folder]
         others = [option for option in options if option != "--resume"]
         return subprocess.Popen(
-            [sys.executable, "-c", self.code, "train", *map(str, what), *others],
+            [sys.executable, "-c", code or self.code, "train", *map(str, what), *others],
             env=self.environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def start_two(self, run: str, *each: Sequence[str]) -> list[subprocess.Popen[str]]:
-        """Start two processes that train together, as Kubeflow's variables say."""
+    def start_two(
+        self, run: str, *each: Sequence[str], connected: bool = False
+    ) -> list[subprocess.Popen[str]]:
+        """Start two processes that train together, as Kubeflow's variables or JAX say."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
+            address = f"localhost:{free.getsockname()[1]}"
+        if connected:
+            return [
+                self.start(run, code=f"{CONNECT}('{address}', 2, {rank})\n{self.code}")
+                for rank in (0, 1)
+            ]
+        launcher = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
         return [
             self.start(run, *options, **launcher, JAX_PROCESS_ID=str(rank))
             for rank, options in enumerate(each or ((), ()))
@@ -188,7 +198,7 @@ def alone(workplace: Workplace) -> Run:
 
 @pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(workplace: Workplace, alone: Run) -> None:
-    results = ended(workplace.start_two("two"))
+    results = ended(workplace.start_two("two", connected=True))
     assert [code for code, _ in results] == [0, 0], results
     run = Run(workplace.folder / "two")
     pd.testing.assert_frame_equal(curve(run), curve(alone), rtol=1e-4)

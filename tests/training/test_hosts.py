@@ -1,5 +1,8 @@
 """Which processes train together, from the command line or from a launcher's variables."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from boneage.errors import InputError
@@ -17,6 +20,11 @@ JAX = {
     "JAX_NUM_PROCESSES": "3",
     "JAX_PROCESS_ID": "2",
 }
+KERAS = {
+    "KERAS_DISTRIBUTION_JOB_ADDRESSES": "first:1234,second:2345",
+    "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+    "KERAS_DISTRIBUTION_PROCESS_ID": "1",
+}
 TORCHRUN = {"MASTER_ADDR": "first", "MASTER_PORT": "1234", "WORLD_SIZE": "3", "RANK": "2"}
 
 
@@ -33,6 +41,8 @@ def test_hosts_and_rank_decide_whatever_the_launcher_says():
     [
         (JAX, Hosts("first:1234", 3, 2)),
         (JAX | {"JAX_COORDINATOR_ADDRESS": "first"}, Hosts("first:29500", 3, 2)),
+        (KERAS, Hosts("first:1234", 2, 1)),
+        (KERAS | {"KERAS_DISTRIBUTION_JOB_ADDRESSES": "first:1"}, Hosts("first:1", 2, 1)),
         (TORCHRUN, Hosts("first:1234", 3, 2)),
         (
             {"MASTER_ADDR": "job-0.job", "WORLD_SIZE": "3", "JOB_COMPLETION_INDEX": "1"},
@@ -90,3 +100,18 @@ def test_all_faults_are_reported_at_once():
     with pytest.raises(InputError) as refused:
         find_hosts("a,b:1,b:70000,b:1", -1, {})
     assert len(refused.value.faults) == 4
+
+
+@pytest.mark.parametrize("is_initialized", [True, False])
+@pytest.mark.parametrize("count", [1, 3])
+def test_processes_that_jax_has_connected_are_used(monkeypatch, is_initialized, count):
+    jax = SimpleNamespace(
+        distributed=SimpleNamespace(is_initialized=lambda: is_initialized),
+        process_count=lambda: count,
+        process_index=lambda: 2,
+    )
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    connected = Hosts("", 3, 2) if is_initialized and count == 3 else None
+    assert find_hosts(None, None, {}) == connected
+    assert find_hosts(None, None, KERAS) == (connected or Hosts("first:1234", 2, 1))
+    assert find_hosts("none", None, KERAS) is None
