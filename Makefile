@@ -13,7 +13,7 @@ STAMP := .venv/.installed-$(notdir $(LOCK))
 # Where Python may not keep what it compiled, every start of Keras takes 15 s in place of 5.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install train test test-fast test-slow lint types format lock image clean
+.PHONY: help install train test test-fast test-slow docs lint types format lock image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -65,6 +65,9 @@ test-fast: install ## run the tests that neither train nor start Keras or a brow
 test-slow: install ## run the others: what trains, or starts Keras or a browser
 	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
+docs: install ## build the documentation in site/; a warning or a broken link is a failure
+	$(BIN)/zensical build --strict --clean
+
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -104,5 +107,5 @@ image: ## build the Docker image (TARGET=gpu for the GPU one)
 	  --build-arg COMMIT="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
 clean: ## remove .venv and every tool's cache; data/ and runs/ stay
-	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv dist site .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find boneage tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for path in ROOT.glob("*.md")) + sorted(
     path
-    for folder in ("boneage", "data", "experiments")
+    for folder in ("boneage", "data", "docs", "experiments")
     for path in (ROOT / folder).rglob("*.md")
     if folder != "data" or path.parent == ROOT / "data"  # a checkout's own data lies there too
 )
