@@ -106,6 +106,25 @@ image: ## build the Docker image (TARGET=gpu for the GPU one)
 	$(ENGINE) build --target $(TARGET) -t boneage:$(TARGET) -t boneage:$(if $(filter cpu,$(TARGET)),latest,$(TARGET)) \
 	  --build-arg COMMIT="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
+# For maintainers, with uv. The lists of a lock's packages tell a user what is inside.
+.PHONY: release sbom audit
+LOCKS := $(wildcard requirements*.lock locks/*.lock)
+
+release: install ## check and build a release into dist/ (make release VERSION=0.1.0)
+	$(BIN)/python .ci/release "$(VERSION)"
+	$(MAKE) --no-print-directory sbom
+	cd dist && sha256sum *.whl *.tar.gz *.json > SHA256SUMS
+
+sbom: ## write what each lock holds, as CycloneDX, into dist/
+	@mkdir -p dist
+	for lock in $(LOCKS); do \
+	  $(UV) tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements "$$lock" \
+	    --pyproject pyproject.toml --output-reproducible -o "dist/$$(basename "$$lock" .lock).cdx.json"; done
+
+audit: ## ask for known vulnerabilities of every locked package; needs the network
+	for lock in $(LOCKS); do \
+	  $(UV) tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r "$$lock"; done
+
 clean: ## remove .venv and every tool's cache; data/ and runs/ stay
 	rm -rf .venv dist site .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find boneage tests -name __pycache__ -type d -prune -exec rm -rf {} +
