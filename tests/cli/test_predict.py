@@ -473,7 +473,10 @@ def test_a_wrong_row_of_a_table_costs_its_own_answer_alone(boneage, run, tmp_pat
         (("a.png", "--chronological-age", "3650"), "Is it in years or days?"),
         (("a.png", "--level", "90"), "Write 0.9 for 90 %"),
         (("a.png", "--shard", "1/2"), "Name one with --out"),
-        (("a.png", "--out", "x.csv", "--shard", "3/2"), "Write 1/4 for the first of four"),
+        *(
+            (("a.png", "--out", "x.csv", "--shard", shard), "Write 1/4 for the first of four")
+            for shard in ("5/4", "0/4", "1/0", "-1/4", "x", "1")
+        ),
         (("a.png", "--out", "x.csv", "--shard", "1/2", "--merge", "2"), "can't be combined"),
         (("a.png", "--out", "x.csv", "--merge", "2"), "x.1-of-2.csv: there is no such file"),
         (("a.png", "--out", "x.csv", "--json"), "can't be combined with --out"),
