@@ -13,7 +13,7 @@ STAMP := .venv/.installed-$(notdir $(LOCK))
 # Where Python may not keep what it compiled, every start of Keras takes 15 s in place of 5.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install train test test-fast test-slow docs lint types format lock image clean
+.PHONY: help install train test test-fast test-slow docs lint types format lock image clean reference
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -67,6 +67,9 @@ test-slow: install ## run the others: what trains, or starts Keras or a browser
 
 docs: install ## build the documentation in site/; a warning or a broken link is a failure
 	$(BIN)/zensical build --strict --clean
+
+reference: install ## write docs/reference again from the code (fast tests compare it)
+	$(BIN)/python docs/make_reference.py
 
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .

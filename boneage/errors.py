@@ -65,6 +65,7 @@ class InputError(Exception):
     """
 
     def __init__(self, faults: Fault | Sequence[Fault]) -> None:
+        """Keep the faults. The text of the exception has a line for each."""
         self.faults: tuple[Fault, ...] = (faults,) if isinstance(faults, Fault) else tuple(faults)
         super().__init__("\n".join(str(fault) for fault in self.faults))
 

@@ -8,8 +8,14 @@ from boneage.training.stop_signals import ended_by_signals
 def main() -> None:
     """Run the command line.
 
-    Exit code 0: done, 2: invalid input, 130: interrupted by Ctrl-C, 141: nobody reads the output,
-    143: terminated.
+    | exit code | meaning |
+    |---|---|
+    | 0 | done |
+    | 1 | `stress`: a gate is failed |
+    | 2 | the input is wrong, or a check failed; the messages say what to do |
+    | 3 | `predict`: an image is refused |
+    | 130, 143 | ended by Ctrl-C; by SIGTERM |
+    | 141 | nobody reads the output |
     """
     with ended_by_signals():
         from boneage.cli.app import run

@@ -32,8 +32,8 @@ class Manifest:
 
     Attributes:
         path: The CSV file.
-        table: `COLUMNS`, then the optional and further columns of the file, in the file's row
-            order; ids are str, ages float64 in months.
+        table: The required columns, then the optional and further columns of the file, in the
+            file's row order; ids are str, ages float64 in months.
         digest: sha256 of the file's bytes, hexadecimal.
         notes: What an importer reports that is not a fault.
     """
@@ -74,6 +74,9 @@ class Manifest:
     def split(self, name: str) -> Manifest:
         """Return the rows of one split, as a manifest of the same file.
 
+        Args:
+            name: `train`, `val` or `test`.
+
         Raises:
             InputError: There is no split of that name, or no image in it.
         """
@@ -103,7 +106,10 @@ def describe_split_digest(digest: str) -> str:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest and check all of its table; images must exist but are not opened.
+    """Return a manifest whose whole table was checked; images must exist but are not opened.
+
+    Args:
+        path: The CSV file.
 
     Raises:
         InputError: The file can't be read, or any row of it is wrong (all faults at once).
@@ -116,9 +122,12 @@ def write_manifest(table: pd.DataFrame, path: Path, *, notes: Sequence[str] = ()
     """Check a table as `read_manifest` would, then write it in one step.
 
     Args:
-        table: At least `COLUMNS`; `image` relative to the folder that `path` is in.
+        table: At least the required columns; `image` relative to the folder that `path` is in.
         path: The file to write; missing folders are made, an older file is replaced.
         notes: Notes for the manifest that is returned.
+
+    Returns:
+        The manifest as it was written.
 
     Raises:
         InputError: The table is wrong, or the file can't be written. Nothing is left behind.

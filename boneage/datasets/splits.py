@@ -33,6 +33,9 @@ def assign_splits(
 
     Returns:
         A copy with the column `split`.
+
+    Raises:
+        ValueError: The fractions are negative or do not sum to 1.
     """
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1):
         raise ValueError(f"fractions {fractions} are not three fractions that sum to 1")

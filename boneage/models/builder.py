@@ -61,7 +61,7 @@ def build_model(
     """Build the network, not yet compiled.
 
     Args:
-        backbone: A key of `BACKBONES`.
+        backbone: As the key `model.backbone` of a recipe.
         image_size: Side of the square input, pixels.
         weights: Weights of the backbone. `"none"`: random. `"imagenet"`: those of
             keras.applications, read from `$KERAS_HOME/models` and never downloaded. Or the path
@@ -72,7 +72,7 @@ def build_model(
         gender: Whether the answer may depend on the second input. A model without it takes the
             same batches.
         gender_units: Width of the gender branch.
-        gender_by: How the gender branch enters. `"concatenate"`: beside the pooled features.
+        gender_by: How the gender branch enters. `"concatenate"`: next to the pooled features.
             `"film"`: as a scale and a shift of each of them, at first 1 and 0 (Perez et al.,
             FiLM: Visual Reasoning with a General Conditioning Layer, AAAI 2018).
         dense_units: Widths of the dense layers after the branches are joined.
@@ -80,7 +80,7 @@ def build_model(
         pooling: Pooling of the backbone's feature map (h, w, features). `"average"`: the mean over
             h and w. `"flatten"`: the means of 2 x 2 positions, flattened.
         head: End of the dense layers. `"number"`: one number, scaled to months. `"distribution"`:
-            a probability for each of `MONTHS`, and their mean.
+            a probability for each of 0 to 240 months, and their mean.
         age_centre_months: Age that the number 0 stands for.
         age_scale_months: Months per unit of the number.
         precision: A Keras dtype policy. The last layers are always float32, because bfloat16 has

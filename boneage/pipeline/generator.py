@@ -40,7 +40,7 @@ class DataGenerator(InOrder):
     A batch is a pure function of (seed, epoch, index). It is the same with any number of workers,
     threads or processes, in any order of access, and after a resume. Every image is served
     exactly once per pass, which is one iteration over all batches. The last batch may be short.
-    With `balance_sources`, images of a small source are served more often (see `Mixture`).
+    With `balance_sources`, images of a small source are served more often.
     A pass has one epoch, however many epochs of `fit` it lasts with `steps_per_epoch`. Each pass
     of `fit`, `evaluate` or `predict` on this generator has the next epoch, and so has `next` after
     a last batch. A loop of your own calls `on_epoch_end()` after its last batch. A pass that was
@@ -93,13 +93,14 @@ class DataGenerator(InOrder):
         Args:
             images: Array `(n, h, w)`, `(n, h, w, 1)` or RGB `(n, h, w, 3)`, 0-255; or paths of
                 radiographs, decoded and framed each time they are served; or a `Store` or
-                `StoreView`.
+                `StoreView`, as `boneage.pipeline.store.prepare` returns it.
             gender: The sex of the children, `n` values: 1 or "M" for male, 0 or "F" for female.
             age_months: `n` ages in months. None serves `((image, gender),)`, for `predict`.
             batch_size: Images per batch.
             shuffle: Whether each epoch has its own order.
             augmentation: Recipe settings, an albumentations transform, or a function of a uint8
-                `(h, w)` array (see `Augment`). A transform or function is tried once on an image.
+                `(h, w)` array that keeps its shape. A transform or function is tried once on an
+                image. Several threads call a function at the same time.
             seed: Seed of order and augmentation, 0 or more.
             image_size: Side of the framed image in pixels, for paths. For other images, the side
                 that they must have.
@@ -177,7 +178,11 @@ class DataGenerator(InOrder):
         return len(self._batches)
 
     def __getitem__(self, index: SupportsIndex) -> Batch:
-        """Return the batch of an index in the present epoch, counted from the end if negative."""
+        """Return the batch of an index in the present epoch, as the class describes it.
+
+        Args:
+            index: Index of the batch, counted from the end if negative.
+        """
         number = self._number(index)
         epoch = self.epoch  # read once, so that the whole batch is of one epoch
         rows = self._batches.rows(number, epoch)
@@ -194,6 +199,9 @@ class DataGenerator(InOrder):
         """Return which images a batch of the present epoch has: int64 `(b,)`, from 0.
 
         A subclass finds the rows of its own columns with it.
+
+        Args:
+            index: Index of the batch, counted from the end if negative.
         """
         return self._batches.rows(self._number(index), self.epoch).copy()
 

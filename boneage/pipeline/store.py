@@ -90,7 +90,11 @@ class Store:
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
         """Return the image of a row: uint8 `(size, size)`, read-only.
 
+        Args:
+            index: The row, counted from the end if negative.
+
         Raises:
+            IndexError: There is no such row.
             InputError: The file was cut short or became unreadable after it was opened.
         """
         row = operator.index(index)
@@ -109,6 +113,9 @@ class Store:
 
     def image_and_gain(self, index: int) -> tuple[npt.NDArray[np.uint8], float]:
         """Return the image of a row, and its gain (see `Framed.gain`).
+
+        Args:
+            index: The row, counted from the end if negative.
 
         Raises:
             InputError: `images.npy` or `frames.csv` is damaged.
@@ -141,6 +148,9 @@ class Store:
     def select(self, image_ids: Sequence[str]) -> StoreView:
         """Return the rows of these ids, in this order.
 
+        Args:
+            image_ids: Names of images, as in the manifest.
+
         Raises:
             InputError: Some ids are not in the store. It names all of them.
         """
@@ -170,6 +180,9 @@ class Store:
         """Return whether the images are known to differ from those of the recorded metadata.
 
         Digests of different versions can't be compared, so they count as equal.
+
+        Args:
+            metadata: The key `store` of `run.json`.
         """
         return metadata.get("version") == VERSION and metadata["digest"] != self.digest
 
@@ -203,11 +216,19 @@ class StoreView:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return the image of a row: uint8 `(size, size)`, read-only."""
+        """Return the image of a row: uint8 `(size, size)`, read-only.
+
+        Args:
+            index: The row, counted from the end if negative.
+        """
         return self.store[self.rows[index]]
 
     def image_and_gain(self, index: int) -> tuple[npt.NDArray[np.uint8], float]:
-        """Return the image of a row, and its gain."""
+        """Return the image of a row, and its gain.
+
+        Args:
+            index: The row, counted from the end if negative.
+        """
         return self.store.image_and_gain(self.rows[index])
 
 
@@ -220,6 +241,9 @@ def open_store(folder: str | Path, *, verify: bool = False) -> Store:
     Args:
         folder: Folder of the store, made by `prepare`.
         verify: Whether to check every row.
+
+    Returns:
+        The store, whose images are read from the disk when they are used.
 
     Raises:
         InputError: The store is missing or incomplete, has another version, or is damaged.
@@ -274,6 +298,9 @@ def prepare(
         workers: Number of threads (of processes for many images) that decode. Default: one per
             core.
         progress: Whether to draw a progress bar on standard error.
+
+    Returns:
+        The store.
 
     Raises:
         InputError: Some images can't be read (it names all of them), the manifest has no images,

@@ -109,7 +109,7 @@ class Prepared:
 class Estimator:
     """One finished run or several, ready to answer for radiograph files.
 
-    The networks are loaded when the first image is ready.
+    `boneage.load` makes one. The networks are loaded when the first image is ready.
 
     Attributes:
         predictor: The runs, with their framing and views.
@@ -137,7 +137,7 @@ class Estimator:
                 enough validation images for it.
             anyway: Answer for images that would be refused, with the reason as a finding.
             calibration: The file of a local calibration, which every answer then has.
-            reference: Means and SDs of bone ages, as for `sd_score.load_reference`.
+            reference: Means and SDs of bone ages, as for `load`.
 
         Raises:
             InputError: As `Predictor`, a file is faulty, the calibration is another model's, or
@@ -187,6 +187,9 @@ class Estimator:
             sex: `F` or `M`; None if it is not known.
             chronological_age_months: The age of the child on the day of the radiograph, if known.
 
+        Returns:
+            The answer, or why there is none.
+
         Raises:
             InputError: A model can't be read, or the sex or the age is none. What is wrong with
                 the file is in the answer.
@@ -195,7 +198,10 @@ class Estimator:
         return self.answer(self.prepare(Request(radiograph, sex, chronological_age_months)))
 
     def answer(self, prepared: Prepared) -> Answer:
-        """Answer for one radiograph that `prepare` has read.
+        """Return the answer for one radiograph that `prepare` has read.
+
+        Args:
+            prepared: What `prepare` returned.
 
         Raises:
             InputError: A model can't be read.
@@ -309,7 +315,14 @@ class Estimator:
         return replace(estimate, comparison=compared)
 
     def prepare(self, request: Request) -> Prepared:
-        """Decode, check and frame one file. If the networks are not to be asked, say why."""
+        """Decode, check and frame one file.
+
+        Args:
+            request: The radiograph, and what is known of the child.
+
+        Returns:
+            What `answer` takes. If the networks are not to be asked, its answer says why.
+        """
         name = str(request.image)
         answer = Answer(
             name,
@@ -399,7 +412,11 @@ def load(
             enough validation images for it.
         anyway: Answer for images that would be refused, with the reason as a finding.
         calibration: The file of a local calibration, which every answer then has.
-        reference: Means and SDs of bone ages, as for `sd_score.load_reference`.
+        reference: Means and SDs of bone ages: a CSV file with the columns `sex`,
+            `chronological_age_months`, `mean_months` and `sd_months`. Default: Brush Foundation.
+
+    Returns:
+        What answers: its method `predict` takes one radiograph, `predict_many` any number.
 
     Raises:
         InputError: There is no such run, its files are damaged, or another file is faulty.

@@ -116,6 +116,9 @@ def frame(
         phase: Which pixel `sampling = "nearest"` takes of each area that becomes one pixel, as
             shares (y, x) of its sides: at least 0 and below 1. `area` does not use it.
 
+    Returns:
+        The framed image, and where it is on the radiograph.
+
     Raises:
         InputError: The region is not inside the image.
     """
