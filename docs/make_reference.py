@@ -87,8 +87,7 @@ def commands_page() -> str:
     lines = [
         "# Commands\n",
         *prose(
-            "`boneage VERB --help` prints the same. RECIPE, MANIFEST and RUN are explained in "
-            "[recipe](recipe.md), [manifest](manifest.md) and [run folder](run-folder.md). Options "
+            "`boneage VERB --help` prints the same. RECIPE is explained in [recipe](recipe.md). Options "
             "may come before or after the arguments. An option that may be repeated is named each "
             "time: `--run A --run B`."
         ),

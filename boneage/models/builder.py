@@ -73,8 +73,8 @@ def build_model(
             same batches.
         gender_units: Width of the gender branch.
         gender_by: How the gender branch enters. `"concatenate"`: next to the pooled features.
-            `"film"`: as a scale and a shift of each of them, at first 1 and 0 (Perez et al.,
-            FiLM: Visual Reasoning with a General Conditioning Layer, AAAI 2018).
+            `"film"`: as a scale and a shift of each of them, at first 1 and 0 (Perez et al., AAAI
+            2018).
         dense_units: Widths of the dense layers after the branches are joined.
         dropout: Rate of dropout before each dense layer.
         pooling: Pooling of the backbone's feature map (h, w, features). `"average"`: the mean over
@@ -91,8 +91,8 @@ def build_model(
         (b, 1), 1.0 = male, to `age_months` float32 (b, 1).
 
     Raises:
-        InputError: The backbone is unknown, the image is too small for it or for the pooling, a
-            setting is out of bounds, the weights file is missing or has another digest, or the
+        InputError: The backbone is unknown, or a setting is out of bounds. The image is too small
+            for the backbone or the pooling. The weights file is missing or has another digest. The
             head does not fit into memory.
     """
     _check_size(image_size)

@@ -115,8 +115,8 @@ class Answer:
 
     Attributes:
         image: The path of the radiograph, as given.
-        status: `answered`; `refused` for an image that the model can't judge; `unreadable` for a
-            file that can't be decoded; `failed` if what is known of the child is wrong, or the
+        status: `answered`. `refused` for an image that the model can't judge. `unreadable` for a
+            file that can't be decoded. `failed` if what is known of the child is wrong, or the
             model's answer is no bone age.
         estimates: The bone age. If the sex is not known, one for girls and one for boys. Empty
             unless answered.
