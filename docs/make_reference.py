@@ -87,7 +87,7 @@ def commands_page() -> str:
     lines = [
         "# Commands\n",
         *prose(
-            "`boneage VERB --help` prints the same. RECIPE is explained in [recipe](recipe.md). Options "
+            "`boneage VERB --help` prints the same. [recipe](recipe.md) explains RECIPE. Options "
             "may come before or after the arguments. An option that may be repeated is named each "
             "time: `--run A --run B`."
         ),
