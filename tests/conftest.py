@@ -286,6 +286,33 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 @pytest.fixture
+def fake_nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put an `nvidia-smi` on PATH that answers with these rows; returns its folder."""
+
+    def fake(*cards: str, processes: Sequence[str] = (), otherwise: str = "") -> Path:
+        rows = "\n".join(["cat <<'END'", *cards, "END"]) if cards else ""
+        holders = "\n".join(["cat <<'END'", *processes, "END"]) if processes else ""
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        cases = f"*query-gpu*)\n{otherwise}\n{rows}\n;;\n*query-compute-apps*)\n{holders}\n;;"
+        (folder / "nvidia-smi").write_text(f'#!/bin/sh\ncase "$1" in\n{cases}\nesac\n')
+        (folder / "nvidia-smi").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.delenv("KERAS_BACKEND", raising=False)
+        return folder
+
+    return fake
+
+
+@pytest.fixture
+def tensorflow_with_cuda(install: Callable[..., Path]) -> str:
+    """Install the names of TensorFlow with CUDA 12; returns their folders for PYTHONPATH."""
+    wheels = {"tensorflow": "2.21.0", "nvidia-cuda-runtime-cu12": "12.9.79"}
+    return os.pathsep.join(str(install(name, {}, version=each)) for name, each in wheels.items())
+
+
+@pytest.fixture
 def tiny_plug_in(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> str:
     """Makes the backbone `tiny` known to commands in processes of their own; returns its name."""
     points = {"boneage.backbones": {"tiny_plug_in": "tiny_plug_in:tiny"}}

@@ -15,6 +15,7 @@ from boneage import __version__
 from boneage.cli.calibrate import calibrate
 from boneage.cli.compare import compare
 from boneage.cli.data import data_app
+from boneage.cli.doctor import doctor
 from boneage.cli.evaluate import evaluate, release, report
 from boneage.cli.export import export
 from boneage.cli.output import log, verb_group
@@ -35,6 +36,7 @@ VERBS = (
     "serve",
     "report",
     "data",
+    "doctor",
     "site",
     "compare",
     "stress",
@@ -71,6 +73,7 @@ app.command()(compare)
 app.command()(stress)
 app.command()(calibrate)
 app.add_typer(data_app, name="data")
+app.command()(doctor)
 app.command()(reproduce)
 app.command("cross-validate")(cross_validate)
 app.command()(sweep)

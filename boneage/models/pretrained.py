@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boneage.errors import Fault, InputError
-from boneage.runtime.files import home_folder
+from boneage.runtime.backend import keras_home
 
 if TYPE_CHECKING:
     import keras
@@ -98,14 +97,18 @@ def find_weights(backbone: str, weights: str, sha256: str | None) -> Path | None
                     f"of {', '.join(IMAGENET)}.",
                 )
             )
-        home = Path(os.environ.get("KERAS_HOME") or home_folder() / ".keras")
-        path = home / "models" / imagenet.name
+        path = imagenet_path(backbone)
     else:
         path = Path(weights)
     if not path.is_file():
         raise InputError(_missing(path, weights, imagenet))
     _check_digest(path, imagenet, sha256)
     return path
+
+
+def imagenet_path(backbone: str) -> Path:
+    """Return where the ImageNet weights of a backbone lie, if they were copied there."""
+    return keras_home() / "models" / IMAGENET[backbone].name
 
 
 def load_weights(network: keras.Model, path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from boneage.errors import Fault, InputError
 from boneage.run import Run
 from boneage.runtime.extras import describe_missing
+from boneage.runtime.nvidia import check_kernels
 from boneage.runtime.onnx import import_onnxruntime
 from boneage.runtime.provenance import usable_cores
 
@@ -130,10 +131,11 @@ def load_engine(run: Run) -> Engine:
     It is that of the ONNX file, where the run has one. Keras is imported only here.
 
     Raises:
-        InputError: The model file can't be read.
+        InputError: The model file can't be read, or Keras has no kernels for the GPU.
     """
     if run.onnx_path.exists():
         return OnnxEngine(run.onnx_path)
+    check_kernels()
     try:
         from boneage.models.saved import load_model
     except ModuleNotFoundError as error:

@@ -61,7 +61,7 @@ def provenance() -> dict[str, Any]:
         "uncommitted_changes": dirty,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "device": _processor(),
+        "device": processor(),
         "cores": usable_cores(),
         "versions": package_versions(_PACKAGES),
     }
@@ -113,6 +113,17 @@ def usable_cores() -> int:
     return cores if _most_cores is None else min(cores, _most_cores)
 
 
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
 def lacks_bfloat16() -> bool:
     """Return whether this processor is known to emulate bfloat16 arithmetic, which is slow."""
     try:
@@ -142,13 +153,3 @@ def _commit() -> tuple[str | None, bool | None]:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()

@@ -14,6 +14,7 @@ from boneage.run import Run
 from boneage.runtime.extras import install_command
 from boneage.runtime.files import check_folder_writable
 from boneage.runtime.machine import check_workers
+from boneage.runtime.nvidia import check_kernels
 from boneage.training.resume import check_same
 
 # Keys of [model] that may differ, because they do not change the meaning of the weights.
@@ -60,8 +61,10 @@ def check_recipe(recipe: Recipe, *, needs_weights: bool = True) -> None:
 
     Raises:
         InputError: The backbone is unknown or takes no images of this size, the weights file is
-            missing, there are too many workers, or TensorBoard is not installed.
+            missing, there are too many workers, TensorBoard is not installed, or the backend has no
+            kernels for the GPU.
     """
+    check_kernels()
     check_settings(recipe.training)
     model = recipe.model
     find_backbone(model.backbone, recipe.framing.size, model.drop_path)
