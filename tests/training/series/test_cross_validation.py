@@ -328,12 +328,13 @@ def test_a_gate_needs_a_test_split(cross_validate, cohort, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_a_real_training_is_resumed_and_the_mean_scored_behind_the_gate(
-    boneage, cohort, tiny_recipe, tiny_plug_in, tmp_path, contents
+    boneage, cohort, tiny_recipe, tiny_network, tmp_path, contents
 ):
     command = (
         "cross-validate", tiny_recipe, "--data", cohort, "--folds", 2, "--out", "cv", "--gate", 999,
-        "--set", f"model.backbone={tiny_plug_in}",
+        "--set", "model.backbone=tiny",
     )  # fmt: skip
     boneage(*command, "--table")  # writes the folds
     run, stop = Run(tmp_path / "cv" / "fold-1"), Stop()
