@@ -36,11 +36,13 @@ GpuOption = Annotated[
 def doctor(as_json: JsonOption = False, require_gpu: GpuOption = False) -> None:
     """Check that this machine can train and answer; name a remedy for what is wrong.
 
-    The JSON holds no paths and no names of hosts or users. Paste it into a bug report.
+    It takes some seconds, because Keras starts and computes. No network is used. The JSON holds no
+    paths, and no names of hosts or users. Paste it into a bug report.
 
     Exit code 0: no fault, perhaps warnings. 2: a fault.
     """
     from boneage.runtime.doctor import FAULT, WARNING
+    from boneage.runtime.extras import has_package
 
     findings = []
     for name, finding in _findings(require_gpu=require_gpu):
@@ -54,14 +56,17 @@ def doctor(as_json: JsonOption = False, require_gpu: GpuOption = False) -> None:
         rows = [{"name": n, **{key: getattr(f, key) for key in keys}} for n, f in findings]
         print_json({"ok": not faults, "checks": rows})
     else:
-        counts = [_count(faults, "fault"), _count(warnings, "warning")]
-        typer.echo(f"\n{' and '.join(counts)} in {len(findings)} checks.")
+        counts = f"{_count(faults, 'fault')}, {_count(warnings, 'warning').lower()}"
+        able = (
+            "" if faults else f" This machine can {'train' if has_package('keras') else 'answer'}."
+        )
+        typer.echo(f"\n{counts} in {len(findings)} checks.{able}")
     if faults:
         raise typer.Exit(2)
 
 
 def _count(number: int, word: str) -> str:
-    return f"{number or 'no'} {word}{'' if number == 1 else 's'}"
+    return f"{number or 'No'} {word}{'' if number == 1 else 's'}"
 
 
 def _findings(*, require_gpu: bool) -> Iterator[tuple[str, Finding]]:

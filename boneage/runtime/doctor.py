@@ -191,13 +191,13 @@ def check_device(machine: Machine, error: str, private: str) -> Finding:
         return Finding(FAULT, f"Keras can't compute: {error}", remedy, private)
     rate = f"one small convolution takes {1e3 * trial['seconds']:.3g} ms"
     if any(word in trial["device"].lower() for word in ("gpu", "cuda")):
-        return Finding(OK, f"Keras computes on {nvidia.card_names(cards) or 'a GPU'}, {rate}")
-    found = f"Keras computes on the processor, {rate}"
+        return Finding(OK, f"Keras computes on {nvidia.card_names(cards) or 'a GPU'}: {rate}")
+    found = f"Keras computes on the processor ({processor()})"
     if not machine.cards:
         if machine.require_gpu:
             fix = "See driver below." if machine.nvidia.problem else _GIVE_GPU
             return Finding(FAULT, found, fix)
-        return Finding(OK, f"{found} ({processor()})")
+        return Finding(OK, f"{found}: {rate}")
     found = f"{found}, although there is {nvidia.card_names(machine.cards)}"
     if not cards:
         fix = "CUDA_VISIBLE_DEVICES hides the GPU: unset it."
@@ -389,7 +389,7 @@ def check_disk(machine: Machine) -> Finding:
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free[name] = shutil.disk_usage(nearest).free
     text = ", ".join(f"{decimal(size)} free for {name}" for name, size in free.items())
-    private = f"{machine.runs}, {machine.cache}"
+    private = f"{_shown(machine.runs)}, {_shown(machine.cache)}"
     if min(free.values()) < _LEAST_DISK:
         fix = "Free 5 GB, or set BONEAGE_RUNS and BONEAGE_CACHE to folders on another disk."
         return Finding(WARNING, text, fix, private)
@@ -412,7 +412,7 @@ def check_rights(machine: Machine) -> Finding:
             "Set BONEAGE_RUNS and BONEAGE_CACHE to folders of your own. For a container, make the "
             'folder first, mount it with -v, and add --user "$(id -u):$(id -g)".'
         )
-        return Finding(FAULT, found, fix, ", ".join(str(folders[name]) for name in refused))
+        return Finding(FAULT, found, fix, ", ".join(_shown(folders[name]) for name in refused))
     return Finding(OK, f"{who} may write runs and stores")
 
 
@@ -441,6 +441,11 @@ def check_network(_: Machine) -> Finding:
 def default_cache() -> Path:
     """Return the folder of phantoms, and of stores whose manifest lies where none can be."""
     return Path(os.environ.get("BONEAGE_CACHE") or home_folder() / ".cache" / "boneage")
+
+
+def _shown(folder: Path) -> str:
+    home = home_folder()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
 
 
 def _wheel_file(pattern: str) -> Path | None:
