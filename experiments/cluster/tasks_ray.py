@@ -45,4 +45,4 @@ codes = ray.get([run_task.remote(number) for number in range(1, arguments.tasks 
 if is_prediction:
     sys.exit(run("--merge", str(arguments.tasks)))  # it refuses parts that are not finished
 run("--table")
-sys.exit(any(codes))
+sys.exit(next((code for code in codes if code), 0))  # that of the first run which failed

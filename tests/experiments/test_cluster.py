@@ -64,7 +64,7 @@ class Cluster:
     def run(self, *command: str | Path, **variables: str) -> tuple[int, list[list[str]]]:
         """Run a command. Returns its exit code and the calls that it made."""
         self.calls.write_text("")
-        done = subprocess.run(command, env=self.environment | variables, check=False, timeout=120)
+        done = subprocess.run(command, env=self.environment | variables, check=False, timeout=400)
         calls = [line.split("\t")[:-1] for line in self.calls.read_text().splitlines()]
         for name, *arguments in calls:
             if name == "boneage":
@@ -210,6 +210,8 @@ def test_ray_runs_each_task_and_then_collects(cluster, ray, command, tasks, last
 
 @needs_bash
 def test_ray_reports_that_a_run_has_failed(cluster, ray):
-    (cluster.folder / "bin" / "boneage").write_text("#!/bin/bash\n[[ $* != *'--only 2' ]]\n")
+    (cluster.folder / "bin" / "boneage").write_text(
+        "#!/bin/bash\n[[ $* != *'--only 2' ]] || exit 7\n"
+    )
     script = [sys.executable, CLUSTER / "tasks_ray.py", "--cpus", "1", "2"]
-    assert cluster.run(*script, "boneage", "sweep", **ray)[0] == 1
+    assert cluster.run(*script, "boneage", "sweep", **ray)[0] == 7
