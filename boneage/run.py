@@ -24,7 +24,17 @@ MANIFEST_KEYS = ("manifest.path", "manifest.digest")
 
 
 class RecordedProvenance(FileSchema):
-    """The key `provenance` of `run.json`; see `boneage.runtime.provenance`."""
+    """The key `provenance` of `run.json`: which code ran, and on what.
+
+    Attributes:
+        boneage: Version of the package.
+        commit: Commit of the code; null outside a git checkout.
+        uncommitted_changes: Whether files differed from that commit.
+        python: Version of Python.
+        device: What computed: the GPUs, or the processor.
+        cores: Cores that the process might use.
+        versions: Versions of the packages that a result depends on.
+    """
 
     boneage: Text | None = None
     commit: Text | None = None
@@ -36,7 +46,15 @@ class RecordedProvenance(FileSchema):
 
 
 class RecordedManifest(FileSchema):
-    """The key `manifest` of `run.json`."""
+    """The key `manifest` of `run.json`: the dataset of the training.
+
+    Attributes:
+        path: Absolute path of the manifest.
+        digest: SHA-256 of its file.
+        split_digest: Digest of ids, splits, ages and sexes, whatever the paths.
+        counts: Number of images of each split.
+        source: What its column `source` says.
+    """
 
     path: Text | None = None
     digest: Text | None = None
@@ -46,7 +64,13 @@ class RecordedManifest(FileSchema):
 
 
 class RecordedStore(FileSchema):
-    """The key `store` of `run.json`."""
+    """The key `store` of `run.json`: the framed images that were trained on.
+
+    Attributes:
+        folder: Absolute path of the store.
+        digest: Digest of its ids, framing and pixels.
+        version: Version of its format.
+    """
 
     folder: Text | None = None
     digest: Text
@@ -54,7 +78,15 @@ class RecordedStore(FileSchema):
 
 
 class RecordedInit(FileSchema):
-    """The key `init` of `run.json`: the run whose weights this one began with."""
+    """The key `init` of `run.json`: the run whose weights this one began with.
+
+    Attributes:
+        name: Name of that run or shipped model.
+        digest: SHA-256 of its model.
+        folder: Absolute path of the run.
+        known_ids: Of `val` and `test`, how many images it knew by their ids, at most.
+        known_ids_by_chance: Share of unknown images that count as known all the same.
+    """
 
     name: Text
     digest: Text
@@ -64,7 +96,13 @@ class RecordedInit(FileSchema):
 
 
 class RecordedBackbone(FileSchema):
-    """The key `model.backbone` of `run.json`: its name, and the package that it comes from."""
+    """The key `model.backbone` of `run.json`: its name, and the package that it comes from.
+
+    Attributes:
+        name: Name of the backbone, as in the recipe.
+        package: Package of a plug-in.
+        version: Version of that package.
+    """
 
     name: Text
     package: Text | None = None
@@ -72,7 +110,12 @@ class RecordedBackbone(FileSchema):
 
 
 class RecordedModel(FileSchema):
-    """The key `model` of `run.json`."""
+    """The key `model` of `run.json`.
+
+    Attributes:
+        parameters: Number of weights.
+        backbone: The backbone.
+    """
 
     parameters: Count
     backbone: RecordedBackbone | None = None
@@ -81,8 +124,12 @@ class RecordedModel(FileSchema):
 class RecordedMember(FileSchema):
     """One of the runs that were evaluated together, in the key `members` of `run.json`.
 
-    `name` is that of its folder, `digest` that of `best.keras`, and `changed` are its settings that
-    differ from `recipe.json`.
+    Attributes:
+        name: Name of its folder.
+        digest: SHA-256 of its `best.keras`.
+        seed: Seed of its training.
+        changed: Its settings that differ from `recipe.json`.
+        manifest: SHA-256 of its manifest.
     """
 
     name: Text
@@ -93,7 +140,29 @@ class RecordedMember(FileSchema):
 
 
 class RunInfo(FileSchema):
-    """The types of the keys of `run.json`. Every reader names the keys that it needs."""
+    """The types of the keys of `run.json`. Every reader names the keys that it needs.
+
+    Attributes:
+        name: Name of the recipe.
+        seed: Seed of the training.
+        command: The command line.
+        started: Time of the start, ISO 8601 with the offset from UTC.
+        seconds: Seconds of each step.
+        provenance: The code and the machine.
+        manifest: The dataset.
+        store: The framed images.
+        model: The network.
+        init: The run that a fine-tuning began with; null without one.
+        stopped: How the training ended: `finished`, `early` (early stopping), `running`,
+            `interrupted` (Ctrl-C), `terminated` (SIGTERM), `diverged` or `failed`.
+        devices: Number of devices that computed.
+        epochs: Number of finished epochs.
+        best_epoch: Epoch with the lowest validation MAE, from 1.
+        best_val_mae_months: That MAE.
+        digests: SHA-256 of `recipe.json` and `best.keras`, when the training has ended.
+        resumed: For each resume, its time and the code that ran.
+        members: The runs whose answers were averaged, in a folder with their common results.
+    """
 
     name: Text = ""
     seed: Count = 0
@@ -146,9 +215,6 @@ class Run:
 
     Results of several runs have a folder of their own. Its `recipe.json` is that of the first run,
     and its `run.json` lists all of them under `members`.
-
-    `run.json` says under `stopped` how the training ended: `finished`, `early` (early stopping),
-    `running`, `interrupted` (Ctrl-C), `terminated` (SIGTERM), `diverged` or `failed`.
 
     Attributes:
         folder: The run folder.

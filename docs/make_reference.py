@@ -25,12 +25,33 @@ from pydantic_core import PydanticUndefined
 
 from boneage.cli.app import app
 from boneage.cli.main import main as command_line
+from boneage.datasets.label_rules import (
+    COLUMN_RULES,
+    OPTIONAL_RULES,
+    SEX_OF_WORD,
+    SEXES,
+    SPLIT_OF_WORD,
+    SPLITS,
+)
+from boneage.evaluation.records import HISTORY, PREDICTIONS, Metrics, StressResult
+from boneage.evaluation.result import write_result
+from boneage.prediction.answer_files import KEYS
+from boneage.prediction.intervals import IntervalsFile
 from boneage.recipe import WITHOUT_EFFECT, Recipe
+from boneage.run import Run, RunInfo
+from boneage.serving.schemas import Form, HeatObject, ModelsObject, PredictionObject, ProblemObject
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "reference"
 WIDTH = 100
-TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "any"}
+TYPES = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    bytes: "file",
+    Any: "any",
+}
 LIMITS = (("ge", "from {}"), ("gt", "above {}"), ("le", "to {}"), ("lt", "to below {}"))
 MADE = "`make reference` makes this page from the code. Correct the code, not the page.\n"
 
@@ -87,7 +108,8 @@ def commands_page() -> str:
     lines = [
         "# Commands\n",
         *prose(
-            "`boneage VERB --help` prints the same. [recipe](recipe.md) explains RECIPE. Options "
+            "`boneage VERB --help` prints the same. RECIPE, MANIFEST and RUN are explained in "
+            "[recipe](recipe.md), [manifest](manifest.md) and [run folder](run-folder.md). Options "
             "may come before or after the arguments. An option that may be repeated is named each "
             "time: `--run A --run B`."
         ),
@@ -224,7 +246,7 @@ def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
             words = "list" if most is None else f"list of at most {most:,}"
         return f"{words}: {describe_type(arguments[0])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return f"[{spaced(annotation)}](#{spaced(annotation).replace(' ', '-')})"
+        return f"[{spaced(annotation)}](#{slug(annotation)})"
     words = [TYPES[annotation]]
     for name, text in LIMITS:
         limit = find_limit(metadata, name)
@@ -260,6 +282,11 @@ def default_of(field: FieldInfo) -> str:
 def spaced(schema: type[BaseModel]) -> str:
     """Return the name of a schema in words: `TestedOn` is `tested on`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", schema.__name__.strip("_")).lower()
+
+
+def slug(schema: type[BaseModel]) -> str:
+    """Return the anchor of the heading of a schema."""
+    return spaced(schema).replace(" ", "-")
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -330,6 +357,193 @@ def recipe_table(section: type[BaseModel], prefix: str) -> list[str]:
         if section_of(field) is None
     ]
     return table(("key", "value", "default", "meaning"), rows)
+
+
+# ---------------------------------------------------------------------------- manifest
+
+MANIFEST_HEAD = """# Manifest
+
+A manifest is a CSV file in UTF-8 with one row for each image. Every other command reads it. Imports
+write it, and `boneage data check` checks it. The file may have further columns, which are kept.
+
+A column named `patient` or `subject_id` is refused if there is no `patient_id`. The splits would
+not be checked by patient. Every run records the SHA-256 of its manifest.
+"""
+
+
+def manifest_page() -> str:
+    """Return the page of the columns of a manifest."""
+    columns = ("column", "content")
+    needed = [[f"`{name}`", rule] for name, rule in COLUMN_RULES.items()]
+    optional = [[f"`{name}`", rule] for name, rule in OPTIONAL_RULES.items()]
+    words: dict[str, list[str]] = {sex: [] for sex in SEXES}
+    for word, sex in SEX_OF_WORD.items():
+        words[sex].append(word)
+    lines = [
+        MANIFEST_HEAD,
+        MADE,
+        "## Columns that it must have\n",
+        *table(columns, needed),
+        "\n## Optional columns\n",
+        *table(columns, optional),
+        "\n## Words for a sex and a split\n",
+        *prose(
+            "A manifest has exactly the values above. An import also takes these words, in upper "
+            "or lower case. Other codes are named with `--female` and `--male`."
+        ),
+        "",
+        *table(("sex", "words"), [[f"`{sex}`", ", ".join(all_)] for sex, all_ in words.items()]),
+        "",
+        *table(
+            ("split", "words"),
+            [
+                [f"`{split}`", ", ".join(word for word, of in SPLIT_OF_WORD.items() if of == split)]
+                for split in SPLITS
+            ],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------------------- run folder
+
+RUN_HEAD = """# Run folder
+
+`boneage train` makes a run folder. Other commands read it and add to it.
+"""
+
+
+def run_page() -> str:
+    """Return the page of the files of a run folder."""
+    about = inspect.cleandoc(Run.__doc__ or "").partition("\n\n")[2].partition("Attributes:")[0]
+    lines = [RUN_HEAD, MADE, *prose(about), ""]
+    lines += ["## recipe.json\n", "The keys are those of a [recipe](recipe.md), all of them."]
+    seen: set[type[BaseModel]] = set()
+    lines += file_tables("run.json", RunInfo, seen)
+    lines += ["\n## history.csv\n", *named("column", HISTORY)]
+    lines += ["\n## predictions-NAME.csv\n", *named("column", PREDICTIONS)]
+    lines += file_tables("metrics-NAME.json", Metrics, seen)
+    lines += file_tables("intervals.json", IntervalsFile, seen)
+    lines += file_tables("stress-NAME.json", StressResult, seen)
+    about = inspect.cleandoc(write_result.__doc__ or "").split("\n\n")[1]
+    lines += ["\n## result.json\n", *prose(about)]
+    return "\n".join(lines) + "\n"
+
+
+def named(column: str, meanings: dict[str, str]) -> list[str]:
+    """Return a table of names and their meanings."""
+    rows = [[f"`{name}`", meaning] for name, meaning in meanings.items()]
+    return table((column, "meaning"), rows)
+
+
+def file_tables(name: str, schema: type[BaseModel], seen: set[type[BaseModel]]) -> list[str]:
+    """Return the section of a JSON file: its keys, and those of the objects in it."""
+    lines = [f"\n## {name}\n"]
+    remaining = [schema]
+    while remaining:
+        each = remaining.pop(0)
+        if each not in seen:
+            seen.add(each)
+            if each is not schema:
+                lines += [f"\n### {spaced(each).capitalize()}\n"]
+            lines += schema_table(each)
+            remaining += [inner for inner in objects_of(each) if inner not in seen]
+    return lines
+
+
+def schema_table(schema: type[BaseModel]) -> list[str]:
+    """Return what a schema says of itself, and its own keys as a table."""
+    meanings: dict[str, str] = {}
+    for each in reversed(schema.__mro__):
+        text = dict(sections(inspect.cleandoc(each.__doc__ or ""))).get("Attributes", "")
+        meanings |= dict(entries(text))
+    about = sections(inspect.cleandoc(schema.__doc__ or ""))[0][1]
+    parents = [f"[{spaced(each)}](#{slug(each)})" for each in parents_of(schema)]
+    also = [f"It also has the keys of {' and '.join(parents)}.\n"] if parents else []
+    inherited = {name for each in parents_of(schema) for name in each.model_fields}
+    rows = [
+        [
+            f"`{name}`",
+            describe_type(field.annotation, field.metadata),
+            field.description or meanings.get(name, ""),
+        ]
+        for name, field in schema.model_fields.items()
+        if name not in inherited
+    ]
+    return [*prose(about), "", *also, *table(("key", "value", "meaning"), rows)]
+
+
+def parents_of(schema: type[BaseModel]) -> list[type[BaseModel]]:
+    """Return the schemas whose keys a schema has, too."""
+    return [each for each in schema.__bases__ if getattr(each, "model_fields", None)]
+
+
+def objects_of(schema: type[BaseModel]) -> list[type[BaseModel]]:
+    """Return the schemas of the objects in a schema, and those whose keys it has, too."""
+    found = [field.annotation for field in schema.model_fields.values()]
+    inner: list[Any] = list(parents_of(schema))
+    while found:
+        each = found.pop(0)
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            inner.append(each)
+        found = [*typing.get_args(each), *found]
+    return list(dict.fromkeys(inner))
+
+
+# ---------------------------------------------------------------------------- answers
+
+ANSWERS_HEAD = """# Answers
+
+`boneage predict` writes answers as CSV, Parquet or JSON lines, or prints them with `--json`. The
+server of `boneage serve` returns the same JSON. Ages are in months.
+
+The status of an answer is `answered`, `refused`, `unreadable` or `failed`. The server answers an
+unreadable file and a wrong request with a problem instead.
+"""
+
+
+def answers_page() -> str:
+    """Return the page of the columns and keys of answers."""
+    lines = [ANSWERS_HEAD, MADE, "## Columns of CSV and Parquet\n"]
+    lines += prose(
+        "Each column holds a key of the JSON answer. Cells without a value are empty. Several "
+        "values are joined by `; `, and findings by their codes. Numbers have two decimals."
+    )
+    rows = [
+        [f"`{name}`", f"`{keys.replace(' ', '.')}`", meaning_of(keys.split())]
+        for name, keys in KEYS.items()
+    ]
+    lines += ["", *table(("column", "key of the JSON", "meaning"), rows)]
+    seen: set[type[BaseModel]] = set()
+    lines += file_tables("JSON", PredictionObject, seen)
+    lines += file_tables("Request to the server", Form, seen)
+    lines += file_tables("Heat map", HeatObject, seen)
+    lines += file_tables("Models", ModelsObject, seen)
+    lines += file_tables("Problem", ProblemObject, seen)
+    return "\n".join(lines) + "\n"
+
+
+def meaning_of(keys: Sequence[str]) -> str:
+    """Return the meaning of a key of the JSON answer, found in its schema."""
+    schema: type[BaseModel] = PredictionObject
+    for key in (each for each in keys if each not in SEXES):
+        field = schema.model_fields[key]
+        inner = objects_in(field.annotation)
+        schema = inner[0] if inner else schema
+    meaning = field.description or ""
+    for sex, child in (("F", "girl"), ("M", "boy")):
+        if sex in keys:
+            meaning = (
+                f"{meaning.split('. ')[0].rstrip('.')}, for a {child}, if the sex is not known."
+            )
+    return meaning
+
+
+def objects_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the schemas inside an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for each in typing.get_args(annotation) for found in objects_in(each)]
 
 
 # ---------------------------------------------------------------------------- Python
@@ -528,13 +742,19 @@ def sections(text: str) -> list[tuple[str, str]]:
 def items(text: str) -> list[str]:
     """Return the entries of a section as a list; a section that is one text as a paragraph."""
     text = textwrap.dedent(text).strip("\n")
-    found = re.split(r"^(\*?\w+): ", text, flags=re.MULTILINE)
-    if found[0].strip():
+    if not re.match(r"\w+: ", text):
         return prose(text)
     lines = []
-    for name, meaning in zip(found[1::2], found[2::2], strict=True):
-        lines += prose(" ".join(meaning.split()), f"- `{name}`: ", "  ")
+    for name, meaning in entries(text):
+        lines += prose(meaning, f"- `{name}`: ", "  ")
     return lines
+
+
+def entries(text: str) -> list[tuple[str, str]]:
+    """Return the names of a section of a docstring, each with its meaning."""
+    found = re.split(r"^(\w+): ", textwrap.dedent(text), flags=re.MULTILINE)
+    meanings = (" ".join(each.split()) for each in found[2::2])
+    return list(zip(found[1::2], meanings, strict=True))
 
 
 def members(node: ast.ClassDef) -> list[str]:
@@ -577,6 +797,9 @@ def is_property(method: ast.FunctionDef) -> bool:
 PAGES = {
     "commands.md": commands_page,
     "recipe.md": recipe_page,
+    "manifest.md": manifest_page,
+    "run-folder.md": run_page,
+    "answers.md": answers_page,
     "python.md": python_page,
 }
 

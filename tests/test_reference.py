@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -61,6 +62,37 @@ def test_every_key_of_the_recipe_has_a_meaning_and_the_example_is_a_recipe():
     assert not [row for row in rows if len(row) != 4 or not row[3].strip(" |")]
     example = page.partition("```toml\n")[2].partition("```")[0]
     assert recipe_from_values(tomllib.loads(example), where="page").training.epochs == 20
+
+
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_every_row_of_a_table_has_a_meaning(page):
+    rows = [
+        line.strip("|").split(" | ")
+        for line in reference.PAGES[page]().splitlines()
+        if line.startswith("| `")
+    ]
+    assert rows
+    assert not [row for row in rows if not row[-1].strip()]
+
+
+@pytest.mark.slow
+def test_the_page_of_the_run_folder_names_the_files_and_keys_of_a_run(finished_run):
+    page = reference.run_page()
+    names = {path.name for path in finished_run.iterdir() if path.suffix != ".png"}
+    assert len(names) > 5
+    for split in ("val", "test"):
+        names = {name.replace(f"-{split}.", "-SPLIT.") for name in names}
+    assert not [name for name in names if f"`{name}" not in page]
+    info = json.loads((finished_run / "run.json").read_text(encoding="utf-8"))
+    assert set(info) <= set(reference.RunInfo.model_fields)
+    for name, columns in (
+        ("history", reference.HISTORY),
+        ("predictions-test", reference.PREDICTIONS),
+    ):
+        header = (finished_run / f"{name}.csv").read_text(encoding="utf-8").splitlines()[0]
+        assert set(header.split(",")) <= set(columns), name
+    metrics = json.loads((finished_run / "metrics-test.json").read_text(encoding="utf-8"))
+    assert set(metrics) <= set(reference.Metrics.model_fields)
 
 
 def test_every_variable_that_the_package_reads_is_explained():

@@ -12,8 +12,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-COLUMNS = ("image_id", "image", "age_months", "sex", "split")
-OPTIONAL_COLUMNS = ("patient_id", "chronological_age_months", "region", "source")
+COLUMN_RULES = {
+    "image_id": "Unique text. `007` stays `007`.",
+    "image": "Path of the file, relative to the manifest. An image is in one split only.",
+    "age_months": "Labelled bone age in months, 0 to 240. A column that never exceeds 25 is "
+    "refused as years, unless every `source` says `infants`.",
+    "sex": "`F` or `M`.",
+    "split": "`train`, `val` or `test`. It is fixed in the file, so it can't change between runs.",
+}
+"""What the columns that a manifest must have hold."""
+OPTIONAL_RULES = {
+    "patient_id": "Text. All images of a patient are in one split and have one sex. Empty is a "
+    "patient of its own. Confidence intervals draw whole patients.",
+    "chronological_age_months": "Months since birth. It may be empty.",
+    "region": "`left top right bottom` in pixels: the part of the image to use. Empty means all "
+    "of it.",
+    "source": "Text that names the dataset. `seeded` in it marks a split made by boneage. "
+    "`training.balance_sources` balances the sources.",
+}
+COLUMNS = tuple(COLUMN_RULES)
+OPTIONAL_COLUMNS = tuple(OPTIONAL_RULES)
 SEXES = ("F", "M")
 SPLITS = ("train", "val", "test")
 SPLIT_OF_WORD = {

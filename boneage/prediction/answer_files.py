@@ -26,8 +26,7 @@ from boneage.runtime.files import check_file_writable, read_json, replacing, wri
 
 FORMATS = (".csv", ".jsonl")
 """Suffixes of the files that are written here."""
-# Names of columns, each with the keys of `Answer.as_dict` that lead to its value.
-_KEYS = {
+KEYS = {
     "image": "image",
     "status": "status",
     "sex": "sex",
@@ -58,7 +57,8 @@ _KEYS = {
     "digest": "models digest",
     "notice": "notice",
 }
-COLUMNS = tuple(_KEYS)
+"""Columns of a table of answers, each with the keys of `Answer.as_dict` that lead to its value."""
+COLUMNS = tuple(KEYS)
 """Columns of a CSV or Parquet file of answers."""
 NUMBERS = frozenset(
     name for name in COLUMNS if name.endswith(("_months", "_level", "_score", "_low", "_high"))
@@ -78,7 +78,7 @@ class AnswerWriter(Protocol):
 
 def table_row(answer: Mapping[str, Any]) -> list[Any]:
     """Return the values of `COLUMNS` for an answer in its JSON form; None where there is none."""
-    return [_value(answer, keys.split()) for keys in _KEYS.values()]
+    return [_value(answer, keys.split()) for keys in KEYS.values()]
 
 
 def _value(inner: Any, keys: Sequence[str]) -> Any:

@@ -34,6 +34,11 @@ class Spread(FileSchema):
     """How wide the training made the distribution around each label; see `training.spread_months`.
 
     The distribution that a network answers is that much wider than what it knows of the age.
+
+    Attributes:
+        months: The standard deviation, at most.
+        at_birth_months: The standard deviation at birth, with `by_age`.
+        by_age: Increase by month of age; 0 means the same at every age.
     """
 
     months: Annotated[float, Field(ge=0, le=240)]
@@ -86,8 +91,14 @@ class Fit(FileSchema):
         return self.scores[(rank - 1) * len(self.scores) // self.n]
 
 
-class _File(FileSchema):
-    """The content of `intervals.json`."""
+class IntervalsFile(FileSchema):
+    """The content of `intervals.json`.
+
+    Attributes:
+        model: SHA-256 of the model that the intervals are for.
+        spread: The spread of the training's labels; null for a head of one number.
+        fits: The errors on validation, for each number of views and phases.
+    """
 
     model: Text
     spread: Spread | None
@@ -221,7 +232,7 @@ def read_intervals(run: Run) -> IntervalModel | None:
     """
     if not run.intervals_path.exists():
         return None
-    content = _File(**read_checked(run.intervals_path, _File))
+    content = IntervalsFile(**read_checked(run.intervals_path, IntervalsFile))
     if run.best_path.exists() and file_digest(run.best_path) != content.model:
         return None
     return IntervalModel(content.model, content.spread, tuple(content.fits))

@@ -6,29 +6,27 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-MONTHS = "Months."
-
 
 class IntervalObject(BaseModel):
     """A range of months that holds the reading of a share of radiographs."""
 
-    level: float = Field(description="That share, such as 0.9.")
-    low_months: float = Field(description=MONTHS)
-    high_months: float = Field(description=MONTHS)
+    level: float = Field(description="Share of radiographs whose reading it holds, such as 0.9.")
+    low_months: float = Field(description="Lower end of the prediction interval, months.")
+    high_months: float = Field(description="Upper end of the prediction interval, months.")
 
 
 class SdInterval(BaseModel):
     """The interval as SD scores."""
 
-    low: float
-    high: float
+    low: float = Field(description="Lower end of the interval of the SD score.")
+    high: float = Field(description="Upper end of the interval of the SD score.")
 
 
 class ComparisonObject(BaseModel):
     """A bone age compared with the chronological age."""
 
-    chronological_age_months: float = Field(description=MONTHS)
-    difference_months: float = Field(description="Bone age minus chronological age.")
+    chronological_age_months: float = Field(description="Age since birth, months.")
+    difference_months: float = Field(description="Bone age minus chronological age, months.")
     sd_score: float | None = Field(description="The difference in SDs; null without a score.")
     sd_interval: SdInterval | None = Field(description="The interval of the score.")
     assessment: Literal["delayed", "normal", "advanced", "indeterminate"] | None = Field(
@@ -49,16 +47,18 @@ class CalibrationObject(BaseModel):
 
     n: int = Field(description="Radiographs that it is fitted to.")
     date: str = Field(description="The day of the fit.")
-    digest: str = Field(description="SHA-256 of its file.")
+    digest: str = Field(description="SHA-256 of the file of the calibration.")
     correction: str = Field(description="The correction for this sex, in words.")
-    offset_months: float = Field(description="By how much this answer was changed.")
+    offset_months: float = Field(
+        description="By how much the calibration changed the answer, months."
+    )
 
 
 class EstimateObject(BaseModel):
     """The bone age for one sex."""
 
     predicted_age_months: float | None = Field(
-        description="The bone age. Null if there is none, or if the sex is not known."
+        description="The bone age, months. Null if there is none, or if the sex is not known."
     )
     age: str | None = Field(description="The bone age in years and months, in words.")
     interval: IntervalObject | None = Field(description="Its prediction interval.")
