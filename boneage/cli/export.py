@@ -9,11 +9,18 @@ import typer
 
 from boneage.cli.output import JsonOption, RunArgument, echo, print_json, refuse
 
+HUB = "hub"
+
 
 def export(
     run: RunArgument,
     format_name: Annotated[
-        str, typer.Option("--format", help="Format: onnx, litert, openvino or saved-model.")
+        str,
+        typer.Option(
+            "--format",
+            help="Format: onnx, litert, openvino or saved-model; or hub, the folder of a released "
+            "model for the Hugging Face hub.",
+        ),
     ] = "onnx",
     out: Annotated[
         Path | None,
@@ -39,12 +46,18 @@ def export(
     The network takes framed images and the sex, and answers months. The folder also holds the
     recipe, the constants of intervals and of refusal, a card, the licence and checksums. The
     answers for 200 images are compared with those of Keras, and must agree. Needs the packages of
-    boneage[export]. `boneage predict` reads a folder in the format onnx.
+    boneage[export]. `boneage predict` reads a folder in the formats onnx and hub.
+
+    The format hub computes nothing and needs no Keras. It adds the front matter of the hub to the
+    card of a released model.
     """
+    if format_name == HUB:
+        _write_hub(run, out, data, storage, as_json=as_json)
+        return
     from boneage.models.export import FormatName, Storage, check_packages
 
     if format_name not in get_args(FormatName):
-        known = ", ".join(get_args(FormatName))
+        known = ", ".join((*get_args(FormatName), HUB))
         refuse(f"--format {format_name}", "boneage does not know it", f"Choose one of {known}.")
     if storage not in (None, *get_args(Storage)):
         known = " or ".join(get_args(Storage))
@@ -72,3 +85,25 @@ def export(
     )
     if format_name == "onnx":
         echo(f"to use it: boneage predict {folder} hand.png --sex F")
+
+
+def _write_hub(
+    run: Path, out: Path | None, data: Path | None, storage: str | None, *, as_json: bool
+) -> None:
+    for option, value in (("--data", data), ("--storage", storage)):
+        if value is not None:
+            refuse(option, f"the format {HUB} has no such option", f"Leave {option} out.")
+    from boneage.evaluation.hub import write_hub_folder
+    from boneage.prediction.shipped import open_run, release_name
+
+    opened = open_run(run)
+    folder = out or Path(f"{opened.folder.resolve().name}-{HUB}")
+    write_hub_folder(opened, folder)
+    name, size = release_name(folder), sum(path.stat().st_size for path in folder.iterdir())
+    if as_json:
+        print_json({"folder": str(folder), "name": name, "bytes": size})
+        return
+    echo(f"{folder}: {size / 1e6:.1f} MB; its README.md is the card")
+    if "\nlicense:" not in (folder / "README.md").read_text(encoding="utf-8"):
+        echo("note: the terms of its training data are unknown. Add a license to README.md.")
+    echo(f"to upload it: hf upload OWNER/{name} {folder} .")

@@ -31,3 +31,15 @@ def test_parity_is_printed(tmp_path, monkeypatch):
     assert done.exit_code == 0
     assert "parity on 200 images (mine.csv): at most 0.0123 months from Keras" in done.output
     assert f"boneage predict {out} hand.png --sex F" in done.output
+
+
+def test_the_folder_for_the_hub_is_written_and_its_upload_named(tmp_path):
+    assert "--storage: the format hub has no such option" in refusal(
+        "rsna-best", "--format", "hub", "--storage", "float16"
+    )
+    out = tmp_path / "up"
+    done = CliRunner().invoke(app, ["export", "rsna-best-1", "--format", "hub", "--out", str(out)])
+    assert done.exit_code == 0
+    assert f"hf upload OWNER/rsna-best-1 {out} ." in done.output
+    assert "terms of its training data" not in done.output
+    assert (out / "README.md").read_text().startswith("---\nlibrary_name: keras\n")
