@@ -1,4 +1,4 @@
-"""What does the page look like? Take the pictures of the README and of boneage/serving/README.md.
+"""What does the page look like? Take the pictures of the README and of docs/.
 
 Cost: half a minute. It needs Debian's packages chromium and chromium-driver.
 Expected result: three PNG files of drawn hands, in docs/screenshots.

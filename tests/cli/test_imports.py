@@ -12,15 +12,16 @@ import pytest
 
 from boneage.datasets.manifest import read_manifest
 
-README = Path(__file__).parents[2] / "data" / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "plug-in.md"
 
 
 def write_example(package: Path) -> None:
     """Write the package that the documentation shows."""
     package.mkdir()
     for name, language in (("pyproject.toml", "toml"), ("boneage_clinic.py", "python")):
-        block = re.search(rf"```{language}\n# {name}\n(.*?)```", README.read_text(), re.DOTALL)
-        assert block is not None, f"data/README.md has no {name}"
+        fence = rf"```{language}\n# {package.name}/{name}\n(.*?)```"
+        block = re.search(fence, PAGE.read_text(encoding="utf-8"), re.DOTALL)
+        assert block is not None, f"{PAGE} has no {name}"
         (package / name).write_text(block.group(1))
 
 
