@@ -1,49 +1,58 @@
-# Targets: cpu (the last one, so `docker build -t boneage .` makes it) and gpu.
+# Targets: cpu (the last one, so `docker build -t boneage .` makes it), gpu (TensorFlow), gpu-jax
+# (JAX, several GPUs and hosts) and serve (the page and the API, without Keras).
 #
 #   docker run --rm boneage                         trains the phantom: no data, no network, minutes
 #   docker run --rm --gpus all -v DATA:/data:ro -v RUNS:/runs boneage:gpu train RECIPE --data /data/manifest.csv
 #
-# The gpu target needs nothing but the host's driver: CUDA and cuDNN come as wheels from the lock.
-# BASE_IMAGE is any Debian-like image with Python 3.11-3.13 as python3 and its venv module.
-ARG BASE_IMAGE=python:3.11-slim-bookworm
+# docs/how-to/docker.md explains them. The GPU targets need nothing but the host's driver: CUDA and
+# cuDNN come as wheels. BASE_IMAGE is any Debian-like image with Python 3.12 or 3.13 as python3,
+# with pip. Each target installs the lock of its name from locks/.
+ARG BASE_IMAGE=python:3.12-slim-trixie
 
-# --- Where things are installed; nothing of these stages but /opt/boneage and the wheel is kept.
+# --- Where things are installed; of these stages only /opt/boneage and the wheel are kept.
 
 FROM ${BASE_IMAGE} AS python
-RUN python3 -m venv /opt/boneage
+# With SOURCE_DATE_EPOCH, compiled modules are bound to the hash of their source. Two builds are then
+# equal, and a change of the files' dates makes none of them invalid.
 ENV PATH=/opt/boneage/bin:$PATH \
     PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PIP_ONLY_BINARY=:all: \
+    PIP_PYTHON=/opt/boneage/bin/python \
+    SOURCE_DATE_EPOCH=315532800
+RUN python3 -m venv --without-pip /opt/boneage
 WORKDIR /build
 
-# The lock also holds the workshop's tools (tests, lint, types): they stay behind, and so do the
-# 290 MB of C++ headers in tensorflow, which only serve to compile new operations.
-FROM python AS locked-gpu
-COPY requirements-gpu.lock ./
-RUN pip install --require-hashes --only-binary=:all: -r requirements-gpu.lock \
-    && pip uninstall --yes crepes execnet hypothesis joblib mypy pandas-stubs \
-       pytest pytest-xdist ruff scikit-learn axe-core-python httpx2 selenium \
-    && rm -rf /opt/boneage/lib/python3*/site-packages/tensorflow/include
-
-FROM python AS locked-cpu
-COPY requirements.lock ./
-RUN pip install --require-hashes --only-binary=:all: -r requirements.lock \
-    && pip uninstall --yes crepes execnet hypothesis jax jaxlib joblib mypy pandas-stubs \
-       pytest pytest-xdist ruff scikit-learn axe-core-python httpx2 selenium \
-    && rm -rf /opt/boneage/lib/python3*/site-packages/tensorflow/include
-
-FROM locked-cpu AS wheel
+FROM python AS wheel
+COPY locks/build.lock ./
+RUN pip install --require-hashes -r build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY boneage boneage
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist .
 
+FROM python AS locked-serve
+COPY locks/install.sh locks/serve.lock ./
+RUN sh install.sh serve.lock
+
+FROM python AS locked-gpu-jax
+COPY locks/install.sh locks/gpu-jax.lock ./
+RUN sh install.sh gpu-jax.lock
+
+FROM python AS locked-gpu
+COPY locks/install.sh locks/gpu.lock ./
+RUN sh install.sh gpu.lock
+
+FROM python AS locked-cpu
+COPY locks/install.sh locks/cpu.lock ./
+RUN sh install.sh cpu.lock
+
 # --- What runs: a user without rights, a root that may be read-only, /runs for everything written.
+# The layers that change most often come last.
 
 FROM ${BASE_IMAGE} AS runtime
-RUN groupadd --gid 10001 boneage \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp boneage \
-    # Anybody may write there: `docker run --user "$(id -u):$(id -g)"` keeps files one's own.
-    && install -d -m 1777 /runs
+# Anybody may write to /runs: `docker run --user "$(id -u):$(id -g)"` keeps files one's own.
+RUN install -d /data && install -d -m 1777 /runs
 ENV PATH=/opt/boneage/bin:$PATH \
     BONEAGE_RUNS=/runs \
     BONEAGE_CACHE=/runs/.cache \
@@ -60,27 +69,61 @@ LABEL org.opencontainers.image.title="boneage" \
 # `docker stop` sends SIGTERM: every verb ends at once with exit code 143, a training after the batch
 # in hand, with a checkpoint.
 WORKDIR /opt/project
-COPY experiments experiments
-VOLUME /runs
 ENTRYPOINT ["boneage"]
-CMD ["train", "experiments/phantom/recipe.toml"]
+CMD ["train", "phantom"]
+
+FROM runtime AS serve
+COPY --from=locked-serve /opt/boneage /opt/boneage
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    SOURCE_DATE_EPOCH=315532800 pip --python /opt/boneage/bin/python install \
+    --no-cache-dir --no-index --no-deps /dist/*.whl
+ARG COMMIT=
+ENV BONEAGE_IMAGE=serve \
+    BONEAGE_COMMIT=${COMMIT}
+LABEL org.opencontainers.image.revision="${COMMIT}"
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --start-period=30s CMD ["python3", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=9); c.request('GET', '/readyz'); assert c.getresponse().status == 200"]
+# Without a token (-e BONEAGE_TOKEN=…) it refuses to start.
+CMD ["serve", "--host", "0.0.0.0"]
+
+FROM runtime AS gpu-jax
+COPY --from=locked-gpu-jax /opt/boneage /opt/boneage
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    SOURCE_DATE_EPOCH=315532800 pip --python /opt/boneage/bin/python install \
+    --no-cache-dir --no-index --no-deps /dist/*.whl
+COPY experiments experiments
+ARG COMMIT=
+ENV BONEAGE_IMAGE=gpu-jax \
+    BONEAGE_COMMIT=${COMMIT} \
+    KERAS_BACKEND=jax \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+LABEL org.opencontainers.image.revision="${COMMIT}"
+USER 10001:10001
 
 FROM runtime AS gpu
 COPY --from=locked-gpu /opt/boneage /opt/boneage
-COPY --from=wheel /dist /tmp/dist
-RUN pip install --no-cache-dir --no-index --no-deps /tmp/dist/*.whl && rm -rf /tmp/dist
-ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    SOURCE_DATE_EPOCH=315532800 pip --python /opt/boneage/bin/python install \
+    --no-cache-dir --no-index --no-deps /dist/*.whl
+COPY experiments experiments
 ARG COMMIT=
-ENV BONEAGE_COMMIT=${COMMIT}
+ENV BONEAGE_IMAGE=gpu \
+    BONEAGE_COMMIT=${COMMIT} \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 LABEL org.opencontainers.image.revision="${COMMIT}"
 USER 10001:10001
 
 FROM runtime AS cpu
 COPY --from=locked-cpu /opt/boneage /opt/boneage
-COPY --from=wheel /dist /tmp/dist
-RUN pip install --no-cache-dir --no-index --no-deps /tmp/dist/*.whl && rm -rf /tmp/dist
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    SOURCE_DATE_EPOCH=315532800 pip --python /opt/boneage/bin/python install \
+    --no-cache-dir --no-index --no-deps /dist/*.whl
+COPY experiments experiments
 ARG COMMIT=
-ENV BONEAGE_COMMIT=${COMMIT}
+ENV BONEAGE_IMAGE=cpu \
+    BONEAGE_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.revision="${COMMIT}"
 USER 10001:10001

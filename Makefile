@@ -1,13 +1,14 @@
 # Everything runs from a clean clone with Python 3.11-3.13, pip and make. On a GPU machine:
-#   make train LOCK=requirements-gpu.lock
+#   make train LOCK=locks/gpu.lock
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# The default LOCK is that of the existing .venv.
+# The default LOCK is that of the existing .venv. Those in locks/ are the images': they have no tools
+# for tests.
 INSTALLED := $(notdir $(wildcard .venv/.installed-*))
-LOCK ?= $(or $(wildcard $(patsubst .installed-%,%,$(firstword $(INSTALLED)))),requirements.lock)
+LOCK ?= $(firstword $(foreach each,$(INSTALLED:.installed-%=%),$(wildcard $(each) locks/$(each))) requirements.lock)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(notdir $(LOCK))
 # Where Python may not keep what it compiled, every start of Keras takes 15 s in place of 5.
@@ -21,6 +22,7 @@ help: ## list the targets
 install: $(STAMP) ## create .venv from the lock (only after the lock or pyproject.toml changed)
 
 # Two steps, because pip can't check a hash of a folder: first the locked packages, then boneage.
+# build.lock has what builds it. A lock is complete, so pip needs to look for no dependency.
 # Python compiles a module when it is first imported. Compiling all of them here takes 45 s more.
 # The packages of another lock would remain, so its .venv is removed first. The stamp is written first
 # with an old date: an interrupted install is then repeated.
@@ -29,7 +31,8 @@ $(STAMP): $(LOCK) pyproject.toml
 	@$(if $(filter-out $(notdir $(STAMP)),$(INSTALLED)),rm -rf .venv)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv && $(find_python) && "$$python" -m venv .venv; }
 	@touch -t 197001020000 $@
-	$(BIN)/python -m pip install --no-compile --require-hashes --only-binary=:all: -r $(LOCK)
+	$(BIN)/python -m pip install --no-compile --require-hashes --only-binary=:all: --no-deps \
+	  -r $(LOCK) -r locks/build.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -82,32 +85,51 @@ format: install ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# For maintainers, with uv. The locked CPU environment has tensorflow-cpu, the same module at a
-# third of the size, wherever it has wheels (Linux x86_64); an override drops tensorflow exactly
-# there. One version of everything for every Python ("fewest"), and no index address in the files.
+# For maintainers, with uv. The locks hold one version of everything for every Python ("fewest"),
+# hashes, and no index address. requirements.lock is for work on the project; each target of the
+# Dockerfile has its own in locks/, with the same versions. An override with a marker that never
+# holds (WITHOUT) leaves a package out. The CPU has tensorflow-cpu, the same module at a third of
+# the size, wherever it has wheels (Linux x86_64).
 # openvino asks for backports-strenum; uv overlooks that its version 1.3 refuses Python 3.11.
 UV ?= uv
 COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-  --extra dev --extra dicom --extra export --extra serve \
   --constraints <(echo "backports-strenum<1.3") $(UVARGS)
-WITH_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'
-WITHOUT_CPU_WHEEL := (sys_platform != 'linux' or platform_machine != 'x86_64') and python_version < '3.14'
+COMPILE_SAME = $(COMPILE) --constraints <(grep -E '^[a-z]' requirements.lock | grep -v '^tensorflow' | tr -d '\\')
+HAS_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'
+NO_CPU_WHEEL := (sys_platform != 'linux' or platform_machine != 'x86_64') and python_version < '3.14'
+CPU_WHEEL := --override <(echo "tensorflow>=2.21,<2.22 ; $(NO_CPU_WHEEL)") \
+  - <<< "tensorflow-cpu>=2.21,<2.22 ; $(HAS_CPU_WHEEL)"
+# 240 MB for two formats of export that few need, and 62 MB that nothing imports.
+UNUSED := openvino ai-edge-litert libclang
+WITHOUT = --override <(printf "%s ; python_version < '3'\n" $(1))
 
-lock: ## write both locks again (UVARGS="--upgrade" takes newer versions)
+lock: ## write all locks again (UVARGS="--upgrade" takes newer versions)
 	$(COMPILE) -o requirements.lock pyproject.toml \
-	  --override <(echo "tensorflow>=2.21,<2.22 ; $(WITHOUT_CPU_WHEEL)") \
-	  - <<< "tensorflow-cpu>=2.21,<2.22 ; $(WITH_CPU_WHEEL)"
-	$(COMPILE) --extra gpu --extra jax-gpu --extra tensorboard -o requirements-gpu.lock pyproject.toml \
-	  --constraints <(grep -E '^[a-z]' requirements.lock | grep -v '^tensorflow' | tr -d '\\')
+	  --extra dev --extra dicom --extra export --extra serve $(CPU_WHEEL)
+	$(COMPILE_SAME) -o locks/build.lock - <<< hatchling
+	$(COMPILE_SAME) -o locks/serve.lock pyproject.toml --extra serve --extra dicom
+	$(COMPILE_SAME) -o locks/cpu.lock pyproject.toml --extra train --extra serve --extra dicom \
+	  --extra export $(call WITHOUT,$(UNUSED)) $(CPU_WHEEL)
+	$(COMPILE_SAME) -o locks/gpu.lock pyproject.toml --extra gpu --extra serve --extra dicom \
+	  --extra export --extra tensorboard $(call WITHOUT,$(UNUSED))
+	$(COMPILE_SAME) -o locks/gpu-jax.lock pyproject.toml --extra jax-gpu --extra serve \
+	  --extra dicom $(call WITHOUT,tensorflow)
 
 ENGINE ?= $(shell command -v docker || command -v podman)
 TARGET ?= cpu
+COMMIT = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# Files and labels bear the time of the commit, so that two builds are equal.
+EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+IMAGE_FLAGS = --target $(TARGET) --build-arg COMMIT=$(COMMIT) \
+  --label org.opencontainers.image.version=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' boneage/__init__.py) \
+  --label org.opencontainers.image.created=$(shell date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ) \
+  $(if $(findstring docker,$(ENGINE)),--build-arg SOURCE_DATE_EPOCH=$(EPOCH),--timestamp $(EPOCH)) \
+  $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_FLAGS)
 
-image: ## build the Docker image (TARGET=gpu for the GPU one)
+image: ## build the Docker image (TARGET=gpu, gpu-jax or serve for the others)
 	@test -n "$(ENGINE)" || { echo "make image: neither docker nor podman was found; install one, or name it: make image ENGINE=/path/to/engine" >&2; exit 2; }
-	$(ENGINE) build --target $(TARGET) -t boneage:$(TARGET) -t boneage:$(if $(filter cpu,$(TARGET)),latest,$(TARGET)) \
-	  --build-arg COMMIT="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
+	$(ENGINE) build $(IMAGE_FLAGS) -t boneage:$(TARGET) $(if $(filter cpu,$(TARGET)),-t boneage:latest) .
 
 # For maintainers, with uv. The lists of a lock's packages tell a user what is inside.
 .PHONY: release sbom audit

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from boneage.errors import Fault, InputError, printable
-from boneage.runtime.files import LARGEST_FILE
+from boneage.runtime.files import LARGEST_FILE, is_lost_with_container
 
 if TYPE_CHECKING:
     from boneage.datasets.manifest import Manifest
@@ -206,6 +206,15 @@ def log(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody may read it, but the exit code still counts
         sys.stderr.write(f"{printable(text)}\n")
         sys.stderr.flush()
+
+
+def warn_if_lost(folder: Path) -> None:
+    """Say that the results in a folder will be lost, if it goes with the container."""
+    if is_lost_with_container(folder):
+        log(
+            f"warning: {folder} is on no volume. The results are lost when the container is "
+            'removed (--rm). To keep them, mount a folder: -v "$PWD/runs:/runs".'
+        )
 
 
 def echo(text: str) -> None:

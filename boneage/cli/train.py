@@ -23,6 +23,7 @@ from boneage.cli.output import (
     print_json,
     refuse,
     verdict,
+    warn_if_lost,
 )
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def train(
             folder = folder or _new_run_folder(resolved)
             if together is None:  # several hosts check after they have connected
                 check_inputs(resolved, manifest, folder, init=begin, resume=resume is not None)
+            warn_if_lost(folder)
             _train_and_evaluate(
                 resolved,
                 _phantom_manifest(resolved) if manifest is None else manifest,
@@ -169,6 +171,8 @@ def reproduce(
     stop = Stop()
     options = {"progress": not as_json, "dry_run": dry_run}
     answers = published_answers or ()
+    if not dry_run:
+        warn_if_lost(folder)
     with stop.listening():
         try:
             document = reproduction.reproduce(

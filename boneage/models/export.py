@@ -111,7 +111,8 @@ def with_pixels(network: keras.Model) -> keras.Model:
 
     if keras.backend.backend() != "tensorflow":
         what = f"the backend of Keras is {keras.backend.backend()}, which can't export a network"
-        raise InputError(Fault("KERAS_BACKEND", what, "Set KERAS_BACKEND to tensorflow."))
+        fix = "Set KERAS_BACKEND to tensorflow, where it is installed."
+        raise InputError(Fault("KERAS_BACKEND", what, fix))
     shape = network.inputs[0].shape[1:]
     image = keras.Input(shape, dtype="uint8", name="image")
     gender = keras.Input((1,), name="gender")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -26,7 +27,10 @@ _WITHOUT_WHEELS = {"tensorflow": "TensorFlow", "highdicom": "highdicom"}
 
 def install_command(package: str) -> str:
     """Return the command that installs a package of `EXTRA_OF`."""
-    return f'pip install "boneage[{EXTRA_OF[package]}]"'
+    command = f'pip install "boneage[{EXTRA_OF[package]}]"'
+    if image := os.environ.get("BONEAGE_IMAGE"):
+        command += f", outside of the image {image}, which can't be changed"
+    return command
 
 
 def describe_missing(error: ModuleNotFoundError) -> str | None:

@@ -201,6 +201,16 @@ def check_folder_writable(folder: Path) -> None:
         raise InputError(Fault(str(folder), what, "Choose another folder with --out.")) from None
 
 
+def is_lost_with_container(folder: Path) -> bool:
+    """Return whether a folder of one of our images is on no volume, and so goes with the container.
+
+    The images set `BONEAGE_IMAGE`. Elsewhere the answer is False.
+    """
+    whole = folder.absolute()
+    mounts = (whole, *whole.parents[:-1])  # all but the root
+    return "BONEAGE_IMAGE" in os.environ and not any(map(os.path.ismount, mounts))
+
+
 def check_file_writable(path: Path) -> None:
     """Check that a file can be written, which need not exist yet. Nothing is made.
 

@@ -99,6 +99,20 @@ def test_an_interrupt_exits_with_130_and_says_how_to_go_on(
     code, _, err = boneage("train", tiny_recipe, "--data", cohort, "--out", "run")
     assert code == 130
     assert "interrupted; to continue: boneage train --resume run" in err
+    assert "volume" not in err
+
+
+def test_in_a_container_results_on_no_volume_are_announced_as_lost(
+    boneage, cohort, tiny_recipe, monkeypatch
+):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("BONEAGE_IMAGE", "cpu")
+    monkeypatch.setattr("os.path.ismount", lambda path: str(path) == "/")
+    monkeypatch.setattr("boneage.training.trainer.train", interrupt)
+    _, _, err = boneage("train", tiny_recipe, "--data", cohort, "--out", "run")
+    assert "warning: run is on no volume. The results are lost" in err
 
 
 def test_a_gpu_that_is_required_and_absent_is_refused_before_anything_is_made(

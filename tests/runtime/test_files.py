@@ -7,6 +7,7 @@ from boneage.errors import InputError
 from boneage.runtime.files import (
     check_file_writable,
     check_folder_writable,
+    is_lost_with_container,
     read_bytes,
     read_json,
     write_bytes,
@@ -78,3 +79,13 @@ def test_a_pipe_or_a_folder_is_never_replaced(tmp_path: Path) -> None:
                 write(tmp_path / name)
     assert (tmp_path / "pipe").is_fifo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+def test_a_folder_is_lost_with_the_container_only_in_an_image_and_without_a_volume(
+    tmp_path, monkeypatch
+):
+    assert not is_lost_with_container(tmp_path)
+    monkeypatch.setenv("BONEAGE_IMAGE", "cpu")
+    monkeypatch.setattr("os.path.ismount", lambda path: str(path) in {"/", str(tmp_path / "runs")})
+    assert is_lost_with_container(tmp_path / "mine")
+    assert not is_lost_with_container(tmp_path / "runs" / "mine")  # neither exists yet
