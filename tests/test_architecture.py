@@ -407,4 +407,5 @@ def test_an_image_has_the_versions_that_the_tests_ran_with(lock: str) -> None:
 
 @pytest.mark.parametrize("lock", OF_IMAGES)
 def test_an_image_has_no_tools_for_tests(lock: str) -> None:
-    assert not {"pytest", "ruff", "mypy", "selenium", "scikit-learn", "zensical"} & set(locked(lock))
+    tools = {"pytest", "ruff", "mypy", "selenium", "scikit-learn", "zensical"}
+    assert not tools & set(locked(lock))
