@@ -67,7 +67,7 @@ def end(process: subprocess.Popen[str], number: int, pid: int | None = None) -> 
     began = time.monotonic()
     os.kill(pid or process.pid, number)
     _, said = process.communicate(timeout=60)
-    assert time.monotonic() - began < 8  # one second, on a machine that does nothing else
+    assert time.monotonic() - began < 25  # its work would take minutes
     assert "Traceback" not in said
     return process.returncode, said
 

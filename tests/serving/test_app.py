@@ -412,7 +412,7 @@ def listen(workers, log, monkeypatch):
 
 def talk(port, *parts, pause=0.0):
     """What the server says to bytes, until it closes the connection."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         said = b""
         with contextlib.suppress(ConnectionError):  # the server closes early
             for part in parts:
@@ -434,7 +434,7 @@ def test_a_slow_body_is_given_up(listen):
     said = talk(port, FORM, b"--x\r\n")
     assert said.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in said
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
     port = listen(body_seconds=0.3)
     slow = talk(port, FORM, b"--x\r\nA: ", *[b"b"] * 6, pause=0.1)
     assert slow.startswith(b"HTTP/1.1 408 ")
@@ -445,7 +445,7 @@ def test_a_slow_or_huge_head_is_given_up(listen):
     start = time.monotonic()
     assert talk(port, b"GET / HTTP/1.1\r\nHost: ", b"localhost") == b""
     assert talk(port) == b""
-    assert 0.9 < time.monotonic() - start < 5
+    assert 0.9 < time.monotonic() - start < 15
     huge = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: " + b"y" * 100_000
     for said in (talk(port, huge + b"\r\n\r\n"), talk(port, huge)):
         assert said.startswith(b"HTTP/1.1 431 ")
@@ -473,11 +473,18 @@ def test_a_client_that_sends_more_than_is_allowed_reads_why(listen, workers):
 @pytest.mark.parametrize("requests", [1, 2])
 def test_a_client_that_does_not_read_is_given_up(listen, workers, monkeypatch, requests):
     monkeypatch.setattr(server_module, "_NEXT_SECONDS", 0.5)
+    given_up, own = threading.Event(), server_module.BoundedProtocol.connection_lost
+
+    def connection_lost(self, error):
+        own(self, error)
+        given_up.set()
+
+    monkeypatch.setattr(server_module.BoundedProtocol, "connection_lost", connection_lost)
     port = listen()
     workers.description = {"notes": ["x" * 30_000_000]}
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         client.sendall(requests * b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        time.sleep(1.5)
+        assert given_up.wait(30)
         size = 0
         with contextlib.suppress(ConnectionError):
             while part := client.recv(2**20):
@@ -494,7 +501,7 @@ def test_a_client_that_goes_cancels_its_request(listen, workers):
     head = FORM.replace(b"Content-Length: 900", f"Content-Length: {len(body)}".encode())
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head + body)
-        end = time.monotonic() + 5
+        end = time.monotonic() + 20
         while not workers.asked and time.monotonic() < end:
             time.sleep(0.02)
     while not workers.was_cancelled and time.monotonic() < end:

@@ -82,4 +82,4 @@ with stop.listening(), stop.heeded():
         _, said = process.communicate()
     assert process.returncode == status
     assert f"{number.name}: the batch takes too long; the previous checkpoint is kept" in said
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
