@@ -116,16 +116,10 @@ def test_the_public_names_are_completed_without_keras() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "COLUMNS": "none"},
-        {"HOME": "/nonexistent", "MPLCONFIGDIR": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": "dumb"},
-    ],
-    ids=lambda environment: next(iter(environment)),
-)
-def test_any_environment_will_do(cohort, tmp_path, environment) -> None:
+def test_any_environment_will_do(cohort, tmp_path) -> None:
+    environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "COLUMNS": "none"}
+    environment |= dict.fromkeys(("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME"), "/nonexistent")
+    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": "dumb"}
     code, out, error = run("data", "card", cohort, "--out", tmp_path / "card.html", **environment)
     assert (code, out) == (0, f"{tmp_path / 'card.html'}\n"), error
     assert "Traceback" not in error

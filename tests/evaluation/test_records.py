@@ -39,6 +39,8 @@ def test_scores_are_read_as_they_were_written(metrics, tmp_path):
 def test_no_value_of_the_scores_may_be_missing_or_of_another_type(metrics, tmp_path, value):
     path = tmp_path / "metrics-test.json"
     for *folders, key in leaves(metrics):
+        if folders[2:] and folders[:3] != ["groups", "sex", "F"]:
+            continue  # every group is read as this one is
         if value is ... and not {*folders, key}.isdisjoint(OPTIONAL):
             continue
         changed = json.loads(json.dumps(metrics))

@@ -65,7 +65,7 @@ for _ in range(25):
     try:
         threading.Thread(target=interrupt).start()
         with threads(4) as pool:
-            for _ in pool.map(lambda _: sum(range(3000)), range(20_000)):
+            for _ in pool.map(lambda _: sum(range(3000)), range(4_000)):
                 pass
     except KeyboardInterrupt:
         pass

@@ -108,8 +108,9 @@ class Workplace:
             folder / "cohort", count=36, seed=0, size=64, progress=False
         )
         (folder / "recipe.toml").write_text(RECIPE)
-        (folder / "without" / "tensorflow").mkdir(parents=True)
-        (folder / "without" / "tensorflow" / "__init__.py").write_text("raise ImportError")
+        for package in ("tensorflow", "sklearn"):  # Keras would import both where they are
+            (folder / "without" / package).mkdir(parents=True)
+            (folder / "without" / package / "__init__.py").write_text("raise ImportError")
         self.environment = {
             **os.environ,
             "KERAS_BACKEND": "jax",
