@@ -87,6 +87,7 @@ def test_branches_of_a_backbone_without_any_are_not_dropped():
         build_model("xception", 96, drop_path=0.1)
 
 
+@pytest.mark.slow
 def test_a_saved_convnext_is_read_in_another_process_without_this_package(tiny_convnext, tmp_path):
     settings = {"dense_units": (8,), "drop_path": 0.2, "gender_by": "film"}
     model = build_model("tiny_convnext", 64, **settings)
