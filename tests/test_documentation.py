@@ -51,7 +51,7 @@ SMALLER = {
 # They don't end, need the network or a GPU, or Keras starts with another backend: only parsed.
 NOT_RUN = r"boneage (serve|site|data download)\b|.* (--watch|--hosts|--require-gpu)\b|KERAS_BACKEND"
 FOREIGN = {"docker", "podman", "make", "pip", "git", "sbatch", "kubectl", "mkdir", "curl"}
-FOREIGN |= {"python3", "python", "cd", ".", "export"}
+FOREIGN |= {"python3", "python", "cd", ".", "export", "hf", "jupyter"}
 
 
 def blocks(page):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,3 +77,12 @@ def test_what_a_module_says_is_in_plain_english(path: Path) -> None:
     said = [(line, part) for line, text in strings(path) for part in sentences(text)]
     assert not [(line, part) for line, part in said if FORBIDDEN.search(part)]
     assert not [(line, part) for line, part in said if len(part.split()) > MOST_WORDS]
+
+
+def test_the_notebook_is_in_plain_english() -> None:
+    path = ROOT / "experiments" / "notebook" / "boneage.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert not [line for line in text.splitlines() if len(line) > 100]
+    assert not [part for part in sentences(text) if FORBIDDEN.search(part)]
+    assert not [part for part in sentences(text) if len(part.split()) > MOST_WORDS]
