@@ -297,11 +297,12 @@ def fake_nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     """Put an `nvidia-smi` on PATH that answers with these rows; returns its folder."""
 
     def fake(*cards: str, processes: Sequence[str] = (), otherwise: str = "") -> Path:
-        rows = "\n".join(["cat <<'END'", *cards, "END"]) if cards else ""
-        holders = "\n".join(["cat <<'END'", *processes, "END"]) if processes else ""
+        rows, holders = ("\n".join(f"echo '{row}'" for row in each) for each in (cards, processes))
         folder = tmp_path / "bin"
         folder.mkdir(exist_ok=True)
-        cases = f"*query-gpu*)\n{otherwise}\n{rows}\n;;\n*query-compute-apps*)\n{holders}\n;;"
+        cases = (
+            f"*query-gpu*)\n{otherwise or ':'}\n{rows}\n;;\n*query-compute-apps*)\n{holders}\n;;"
+        )
         (folder / "nvidia-smi").write_text(f'#!/bin/sh\ncase "$1" in\n{cases}\nesac\n')
         (folder / "nvidia-smi").chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")

@@ -140,3 +140,10 @@ def test_the_wheel_predicts_where_nothing_but_the_core_is_installed(tmp_path: Pa
     assert 0 < float(done.stdout) < 240
     assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: boneage.DataGenerator: ")
     assert 'To install it: pip install "boneage[train]"' in done.stderr
+
+    done = run("boneage", "doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    found = {each["name"]: each for each in json.loads(done.stdout)["checks"]}
+    assert "this installation answers" in found["backend"]["found"]
+    assert 'pip install "boneage[train]"' in found["backend"]["found"]
+    assert not {"device", "bfloat16"} & found.keys()

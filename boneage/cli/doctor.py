@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHECK_SECONDS = 20.0
 TRIAL_SECONDS = 180.0  # TensorFlow may compile its kernels for a new card first
 _COLOURS = {"ok": "green", "warning": "yellow", "fault": "red"}
-_NAME_WIDTH = 19
+_NAME_WIDTH = 21
 _INDENT = " " * (9 + _NAME_WIDTH)
 
 GpuOption = Annotated[
@@ -57,10 +57,9 @@ def doctor(as_json: JsonOption = False, require_gpu: GpuOption = False) -> None:
         print_json({"ok": not faults, "checks": rows})
     else:
         counts = f"{_count(faults, 'fault')}, {_count(warnings, 'warning').lower()}"
-        able = (
-            "" if faults else f" This machine can {'train' if has_package('keras') else 'answer'}."
-        )
-        typer.echo(f"\n{counts} in {len(findings)} checks.{able}")
+        able = f"This machine can {'train' if has_package('keras') else 'answer'}."
+        end = "Start with the first fault: it may explain others." if faults else able
+        typer.echo(f"\n{counts} in {len(findings)} checks. {end}")
     if faults:
         raise typer.Exit(2)
 
@@ -134,7 +133,9 @@ def _try_device(machine: Machine) -> Finding | None:
     if not has_package("keras"):
         return None
     if kernel_fault(machine.cards) is not None:
-        return checks.Finding(checks.WARNING, "not tried", "See compute capability below.")
+        return checks.Finding(
+            checks.WARNING, "not tried on this GPU", "See compute capability below."
+        )
     environment = {
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "1",  # the names of libraries that can't be loaded
@@ -198,7 +199,7 @@ def _check_imagenet(_: Machine) -> Finding:
         names = ", ".join(IMAGENET[each].name for each in wrong)
         paths = ", ".join(str(imagenet_path(each)) for each in wrong)
         fix = "Remove these files, or download them again."
-        return Finding(FAULT, f"{names}: another digest", fix, paths)
+        return Finding(FAULT, f"{names}: damaged, or another file (its digest differs)", fix, paths)
     if not right:
         return Finding(OK, "none (only recipes with model.weights = imagenet need them)")
     return Finding(OK, f"{', '.join(right)}: right digest")

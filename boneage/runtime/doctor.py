@@ -46,6 +46,9 @@ _GIVE_GPU = (
     "nvidia.com/gpu=all), which needs the NVIDIA Container Toolkit on the host."
 )
 _INSTALL_GPU = 'Use the image gpu, or run pip install "boneage[gpu]" (JAX: "boneage[jax-gpu]").'
+_INSTALL_JAX = (
+    'Use the image gpu-jax, or run pip install "boneage[jax-gpu]" and set KERAS_BACKEND=jax.'
+)
 _FLOAT32 = "For recipes that compute in bfloat16, add --set training.precision=float32."
 _DRIVERS = {12: "525.60.13", 13: "580"}  # the oldest one on Linux for each release of CUDA
 _LEAST_MEMORY = 4e9  # bytes; a training of small images takes 1.5e9
@@ -117,6 +120,11 @@ class Machine:
         """Whether there are cards, and the installed backend computes on them."""
         return bool(self.cards) and has_package("keras") and uses_cuda(self.backend)
 
+    @property
+    def install_gpu(self) -> str:
+        """How to install what computes on the cards."""
+        return _INSTALL_JAX if nvidia.without_kernels(self.cards) else _INSTALL_GPU
+
     def without_gpu(self, found: str, remedy: str, private: str = "") -> Finding:
         """Return the finding of something without which Keras does not use the GPU."""
         return Finding(FAULT if self.require_gpu else WARNING, found, remedy, private)
@@ -124,12 +132,12 @@ class Machine:
 
 def isolated(check: Callable[[], Finding | None], seconds: float) -> Finding | None:
     """Return what a check finds. One that raises or hangs is a fault."""
-    answers: queue.SimpleQueue[Finding | Exception | None] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[Finding | BaseException | None] = queue.SimpleQueue()
 
     def run() -> None:
         try:
             answers.put(check())
-        except Exception as error:  # noqa: BLE001 - whatever a check raises
+        except BaseException as error:  # noqa: BLE001 - whatever a check raises
             answers.put(error)
 
     threading.Thread(target=run, daemon=True).start()
@@ -138,7 +146,7 @@ def isolated(check: Callable[[], Finding | None], seconds: float) -> Finding | N
     except queue.Empty:
         remedy = "A disk or a driver gives no answer. Restart it, then repeat this command."
         return Finding(FAULT, f"no answer within {seconds:g} seconds", remedy)
-    if isinstance(found, Exception):
+    if isinstance(found, BaseException):
         what = f"this check itself failed ({type(found).__name__})"
         remedy = "Report this with the output of boneage doctor --json."
         return Finding(FAULT, what, remedy, str(found))
@@ -202,7 +210,7 @@ def check_device(machine: Machine, error: str, private: str) -> Finding:
     if not cards:
         fix = "CUDA_VISIBLE_DEVICES hides the GPU: unset it."
     elif not machine.uses_cuda:
-        fix = _INSTALL_GPU
+        fix = machine.install_gpu
     else:
         fix = "See the checks of driver, LD_LIBRARY_PATH and cuDNN below."
     return machine.without_gpu(found, fix, private)
@@ -269,12 +277,12 @@ def check_compiler(machine: Machine) -> Finding | None:
     assembler, library = _wheel_file("bin/ptxas"), _wheel_file("nvvm/libdevice/libdevice.10.bc")
     found = {"ptxas": assembler, "libdevice": library}
     if missing := [name for name, path in found.items() if path is None]:
-        return machine.without_gpu(f"{' and '.join(missing)} missing", _INSTALL_GPU)
+        return machine.without_gpu(f"{' and '.join(missing)} missing", machine.install_gpu)
     try:
         command = [str(assembler), "--version"]
         text = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return machine.without_gpu("ptxas does not run", _INSTALL_GPU, str(error))
+        return machine.without_gpu("ptxas does not run", machine.install_gpu, str(error))
     release = text.stdout.partition("release ")[2].partition(",")[0]
     return Finding(OK, f"ptxas {release or '(version unknown)'}, libdevice")
 
@@ -285,11 +293,11 @@ def check_cudnn(machine: Machine) -> Finding | None:
         return None
     path = _wheel_file("lib/libcudnn.so.*")
     if path is None:
-        return machine.without_gpu("cuDNN missing", _INSTALL_GPU)
+        return machine.without_gpu("cuDNN missing", machine.install_gpu)
     try:
         number = int(ctypes.CDLL(str(path)).cudnnGetVersion())
     except (OSError, AttributeError) as error:
-        return machine.without_gpu("cuDNN can't be loaded", _INSTALL_GPU, str(error))
+        return machine.without_gpu("cuDNN can't be loaded", machine.install_gpu, str(error))
     major, rest = divmod(number, 10_000)
     return Finding(OK, f"cuDNN {major}.{rest // 100}.{rest % 100}")
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 
 from boneage.errors import Fault, InputError
 from boneage.pipeline.generator import DataGenerator, last_batch_counts, shard_for_devices
+from boneage.runtime.nvidia import card_names, find_cards, visible_cards
 from boneage.training.hosts import Hosts, connected_hosts
 from boneage.training.stop_signals import Stop, Terminated
 
@@ -149,12 +149,7 @@ def accelerator() -> str | None:
     """Return the name of the GPU that Keras computes on, or None."""
     if not any(name.startswith(("gpu", "cuda")) for name in keras.distribution.list_devices()):
         return None
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        names = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "gpu"
-    return ", ".join(names.split("\n")).strip(", ")
+    return card_names(visible_cards(find_cards().cards)) or "gpu"
 
 
 @contextlib.contextmanager

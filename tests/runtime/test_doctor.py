@@ -99,6 +99,10 @@ def test_the_remedy_for_an_unused_gpu_follows_from_the_cause(machine, fake_nvidi
     fake_nvidia(A100)
     machine.trial = {**TRIAL, "device": "cpu:0"}
     assert "boneage[gpu]" in doctor.check_device(machine, "", "").remedy  # tensorflow-cpu
+    fake_nvidia(RTX_5090)
+    newer = Machine(False, machine.runs, machine.cache, machine.trial)
+    assert "boneage[jax-gpu]" in doctor.check_device(newer, "", "").remedy
+    assert "boneage[gpu]" not in doctor.check_device(newer, "", "").remedy
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "CUDA_VISIBLE_DEVICES" in doctor.check_device(machine, "", "").remedy
 
@@ -177,9 +181,11 @@ def test_ptxas_libdevice_and_cudnn_are_looked_for_in_the_wheels(
     machine, fake_nvidia, monkeypatch, tmp_path
 ):
     fake_nvidia(A100)
-    monkeypatch.setattr("sys.path", [str(tmp_path / "site")])
-    assert doctor.check_compiler(machine).found == "ptxas and libdevice missing"
-    assert doctor.check_cudnn(machine).found == "cuDNN missing"
+    with monkeypatch.context() as nowhere:
+        nowhere.setattr(doctor, "_wheel_file", lambda pattern: None)
+        assert doctor.check_compiler(machine).found == "ptxas and libdevice missing"
+        assert doctor.check_cudnn(machine).found == "cuDNN missing"
+    monkeypatch.syspath_prepend(tmp_path / "site")
     wheel = tmp_path / "site" / "nvidia" / "cuda_nvcc"
     (wheel / "bin").mkdir(parents=True)
     (wheel / "nvvm" / "libdevice").mkdir(parents=True)
@@ -254,7 +260,8 @@ def test_limits_of_a_container_are_seen(machine, fake_nvidia, monkeypatch):
 
 
 def test_a_full_disk_is_a_warning(machine, monkeypatch):
-    assert doctor.check_disk(machine).private == f"{machine.runs}, {machine.cache}"
+    monkeypatch.setenv("HOME", str(machine.cache.parent))
+    assert doctor.check_disk(machine).private == "~/runs, ~/cache"
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**9))
     assert doctor.check_disk(machine).state == "warning"
 
