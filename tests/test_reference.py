@@ -77,21 +77,21 @@ def test_every_row_of_a_table_has_a_meaning(page):
 
 @pytest.mark.slow
 def test_the_page_of_the_run_folder_names_the_files_and_keys_of_a_run(finished_run):
-    page = reference.run_page()
-    names = {path.name for path in finished_run.iterdir() if path.suffix != ".png"}
+    page, folder = reference.run_page(), finished_run.folder
+    names = {path.name for path in folder.iterdir() if path.suffix != ".png"}
     assert len(names) > 5
     for split in ("val", "test"):
         names = {name.replace(f"-{split}.", "-SPLIT.") for name in names}
     assert not [name for name in names if f"`{name}" not in page]
-    info = json.loads((finished_run / "run.json").read_text(encoding="utf-8"))
+    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert set(info) <= set(reference.RunInfo.model_fields)
     for name, columns in (
         ("history", reference.HISTORY),
         ("predictions-test", reference.PREDICTIONS),
     ):
-        header = (finished_run / f"{name}.csv").read_text(encoding="utf-8").splitlines()[0]
+        header = (folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()[0]
         assert set(header.split(",")) <= set(columns), name
-    metrics = json.loads((finished_run / "metrics-test.json").read_text(encoding="utf-8"))
+    metrics = json.loads((folder / "metrics-test.json").read_text(encoding="utf-8"))
     assert set(metrics) <= set(reference.Metrics.model_fields)
 
 
