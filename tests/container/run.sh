@@ -19,7 +19,7 @@ fi
 BUILD=${BUILD:-$ENGINE build}
 SMALL=${SMALL---set training.epochs=2 --set phantom.count=200 --set phantom.size=96}
 RESULT=$(realpath -m "${1:-tests/container/result.json}")
-EPOCH=$(git log -1 --format=%ct)
+EPOCH=${EPOCH:-$(git log -1 --format=%ct)} # the time that files bear
 COMMIT=$(git rev-parse HEAD)
 USER_ID=12345 # a caller that no image knows
 
@@ -55,7 +55,7 @@ build() { # TARGET TAG [OPTION…]
   local target=$1 tag=$2 started=$SECONDS
   shift 2
   local date="--timestamp=$EPOCH"
-  case $BUILD in *docker*) date="--build-arg=SOURCE_DATE_EPOCH=$EPOCH" ;; esac
+  case $BUILD in docker*) date="--build-arg=SOURCE_DATE_EPOCH=$EPOCH" ;; esac
   # shellcheck disable=SC2086 # the variables hold several words
   $BUILD --target "$target" -t "$tag" --build-arg COMMIT="$COMMIT" "$date" \
     ${BASE_IMAGE:+--build-arg BASE_IMAGE=$BASE_IMAGE} ${BUILD_FLAGS:-} "$@" "$work/context" \
