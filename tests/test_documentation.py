@@ -50,6 +50,8 @@ SMALLER = {
 }
 # They don't end, need the network or a GPU, or Keras starts with another backend: only parsed.
 NOT_RUN = r"boneage (serve|site|data download)\b|.* (--watch|--hosts|--require-gpu)\b|KERAS_BACKEND"
+# Exit codes for small drawn hands: a limit is exceeded, or one of them is no hand for the model.
+DRAWN_HANDS = {"boneage stress": 1, "boneage predict": 3}
 FOREIGN = {"docker", "podman", "make", "pip", "git", "sbatch", "kubectl", "mkdir", "curl"}
 FOREIGN |= {"python3", "python", "cd", ".", "export", "hf", "jupyter"}
 
@@ -121,8 +123,8 @@ def run(line, capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         cli.main()
     captured = capsys.readouterr()
-    failed_gates = line.startswith("boneage stress") and ended.value.code == 1
-    assert failed_gates or not ended.value.code, f"{line}\n{captured.out}\n{captured.err}"
+    fine = {0, None, *(code for verb, code in DRAWN_HANDS.items() if line.startswith(verb))}
+    assert ended.value.code in fine, f"{line}\n{captured.out}\n{captured.err}"
 
 
 @pytest.fixture
