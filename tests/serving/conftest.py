@@ -63,7 +63,7 @@ class Page:
         self.driver.get(f"{self.address}/?lang={language}")
         self.wait_for(lambda: self.text("choose"))
 
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 180.0) -> Any:
         from selenium.webdriver.support.ui import WebDriverWait
 
         return WebDriverWait(self.driver, seconds, 0.05).until(lambda _: condition())
@@ -167,9 +167,8 @@ def server(
     serve: Callable[..., AbstractContextManager[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The address of a server without a token."""
-    with serve(
-        tmp_path_factory.mktemp("server") / "log.txt", "--views", "1", "--workers", "2"
-    ) as address:
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with serve(log, "--views", "1", "--workers", "2", "--timeout", "300") as address:
         yield address
 
 
