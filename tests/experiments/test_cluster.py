@@ -215,3 +215,11 @@ def test_ray_reports_that_a_run_has_failed(cluster, ray):
     )
     script = [sys.executable, CLUSTER / "tasks_ray.py", "--cpus", "1", "2"]
     assert cluster.run(*script, "boneage", "sweep", **ray)[0] == 7
+
+
+def test_the_page_s_commands_for_ray_are_known():
+    page = (ROOT / "docs" / "how-to" / "several-machines.md").read_text().replace("\\\n", " ")
+    commands = [line.split() for line in page.splitlines() if line.startswith("python ")]
+    assert len(commands) == 2
+    for command in commands:
+        parse(command[command.index("boneage") + 1 :])
