@@ -171,9 +171,9 @@ def parameters(command: Any) -> list[list[str]]:
         else:
             after = f" {each.metavar}" if each.metavar else ""
             names = [f"{name}{after}" for name in (*each.opts, *each.secondary_opts)]
-        value = value_of(hints[each.name])
+        value, meaning = value_of(hints[each.name]), typing.get_args(hints[each.name])[1].help
         default = "required" if each.required else default_text(each)
-        rows.append([", ".join(f"`{name}`" for name in names), value, default, each.help or ""])
+        rows.append([", ".join(f"`{name}`" for name in names), value, default, meaning or ""])
     return rows
 
 
@@ -498,7 +498,8 @@ ANSWERS_HEAD = """# Answers
 server of `boneage serve` returns the same JSON. Ages are in months.
 
 The status of an answer is `answered`, `refused`, `unreadable` or `failed`. The server answers an
-unreadable file and a wrong request with a problem instead.
+unreadable file and a wrong request with a problem instead. [Serve](../how-to/serve.md) lists the
+addresses of the server.
 """
 
 

@@ -27,7 +27,13 @@ class FileSchema(pydantic.BaseModel):
     later versions can be read.
     """
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="ignore",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),  # Pydantic 2.9 warns of a key that begins with `model_`
+    )
 
 
 def read_checked(
