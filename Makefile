@@ -152,4 +152,4 @@ audit: ## ask for known vulnerabilities of every locked package; needs the netwo
 
 clean: ## remove .venv and every tool's cache; data/ and runs/ stay
 	rm -rf .venv dist site .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find boneage tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find boneage tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
