@@ -10,8 +10,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import typer
 
@@ -35,6 +37,9 @@ SMALLER = {
     ),
     r"boneage train(?!.*--resume)(.*--set model.backbone)": (
         r"boneage train --set training.epochs=1\1"
+    ),
+    r"boneage train (\S*phantom/recipe.toml)(?!.*--data)": (
+        r"boneage train --set training.epochs=1 --set phantom.count=60 --set phantom.size=96 \1"
     ),
     r"boneage train(?!.*--resume)": (
         r"boneage train --set training.epochs=1 --set model.backbone=tiny"
@@ -92,7 +97,6 @@ def reader(tmp_path_factory, write_dicom):
         write_dicom(
             folder / "export" / f"{number:03}.dcm", **hand, StudyInstanceUID=f"1.2.4.{number}"
         )
-    shutil.copy(folder / "export" / "000.dcm", folder / "hand.dcm")
     readings = pd.DataFrame({"SOPInstanceUID": uids, "bone age": range(60, 80)})
     readings.to_excel(folder / "readings.xlsx", index=False)
     (folder / "scans").mkdir()
@@ -112,6 +116,11 @@ def reader(tmp_path_factory, write_dicom):
     shutil.copytree(ROOT / "experiments", folder / "experiments")
     samples = Path("boneage", "serving", "page", "samples")
     shutil.copytree(ROOT / samples, folder / samples)
+    hand = pydicom.dcmread(folder / "export" / "000.dcm")  # with a hand that is answered
+    pixels = cv2.imread(str(folder / samples / "girl-13-years.png"), cv2.IMREAD_GRAYSCALE)
+    hand.Rows, hand.Columns = pixels.shape
+    hand.PixelData, hand.SeriesInstanceUID = (pixels.astype(np.uint16) * 16).tobytes(), "1.2.5"
+    hand.save_as(folder / "hand.dcm")
     return folder
 
 
