@@ -59,6 +59,28 @@ def test_the_sdist_holds_the_repository_and_builds_the_same_wheel_anywhere(tmp_p
     assert digest(again[".whl"]) == digest(built[".whl"])
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (r"MAE 7\.61 months", "MAE 7.16 months", "no result file holds 7.16"),
+        (r"6,595", "6,959", "no result file holds 6,959"),
+        (r"\Z", "It takes 12 MB.\n", "no result file holds 12 in "),
+    ],
+)
+def test_a_number_that_no_result_file_holds_is_refused(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    for name in (".ci", "boneage", "experiments", "CHANGELOG.md"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    changed = re.sub(old, new, text, count=1)
+    assert changed != text
+    (tmp_path / "README.md").write_text(changed, encoding="utf-8")
+    done = run(sys.executable, ROOT / ".ci/numbers", "--root", tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
 def test_a_release_is_refused_with_every_reason_at_once(tmp_path: Path) -> None:
     (tmp_path / ".ci").mkdir()
     for name in ("release", "numbers"):
