@@ -59,6 +59,11 @@ def test_the_sdist_holds_the_repository_and_builds_the_same_wheel_anywhere(tmp_p
     assert digest(again[".whl"]) == digest(built[".whl"])
 
 
+def test_every_number_of_the_pages_has_a_result_file() -> None:
+    done = run(sys.executable, ROOT / ".ci/numbers")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
