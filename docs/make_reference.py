@@ -96,8 +96,7 @@ VARIABLES = {
     "`BONEAGE_TOKEN`": "As `--token` of `boneage serve`, which other users can't see this way.",
     "`BONEAGE_HOSTS`": "As `--hosts` of `boneage train`.",
     "`BONEAGE_COMMIT`": "Commit of the code, which runs record outside a git checkout.",
-    "`BONEAGE_IMAGE`": "Name of the Docker image, which the image sets. Messages then name a larger "
-    "image instead of packages.",
+    "`BONEAGE_IMAGE`": "Name of the Docker image that this is, for messages. The image sets it.",
     "`KERAS_BACKEND`": "`tensorflow` or `jax`. Several GPUs and hosts need `jax`.",
     "`KERAS_HOME`": "Folder of the ImageNet weights, in its folder `models`. Default: `~/.keras`.",
     "`JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`": "The hosts that train "
