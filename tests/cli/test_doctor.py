@@ -129,17 +129,21 @@ def test_a_card_without_kernels_is_a_fault_and_nothing_is_computed_on_it(boneage
     assert found["compute capability"]["remedy"] == fix
 
 
-def test_train_refuses_a_card_without_kernels_before_keras_starts(
+def test_train_and_evaluate_refuse_a_card_without_kernels_before_keras_starts(
     cohort, tiny_recipe, fake_nvidia, tensorflow_with_cuda, run_together, tmp_path
 ):
     folder = fake_nvidia(RTX_5090)
     environment = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     environment["PYTHONPATH"] = os.pathsep.join([tensorflow_with_cuda, str(ROOT)])
-    line = ["train", str(tiny_recipe), "--data", str(cohort), "--out", "run"]
-    ((code, text, loaded),) = run_together([line], tmp_path, **environment)
-    assert (code, loaded) == (2, [])
-    assert text.startswith("error: NVIDIA GeForce RTX 5090: its compute capability is 12.0")
-    assert text.endswith("Use the image gpu-jax, or KERAS_BACKEND=jax where JAX is installed.\n")
+    environment["BONEAGE_CACHE"] = str(tmp_path / "cache")
+    train = ["train", str(tiny_recipe), "--data", str(cohort), "--out", "run"]
+    evaluate = ["evaluate", "rsna-best-1", "--data", str(cohort), "--out", "scores"]
+    for code, text, loaded in run_together([train, evaluate], tmp_path, **environment):
+        assert (code, loaded) == (2, [])
+        assert "error: NVIDIA GeForce RTX 5090: its compute capability is 12.0" in text
+        assert text.endswith(
+            "Use the image gpu-jax, or KERAS_BACKEND=jax where JAX is installed.\n"
+        )
     assert not (tmp_path / "run").exists()
 
 
