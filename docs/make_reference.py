@@ -770,9 +770,9 @@ def members(node: ast.ClassDef) -> list[str]:
             continue
         name = f"{node.name}.{each.name}"
         if is_property(each):
-            lines += ["", f"### {name}", "", *prose(ast.get_docstring(each) or "")]
+            lines += ["", f"### `{name}`", "", *prose(ast.get_docstring(each) or "")]
         else:
-            lines += ["", f"### {name}", "", "```text", *call(each.name, each), "```", ""]
+            lines += ["", f"### `{name}`", "", "```text", *call(each.name, each), "```", ""]
             lines += docstring(each)
     return lines
 
