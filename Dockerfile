@@ -29,7 +29,8 @@ COPY locks/build.lock ./
 RUN pip install --require-hashes -r build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY boneage boneage
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist .
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+    && pip install --no-index --no-deps --root /installed /dist/*.whl
 
 FROM python AS locked-serve
 COPY locks/install.sh locks/serve.lock ./
@@ -76,9 +77,7 @@ CMD ["train", "phantom"]
 
 FROM runtime AS serve
 COPY --from=locked-serve /opt/boneage /opt/boneage
-RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    SOURCE_DATE_EPOCH=315532800 pip --python /opt/boneage/bin/python install \
-    --no-cache-dir --no-index --no-deps /dist/*.whl
+COPY --from=wheel /installed /
 ARG COMMIT=
 ENV BONEAGE_IMAGE=serve \
     BONEAGE_COMMIT=${COMMIT}
@@ -91,9 +90,7 @@ CMD ["serve", "--host", "0.0.0.0"]
 
 FROM runtime AS gpu-jax
 COPY --from=locked-gpu-jax /opt/boneage /opt/boneage
-RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    SOURCE_DATE_EPOCH=315532800 pip --python /opt/boneage/bin/python install \
-    --no-cache-dir --no-index --no-deps /dist/*.whl
+COPY --from=wheel /installed /
 COPY experiments experiments
 ARG COMMIT=
 ENV BONEAGE_IMAGE=gpu-jax \
@@ -106,9 +103,7 @@ USER 10001:10001
 
 FROM runtime AS gpu
 COPY --from=locked-gpu /opt/boneage /opt/boneage
-RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    SOURCE_DATE_EPOCH=315532800 pip --python /opt/boneage/bin/python install \
-    --no-cache-dir --no-index --no-deps /dist/*.whl
+COPY --from=wheel /installed /
 COPY experiments experiments
 ARG COMMIT=
 ENV BONEAGE_IMAGE=gpu \
@@ -120,9 +115,7 @@ USER 10001:10001
 
 FROM runtime AS cpu
 COPY --from=locked-cpu /opt/boneage /opt/boneage
-RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    SOURCE_DATE_EPOCH=315532800 pip --python /opt/boneage/bin/python install \
-    --no-cache-dir --no-index --no-deps /dist/*.whl
+COPY --from=wheel /installed /
 COPY experiments experiments
 ARG COMMIT=
 ENV BONEAGE_IMAGE=cpu \
