@@ -174,7 +174,7 @@ check "a format that the image lacks is refused" \
   fails_with 2 "outside of the image cpu" with_runs boneage:cpu export /runs/phantom --format openvino --out /runs/openvino
 check "a folder that can't be written is refused" \
   fails_with 2 "writ" run boneage:cpu train phantom --out /data/run
-check "cpu draws radiographs" with_runs boneage:cpu data phantom /runs/cohort --count 4 --size 256
+check "cpu draws radiographs" with_runs boneage:cpu data phantom /runs/cohort --count 10 --size 256
 cp -r "$work/runs/cohort/images" "$work/data/"
 hand=/data/images/$(cd "$work/data/images" && find . -name '*.png' | sort | head -n 1)
 
