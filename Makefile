@@ -119,12 +119,13 @@ lock: ## write all locks again (UVARGS="--upgrade" takes newer versions)
 ENGINE ?= $(shell command -v docker || command -v podman)
 TARGET ?= cpu
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
-# Files and labels bear the time of the commit, so that two builds are equal.
+# Files and labels bear the time of the commit, so that two builds are equal. Podman's own format,
+# that of OCI, has no health check.
 EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 IMAGE_FLAGS = --target $(TARGET) --build-arg COMMIT=$(COMMIT) \
   --label org.opencontainers.image.version=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' boneage/__init__.py) \
   --label org.opencontainers.image.created=$(shell date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ) \
-  $(if $(findstring docker,$(ENGINE)),--build-arg SOURCE_DATE_EPOCH=$(EPOCH),--timestamp $(EPOCH)) \
+  $(if $(findstring docker,$(ENGINE)),--build-arg SOURCE_DATE_EPOCH=$(EPOCH),--timestamp $(EPOCH) --format docker) \
   $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_FLAGS)
 
 image: ## build the Docker image (TARGET=gpu, gpu-jax or serve for the others)

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -327,7 +328,9 @@ def check_copies(machine: Machine) -> Finding:
     """Find packages that are installed twice, and CUDA libraries from outside the wheels."""
     places: dict[str, set[str]] = defaultdict(set)
     for each in metadata.distributions():
-        places[(each.name or "").lower().replace("_", "-")].add(str(each.locate_file("")))
+        # Fedora's environments name one folder twice: lib64 is a link to lib.
+        place = str(Path(str(each.locate_file(""))).resolve())
+        places[(each.name or "").lower().replace("_", "-")].add(place)
     for rivals in _RIVALS:
         copies = [(name, place) for name in rivals for place in sorted(places.get(name, ()))]
         if len(copies) > 1:
@@ -336,7 +339,7 @@ def check_copies(machine: Machine) -> Finding:
             fix = "Uninstall all of them, then install one: they write the same files."
             return Finding(WARNING, found, fix, ", ".join(place for _, place in copies))
     loaded = (machine.trial or {}).get("cuda_libraries", [])
-    others = [path for path in loaded if "site-packages" not in path]
+    others = [path for path in loaded if not re.search("(site|dist)-packages", path)]
     if others:
         found = f"{', '.join(Path(path).name for path in others)} not from the wheels"
         fix = "Unset LD_LIBRARY_PATH, and start without conda or modules of CUDA."

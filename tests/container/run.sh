@@ -54,10 +54,11 @@ at_most() { [ "$1" -le "$2" ]; }
 build() { # TARGET TAG [OPTION…]
   local target=$1 tag=$2 started=$SECONDS
   shift 2
-  local date="--timestamp=$EPOCH"
-  case $BUILD in docker*) date="--build-arg=SOURCE_DATE_EPOCH=$EPOCH" ;; esac
+  # Podman's own format, that of OCI, has no health check.
+  local kind=(--timestamp="$EPOCH" --format docker)
+  case $BUILD in docker*) kind=(--build-arg=SOURCE_DATE_EPOCH="$EPOCH") ;; esac
   # shellcheck disable=SC2086 # the variables hold several words
-  $BUILD --target "$target" -t "$tag" --build-arg COMMIT="$COMMIT" "$date" \
+  $BUILD --target "$target" -t "$tag" --build-arg COMMIT="$COMMIT" "${kind[@]}" \
     ${BASE_IMAGE:+--build-arg BASE_IMAGE=$BASE_IMAGE} ${BUILD_FLAGS:-} "$@" "$work/context" \
     >"$work/build.log" 2>&1 || { tail -n 20 "$work/build.log" >&2; exit 1; }
   took=$((SECONDS - started))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ Usage = namedtuple("Usage", "total used free")
 def machine(tmp_path, monkeypatch):
     """A machine without a GPU, whose folders are new; its checks are made with what is set."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_HOST_DRIVER", tmp_path / "no-driver")
     for name in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"):
         monkeypatch.delenv(name, raising=False)
     return Machine(False, tmp_path / "runs", tmp_path / "cache")
@@ -216,7 +219,11 @@ def test_who_holds_the_memory_of_a_card_is_named_in_private(machine, fake_nvidia
     assert doctor.check_gpu_memory(Machine(False, machine.runs, machine.cache)).state == "ok"
 
 
-def test_two_copies_of_a_package_are_found(machine, install):
+def test_two_copies_of_a_package_are_found(machine, install, tmp_path, monkeypatch):
+    assert doctor.check_copies(machine).state == "ok"
+    keras = next(path for path in sys.path if Path(path, "keras").is_dir())
+    (tmp_path / "lib64").symlink_to(keras)
+    monkeypatch.syspath_prepend(tmp_path / "lib64")
     assert doctor.check_copies(machine).state == "ok"
     install("keras", {}, version="3.1")
     found = doctor.check_copies(machine)
@@ -227,7 +234,8 @@ def test_two_copies_of_a_package_are_found(machine, install):
 
 
 def test_cuda_libraries_from_outside_the_wheels_are_found(machine):
-    machine.trial = {**TRIAL, "cuda_libraries": ["/venv/site-packages/nvidia/libcudnn.so.9"]}
+    wheels = ["/venv/site-packages/nvidia/libcudnn.so.9", "/usr/dist-packages/x/libcudart.so.12"]
+    machine.trial = {**TRIAL, "cuda_libraries": wheels}
     assert doctor.check_copies(machine).state == "ok"
     machine.trial["cuda_libraries"].append("/usr/local/cuda/lib64/libcublas.so.12")
     found = doctor.check_copies(machine)
