@@ -200,6 +200,21 @@ def boneage(
     return run
 
 
+@pytest.fixture
+def trains_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A series' real trainings in this process, where Keras has been imported."""
+    from boneage.cli.main import main
+    from boneage.training.series.command_process import CommandRunner
+
+    def run(self: object, arguments: Sequence[str], *, to_stderr: bool = False) -> int:
+        monkeypatch.setattr(sys, "argv", ["boneage", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    monkeypatch.setattr(CommandRunner, "run", run)
+
+
 @pytest.fixture(scope="session")
 def run_together() -> Callable[..., list[tuple[int, str, list[str]]]]:
     """Run commands one after another in one process: exit code, output, and Keras if imported."""

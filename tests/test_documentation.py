@@ -44,8 +44,9 @@ SMALLER = {
     r"boneage train(?!.*--resume)": (
         r"boneage train --set training.epochs=1 --set model.backbone=tiny"
     ),
+    r"boneage stress (\S+).*": r"boneage stress \1 --limit 5",
     r"boneage (sweep|cross-validate)": (
-        r"boneage \1 --only 1 --set training.epochs=1 --set model.backbone=tiny_plug_in"
+        r"boneage \1 --only 1 --set training.epochs=1 --set model.backbone=tiny"
     ),
     r"boneage (predict|evaluate|calibrate) rsna-best(?!.*--views)": (
         r"boneage \1 rsna-best --views 1"
@@ -139,7 +140,7 @@ def run(line, capsys, monkeypatch):
 
 
 @pytest.fixture
-def runner(reader, tiny_network, tiny_plug_in, capsys, monkeypatch):
+def runner(reader, tiny_network, trains_here, capsys, monkeypatch):
     """Run commands in a folder, one after another."""
     monkeypatch.delenv("BONEAGE_RUNS", raising=False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boneage.cli.main import main
 from boneage.datasets.manifest import read_manifest
 from boneage.evaluation.metrics import score
 from boneage.evaluation.result import write_result
@@ -20,7 +18,6 @@ from boneage.recipe import Recipe, read_recipe
 from boneage.run import Run
 from boneage.runtime.files import read_json, write_json, write_text
 from boneage.runtime.provenance import file_digest
-from boneage.training.series.command_process import CommandRunner
 
 
 class Trainer:
@@ -127,19 +124,6 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     trainer = Trainer()
     monkeypatch.setattr("boneage.training.series.planned_runs.CommandRunner", trainer)
     return trainer
-
-
-@pytest.fixture
-def trains_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real trainings in this process, where Keras has been imported."""
-
-    def run(self: CommandRunner, arguments: Sequence[str], *, to_stderr: bool = False) -> int:
-        monkeypatch.setattr(sys, "argv", ["boneage", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    monkeypatch.setattr(CommandRunner, "run", run)
 
 
 @pytest.fixture
