@@ -25,7 +25,7 @@ from boneage.recipe import read_recipe
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *DOCS]}
-COUNT = 120  # radiographs of the reader; a calibration needs 100
+COUNT = 110  # radiographs of the reader; a calibration needs 100
 
 # What a page says at its real size, and what is run here in its place: the first that fits.
 SMALLER = {
@@ -39,7 +39,8 @@ SMALLER = {
         r"boneage train --set training.epochs=1\1"
     ),
     r"boneage train (\S*phantom/recipe.toml)(?!.*--data)": (
-        r"boneage train --set training.epochs=1 --set phantom.count=60 --set phantom.size=96 \1"
+        r"boneage train --set training.epochs=1 --set phantom.count=60 --set phantom.size=96 "
+        r"--set model.backbone=tiny \1"
     ),
     r"boneage train(?!.*--resume)": (
         r"boneage train --set training.epochs=1 --set model.backbone=tiny"
@@ -53,7 +54,7 @@ SMALLER = {
     ),
     r"boneage (reproduce .*)--data DIR": (
         r"boneage \1--data rsna-bone-age --dry-run --set model.weights=none --set framing.size=96 "
-        "--set model.backbone=mini_xception"
+        "--set model.backbone=tiny"
     ),
 }
 # They don't end, need the network or a GPU, or Keras starts with another backend: only parsed.
