@@ -8,7 +8,7 @@
 # BUILD        builds; default "$ENGINE build"
 # BASE_IMAGE   in place of the Dockerfile's
 # BUILD_FLAGS  more options for a build, such as --volume of a certificate
-# RUN_FLAGS    more options for a run
+# RUN_FLAGS    more options for a run; without root, Podman needs --userns=keep-id
 # SMALL        makes the training of the phantom short; empty for all of it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -21,7 +21,9 @@ SMALL=${SMALL---set training.epochs=2 --set phantom.count=200 --set phantom.size
 RESULT=$(realpath -m "${1:-tests/container/result.json}")
 EPOCH=${EPOCH:-$(git log -1 --format=%ct)} # the time that files bear
 COMMIT=$(git rev-parse HEAD)
-USER_ID=12345 # a caller that no image knows
+# A caller that no image knows, and who may remove the files at the end.
+USER_ID=$(id -u)
+if [ "$USER_ID" = 0 ]; then USER_ID=12345; fi
 
 work=$(mktemp -d)
 facts=$work/facts
@@ -29,7 +31,7 @@ failures=0
 running=()
 finish() {
   for name in "${running[@]}"; do $ENGINE rm --force "$name" >/dev/null 2>&1 || true; done
-  rm -rf "$work"
+  rm -rf "$work" || true
 }
 trap finish EXIT
 
