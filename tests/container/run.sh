@@ -56,8 +56,10 @@ at_most() { [ "$1" -le "$2" ]; }
 build() { # TARGET TAG [OPTION…]
   local target=$1 tag=$2 started=$SECONDS
   shift 2
-  # Podman's own format, that of OCI, has no health check.
+  # Podman's own format, that of OCI, has no health check. If only COMMIT has changed, Podman 4.3
+  # finds all steps in its cache and keeps the old one, but for a label that differs.
   local kind=(--timestamp="$EPOCH" --format docker)
+  kind+=(--label "org.opencontainers.image.revision=$COMMIT")
   case $BUILD in docker*) kind=(--build-arg=SOURCE_DATE_EPOCH="$EPOCH") ;; esac
   # shellcheck disable=SC2086 # the variables hold several words
   $BUILD --target "$target" -t "$tag" --build-arg COMMIT="$COMMIT" "${kind[@]}" \
