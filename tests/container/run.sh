@@ -193,7 +193,7 @@ check "it says how to continue" grep -qF "boneage train --resume /runs/stopped" 
 start drawing boneage:cpu data phantom /runs/many --count 100000
 sleep 20
 check "SIGTERM ends drawing with 143" stop drawing 143
-start watching boneage:serve predict rsna-best --watch /runs --out /runs/answers.jsonl
+start watching boneage:serve predict rsna-best --watch /runs/cohort --out /runs/answers.jsonl
 sleep 20
 check "SIGTERM ends a watched folder with 143" stop watching 143
 
@@ -230,6 +230,7 @@ asked = urllib.request.Request(address, form + b"--X--\r\n", head)
 found = json.load(urllib.request.urlopen(asked))
 print(found)
 raise SystemExit("research" not in json.dumps(found).lower())'
+check "the server says where it listens" says server "http"
 check "the server is ready" ask "$ready"
 check "the server answers a radiograph" ask "$answer"
 case $ENGINE in
