@@ -29,7 +29,7 @@ install: $(STAMP) ## create .venv from the lock (only after the lock or pyprojec
 .PRECIOUS: $(STAMP)
 $(STAMP): $(LOCK) pyproject.toml
 	@$(if $(filter-out $(notdir $(STAMP)),$(INSTALLED)),rm -rf .venv)
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv && $(find_python) && "$$python" -m venv .venv; }
+	@{ $(BIN)/python -c '$(FITS)' && $(BIN)/python -m pip --version; } >/dev/null 2>&1 || { rm -rf .venv && $(find_python) && "$$python" -m venv .venv; }
 	@touch -t 197001020000 $@
 	$(BIN)/python -m pip install --no-compile --require-hashes --only-binary=:all: --no-deps \
 	  -r $(LOCK) -r locks/build.lock
@@ -38,11 +38,12 @@ $(STAMP): $(LOCK) pyproject.toml
 
 # Sets $python to the first interpreter that really runs and has a version that TensorFlow has
 # wheels for. PYTHON=/path/to/python chooses one.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 CANDIDATES = $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 define find_python
 { python=""; \
 for candidate in $(CANDIDATES); do \
-  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+  if "$$candidate" -c '$(FITS)' 2>/dev/null; \
   then python="$$candidate"; break; fi; \
 done; \
 if [ -z "$$python" ]; then \
