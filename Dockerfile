@@ -6,56 +6,18 @@
 #
 # docs/how-to/docker.md explains them. The GPU targets need nothing but the host's driver: CUDA and
 # cuDNN come as wheels. BASE_IMAGE is any Debian-like image with Python 3.12 or 3.13 as python3,
-# with pip. Each target installs the lock of its name from locks/.
+# with pip. Each target installs the lock of its name from locks/. What changes most often comes last:
+# a change of the code makes one layer again.
 ARG BASE_IMAGE=python:3.12-slim-trixie
 
-# --- Where things are installed; of these stages only /opt/boneage and the wheel are kept.
+# --- A user without rights, a root that may be read-only, /runs for everything written.
 
-FROM ${BASE_IMAGE} AS python
-# With SOURCE_DATE_EPOCH, compiled modules are bound to the hash of their source. Two builds are then
-# equal, and a change of the files' dates makes none of them invalid.
-ENV PATH=/opt/boneage/bin:$PATH \
-    PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_ROOT_USER_ACTION=ignore \
-    PIP_ONLY_BINARY=:all: \
-    PIP_PYTHON=/opt/boneage/bin/python \
-    SOURCE_DATE_EPOCH=315532800
-RUN python3 -m venv --without-pip /opt/boneage
-WORKDIR /build
-
-FROM python AS wheel
-COPY locks/build.lock ./
-RUN pip install --require-hashes -r build.lock
-COPY pyproject.toml README.md LICENSE ./
-COPY boneage boneage
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
-    && pip install --no-index --no-deps --root /installed /dist/*.whl
-
-FROM python AS locked-serve
-COPY locks/install.sh locks/serve.lock ./
-RUN sh install.sh serve.lock
-
-FROM python AS locked-gpu-jax
-COPY locks/install.sh locks/gpu-jax.lock ./
-RUN sh install.sh gpu-jax.lock
-
-FROM python AS locked-gpu
-COPY locks/install.sh locks/gpu.lock ./
-RUN sh install.sh gpu.lock
-
-FROM python AS locked-cpu
-COPY locks/install.sh locks/cpu.lock ./
-RUN sh install.sh cpu.lock
-
-# --- What runs: a user without rights, a root that may be read-only, /runs for everything written.
-# The layers that change most often come last.
-
-FROM ${BASE_IMAGE} AS runtime
+FROM ${BASE_IMAGE} AS base
 # Anybody may write to /runs: `docker run --user "$(id -u):$(id -g)"` keeps files one's own. No program
 # needs to be started with the rights of its owner.
 RUN install -d /data && install -d -m 1777 /runs \
-    && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
+    && python3 -m venv --without-pip /opt/boneage
 ENV PATH=/opt/boneage/bin:$PATH \
     BONEAGE_RUNS=/runs \
     BONEAGE_CACHE=/runs/.cache \
@@ -75,8 +37,22 @@ WORKDIR /opt/project
 ENTRYPOINT ["boneage"]
 CMD ["train", "phantom"]
 
-FROM runtime AS serve
-COPY --from=locked-serve /opt/boneage /opt/boneage
+# --- The package, without what it needs. Of this stage only /installed is kept.
+
+FROM base AS wheel
+WORKDIR /build
+COPY locks/install.sh locks/build.lock ./
+RUN sh install.sh --require-hashes -r build.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY boneage boneage
+RUN PIP_PYTHON=/opt/boneage/bin/python pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+    && sh install.sh --no-index --root /installed /dist/*.whl
+
+# --- What runs.
+
+FROM base AS serve
+COPY locks/install.sh locks/serve.lock locks/
+RUN sh locks/install.sh --require-hashes -r locks/serve.lock
 COPY --from=wheel /installed /
 ARG COMMIT=
 ENV BONEAGE_IMAGE=serve \
@@ -88,8 +64,9 @@ HEALTHCHECK --start-period=30s CMD ["python3", "-c", "from http.client import HT
 # Without a token (-e BONEAGE_TOKEN=…) it refuses to start.
 CMD ["serve", "--host", "0.0.0.0"]
 
-FROM runtime AS gpu-jax
-COPY --from=locked-gpu-jax /opt/boneage /opt/boneage
+FROM base AS gpu-jax
+COPY locks/install.sh locks/gpu-jax.lock locks/
+RUN sh locks/install.sh --require-hashes -r locks/gpu-jax.lock
 COPY --from=wheel /installed /
 COPY experiments experiments
 ARG COMMIT=
@@ -101,8 +78,9 @@ ENV BONEAGE_IMAGE=gpu-jax \
 LABEL org.opencontainers.image.revision="${COMMIT}"
 USER 10001:10001
 
-FROM runtime AS gpu
-COPY --from=locked-gpu /opt/boneage /opt/boneage
+FROM base AS gpu
+COPY locks/install.sh locks/gpu.lock locks/
+RUN sh locks/install.sh --require-hashes -r locks/gpu.lock
 COPY --from=wheel /installed /
 COPY experiments experiments
 ARG COMMIT=
@@ -113,8 +91,9 @@ ENV BONEAGE_IMAGE=gpu \
 LABEL org.opencontainers.image.revision="${COMMIT}"
 USER 10001:10001
 
-FROM runtime AS cpu
-COPY --from=locked-cpu /opt/boneage /opt/boneage
+FROM base AS cpu
+COPY locks/install.sh locks/cpu.lock locks/
+RUN sh locks/install.sh --require-hashes -r locks/cpu.lock
 COPY --from=wheel /installed /
 COPY experiments experiments
 ARG COMMIT=
