@@ -88,7 +88,8 @@ format: install ## let ruff fix what it can
 
 # For maintainers, with uv. The locks hold one version of everything for every Python ("fewest"),
 # hashes, and no index address. requirements.lock is for work on the project; each target of the
-# Dockerfile has its own in locks/, with the same versions. An override with a marker that never
+# Dockerfile has its own in locks/, with the same versions; but gpu-jax has the newest JAX, which
+# needs Python 3.12. An override with a marker that never
 # holds (WITHOUT) leaves a package out. The CPU has tensorflow-cpu, the same module at a third of
 # the size, wherever it has wheels (Linux x86_64).
 # openvino asks for backports-strenum; uv overlooks that its version 1.3 refuses Python 3.11.
@@ -96,7 +97,7 @@ UV ?= uv
 COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
   --constraints <(echo "backports-strenum<1.3") $(UVARGS)
-COMPILE_SAME = $(COMPILE) --constraints <(grep -E '^[a-z]' requirements.lock | grep -v '^tensorflow' | tr -d '\\')
+COMPILE_SAME = $(COMPILE) --constraints <(grep -E '^[a-z]' requirements.lock | grep -vE '^(tensorflow|jax)' | tr -d '\\')
 HAS_CPU_WHEEL := sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'
 NO_CPU_WHEEL := (sys_platform != 'linux' or platform_machine != 'x86_64') and python_version < '3.14'
 CPU_WHEEL := --override <(echo "tensorflow>=2.21,<2.22 ; $(NO_CPU_WHEEL)") \
@@ -115,6 +116,7 @@ lock: ## write all locks again (UVARGS="--upgrade" takes newer versions)
 	$(COMPILE_SAME) -o locks/gpu.lock pyproject.toml --extra gpu --extra serve --extra dicom \
 	  --extra export --extra tensorboard $(call WITHOUT,$(UNUSED))
 	$(COMPILE_SAME) -o locks/gpu-jax.lock pyproject.toml --extra jax-gpu --extra serve \
+	  --python-version 3.12 \
 	  --extra dicom $(call WITHOUT,tensorflow)
 
 ENGINE ?= $(shell command -v docker || command -v podman)

@@ -401,7 +401,8 @@ def test_the_locks_satisfy_what_pyproject_asks_for(lock: str, names: tuple[str, 
 @pytest.mark.parametrize("lock", [*OF_IMAGES, "locks/build.lock"])
 def test_an_image_has_the_versions_that_the_tests_ran_with(lock: str) -> None:
     tested, shipped = locked("requirements.lock"), locked(lock)
-    both = tested.keys() & shipped.keys()
+    newest = {"jax", "jaxlib"} if lock == "locks/gpu-jax.lock" else set()
+    both = (tested.keys() & shipped.keys()) - newest
     assert {name: tested[name] for name in both} == {name: shipped[name] for name in both}
 
 
