@@ -14,7 +14,7 @@ def main() -> None:
     | 1 | `stress`: a gate is failed |
     | 2 | the input is wrong, or a check failed; the messages say what to do |
     | 3 | `predict`: an image is refused |
-    | 130, 143 | ended by Ctrl-C; by SIGTERM |
+    | 129, 130, 143 | ended by SIGHUP (a closed terminal), by Ctrl-C, by SIGTERM |
     | 141 | nobody reads the output |
     """
     with ended_by_signals():

@@ -43,7 +43,7 @@ HostsOption = Annotated[
     typer.Option(
         metavar="HOST:PORT,…",
         envvar="BONEAGE_HOSTS",
-        help="Hosts that train together (JAX backend), or none to ignore Slurm's variables.",
+        help="Hosts that train together (JAX backend), or none to ignore the launcher's variables.",
     ),
 ]
 RankOption = Annotated[
