@@ -45,7 +45,7 @@ COPY locks/install.sh locks/build.lock ./
 RUN sh install.sh --require-hashes -r build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY boneage boneage
-RUN PIP_PYTHON=/opt/boneage/bin/python pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+RUN PIP_PYTHON=/opt/boneage/bin/python pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /dist . \
     && sh install.sh --no-index --root /installed /dist/*.whl
 
 # --- What runs.

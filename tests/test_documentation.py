@@ -138,6 +138,8 @@ def run(line, capsys, monkeypatch):
     captured = capsys.readouterr()
     fine = {0, None, *(code for verb, code in DRAWN_HANDS.items() if line.startswith(verb))}
     assert ended.value.code in fine, f"{line}\n{captured.out}\n{captured.err}"
+    if line.startswith("boneage predict") and ended.value.code and "--out" not in line:
+        assert re.search(r"\d months", captured.out), f"{line}: every hand is refused"
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -72,7 +72,11 @@ def export(
     if as_json:
         print_json({"folder": str(folder), **summary})
         return
-    exported = summary["export"]
+    _print_export(folder, summary["export"])
+
+
+def _print_export(folder: Path, exported: dict[str, Any]) -> None:
+    """Print the size of an exported model, and how far it is from Keras."""
     parity = exported["parity"]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     echo(
@@ -83,7 +87,7 @@ def export(
         f"parity on {parity['images']:,} images ({parity['of']}): at most {parity['months']:.4f} "
         f"months from Keras; a batch and single images differ by {parity['batch_months']:.4f}"
     )
-    if format_name == "onnx":
+    if exported["format"] == "onnx":
         echo(f"to use it: boneage predict {folder} hand.png --sex F")
 
 

@@ -23,7 +23,8 @@ def test_parity_is_printed(tmp_path, monkeypatch):
     def export_run(run, out, format_name, **_):
         out.mkdir()
         parity = {"images": 200, "of": "mine.csv", "months": 0.01234, "batch_months": 0.0001}
-        return {"export": {"file": "model.onnx", "weights": "float16", "parity": parity}}
+        about = {"format": format_name, "file": "model.onnx", "weights": "float16"}
+        return {"export": {**about, "parity": parity}}
 
     monkeypatch.setattr("boneage.evaluation.export.export_run", export_run)
     out = tmp_path / "light"
