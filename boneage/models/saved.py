@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,9 @@ def _read_skeleton(path: Path) -> keras.Model:
             _check_sizes(archive)
             stored = archive.getinfo(_WEIGHTS).file_size
             config = json.loads(archive.read(_CONFIG))
-        with keras.StatelessScope(initialize_variables=False):
-            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        # Keras would give the variables their values with the next network of this thread.
+        with ThreadPoolExecutor(1) as thread:
+            model = thread.submit(_build_without_values, config).result()
         values = model.count_params()
     except InputError:
         raise
@@ -110,6 +112,11 @@ def _read_skeleton(path: Path) -> keras.Model:
     if 2 * values > stored:
         raise _fault(path, f"its network needs {values:,} values, and it holds fewer")
     return model
+
+
+def _build_without_values(config: dict[str, Any]) -> Any:
+    with keras.StatelessScope(initialize_variables=False):
+        return keras.saving.deserialize_keras_object(config, safe_mode=True)
 
 
 def _check_sizes(archive: zipfile.ZipFile) -> None:
