@@ -71,9 +71,10 @@ def _count(number: int, word: str) -> str:
 def _findings(*, require_gpu: bool) -> Iterator[tuple[str, Finding]]:
     """Make every check; leave out those that don't apply here."""
     from boneage.runtime import doctor as checks
+    from boneage.runtime.files import cache_folder
 
     runs = Path(os.environ.get("BONEAGE_RUNS") or "runs")
-    machine = checks.Machine(require_gpu, runs, checks.default_cache())
+    machine = checks.Machine(require_gpu, runs, cache_folder())
     every: dict[str, Callable[[Machine], Finding | None]] = {
         "python": checks.check_python,
         "backend": checks.check_backend,

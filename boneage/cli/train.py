@@ -304,11 +304,11 @@ def _log_how_to_continue(event: str, folder: Path | None, deterministic: bool) -
 
 def _phantom_manifest(recipe: Recipe) -> Manifest:
     from boneage.datasets.phantom.cohort import DRAWING_VERSION, make_phantom_cohort
-    from boneage.runtime.files import home_folder
+    from boneage.runtime.files import cache_folder
 
     settings = recipe.phantom
     assert settings is not None  # `_read_inputs` refuses a recipe without phantoms
-    cache = Path(os.environ.get("BONEAGE_CACHE") or home_folder() / ".cache" / "boneage")
+    cache = cache_folder()
     nearest = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     if not os.access(nearest, os.W_OK):
         what = f"the phantoms can't be kept there: {nearest} is not writable"

@@ -39,7 +39,7 @@ from boneage.pipeline.store_builder import FRAME_COLUMNS, build, clear, link, lo
 from boneage.radiographs.framing import framing_key
 from boneage.recipe import Framing
 from boneage.runtime.arrays import ARRAY_ERRORS
-from boneage.runtime.files import LARGEST_FILE, home_folder, open_regular, read_bytes, read_json
+from boneage.runtime.files import LARGEST_FILE, cache_folder, open_regular, read_bytes, read_json
 from boneage.runtime.machine import check_workers
 from boneage.runtime.schemas import FileSchema, Text, check_values, shown
 
@@ -474,9 +474,8 @@ def _default_folder(manifest: Manifest, name: str) -> Path:
     is_writable = os.access(adjacent if adjacent.exists() else path.parent, os.W_OK)
     if (adjacent / name).exists() or (is_writable and not chosen):
         return adjacent / name
-    cache = Path(chosen or home_folder() / ".cache" / "boneage")
     key = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    return cache / "stores" / f"{path.stem}-{key}" / name
+    return cache_folder() / "stores" / f"{path.stem}-{key}" / name
 
 
 def _open_if_current(folder: Path, plan: dict[str, Any]) -> Store | None:

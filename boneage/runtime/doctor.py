@@ -449,11 +449,6 @@ def check_network(_: Machine) -> Finding:
     return Finding(OK, "not needed: training and answers make no connection")
 
 
-def default_cache() -> Path:
-    """Return the folder of phantoms, and of stores whose manifest lies where none can be."""
-    return Path(os.environ.get("BONEAGE_CACHE") or home_folder() / ".cache" / "boneage")
-
-
 def _shown(folder: Path) -> str:
     home = home_folder()
     return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)

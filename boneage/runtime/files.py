@@ -236,6 +236,11 @@ def home_folder() -> Path:
         return Path(tempfile.gettempdir())
 
 
+def cache_folder() -> Path:
+    """Return the folder of phantoms, and of stores whose manifest lies where none can be."""
+    return Path(os.environ.get("BONEAGE_CACHE") or home_folder() / ".cache" / "boneage")
+
+
 def is_part(path: Path) -> bool:
     """Return whether a path is a temporary file of `replacing`."""
     return path.name.startswith(".") and path.name.partition(".part")[1] != ""

@@ -16,7 +16,6 @@ from typing import Any
 import keras
 
 BATCH, SIDE, CHANNELS, FILTERS = 8, 128, 32, 64
-GFLOP = 2 * BATCH * (SIDE - 2) ** 2 * 9 * CHANNELS * FILTERS / 1e9
 _REPEATS = 3  # after the first, which compiles
 
 
