@@ -63,10 +63,10 @@ PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 test: install ## run all tests (make test ARGS="-k store")
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-fast: install ## run the tests that neither train nor start Keras or a browser (minutes)
+test-fast: install ## run the quick tests, which train nothing and start no Keras (three minutes)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
-test-slow: install ## run the others: what trains, or starts Keras or a browser
+test-slow: install ## run the others: what trains, starts Keras or a browser, or takes seconds
 	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
 docs: install ## build the documentation in site/; a warning or a broken link is a failure

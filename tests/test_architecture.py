@@ -226,6 +226,7 @@ def test_predict_imports_nothing_of_the_extras(tmp_path: Path) -> None:
     assert not EXTRA_OF.keys() & loaded
 
 
+@pytest.mark.slow
 def test_data_check_imports_no_keras(tmp_path: Path) -> None:
     cohort = tmp_path / "cohort"
     _, drawing = run_verb(tmp_path, "data", "phantom", cohort, "--count", "10", "--size", "64")
@@ -295,6 +296,7 @@ FAULTS = (  # arguments, and a part of the message
 )
 
 
+@pytest.mark.slow
 def test_what_can_be_checked_without_keras_is_checked_before_it(
     tmp_path: Path, run_together: Callable[..., list[tuple[int, str, list[str]]]]
 ) -> None:
@@ -313,6 +315,7 @@ def test_what_can_be_checked_without_keras_is_checked_before_it(
     assert {path.name for path in tmp_path.iterdir()} == {"full", "blank.png", "manifest.csv"}
 
 
+@pytest.mark.slow
 def test_scoring_predictions_and_reporting_import_no_keras(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     age = np.arange(12.0, 212.0, 10.0)

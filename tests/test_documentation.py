@@ -326,6 +326,7 @@ def built_site(folder):
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_the_documentation_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
     site = built_site(tmp_path)
     for page in site.rglob("*.html"):

@@ -67,6 +67,7 @@ def test_every_package_of_an_extra_has_its_extra_in_the_messages() -> None:
     assert found | come_with_others == EXTRA_OF
 
 
+@pytest.mark.slow
 def test_without_the_extra_a_verb_says_what_to_install(
     tmp_path: Path, run_together: Callable[..., list[tuple[int, str, list[str]]]]
 ) -> None:

@@ -43,6 +43,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="no clone")
 def test_the_sdist_holds_the_repository_and_builds_the_same_wheel_anywhere(tmp_path: Path) -> None:
     built = build(ROOT, tmp_path / "one", "sdist", "wheel", umask=0o022)

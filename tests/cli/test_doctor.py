@@ -130,6 +130,7 @@ def test_a_card_without_kernels_is_a_fault_and_nothing_is_computed_on_it(boneage
     assert found["compute capability"]["remedy"] == fix
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_refuse_a_card_without_kernels_before_keras_starts(
     cohort, tiny_recipe, fake_nvidia, tensorflow_with_cuda, run_together, tmp_path
 ):

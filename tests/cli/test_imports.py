@@ -32,6 +32,7 @@ def pip_install(*arguments: str | Path) -> None:
     subprocess.run([*pip, *offline, *arguments], check=True)
 
 
+@pytest.mark.slow
 def test_the_example_in_the_documentation_installs_and_runs(cohort: Path, tmp_path: Path) -> None:
     package, site = tmp_path / "boneage-clinic", tmp_path / "site"
     write_example(package)
@@ -159,6 +160,7 @@ def test_the_help_runs_no_plug_in(boneage, install) -> None:
     assert (code, error) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_editable", [False, True])
 def test_a_package_that_is_found_twice_counts_once(
     cohort: Path, tmp_path: Path, is_editable: bool

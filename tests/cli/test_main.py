@@ -116,6 +116,7 @@ def test_the_public_names_are_completed_without_keras() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_any_environment_will_do(cohort, tmp_path) -> None:
     environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "COLUMNS": "none"}
     environment |= dict.fromkeys(("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME"), "/nonexistent")
@@ -165,6 +166,7 @@ def test_a_user_without_a_home_folder_needs_none(monkeypatch) -> None:
     assert home_folder().is_dir()
 
 
+@pytest.mark.slow
 def test_output_that_is_closed_or_full_is_no_traceback(cohort) -> None:
     for end in (">&-", ">&- 2>&-", "> /dev/full"):
         if "full" in end and not Path("/dev/full").exists():
@@ -183,6 +185,7 @@ def test_the_exit_code_counts_where_nobody_can_read_the_reason(end: str) -> None
     assert subprocess.run(["sh", "-c", line], check=False).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_backend_that_keras_can_not_import_is_no_traceback(cohort: Path) -> None:
     image = next((cohort.parent / "images").iterdir())
     done = subprocess.run(

@@ -499,6 +499,7 @@ def test_wrong_options_are_refused(boneage, refused, run, tmp_path, options, mes
     assert (tmp_path / "notes.csv").read_text() == "mine\n"
 
 
+@pytest.mark.slow
 def test_evaluate_python_and_predict_give_the_answers_of_the_shipped_model(
     boneage, cohort, tmp_path
 ):

@@ -21,6 +21,8 @@ from boneage.cli.app import app
 from boneage.datasets.phantom.cohort import phantom
 from boneage.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("fastapi", reason='needs the extra "serve"')
 ROOT = Path(__file__).parents[2]
 HAND = cv2.imencode(".png", phantom(3, 0, 256).image)[1].tobytes()

@@ -23,6 +23,8 @@ from boneage.recipe import Framing, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("highdicom", reason='needs the extra "dicom"')
 
 UIDS = {

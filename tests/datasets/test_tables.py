@@ -519,6 +519,7 @@ def test_parquet_without_pyarrow_names_the_package(
     assert 'Run pip install "boneage[train]", or' in refusal(tmp_path / "a.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["xlsx", "parquet", "csv"])
 def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str) -> None:
     lot = random.Random(kind)

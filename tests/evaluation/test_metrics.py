@@ -123,6 +123,7 @@ def test_an_interval_as_text() -> None:
     assert format_interval({"low": None, "high": None}) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KOSIK.exists(), reason="the published predictions are not at hand")
 def test_published_predictions_give_the_published_number() -> None:
     table = pd.read_csv(KOSIK)

@@ -24,6 +24,8 @@ from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
 from boneage.runtime.provenance import file_digest
 
+pytestmark = pytest.mark.slow
+
 FIGURES = (
     *("predicted-vs-true", "bland-altman", "bias-by-band", "error-by-group"),
     "learning-curves",

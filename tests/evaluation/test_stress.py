@@ -19,6 +19,8 @@ from boneage.run import Run
 from boneage.runtime.files import read_json, write_json
 from boneage.runtime.provenance import file_digest
 
+pytestmark = pytest.mark.slow
+
 COUNT = 8
 
 

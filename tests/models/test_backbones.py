@@ -9,6 +9,8 @@ from boneage.errors import InputError
 from boneage.models.backbones import BACKBONES
 from boneage.models.builder import build_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_unknown_backbone_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match=f"'exception' is not known.*{', '.join(BACKBONES)}"):
@@ -87,7 +89,6 @@ def test_branches_of_a_backbone_without_any_are_not_dropped():
         build_model("xception", 96, drop_path=0.1)
 
 
-@pytest.mark.slow
 def test_a_saved_convnext_is_read_in_another_process_without_this_package(tiny_convnext, tmp_path):
     settings = {"dense_units": (8,), "drop_path": 0.2, "gender_by": "film"}
     model = build_model("tiny_convnext", 64, **settings)
@@ -104,7 +105,6 @@ assert not any(name.startswith("boneage") for name in sys.modules)
     subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, check=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "application", "atol"),
     [("convnext_tiny", "ConvNeXtTiny", 1e-4), ("efficientnet_v2_s", "EfficientNetV2S", 5e-2)],
@@ -122,7 +122,6 @@ def test_newer_networks_answer_as_keras_own_do_on_pixels_of_0_to_255(backbone, a
     np.testing.assert_allclose(found, expected, atol=atol)
 
 
-@pytest.mark.slow
 def test_a_large_backbone_answers_in_months_and_survives_saving(tmp_path):
     model = build_model("densenet169", 96, dense_units=(16,))
     images = np.random.default_rng(0).random((2, 96, 96, 1), dtype=np.float32)

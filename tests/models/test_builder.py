@@ -9,6 +9,8 @@ import pytest
 from boneage.errors import InputError
 from boneage.models.builder import build_model
 
+pytestmark = pytest.mark.slow
+
 
 def batch(size: int = 64, count: int = 4) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)

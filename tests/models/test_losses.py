@@ -12,6 +12,8 @@ from boneage.models.losses import compile_for_training
 from boneage.recipe import Recipe, read_recipe
 from boneage.training.trainer import train
 
+pytestmark = pytest.mark.slow
+
 
 def softmax(logits):
     shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -82,7 +84,6 @@ def test_training_the_part_trains_the_network_and_leaves_the_months(network, rec
     np.testing.assert_array_equal(network.get_layer("age_months").get_weights()[0][:, 0], MONTHS)
 
 
-@pytest.mark.slow
 def test_a_run_answers_as_well_as_its_history_says(cohort, tiny_recipe, tiny_network, tmp_path):
     recipe = read_recipe(tiny_recipe, ["model.head=distribution", "model.backbone=tiny"])
     manifest = read_manifest(cohort)

@@ -14,6 +14,8 @@ from boneage.models.backbones import BACKBONES
 from boneage.models.builder import build_model
 from boneage.models.pretrained import IMAGENET
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def damaged(tmp_path, monkeypatch):
@@ -59,7 +61,6 @@ def test_weights_that_do_not_exist_are_refused(backbone, weights, message):
         build_model(backbone, 96, weights=weights)
 
 
-@pytest.mark.slow
 def test_xception_weights_are_read_from_a_file_in_the_published_format(tmp_path):
     source = BACKBONES["xception"].build(96)
     for weight in source.weights[:2]:

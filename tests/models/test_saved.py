@@ -15,6 +15,8 @@ from boneage.recipe import Framing, Model, Recipe
 from boneage.run import Run
 from boneage.runtime.files import write_json
 
+pytestmark = pytest.mark.slow
+
 
 class Halved(keras.layers.Layer):
     def call(self, inputs):

@@ -422,6 +422,7 @@ def test_a_partial_store_of_other_images_is_deleted(
     assert len(decoded) == 20
 
 
+@pytest.mark.slow
 def test_two_processes_make_a_store_once(manifest: Manifest) -> None:
     with start_slowly(manifest, 0.03) as one, start_slowly(manifest, 0.03) as other:
         first, second = one.communicate()[0].split(), other.communicate()[0].split()

@@ -92,6 +92,7 @@ def test_without_a_hand_the_whole_radiograph_is_kept(radiograph: np.ndarray) -> 
     assert not hand.mask.any()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (REAL / "joints").is_dir(),
     reason="the real radiographs and their annotations are not beside this checkout",

@@ -73,6 +73,7 @@ print("through")
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_moment_ends_them():
     command = [sys.executable, "-c", INTERRUPTED, "1"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -117,6 +117,7 @@ def test_a_file_that_is_no_image_is_a_problem(estimator):
         assert "hand.png" not in values["detail"]
 
 
+@pytest.mark.slow
 def test_the_heat_map_has_the_geometry_of_the_framed_image(estimator):
     reply, values = ask(estimator, png(HAND), "explain", sex="F")
     heat, size = picture(values["heat"]), estimator.predictor.groups[0].framing.size
@@ -150,6 +151,7 @@ def test_an_upload_shows_its_name_and_not_its_content():
     assert np.array_equal(read_radiograph(upload), HAND)
 
 
+@pytest.mark.slow
 def test_replies_are_as_they_are_described(estimator):
     schemas = pytest.importorskip("boneage.serving.schemas", reason='needs the extra "serve"')
     blank = png(np.zeros((300, 300), np.uint8))

@@ -16,6 +16,8 @@ from boneage.serving.asking import Asked
 from boneage.serving.problems import ProblemError
 from boneage.serving.workers import Workers
 
+pytestmark = pytest.mark.slow
+
 ASKED = Asked("predict", "hand.png")
 FAKE = """
 import json, os, pickle, time

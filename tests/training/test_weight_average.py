@@ -7,6 +7,8 @@ from keras import layers
 
 from boneage.training.weight_average import WeightAverage, copies
 
+pytestmark = pytest.mark.slow
+
 MOMENTUM = 0.98
 
 
@@ -51,7 +53,6 @@ def test_every_moving_statistic_is_averaged_like_a_weight(data):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.slow
 def test_the_averaged_model_is_one_with_reestimated_statistics_to_a_hundredth(data):
     images, target = data[0], data[1] / 10
     trained = compiled()

@@ -285,6 +285,7 @@ def test_a_folder_of_another_layout_is_refused(
         import_rsna(tmp_path, tmp_path / "out" / "manifest.csv", progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("100px", 11_320), ("half", 1_066)])
 def test_the_real_radiographs_are_imported_whole(tmp_path: Path, name: str, count: int) -> None:
     folder = REAL / f"rsna-kaggle-{name}"

@@ -478,6 +478,7 @@ def generated(
     return unit, cells, meanings, wrong
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(made=generated())
 def test_a_table_comes_out_as_its_rows_say_or_every_wrong_row_is_named(

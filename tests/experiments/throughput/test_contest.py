@@ -56,6 +56,7 @@ def fake(kind: str) -> Contender:
     return Contender(kind, kind, "fake_contender", {"kind": kind}, waiting=1)
 
 
+@pytest.mark.slow
 def test_everyone_gets_every_turn_and_ends_with_its_children(contest, setting):
     contest.enter([fake("one"), fake("parent")], setting)
     contest.play(2, 0.01, 3)
@@ -74,6 +75,7 @@ def test_everyone_gets_every_turn_and_ends_with_its_children(contest, setting):
     assert not psutil.wait_procs(started, timeout=60)[1]
 
 
+@pytest.mark.slow
 def test_contenders_that_fail_or_hang_drop_out_with_the_reason(contest, setting):
     contest.enter([fake("mute")], setting, patience=0.3)
     contest.enter([fake(kind) for kind in ("broken", "dying", "hanging", "one")], setting)

@@ -68,6 +68,7 @@ def test_a_killed_command_names_the_signal(tmp_path):
     assert "killed by signal 9 (Killed)" in describe_exit(code)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_forwarded_and_remembered(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     runner, code = run_and(lambda: os.kill(os.getpid(), signal.SIGINT), tmp_path)
@@ -76,6 +77,7 @@ def test_ctrl_c_is_forwarded_and_remembered(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_a_command_ends_when_its_parent_is_killed(tmp_path):
     module = "boneage.training.series.command_process"
     code = f"import sys; from {module} import CommandRunner; CommandRunner().run(sys.argv[1:])"

@@ -24,6 +24,8 @@ from boneage.training.series.cross_validation import plan_folds, prepare_folds
 from boneage.training.stop_signals import Stop, Terminated
 from boneage.training.trainer import train
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., tuple[int, str, str]]
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -327,7 +329,6 @@ def test_a_gate_needs_a_test_split(cross_validate, cohort, tmp_path):
     assert not (tmp_path / "cv").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("trains_here")
 def test_a_real_training_is_resumed_and_the_mean_scored_behind_the_gate(
     boneage, cohort, tiny_recipe, tiny_network, tmp_path, contents
