@@ -37,11 +37,11 @@ def draw(folder: Path, out: Path) -> None:
     rows = [(answers["age_months"] - age).abs().idxmin() for age in AGES_MONTHS]
 
     mpl.rcParams["font.size"] = 10
-    figure, axes = plt.subplots(1, len(rows), figsize=(7.5, 2.85), layout="constrained")
+    figure, axes = plt.subplots(1, len(rows), figsize=(7.5, 3.0), layout="constrained")
     for axis, row in zip(axes, rows, strict=True):
         answer = answers.loc[row]
         axis.imshow(read_radiograph(paths[answer["image_id"]]), cmap="gray")
-        axis.set_axis_off()
+        axis.set(xticks=[], yticks=[])
         axis.set_title(
             f"{SEX[answer['sex']]}, drawn as {answer['age_months']:.0f} months\n"
             f"predicted: {answer['predicted_age_months']:.0f} months"
