@@ -223,7 +223,7 @@ def test_predict_imports_nothing_of_the_extras(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "hand.png"), hand)
     output, loaded = run_verb(tmp_path, "predict", "rsna-best", tmp_path / "hand.png", "--sex", "F")
     assert "months" in output
-    assert not EXTRA_OF.keys() & loaded
+    assert EXTRA_OF.keys() & loaded <= {"defusedxml"}  # Pillow 11 imports it where it is installed
 
 
 @pytest.mark.slow

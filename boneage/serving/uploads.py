@@ -90,7 +90,7 @@ async def read_upload(
         form = await parser.parse()
     except MultiPartException as error:
         raise ProblemError(400, f"The form can't be read. {error.message}") from None
-    except UnicodeError:  # some charsets of Python fail with it
+    except ValueError:  # of an odd charset, or of a form that Starlette before 1.10 can't refuse
         raise ProblemError(400, "The form can't be read. Send it in UTF-8.") from None
     try:
         content, name, fields = await _read_form(form)
