@@ -317,12 +317,14 @@ class _KeptAnswers:
             return None
         try:
             text = io.BytesIO(read_bytes(self._path(change)))
-            table = pd.read_csv(text, dtype={"image_id": str}, keep_default_na=False)
-            months = pd.to_numeric(table["predicted_age_months"].replace("", np.nan))
+            table = pd.read_csv(text, dtype=str, keep_default_na=False)
+            # pandas 2 reads a number itself with an error in its last digit.
+            texts = table["predicted_age_months"].replace("", "nan")
+            months = np.array(texts.tolist(), dtype=np.float64)
         except (InputError, ValueError, KeyError):
             return None
         same = table["image_id"].tolist() == self.image_ids
-        return months.to_numpy(np.float64) if same else None
+        return months if same else None
 
     def write(self, change: Change, months: Months) -> None:
         """Keep the answers, (n,) months."""

@@ -120,9 +120,9 @@ def test_a_stopped_reproduction_continues_to_the_table(
     assert "test: judged by two intervals, which is the weaker way" in out
 
     answers = tmp_path / "answers.csv"
-    pd.read_csv(run.predictions_path("test")).to_csv(answers, index=False)
+    pd.read_csv(run.predictions_path("test"), dtype=str).to_csv(answers, index=False)
     refused(boneage(*command, "--published-answers", answers), "expected 40 as published")
-    pd.read_csv(answers).iloc[:5].to_csv(answers, index=False)
+    pd.read_csv(answers, dtype=str).iloc[:5].to_csv(answers, index=False)
     code, out, err = boneage(*command, "--published-answers", answers, "--json")
     assert code == 0, err
     document = json.loads(out)
