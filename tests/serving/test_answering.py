@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from http import HTTPStatus
 from typing import Any
 
 import cv2
@@ -156,6 +157,7 @@ def test_replies_are_as_they_are_described(estimator):
     schemas = pytest.importorskip("boneage.serving.schemas", reason='needs the extra "serve"')
     blank = png(np.zeros((300, 300), np.uint8))
     known = {"sex": "F", "chronological_age_months": 90.0, "has_pictures": True}
+    phrase = HTTPStatus(422).phrase  # Python 3.13 has another than 3.12
     for schema, values in (
         (schemas.PredictionObject, ask(estimator, png(HAND), **known)[1]),
         (schemas.PredictionObject, ask(estimator, png(HAND))[1]),
@@ -166,7 +168,7 @@ def test_replies_are_as_they_are_described(estimator):
         (schemas.ModelsObject, json.loads(json.dumps(describe_models(estimator)))),
     ):
         schema.model_validate(values, strict=True, extra="forbid")
-        assert "title" not in values or values["title"] == "Unprocessable Entity"
+        assert values.get("title", phrase) == phrase
 
 
 def test_the_models_are_described(estimator):
